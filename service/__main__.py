@@ -1,0 +1,62 @@
+"""The command line: `python -m service [serve] | check | token`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service.configuration import ConfigurationError, load
+from service.serving import EXIT_CONFIGURATION, serve
+from service.settings import Settings
+from service.signing import NoSigningSecret, sign
+from service.welcome import welcome
+
+COMMANDS = ("serve", "check", "token")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0] not in COMMANDS and words[0] not in ("-h", "--help")):
+        words.insert(0, "serve")
+    options = _parser().parse_args(words)
+    if options.command == "serve":
+        return serve(options.config, welcome if options.welcome else _quiet)
+    try:
+        settings = load(options.config)
+        if options.command == "token":
+            print(sign(settings, options.tenant, options.user, options.ttl))
+        else:
+            print(f"{options.config} is good: {len(settings.tenants)} tenant(s), redis {_shown(settings)}")
+    except (ConfigurationError, NoSigningSecret, ValueError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service", description="Session status in front of an API.")
+    commands = parser.add_subparsers(dest="command", metavar="serve | check | token")
+    serving = commands.add_parser("serve", help="run the service (what is done when no command is given)")
+    serving.add_argument("--welcome", action="store_true", help="say where to look and what to try, as make run does")
+    checking = commands.add_parser("check", help="only validate the configuration; exit 0 or 2")
+    token = commands.add_parser("token", help="print a JWT signed with the tenant's own secret")
+    token.add_argument("--tenant", required=True)
+    token.add_argument("--user", required=True)
+    token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (default 3600)")
+    for command in (serving, checking, token):
+        command.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
+    return parser
+
+
+def _quiet(_: Settings) -> None:
+    """Nothing to say: the log says it."""
+
+
+def _shown(settings: Settings) -> str:
+    """The kind of Redis, without its password."""
+    return settings.redis.url.partition("://")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The composition root: settings → application. The only place that sees everything."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from importlib.resources import as_file, files
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from service.core.admission import Admission, Operation, OutagePolicy, Question
+from service.core.errors import StoreUnavailable
+from service.core.limits import Limit
+from service.core.sessions import Cause
+from service.core.tenants import Directory, Tenant, digest
+from service.core.tokens import KeyRing, VerifiedTokens
+from service.jwks import RemoteKeySets, Source
+from service.settings import OPERATIONS, LimitSection, Settings, TenantSection
+from service.store.admissions import Admissions, SessionRules
+from service.store.connection import Link, RedisAccess
+from service.store.events import Events
+from service.store.sessions import Sessions
+from service.store.sweep import Sweeper, SweepRules
+from service.web import auth, cors, dashboard, health, keys
+from service.web.forwarded import ClientAddressRules
+from service.web.metrics import Metrics
+from service.web.middlewares import authentication, problems
+from service.web.pages import ROOT
+from service.web.policy import LivePolicy, Operator, Policy
+
+MAX_BODY_BYTES = 64 * 1024
+
+LOGOUT = Operation("logout", Cause.LOGOUT)
+STATUS = Operation("status")
+
+
+class Runtime:
+    """Everything that lives as long as the application, and how it follows a reloaded configuration."""
+
+    def __init__(self, settings: Settings, access: RedisAccess) -> None:
+        self.metrics = Metrics()
+        self.verified = VerifiedTokens()
+        self.key_sets = RemoteKeySets()
+        self.link = Link(access.pool, timeout_s=settings.redis.timeout, on_change=self.metrics.redis_up.set)
+        self.admissions = Admissions(self.link, session_rules(settings))
+        self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
+        self.sessions = Sessions(access.client)
+        self.events = Events(access.client)
+        self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings))
+        self.access = access
+        self.policy = LivePolicy(make_policy(settings))
+        self.apply(settings, self.policy.current)
+
+    def apply(self, settings: Settings, policy: Policy) -> None:
+        """Judge by these settings from now on. What the server listens on and which Redis it uses stay."""
+        self.settings = settings
+        self.policy.current = policy
+        self.admissions.rules = session_rules(settings)
+        self.outage.allow_sessions = settings.sessions.on_outage == "allow"
+        self.key_sets.follow(
+            {
+                name: (Source(str(section.jwt.jwks_url), section.jwt.jwks_alg), policy.directory.tenants[name].ring)
+                for name, section in settings.tenants.items()
+                if section.jwt.jwks_url is not None
+            }
+        )
+
+    async def decide(self, question: Question) -> Admission:
+        """The one admission: Redis decides, or in its absence what the configuration says of outages."""
+        try:
+            return await self.admissions.ask(question)
+        except StoreUnavailable:
+            return self.outage.decide(question)
+
+    async def is_ready(self) -> bool:
+        """Whether Redis answers now."""
+        if self.link.is_down:
+            return False
+        try:
+            async with asyncio.timeout(self.settings.redis.timeout):
+                return bool(await self.access.client.ping())
+        except (RedisError, OSError, TimeoutError):
+            return False
+
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        """For `cleanup_ctx`: what runs beside the requests."""
+        await self.link.open()
+        tasks = [asyncio.create_task(self.sweeper.run_forever()), asyncio.create_task(self.key_sets.run_forever())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(StoreUnavailable):
+            await self.sweeper.release()
+        await self.admissions.close()
+        await self.link.close()
+        await self.access.close()
+
+
+RUNTIME = web.AppKey("RUNTIME", Runtime)
+
+
+def make_app(settings: Settings, access: RedisAccess) -> web.Application:
+    """The application, from settings that were validated and a way to Redis."""
+    runtime = Runtime(settings, access)
+    app = web.Application(middlewares=[problems, authentication], client_max_size=MAX_BODY_BYTES)
+    app[RUNTIME] = runtime
+    app[keys.POLICY] = runtime.policy
+    app[keys.VERIFIED] = runtime.verified
+    app[keys.METRICS] = runtime.metrics
+    app[keys.GATE] = keys.Gate(runtime.decide, runtime.key_sets.refetch, runtime.is_ready)
+    app[keys.SESSIONS] = runtime.sessions
+    app[keys.HISTORIES] = runtime.events
+    app[keys.OPERATIONS] = {auth.logout: LOGOUT, auth.status: STATUS}
+    _add_routes(app)
+    loader = jinja2.PackageLoader("service.web", "templates")
+    aiohttp_jinja2.setup(app, loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    app.on_response_prepare.append(cors.add_cors_headers)
+    app.cleanup_ctx.append(runtime.run)
+    return app
+
+
+def _add_routes(app: web.Application) -> None:
+    with as_file(files("service.web") / "static") as static:
+        app.add_routes(
+            [
+                web.get("/auth/logout", auth.logout, allow_head=False),
+                web.post("/auth/logout", auth.logout),
+                web.get("/auth/status", auth.status),
+                web.options("/auth/logout", cors.preflight),
+                web.options("/auth/status", cors.preflight),
+                web.get("/healthz", health.healthz),
+                web.get("/readyz", health.readyz),
+                web.get("/metrics", health.metrics),
+                web.get(ROOT, dashboard.overview),
+                web.get(f"{ROOT}/user", dashboard.user),
+                web.get(f"{ROOT}/login", dashboard.login_form),
+                web.post(f"{ROOT}/login", dashboard.login),
+                web.post(f"{ROOT}/logout", dashboard.logout),
+                web.static(f"{ROOT}/static", static),
+            ]
+        )
+
+
+def make_policy(settings: Settings) -> Policy:
+    """What requests are judged by. Reads key files and stretches the cookie key: not for the event loop."""
+    tenants = [_tenant(name, section, settings) for name, section in settings.tenants.items()]
+    operators = tuple(
+        Operator(one.name, one.digest, one.role == "operator", frozenset(one.tenants)) for one in settings.admin.tokens
+    )
+    tokens = b"".join(sorted(operator.token_digest for operator in operators))
+    metrics_token = settings.metrics.token
+    return Policy(
+        directory=Directory(tenants, {operation: _limits(settings, operation) for operation in OPERATIONS}),
+        client_address=ClientAddressRules(
+            settings.server.trusted_proxies, settings.server.client_address, settings.server.ipv6_prefix
+        ),
+        operators=operators,
+        # Stretched: whoever holds a cookie must not be able to try out tokens against its signature.
+        cookie_key=hashlib.scrypt(tokens, salt=b"rollcall dashboard cookie", n=2**14, r=8, p=1),
+        cors_origins=frozenset(settings.server.cors_origins),
+        access_log=settings.server.access_log,
+        metrics_token_digest=None if metrics_token is None else digest(metrics_token.get_secret_value()),
+    )
+
+
+def session_rules(settings: Settings) -> SessionRules:
+    """`sessions:` as the admission reads it."""
+    sessions = settings.sessions
+    return SessionRules(sessions.seen_every * 1000, sessions.retention * 1000, sessions.logout_grace * 1000)
+
+
+def sweep_rules(settings: Settings) -> SweepRules:
+    """What the sweep has to know."""
+    leeways_ms = {name: int(tenant.jwt.leeway * 1000) for name, tenant in settings.tenants.items()}
+    return SweepRules(leeways_ms, settings.sessions.retention * 1000)
+
+
+def _tenant(name: str, section: TenantSection, settings: Settings) -> Tenant:
+    jwt = section.jwt
+    ring = KeyRing(
+        name,
+        [key.key() for key in jwt.keys],
+        issuer=jwt.issuer,
+        audience=jwt.audiences,
+        leeway_s=jwt.leeway,
+    )
+    limits = {operation: _limits(settings, operation, section) for operation in OPERATIONS}
+    return Tenant(name, section.digest, ring, frozenset(section.restricted_capabilities), limits)
+
+
+def _limits(settings: Settings, operation: str, tenant: TenantSection | None = None) -> tuple[Limit, ...]:
+    """The limits of an operation: the top-level ones, each replaced by the tenant's of the same name."""
+    own = {limit.name: limit for limit in getattr(tenant.limits, operation, ())} if tenant is not None else {}
+    merged = {limit.name: limit for limit in getattr(settings.limits, operation)} | own
+    return tuple(map(_limit, merged.values()))
+
+
+def _limit(section: LimitSection) -> Limit:
+    return Limit(
+        name=section.name,
+        per=section.per,
+        requests=section.requests,
+        window_s=section.window,
+        shadow=section.shadow,
+        on_outage=section.on_outage,
+    )

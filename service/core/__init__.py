@@ -1,0 +1,1 @@
+"""What a request is, what it may do, and what becomes of its user: no I/O, no HTTP, no Redis."""

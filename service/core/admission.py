@@ -1,0 +1,142 @@
+"""The one decision about a request: what is asked, what came back, and what to answer to it.
+
+`judge` is the order of judgement of the contract, section 4, step by step.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from service.core.errors import (
+    RestrictedCapability,
+    StoreUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+    UserSuspended,
+    UserTerminated,
+)
+from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per, Standing
+from service.core.sessions import Cause, Session, Status
+from service.core.tokens import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route does. Limits are written per operation, and each is a capability too."""
+
+    name: str
+    cause: Cause = Cause.REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything that Redis needs to know to decide a request, in one trip."""
+
+    tenant: str | None
+    """None: no tenant is known, and only limits are asked about."""
+    operation: Operation
+    charges: tuple[Charge, ...]
+    client: str
+    """The client's address as limits count it."""
+    request_id: str
+    user: Identity | None = None
+    leeway_ms: int = 0
+    passive: bool = False
+    capabilities: tuple[str, ...] = ()
+    restricted: str | None = None
+    """The capability that the configuration already restricts."""
+    failure: Unauthenticated | None = None
+    """Why the credentials are not good, told once no limit has refused."""
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether there is anything to ask: no user and no limit need no trip."""
+        return bool(self.charges) or self.user is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What was decided."""
+
+    standings: tuple[Standing, ...] = ()
+    session: Session | None = None
+    """As it stands after this request; None where no user was asked about, or Redis was not there."""
+    came_from: Status | None = None
+    """The status before, where this request made a transition."""
+    restricted: str | None = None
+    """The capability that this tenant or user is restricted from."""
+    degraded: tuple[str, ...] = ()
+    """What Redis was not there to decide: `limits`, `sessions`."""
+    unavailable: str | None = None
+    """Of these, what may not be decided without it."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether a limit keeps the request out."""
+        return any(standing.refuses for standing in self.standings)
+
+    @property
+    def retry_after_s(self) -> int:
+        """The longest wait among the limits that refuse, in whole seconds, at least one."""
+        return max((s.reset_s for s in self.standings if s.refuses), default=1) or 1
+
+
+NOTHING_ASKED = Admission()
+
+
+def charges(limits: Sequence[Limit], *, client: str, user: str | None) -> tuple[Charge, ...]:
+    """Pair each limit with its subject; a limit whose subject is unknown is skipped."""
+    subjects = {Per.IP: client, Per.USER: user, Per.TENANT: "-"}
+    return tuple(Charge(limit, subject) for limit in limits if (subject := subjects[limit.per]) is not None)
+
+
+def judge(question: Question, admission: Admission) -> None:
+    """Return where the request is admitted; otherwise raise what stands in its way, in the contract's order.
+
+    Raises:
+        TooManyRequests: a limit refuses; it wins over everything below.
+        StoreUnavailable: Redis was away and what it was asked may not be decided without it.
+        Unauthenticated: the credentials were not good.
+        Denied: the user is suspended or terminated, or restricted from what is asked.
+    """
+    if admission.refused:
+        raise TooManyRequests(admission.retry_after_s)
+    if admission.unavailable == "limits":
+        raise StoreUnavailable("limits")
+    if question.failure is not None:
+        raise question.failure
+    if admission.unavailable == "sessions":
+        raise StoreUnavailable("sessions")
+    if admission.session is not None:
+        if admission.session.status is Status.SUSPENDED:
+            raise UserSuspended
+        if admission.session.status is Status.TERMINATED:
+            raise UserTerminated
+    if admission.restricted is not None:
+        raise RestrictedCapability(admission.restricted)
+
+
+@dataclass(slots=True)
+class OutagePolicy:
+    """Decides while Redis is away: each limit by its `on_outage`, sessions by `sessions.on_outage`."""
+
+    allow_sessions: bool
+    clock_us: Callable[[], int]
+    windows: LocalWindows = field(default_factory=LocalWindows)
+
+    def decide(self, question: Question) -> Admission:
+        """Answer `question` without Redis. A logout is never answered: it could not be recorded."""
+        tenant = question.tenant or ""
+        local = [(tenant, c) for c in question.charges if c.limit.on_outage is OnOutage.LOCAL]
+        denies = any(c.limit.on_outage is OnOutage.DENY and not c.limit.shadow for c in question.charges)
+        # A request that is going to be refused for want of Redis uses up nothing.
+        standings = () if denies else tuple(self.windows.decide(local, self.clock_us()))
+        sessions_denied = question.user is not None and (
+            not self.allow_sessions or question.operation.cause is Cause.LOGOUT
+        )
+        degraded = ("limits",) * bool(question.charges) + ("sessions",) * (question.user is not None)
+        return Admission(
+            standings=standings,
+            restricted=question.restricted,
+            degraded=degraded,
+            unavailable="limits" if denies else "sessions" if sessions_denied else None,
+        )

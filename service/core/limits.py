@@ -1,0 +1,121 @@
+"""Limits, and where a subject stands within them.
+
+A limit admits at most `requests` in any `window_s` seconds. What was admitted is a list of times, oldest
+first; when the list is full, the entry at `-requests` says when the next one is admitted. That is exact,
+has no bursts at a window's edge, and needs no more than the times themselves.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+MICRO = 1_000_000
+"""Windows are kept in microseconds, the resolution of Redis's own clock."""
+
+
+class Per(StrEnum):
+    """Whom a limit counts."""
+
+    IP = "ip"
+    USER = "user"
+    TENANT = "tenant"
+
+
+class OnOutage(StrEnum):
+    """What a limit does while Redis is away."""
+
+    LOCAL = "local"
+    """Each worker enforces it by itself, from what it saw since the outage began."""
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `requests` admitted in any `window_s` seconds, for each subject of the kind `per`."""
+
+    name: str
+    per: Per
+    requests: int
+    window_s: int
+    shadow: bool = False
+    """Counted and reported, never refusing."""
+    on_outage: OnOutage = OnOutage.LOCAL
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One limit of a question, and the subject it would be charged to."""
+
+    limit: Limit
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a subject stands within one limit, after the decision."""
+
+    limit: Limit
+    used: int
+    reset_us: int
+    """Microseconds until there is more quota; 0 where nothing is used."""
+    over: bool
+    """The limit has no room for this request."""
+
+    @property
+    def refuses(self) -> bool:
+        """Whether this limit keeps the request out."""
+        return self.over and not self.limit.shadow
+
+    @property
+    def remaining(self) -> int:
+        """How many more are admitted now."""
+        return max(0, self.limit.requests - self.used)
+
+    @property
+    def reset_s(self) -> int:
+        """Whole seconds until there is more quota, rounded up: waiting so long is always enough."""
+        return -(-self.reset_us // MICRO)
+
+
+class LocalWindows:
+    """The same windows in this process's memory, for limits that say `on_outage: local`.
+
+    Bounded: past `subjects`, the one that was longest unused is forgotten.
+    """
+
+    def __init__(self, subjects: int = 100_000) -> None:
+        self._subjects = subjects
+        self._times: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+
+    def decide(self, charges: Sequence[tuple[str, Charge]], now_us: int) -> list[Standing]:
+        """Decide all charges together: if one refuses, none is charged.
+
+        Args:
+            charges: pairs of the tenant's name and the charge.
+            now_us: microseconds of a clock that does not go back.
+        """
+        windows = [self._window(tenant, charge, now_us) for tenant, charge in charges]
+        fits = [len(w) < c.limit.requests for w, (_, c) in zip(windows, charges, strict=True)]
+        admitted = all(fit or c.limit.shadow for fit, (_, c) in zip(fits, charges, strict=True))
+        standings = []
+        for window, fit, (_, charge) in zip(windows, fits, charges, strict=True):
+            if admitted and fit:
+                window.append(now_us)
+            limit, used = charge.limit, len(window)
+            first = window[max(0, used - limit.requests)] if used else now_us - limit.window_s * MICRO
+            reset_us = first + limit.window_s * MICRO - now_us
+            standings.append(Standing(limit=limit, used=used, reset_us=reset_us, over=not fit))
+        return standings
+
+    def _window(self, tenant: str, charge: Charge, now_us: int) -> deque[int]:
+        key = (tenant, f"{charge.limit.name}:{charge.subject}")
+        window = self._times.setdefault(key, deque())
+        self._times.move_to_end(key)
+        if len(self._times) > self._subjects:
+            self._times.popitem(last=False)
+        horizon = now_us - charge.limit.window_s * MICRO
+        while window and window[0] <= horizon:
+            window.popleft()
+        return window

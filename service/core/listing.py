@@ -1,0 +1,86 @@
+"""What operators look at: pages of sessions, histories, and what an act came to; and who provides them.
+
+The protocols let `web` show what `store` reads without either knowing the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.core.sessions import RECORDED, Refusal, Session, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the list: after the session with this last-seen (ms) and user."""
+
+    seen_ms: int
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some sessions, newest first, and where the next page begins."""
+
+    sessions: tuple[Session, ...]
+    after: Cursor | None
+    """None: this is the last page."""
+    examined: int | None = None
+    """How many newest sessions a prefix was looked for among; None where no prefix was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What an operator's act came to."""
+
+    came_from: Status
+    outcome: Status | Refusal
+    session: Session | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition, as its stream entry tells it."""
+
+    id: str
+    at_ms: int
+    """When, by Redis's clock, in milliseconds since the epoch."""
+    fields: dict[str, str]
+    """type, user, from, to, cause, and where known by, ip, request, reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One user's latest events, newest first, and how far back the capped stream reaches."""
+
+    events: tuple[Event, ...]
+    reaches_back_to_ms: int | None
+    """The oldest entry that was looked at; None where the stream is empty."""
+
+
+class SessionLists(Protocol):
+    """Reads sessions. Every method raises StoreUnavailable where Redis does not answer."""
+
+    async def get(self, tenant: str, user: str) -> Session | None:
+        """The session of exactly this user."""
+
+    async def counts(self, tenants: Sequence[str]) -> Mapping[str, Mapping[Status, int]]:
+        """How many users each tenant has in each status."""
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        statuses: Sequence[Status] = RECORDED,
+        prefix: str = "",
+        after: Cursor | None = None,
+        size: int = 50,
+    ) -> Page:
+        """A page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
+
+
+class Histories(Protocol):
+    """Reads what happened. Raises StoreUnavailable where Redis does not answer."""
+
+    async def history(self, tenant: str, user: str, *, most: int = 20) -> History:
+        """The latest events of one user, newest first."""

@@ -1,0 +1,76 @@
+"""Statuses, and the one table of their transitions.
+
+The table is written once, here. `store/scripts.py` hands it to the Lua scripts, so that what Redis does
+and what this page says cannot differ.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a user stands. `NONE` is a user of whom nothing is recorded; it is never stored."""
+
+    NONE = "none"
+    LOGGED_IN = "logged_in"
+    LOGGED_OUT = "logged_out"
+    EXPIRED = "expired"
+    SUSPENDED = "suspended"
+    TERMINATED = "terminated"
+
+
+RECORDED = tuple(status for status in Status if status is not Status.NONE)
+"""The statuses that a record can have, in the order in which they are shown."""
+
+
+class Cause(StrEnum):
+    """What can move a status."""
+
+    REQUEST = "request"
+    LOGOUT = "logout"
+    OPERATOR_LOGOUT = "operator_logout"
+    SUSPEND = "suspend"
+    REINSTATE = "reinstate"
+    TERMINATE = "terminate"
+    EXPIRY = "expiry"
+
+
+class Refusal(StrEnum):
+    """Why a cause does not move a status."""
+
+    DENIED = "denied"
+    """The user is suspended or terminated."""
+    CONFLICT = "conflict"
+    """The act makes no sense from this status."""
+    UNKNOWN = "unknown"
+    """There is no such user."""
+
+
+_N, _I, _O, _E, _S, _T = Status
+_DENIED, _CONFLICT, _UNKNOWN = Refusal
+
+TRANSITIONS: dict[Cause, dict[Status, Status | Refusal]] = {
+    # from:                    none           logged_in       logged_out     expired        suspended      terminated
+    Cause.REQUEST:         {_N: _I,       _I: _I,        _O: _I,        _E: _I,        _S: _DENIED,   _T: _DENIED},
+    Cause.LOGOUT:          {_N: _O,       _I: _O,        _O: _O,        _E: _O,        _S: _DENIED,   _T: _DENIED},
+    Cause.OPERATOR_LOGOUT: {_N: _UNKNOWN, _I: _O,        _O: _O,        _E: _O,        _S: _CONFLICT, _T: _CONFLICT},
+    Cause.SUSPEND:         {_N: _S,       _I: _S,        _O: _S,        _E: _S,        _S: _S,        _T: _CONFLICT},
+    Cause.REINSTATE:       {_N: _UNKNOWN, _I: _CONFLICT, _O: _CONFLICT, _E: _CONFLICT, _S: _O,        _T: _CONFLICT},
+    Cause.TERMINATE:       {_N: _T,       _I: _T,        _O: _T,        _E: _T,        _S: _T,        _T: _T},
+    Cause.EXPIRY:          {_N: _N,       _I: _E,        _O: _O,        _E: _E,        _S: _S,        _T: _T},
+}  # fmt: skip
+"""Section 2 of the contract: cause → from → to. The same status means: stays, and nothing is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is kept of one user. Times are milliseconds since the epoch; None is unknown."""
+
+    user: str
+    status: Status
+    previous: Status | None
+    since_ms: int | None
+    seen_ms: int | None
+    """Exact to `sessions.seen_every` seconds."""
+    expires_ms: int | None
+    """The latest token expiry that was seen, without the tenant's leeway."""

@@ -1,0 +1,47 @@
+"""Who may ask: tenants, found by the digest of their token, with what the configuration says of them."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from service.core.limits import Limit
+from service.core.tokens import KeyRing
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer of the deployment, as configured."""
+
+    name: str
+    token_digest: bytes
+    ring: KeyRing
+    restricted_capabilities: frozenset[str]
+    limits: Mapping[str, tuple[Limit, ...]]
+    """Operation → its limits, the tenant's own already laid over the top-level ones."""
+
+    @property
+    def leeway_ms(self) -> int:
+        """How long a token is still taken after its `exp`, in milliseconds."""
+        return int(self.ring.leeway_s * 1000)
+
+
+class Directory:
+    """All tenants of one configuration, and the limits for requests that name none."""
+
+    def __init__(self, tenants: Iterable[Tenant], limits: Mapping[str, tuple[Limit, ...]]) -> None:
+        self.tenants = {tenant.name: tenant for tenant in tenants}
+        self.limits = limits
+        self._by_digest = {tenant.token_digest: tenant for tenant in self.tenants.values()}
+
+    def find(self, token: str) -> Tenant | None:
+        """The tenant that `token` belongs to.
+
+        The look-up is by SHA-256, so its timing tells nothing of a token that is nearly right.
+        """
+        return self._by_digest.get(digest(token))
+
+
+def digest(token: str) -> bytes:
+    """The SHA-256 of a tenant's or an operator's token."""
+    # Header bytes that are not UTF-8 arrive as surrogates; they are told apart, not an error.
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

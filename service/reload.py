@@ -1,0 +1,65 @@
+"""Following the configuration: SIGHUP, and where `server.watch_config` is on, a change of the file.
+
+A new file is validated first. A broken one keeps the old one and says why; a good one is judged by from the
+next request on, and none is dropped.
+"""
+
+import asyncio
+from pathlib import Path
+
+import structlog
+from watchfiles import awatch
+
+from service.app import Runtime, make_policy
+from service.configuration import ConfigurationError, load
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+NEEDS_RESTART = ("server.host", "server.port", "server.workers", "server.watch_config", "redis")
+
+
+class Reloader:
+    """Reloads one file into one runtime, one reload at a time."""
+
+    def __init__(self, path: Path, runtime: Runtime) -> None:
+        self._path = path
+        self._runtime = runtime
+        self._lock = asyncio.Lock()
+
+    async def reload(self) -> bool:
+        """Take the file as it is now. Returns whether it was fit to be taken."""
+        async with self._lock:
+            try:
+                settings = await asyncio.to_thread(load, self._path)
+                policy = await asyncio.to_thread(make_policy, settings)
+            except (ConfigurationError, OSError, ValueError) as error:
+                mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]
+                log.error("configuration not reloaded, the old one stays", mistakes=mistakes)
+                return False
+            stays = [name for name in NEEDS_RESTART if _at(settings, name) != _at(self._runtime.settings, name)]
+            self._runtime.apply(settings, policy)
+            log.info("configuration reloaded", tenants=len(settings.tenants))
+            if stays:
+                log.warning("some changes hold after a restart only", settings=stays)
+            return True
+
+    async def watch(self) -> None:
+        """Reload whenever what the file holds has changed, however it was replaced."""
+        # The folder is watched, not the file: editors and Kubernetes put a new file in the old one's place.
+        held = await asyncio.to_thread(self._path.read_bytes)
+        async for _ in awatch(self._path.resolve().parent, recursive=False):
+            try:
+                found = await asyncio.to_thread(self._path.read_bytes)
+            except OSError:
+                continue
+            if found != held:
+                held = found
+                await self.reload()
+
+
+def _at(settings: Settings, name: str) -> object:
+    value: object = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,344 @@
+"""The configuration: its types, and how it is loaded from `config.yaml` and the environment.
+
+Everything is frozen and typed; unknown keys are refused; `load` tells all mistakes together, each with its
+path and the value it had. Secrets are `SecretStr`, so that no log and no error shows them.
+"""
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio.connection import parse_url
+
+from service.core.limits import OnOutage, Per
+from service.core.tenants import digest
+from service.core.tokens import ALGORITHMS, Key, make_key
+
+ENV_PREFIX = "SERVICE__"
+NAME = r"^[a-z0-9_-]{1,64}$"
+OPERATIONS = ("logout", "status", "verify", "terminate", "admin", "login")
+
+
+def mistake(message: str) -> PydanticCustomError:
+    """A validation error that says `message`, without pydantic's "Value error, " before it."""
+    return PydanticCustomError("mistake", message)
+
+
+def _whole(value: Any) -> Any:
+    """To Python True is 1; to whoever writes `requests: yes` it is not."""
+    if isinstance(value, bool):
+        raise mistake("must be a whole number, not yes or no")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+Name = Annotated[str, Field(pattern=NAME)]
+Capability = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+Token = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
+
+
+def _readable(path: Path) -> Path:
+    """Files are named relative to where the service was started."""
+    if not path.is_file():
+        raise mistake("there is no such file")
+    return path
+
+
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Server(_Section):
+    """Where the service listens, and whom it believes."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: Int = Field(8080, ge=0, le=65535)
+    workers: Int = Field(1, ge=1, le=64)
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    client_address: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s*]+|\*)$")], ...] = ()
+    watch_config: bool = False
+    ipv6_prefix: Int = Field(64, ge=1, le=128)
+    access_log: Literal["all", "refused", "none"] = "refused"
+
+    @field_validator("workers")
+    @classmethod
+    def _one_worker(cls, workers: int) -> int:
+        if workers != 1:
+            raise mistake("only 1 is built so far; start several services on one redis:// instead")
+        return workers
+
+
+class Tls(_Section):
+    """Files for `rediss://`."""
+
+    ca_file: ReadableFile | None = None
+    cert_file: ReadableFile | None = None
+    key_file: ReadableFile | None = None
+
+    @model_validator(mode="after")
+    def _a_pair(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise mistake("cert_file and key_file go together: set both or neither")
+        return self
+
+
+class Redis(_Section):
+    """Which Redis, and how long a request may wait for it (seconds)."""
+
+    url: str = "embedded"
+    timeout: float = Field(0.25, gt=0, le=60)
+    tls: Tls = Tls()
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        if re.match(r"^rediss?\+(sentinel|cluster)://", url):
+            raise mistake("Sentinel and Cluster are not built so far; use embedded, redis://, rediss:// or unix://")
+        if url != "embedded" and not re.match(r"^(rediss?://[^/\s]+|unix:///\S+)", url):
+            raise mistake("must be embedded, redis://host:port, rediss://host:port or unix:///path")
+        try:
+            parse_url(url if url != "embedded" else "unix:///")
+            _ = urlsplit(url).port
+        except ValueError as error:
+            raise mistake(str(error)) from None
+        return url
+
+
+class SessionsSection(_Section):
+    """How statuses are kept. All times in seconds."""
+
+    seen_every: Int = Field(60, ge=0, le=86_400)
+    retention: Int = Field(86_400, ge=0)
+    logout_grace: Int = Field(0, ge=0)
+    on_outage: Literal["deny", "allow"] = "deny"
+
+
+class LimitSection(_Section):
+    """At most `requests` admitted in any `window` seconds."""
+
+    name: Name
+    per: Per
+    requests: Int = Field(ge=1, le=10_000_000)
+    window: Int = Field(ge=1, le=31 * 86_400)
+    shadow: bool = False
+    on_outage: OnOutage = OnOutage.LOCAL
+
+
+Limits = tuple[LimitSection, ...]
+
+
+def _limit(name: str, requests: int, window: int) -> Limits:
+    return (LimitSection(name=name, per=Per.IP, requests=requests, window=window),)
+
+
+class TenantLimits(_Section):
+    """A tenant's own limits per operation; one of the same name replaces the top-level one."""
+
+    logout: Limits = ()
+    status: Limits = ()
+    verify: Limits = ()
+    terminate: Limits = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [limit.name for operation in type(self).model_fields for limit in getattr(self, operation)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise mistake(f"the limit name {name} stands twice; each limit counts under a name of its own")
+        return self
+
+
+class LimitsSection(TenantLimits):
+    """The limits that hold for every tenant, and those of operations that know no tenant."""
+
+    logout: Limits = _limit("logout-ip", 30, 3600)
+    status: Limits = _limit("status-ip", 600, 60)
+    terminate: Limits = _limit("terminate-ip", 10, 3600)
+    admin: Limits = _limit("admin-ip", 600, 60)
+    login: Limits = _limit("login-ip", 10, 60)
+
+
+class Metrics(_Section):
+    """Who may read /metrics; no token: anyone who can reach it."""
+
+    token: Token | None = None
+
+
+class _WithToken(_Section):
+    """A token, or its SHA-256, where the configuration shall not hold the token itself."""
+
+    token: Token | None = None
+    token_sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.token is None) == (self.token_sha256 is None):
+            raise mistake("needs either token or token_sha256")
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the token."""
+        if self.token is not None:
+            return digest(self.token.get_secret_value())
+        return bytes.fromhex(self.token_sha256 or "")
+
+
+class KeySection(_Section):
+    """One verification key, with the one algorithm it is for."""
+
+    kid: str | None = Field(None, min_length=1, max_length=256)
+    alg: Literal[ALGORITHMS]  # type: ignore[valid-type]  # the tuple is the one list of them
+    secret: SecretStr | None = None
+    public_key: str | None = None
+    public_key_file: ReadableFile | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        given = [name for name in ("secret", "public_key", "public_key_file") if getattr(self, name) is not None]
+        wanted = "secret" if self.alg.startswith("HS") else "public_key or public_key_file"
+        if len(given) != 1 or given[0] not in wanted.split(" or "):
+            raise mistake(f"{self.alg} needs {wanted}, and nothing else; given: {' and '.join(given) or 'nothing'}")
+        try:
+            self.key()
+        except ValueError as error:
+            raise mistake(str(error)) from None
+        return self
+
+    def key(self) -> Key:
+        """The key, ready to verify with."""
+        if self.secret is not None:
+            return make_key(self.kid, self.alg, self.secret.get_secret_value().encode())
+        pem = self.public_key or (self.public_key_file.read_text() if self.public_key_file else "")
+        return make_key(self.kid, self.alg, pem)
+
+
+class Jwt(_Section):
+    """How a tenant's user tokens are verified."""
+
+    keys: tuple[KeySection, ...] = ()
+    jwks_url: AnyHttpUrl | None = None
+    jwks_alg: Literal[tuple(alg for alg in ALGORITHMS if not alg.startswith("HS"))] = "RS256"  # type: ignore[valid-type]
+    issuer: str | None = None
+    audience: str | tuple[str, ...] | None = None
+    leeway: float = Field(0, ge=0, le=3600)
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        if not self.keys and self.jwks_url is None:
+            raise mistake("needs at least one of keys and jwks_url: without a key no token can be verified")
+        kids = [key.kid for key in self.keys if key.kid is not None]
+        for kid in sorted({kid for kid in kids if kids.count(kid) > 1}):
+            raise mistake(f"the kid {kid} stands twice; a token names exactly one key")
+        return self
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """The audiences, any of which a token must name; none: not checked."""
+        return (self.audience,) if isinstance(self.audience, str) else self.audience or ()
+
+
+class TenantSection(_WithToken):
+    """A customer of the deployment."""
+
+    jwt: Jwt
+    restricted_capabilities: tuple[Capability, ...] = ()
+    limits: TenantLimits = TenantLimits()
+
+
+class OperatorSection(_WithToken):
+    """Someone who may look at (viewer) or change (operator) the sessions of some tenants."""
+
+    name: Name
+    role: Literal["viewer", "operator"] = "viewer"
+    tenants: tuple[str, ...] = Field(min_length=1)
+
+
+class Admin(_Section):
+    """Who may use the dashboard and the admin API."""
+
+    tokens: tuple[OperatorSection, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [operator.name for operator in self.tokens]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise mistake(f"the name {name} stands twice; acts are told by this name")
+        return self
+
+
+class Settings(BaseSettings):
+    """The whole configuration. `service.configuration.load` makes it; nothing else does."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", hide_input_in_errors=True
+    )
+
+    server: Server = Server()
+    redis: Redis = Redis()
+    sessions: SessionsSection = SessionsSection()
+    limits: LimitsSection = LimitsSection()
+    metrics: Metrics = Metrics()
+    tenants: dict[Name, TenantSection] = Field(min_length=1)
+    admin: Admin = Admin()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        digests: dict[bytes, str] = {}
+        for name, tenant in self.tenants.items():
+            if (other := digests.setdefault(tenant.digest, name)) != name:
+                raise mistake(f"the tenants {other} and {name} have the same token; a token names one tenant")
+            self._check_overrides(name, tenant.limits)
+        for operator in self.admin.tokens:
+            for unknown in sorted(set(operator.tenants) - {"*", *self.tenants}):
+                raise mistake(f"admin.tokens: {operator.name} is for the tenant {unknown}, which is not configured")
+        return self
+
+    def _check_overrides(self, tenant: str, own: TenantLimits) -> None:
+        places = {
+            limit.name: operation
+            for operation in LimitsSection.model_fields
+            for limit in getattr(self.limits, operation)
+        }
+        for operation in TenantLimits.model_fields:
+            for limit in getattr(own, operation):
+                if (place := places.get(limit.name, operation)) != operation:
+                    raise mistake(
+                        f"tenants.{tenant}.limits.{operation}: {limit.name} is a limit of {place}; "
+                        "each limit counts under a name of its own"
+                    )
+
+
+def secrets_of(raw: Mapping[str, Any]) -> set[str]:
+    """Every value of a raw configuration that stands at a secret's place."""
+    found: set[str] = set()
+    for name, value in raw.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
+                found |= secrets_of(item)
+            elif name in SECRET_NAMES and isinstance(item, str):
+                found.add(item)
+    return found
+
+
+SECRET_NAMES = ("token", "token_sha256", "secret")

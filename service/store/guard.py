@@ -1,0 +1,67 @@
+"""Keeps one child process for as long as this process's standard input stays open.
+
+Started by `embedded.py` as a program of its own: the service holds the other end of the pipe, so however
+the service ends, kill -9 included, the pipe closes, and the child is told to end (SIGTERM, and after a
+while SIGKILL). A child that dies by itself is started again; one that keeps dying ends the guard.
+
+    python -I guard.py LOCK_FD REMOVE COMMAND [ARG …]
+
+LOCK_FD is an open, locked file that the child inherits: the lock lasts as long as the child. REMOVE is a
+folder to remove at the end, or empty. Only the standard library, and nothing of this package: it starts in
+milliseconds and holds little memory.
+"""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+GRACE_S = 20.0
+"""How long a child may take to write its data down."""
+QUICK_S = 2.0
+QUICK_DEATHS = 3
+"""A child that lived shorter than QUICK_S so often in a row is not going to live."""
+
+
+def main(lock_fd: int, remove: str, command: list[str]) -> int:
+    """Keep `command` running until standard input closes; the exit code is the child's last one."""
+    for terminal in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(terminal, signal.SIG_IGN)
+    quick_deaths = 0
+    while True:
+        started = time.monotonic()
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[lock_fd])  # noqa: S603  # from the service
+        if _ends_first(child):
+            _end(child)
+            break
+        quick_deaths = quick_deaths + 1 if time.monotonic() - started < QUICK_S else 0
+        if quick_deaths >= QUICK_DEATHS:
+            break
+    if remove:
+        shutil.rmtree(remove, ignore_errors=True)
+    return child.returncode
+
+
+def _ends_first(child: "subprocess.Popen[bytes]") -> bool:
+    """Wait; True once standard input closed, False where the child ended before."""
+    while child.poll() is None:
+        readable, _, _ = select.select([sys.stdin], [], [], 0.1)
+        if readable and not os.read(sys.stdin.fileno(), 64):
+            return True
+    return False
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))

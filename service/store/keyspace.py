@@ -1,0 +1,78 @@
+"""Every key in Redis: its type, its unit, and when it ends.
+
+All keys of a tenant carry the hash tag `{tenant}`, so that on a Cluster they stand in one slot and what is
+decided together stands together. A tenant's name cannot hold a brace, so nothing a user sends moves a key
+to another slot or tenant: what is free text (user, address) comes last.
+
+| key | type | holds | ends |
+|---|---|---|---|
+| `rc:{T}:u:USER` | string | status, previous, since, seen, expires, in ms | the sweep, after `sessions.retention` |
+| `rc:{T}:by:STATUS` | sorted set | user → last seen, ms | with its last member |
+| `rc:{T}:due` | sorted set | user → when the sweep looks again, ms | with its last member |
+| `rc:{T}:w:LIMIT:SUBJECT` | list | admitted times, oldest first, µs | TTL: the limit's window + 1 s |
+| `rc:{T}:no` | hash | capability → until ms (0: until lifted) | with its last member; a TTL where all are timed |
+| `rc:{T}:no:USER` | hash | the same, for one user | the same |
+| `rc:{T}:events` | stream | transitions | capped at about 10,000; TTL: 30 days after the last |
+| `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
+| `rc:sweeper` | string | which worker sweeps | TTL: 15 s |
+
+`{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
+Not ended by the service: records and restrictions an operator made without an end (`suspended`,
+`terminated`, an untimed restriction); they are decisions, and stay until an operator lifts them.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from service.core.sessions import RECORDED, Status
+
+EVENTS_CAP = 10_000
+"""Events kept per tenant, about (XADD MAXLEN ~)."""
+EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
+SWEEPER_TTL_MS = 15_000
+
+TENANTS = "rc:tenants"
+SWEEPER = "rc:sweeper"
+NO_TENANT = "?"
+"""Stands for the tenant of requests that name none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKeys:
+    """The keys of one tenant."""
+
+    tag: str
+    by_status: dict[Status, str]
+    due: str
+    events: str
+    restrictions: str
+
+    def user(self, user: str) -> str:
+        """The record of one user."""
+        return f"{self.tag}u:{user}"
+
+    def user_restrictions(self, user: str) -> str:
+        """What one user is restricted from."""
+        return f"{self.restrictions}:{user}"
+
+    def window(self, limit: str, subject: str) -> str:
+        """The admitted times of one subject under one limit."""
+        return f"{self.tag}w:{limit}:{subject}"
+
+    @property
+    def shared(self) -> list[str]:
+        """Indexes, due and events, in the order in which `lua/record.lua` takes them."""
+        return [*self.by_status.values(), self.due, self.events]
+
+
+@lru_cache(maxsize=4096)
+def keys_of(tenant: str) -> TenantKeys:
+    """The keys of `tenant`."""
+    tag = f"rc:{{{tenant}}}:"
+    return TenantKeys(
+        tag=tag,
+        by_status={status: f"{tag}by:{status.value}" for status in RECORDED},
+        due=f"{tag}due",
+        events=f"{tag}events",
+        restrictions=f"{tag}no",
+    )

@@ -1,0 +1,36 @@
+"""How everything but the admissions reaches Redis: scripts by their SHA, failures as StoreUnavailable."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from service.core.errors import StoreUnavailable
+from service.store.scripts import script
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Turn what redis-py raises into StoreUnavailable."""
+
+    @wraps(method)
+    async def reach(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+
+    return reach
+
+
+async def run(client: Redis, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+    """Run the verb `name`; where Redis does not know it any more, with its text."""
+    verb = script(name)
+    try:
+        return await client.evalsha(verb.sha, len(keys), *keys, *map(str, args))
+    except NoScriptError:
+        return await client.eval(verb.text, len(keys), *keys, *map(str, args))

@@ -1,0 +1,79 @@
+"""The Lua verbs, and how they are called.
+
+A script is three texts in one: the transition table of `core/sessions.py` as Lua, the shared `record.lua`,
+and the verb. Redis knows a script by the SHA-1 of its text.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from service.core.sessions import TRANSITIONS, Refusal, Session, Status
+from service.store.keyspace import EVENTS_CAP, EVENTS_TTL_MS
+
+LETTERS = {
+    Status.NONE: "-",
+    Status.LOGGED_IN: "i",
+    Status.LOGGED_OUT: "o",
+    Status.EXPIRED: "e",
+    Status.SUSPENDED: "s",
+    Status.TERMINATED: "t",
+}
+"""A status as its record spells it."""
+STATUSES = {letter: status for status, letter in LETTERS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A verb, ready to be sent: its text, and the SHA-1 that Redis knows it by."""
+
+    name: str
+    text: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """The verb `name`, one of the files in `lua/`."""
+    folder = files("service.store") / "lua"
+    text = "\n".join([_preamble(), (folder / "record.lua").read_text(), (folder / f"{name}.lua").read_text()])
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def load_all() -> Sequence[Script]:
+    """Every verb, read from disk once, so that no request has to."""
+    return [script(name) for name in ("admit", "act", "restrict", "due", "sweep")]
+
+
+def parse_record(user: str, text: bytes) -> Session | None:
+    """A user's record as `record.lua` writes it; None where there is none."""
+    if not text:
+        return None
+    letters, since, seen, expires = text.decode().split(" ")
+    previous = STATUSES[letters[1]]
+    return Session(
+        user=user,
+        status=STATUSES[letters[0]],
+        previous=None if previous is Status.NONE else previous,
+        since_ms=int(since) or None,
+        seen_ms=int(seen) or None,
+        expires_ms=int(expires) or None,
+    )
+
+
+def _preamble() -> str:
+    def row(moves: dict[Status, Status | Refusal]) -> str:
+        cells = (
+            f"['{LETTERS[start]}']='{LETTERS[to] if isinstance(to, Status) else to.value}'"
+            for start, to in moves.items()
+        )
+        return "{" + ",".join(cells) + "}"
+
+    moves = ",".join(f"{cause.value}={row(moves)}" for cause, moves in TRANSITIONS.items())
+    names = ",".join(f"['{letter}']='{status.value}'" for letter, status in STATUSES.items())
+    return (
+        f"local MOVES = {{{moves}}}\nlocal NAMES = {{{names}}}\n"
+        f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}\n"
+    )

@@ -1,0 +1,109 @@
+"""The sweep: turns `logged_in` into `expired`, and removes what is past its retention.
+
+A round works off what is due in bites of a hundred users, each one short script. One worker sweeps at a
+time, by a lease; two at once would do no harm, since each bite judges the records as they stand.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from service.core.errors import StoreUnavailable
+from service.store.keyspace import SWEEPER, SWEEPER_TTL_MS, TENANTS, keys_of
+from service.store.reach import reaching, run
+
+log = structlog.get_logger()
+
+BITE = 100
+EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRules:
+    """Each configured tenant's leeway, and the retention, in milliseconds."""
+
+    leeways_ms: Mapping[str, int]
+    retention_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a round came to."""
+
+    expired: int
+    removed: int
+
+
+class Sweeper:
+    """Sweeps all tenants, those that left the configuration included, until nothing is due."""
+
+    def __init__(self, client: Redis, rules: Callable[[], SweepRules]) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._rules = rules
+        self._name = secrets.token_hex(8)
+
+    async def run_forever(self) -> None:
+        """Sweep every few seconds. Redis being away is waited out."""
+        while True:
+            try:
+                if await self.hold_lease():
+                    swept = await self.sweep()
+                    if swept.expired or swept.removed:
+                        log.info("swept", expired=swept.expired, removed=swept.removed)
+            except StoreUnavailable as error:
+                log.debug("the sweep waits for redis", reason=error.reason)
+            await asyncio.sleep(EVERY_S)
+
+    @reaching
+    async def hold_lease(self) -> bool:
+        """Take or keep the lease. Whoever dies loses it after 15 s."""
+        if await self._client.set(SWEEPER, self._name, nx=True, px=SWEEPER_TTL_MS):
+            return True
+        if await self._client.get(SWEEPER) != self._name.encode():
+            return False
+        return bool(await self._client.pexpire(SWEEPER, SWEEPER_TTL_MS))
+
+    @reaching
+    async def release(self) -> None:
+        """Give the lease up at a shutdown, so that the next worker need not wait for it to run out."""
+        if await self._client.get(SWEEPER) == self._name.encode():
+            await self._client.delete(SWEEPER)
+
+    @reaching
+    async def sweep(self) -> Swept:
+        """One round over all tenants."""
+        rules = self._rules()
+        expired = removed = 0
+        if rules.leeways_ms:
+            await self._client.sadd(TENANTS, *rules.leeways_ms)
+        for raw in await self._client.smembers(TENANTS):
+            tenant = raw.decode()
+            swept = await self._sweep_tenant(tenant, rules)
+            expired += swept.expired
+            removed += swept.removed
+            if tenant not in rules.leeways_ms and not await self._client.exists(keys_of(tenant).due):
+                await self._client.srem(TENANTS, tenant)
+        return Swept(expired, removed)
+
+    async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:
+        keys = keys_of(tenant)
+        expired = removed = 0
+        while True:
+            due = [user.decode() for user in await run(self._client, "due", [keys.due], [BITE])]
+            if due:
+                bite = await run(
+                    self._client,
+                    "sweep",
+                    [*keys.shared, *(keys.user(user) for user in due)],
+                    [rules.leeways_ms.get(tenant, 0), rules.retention_ms, *due],
+                )
+                expired += bite[0]
+                removed += bite[1]
+            if len(due) < BITE:
+                return Swept(expired, removed)
+            await self._client.pexpire(SWEEPER, SWEEPER_TTL_MS)

@@ -1,0 +1,81 @@
+"""An operator's browser: the signed cookie, and the token that every form carries against CSRF.
+
+The cookie is signed by a key that derives from the operators' tokens, so it means the same to every worker
+and nothing once those tokens change. It holds no secret: the operator's name, and the form token.
+"""
+
+import hmac
+import secrets
+from dataclasses import dataclass
+
+from aiohttp import web
+from itsdangerous import BadData, URLSafeTimedSerializer
+
+from service.core.errors import Forbidden
+from service.web import keys
+from service.web.pages import ROOT
+from service.web.policy import Operator, Policy
+
+COOKIE = "rollcall"
+MAX_AGE_S = 12 * 3600
+FORM_FIELD = "csrf"
+
+
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """What the cookie says."""
+
+    form_token: str
+    operator: Operator | None
+
+
+def browser_of(request: web.Request) -> Browser | None:
+    """Who the cookie names; None where there is none, or it is forged, or too old."""
+    policy = request.app[keys.POLICY].current
+    try:
+        content = _signer(policy).loads(request.cookies.get(COOKIE, ""), max_age=MAX_AGE_S)
+        name, form_token = content["operator"], content["form"]
+    except (BadData, KeyError, TypeError):
+        return None
+    operator = next((one for one in policy.operators if one.name == name), None)
+    if name and operator is None:
+        return None
+    return Browser(form_token, operator)
+
+
+def remember(request: web.Request, response: web.StreamResponse, operator: Operator | None) -> str:
+    """Give the browser a fresh cookie, and return its form token."""
+    form_token = secrets.token_urlsafe(24)
+    content = {"operator": operator.name if operator else "", "form": form_token}
+    response.set_cookie(
+        COOKIE,
+        _signer(request.app[keys.POLICY].current).dumps(content),
+        max_age=MAX_AGE_S,
+        path=ROOT,
+        httponly=True,
+        samesite="Lax",
+        # Whoever says so of himself only changes his own cookie.
+        secure=request.secure or request.headers.get("x-forwarded-proto") == "https",
+    )
+    return form_token
+
+
+def forget(response: web.StreamResponse) -> None:
+    """Take the cookie away."""
+    response.del_cookie(COOKIE, path=ROOT)
+
+
+def check_form(request: web.Request, given: object) -> None:
+    """Make sure that a form was sent from a page of ours, in this browser.
+
+    Raises:
+        Forbidden: it was not.
+    """
+    browser = browser_of(request)
+    same_site = request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    if browser is None or not same_site or not hmac.compare_digest(str(given).encode(), browser.form_token.encode()):
+        raise Forbidden
+
+
+def _signer(policy: Policy) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(policy.cookie_key, salt="rollcall-dashboard")

@@ -1,0 +1,44 @@
+"""CORS for `/auth/*` (the Fetch standard): the configured origins, and no others, may call from a browser."""
+
+from aiohttp import hdrs, web
+
+from service.web import keys
+
+_ALLOWED = "authorization, content-type, x-passive, x-request-id, x-tenant-token, x-token"
+_EXPOSED = (
+    "ratelimit, ratelimit-policy, retry-after, x-degraded, x-ratelimit-limit, x-ratelimit-remaining, "
+    "x-ratelimit-reset, x-request-id"
+)
+_PREFLIGHT_MAX_AGE_S = 600
+
+
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal for `on_response_prepare`."""
+    origins = request.app[keys.POLICY].current.cors_origins
+    if not origins or not request.path.startswith("/auth/"):
+        return
+    response.headers.add(hdrs.VARY, "origin")
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and (origin in origins or "*" in origins):
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+
+
+async def preflight(request: web.Request) -> web.Response:
+    """Answer whether a browser may send the request it is about to (OPTIONS); 405 where CORS is not configured."""
+    allowed = ", ".join(sorted({route.method for route in _resource(request)} - {hdrs.METH_OPTIONS}))
+    if not request.app[keys.POLICY].current.cors_origins:
+        raise web.HTTPMethodNotAllowed(request.method, allowed.split(", "))
+    return web.Response(
+        status=204,
+        headers={
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: allowed,
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOWED,
+            hdrs.ACCESS_CONTROL_MAX_AGE: str(_PREFLIGHT_MAX_AGE_S),
+        },
+    )
+
+
+def _resource(request: web.Request) -> list[web.AbstractRoute]:
+    resource = request.match_info.route.resource
+    return [] if resource is None else list(resource)

@@ -1,0 +1,198 @@
+"""The dashboard: log in, look at counts and sessions, look at one user."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from service.core.admission import Operation, Question, charges, judge
+from service.core.errors import NotFound
+from service.core.listing import Cursor, Page
+from service.core.sessions import RECORDED, Status
+from service.core.tenants import digest
+from service.core.tokens import MAX_USER_CHARS
+from service.web import keys
+from service.web.browser import FORM_FIELD, Browser, browser_of, check_form, forget, remember
+from service.web.middlewares import client_of
+from service.web.pages import ROOT, render
+from service.web.policy import Operator
+
+LOGIN = Operation("login")
+PAGE_SIZE = 50
+
+View = Callable[[web.Request, Browser, Operator], Awaitable[web.StreamResponse]]
+
+
+def for_operators(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Show `view` to an operator; send anyone else to the login, and back afterwards."""
+
+    @wraps(view)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        browser = browser_of(request)
+        if browser is None or browser.operator is None:
+            raise web.HTTPSeeOther(f"{ROOT}/login?{urlencode({'next': request.path_qs})}")
+        return await view(request, browser, browser.operator)
+
+    return guarded
+
+
+async def login_form(request: web.Request) -> web.StreamResponse:
+    """The form that asks for an operator's token."""
+    browser = browser_of(request)
+    if browser is not None and browser.operator is not None:
+        raise web.HTTPSeeOther(_own_page(request.query.get("next", "")))
+    return _show_login(request, wrong=False)
+
+
+async def login(request: web.Request) -> web.StreamResponse:
+    """Take an operator's token, and remember who it was in the cookie."""
+    await _admit_login(request)
+    form = await request.post()
+    check_form(request, form.get(FORM_FIELD, ""))
+    given = digest(str(form.get("token", "")).strip())
+    operators = request.app[keys.POLICY].current.operators
+    operator = next((one for one in operators if hmac.compare_digest(one.token_digest, given)), None)
+    if operator is None:
+        return _show_login(request, wrong=True)
+    response = web.Response(status=303, headers={"location": _own_page(str(form.get("next", "")))})
+    remember(request, response, operator)
+    return response
+
+
+async def logout(request: web.Request) -> web.StreamResponse:
+    """Forget the operator."""
+    form = await request.post()
+    check_form(request, form.get(FORM_FIELD, ""))
+    response = web.Response(status=303, headers={"location": f"{ROOT}/login"})
+    forget(response)
+    return response
+
+
+@for_operators
+async def overview(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
+    """Counts per status of each tenant, and the sessions of one, by last seen."""
+    tenants = _tenants_of(request, operator)
+    tenant = request.query.get("tenant") or next(iter(tenants), "")
+    if tenants and tenant not in tenants:
+        raise NotFound
+    status = _status_of(request)
+    user = request.query.get("user", "").strip()
+    sessions = request.app[keys.SESSIONS]
+    counts = await sessions.counts(tenants) if tenants else {}
+    exact = bool(user) and "exact" in request.query
+    if not tenants:
+        page = Page((), None)
+    elif exact:
+        found = await sessions.get(tenant, user)
+        page = Page((found,) if found and status in (None, found.status) else (), None)
+    else:
+        page = await sessions.page(
+            tenant,
+            statuses=RECORDED if status is None else [status],
+            prefix=user,
+            after=_cursor_of(request),
+            size=PAGE_SIZE,
+        )
+    filters = {"tenant": tenant, "status": status or "", "user": user} | ({"exact": "1"} if exact else {})
+    filters = {name: value for name, value in filters.items() if value}
+    older = f"{ROOT}?{urlencode({**filters, 'after': _spell(page.after)})}" if page.after else ""
+    content = {
+        "browser": browser,
+        "operator": operator,
+        "tenants": tenants,
+        "tenant": tenant,
+        "counts": counts,
+        "total": sum(counts[tenant].values()) if tenant in counts else 0,
+        "statuses": RECORDED,
+        "status": status,
+        "user": user,
+        "exact": exact,
+        "page": page,
+        "newest": f"{ROOT}?{urlencode(filters)}" if "after" in request.query else "",
+        "older": older,
+        "urlencode": urlencode,
+    }
+    return render(request, "overview.html", content)
+
+
+@for_operators
+async def user(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
+    """One user: where it stands, and what happened lately."""
+    tenant, name = request.query.get("tenant", ""), request.query.get("user", "")
+    if tenant not in _tenants_of(request, operator) or not 1 <= len(name) <= MAX_USER_CHARS:
+        raise NotFound
+    session = await request.app[keys.SESSIONS].get(tenant, name)
+    history = await request.app[keys.HISTORIES].history(tenant, name)
+    if session is None and not history.events:
+        raise NotFound
+    content = {
+        "browser": browser,
+        "operator": operator,
+        "tenant": tenant,
+        "user": name,
+        "session": session,
+        "history": history,
+        "urlencode": urlencode,
+    }
+    return render(request, "user.html", content)
+
+
+async def _admit_login(request: web.Request) -> None:
+    """Logins are limited like all else, so that guessing is."""
+    client = client_of(request)
+    limits = request.app[keys.POLICY].current.directory.limits.get(LOGIN.name, ())
+    question = Question(
+        tenant=None,
+        operation=LOGIN,
+        charges=charges(limits, client=client, user=None),
+        client=client,
+        request_id=request[keys.REQUEST_ID],
+    )
+    admission = await request.app[keys.GATE].decide(question)
+    request[keys.ADMISSION] = admission
+    judge(question, admission)
+
+
+def _show_login(request: web.Request, *, wrong: bool) -> web.StreamResponse:
+    response = web.Response()
+    form_token = remember(request, response, None)
+    content = {"form_token": form_token, "wrong": wrong, "next": request.query.get("next", "")}
+    shown = render(request, "login.html", content, status=401 if wrong else 200)
+    shown.cookies.update(response.cookies)
+    return shown
+
+
+def _own_page(wanted: str) -> str:
+    """Where to go after the login: a page of the dashboard, never another place."""
+    inside = wanted == ROOT or wanted.startswith((f"{ROOT}?", f"{ROOT}/"))
+    return wanted if inside and wanted.isprintable() and "\\" not in wanted else ROOT
+
+
+def _tenants_of(request: web.Request, operator: Operator) -> list[str]:
+    tenants = request.app[keys.POLICY].current.directory.tenants
+    return sorted(name for name in tenants if operator.sees(name))
+
+
+def _status_of(request: web.Request) -> Status | None:
+    wanted = request.query.get("status", "")
+    if not wanted:
+        return None
+    if wanted not in RECORDED:
+        raise web.HTTPBadRequest
+    return Status(wanted)
+
+
+def _spell(cursor: Cursor) -> str:
+    return f"{cursor.seen_ms}.{cursor.user}"
+
+
+def _cursor_of(request: web.Request) -> Cursor | None:
+    wanted = request.query.get("after")
+    if wanted is None:
+        return None
+    seen_ms, _, user = wanted.partition(".")
+    if not seen_ms.isascii() or not seen_ms.isdigit() or len(seen_ms) > 15:
+        raise web.HTTPBadRequest
+    return Cursor(int(seen_ms), user)

@@ -1,0 +1,33 @@
+"""Liveness, readiness, metrics. They stand outside the admission."""
+
+import hmac
+
+from aiohttp import web
+
+from service.core.errors import StoreUnavailable, Unauthorized
+from service.core.tenants import digest
+from service.web import keys
+from service.web.envelope import success
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """The process is alive."""
+    return success(request, {"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Redis answers; 503 where it does not."""
+    if not await request.app[keys.GATE].is_ready():
+        raise StoreUnavailable("not ready")
+    return success(request, {"status": "ready"})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """The Prometheus text format; with `metrics.token` set, for whoever brings it."""
+    wanted = request.app[keys.POLICY].current.metrics_token_digest
+    if wanted is not None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(digest(token.strip()), wanted):
+            raise Unauthorized
+    headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+    return web.Response(body=request.app[keys.METRICS].text(), headers=headers)

@@ -1,0 +1,62 @@
+"""Rendering the dashboard's pages, and the headers that keep them to themselves."""
+
+from typing import Any
+
+import aiohttp_jinja2
+from aiohttp import web
+
+from service.core.sessions import Status
+from service.web import keys
+from service.web.envelope import timestamp
+from service.web.problems import Problem
+
+ROOT = "/dashboard"
+
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+LABELS = {
+    Status.LOGGED_IN: "Logged in",
+    Status.LOGGED_OUT: "Logged out",
+    Status.EXPIRED: "Expired",
+    Status.SUSPENDED: "Suspended",
+    Status.TERMINATED: "Terminated",
+    Status.NONE: "None",
+}
+
+
+def is_page(request: web.Request) -> bool:
+    """Whether the answer is for somebody's eyes."""
+    return request.path == ROOT or request.path.startswith(f"{ROOT}/")
+
+
+def render(request: web.Request, template: str, content: dict[str, Any], *, status: int = 200) -> web.Response:
+    """A page under the strict Content-Security-Policy."""
+    helpers = {"labels": LABELS, "timestamp": timestamp, "root": ROOT}
+    response = aiohttp_jinja2.render_template(template, request, {**helpers, **content}, status=status)
+    response.headers.update(_HEADERS)
+    return response
+
+
+def problem_page(request: web.Request, problem: Problem) -> web.Response:
+    """An error, told to a person."""
+    content = {"problem": problem, "request_id": request[keys.REQUEST_ID], "advice": _ADVICE.get(problem.code, "")}
+    return render(request, "problem.html", content, status=problem.status)
+
+
+_ADVICE = {
+    "NOT_FOUND": "The address may be mistyped, or the tenant is not one of yours.",
+    "FORBIDDEN": "The form was not sent from this dashboard, or it is too old. Go back, reload the page and try again.",
+    "TOO_MANY_REQUESTS": "Too many attempts came from your address. Wait a minute and try again.",
+    "SERVICE_UNAVAILABLE": "Redis does not answer. The page works again within a second of its return.",
+    "BAD_REQUEST": "Something in the address is not what this page understands. Start again from the overview.",
+}

@@ -1,0 +1,57 @@
+"""The one table from errors to answers: section 5 of the contract."""
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from service.core import errors
+
+_TABLE: dict[type[errors.DomainError], tuple[str, int]] = {
+    errors.MissingTenantToken: ("MISSING_TENANT_TOKEN", 401),
+    errors.InvalidTenantToken: ("INVALID_TENANT_TOKEN", 401),
+    errors.MissingUserToken: ("MISSING_USER_TOKEN", 401),
+    errors.InvalidUserToken: ("INVALID_USER_TOKEN", 401),
+    errors.ExpiredUserToken: ("EXPIRED_USER_TOKEN", 401),
+    errors.Unauthorized: ("UNAUTHORIZED", 401),
+    errors.UserSuspended: ("USER_SUSPENDED", 403),
+    errors.UserTerminated: ("USER_TERMINATED", 403),
+    errors.RestrictedCapability: ("RESTRICTED_CAPABILITY", 403),
+    errors.Forbidden: ("FORBIDDEN", 403),
+    errors.NotFound: ("NOT_FOUND", 404),
+    errors.TooManyRequests: ("TOO_MANY_REQUESTS", 429),
+    errors.StoreUnavailable: ("SERVICE_UNAVAILABLE", 503),
+    errors.UnexpectedState: ("UNEXPECTED_STATE", 500),
+}
+
+_HTTP: dict[int, tuple[str, str]] = {
+    403: ("FORBIDDEN", "Forbidden"),
+    404: ("NOT_FOUND", "Not Found"),
+    405: ("METHOD_NOT_ALLOWED", "Method Not Allowed"),
+    413: ("PAYLOAD_TOO_LARGE", "Payload Too Large"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is told instead of what was asked."""
+
+    code: str
+    status: int
+    message: str
+
+
+BAD_REQUEST = Problem("BAD_REQUEST", 400, "Bad Request")
+INTERNAL = Problem("INTERNAL_SERVER", 500, errors.DomainError.message)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to tell of `error`. A 5xx never carries an exception's text, except what UNEXPECTED_STATE says itself."""
+    if isinstance(error, errors.DomainError):
+        for kind in type(error).__mro__:
+            if kind in _TABLE:
+                code, status = _TABLE[kind]
+                return Problem(code, status, str(error))
+    if isinstance(error, web.HTTPException) and error.status < 500:
+        code, message = _HTTP.get(error.status, (BAD_REQUEST.code, BAD_REQUEST.message))
+        return Problem(code, error.status if error.status in _HTTP else BAD_REQUEST.status, message)
+    return INTERNAL

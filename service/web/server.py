@@ -1,0 +1,72 @@
+"""aiohttp's server with three things set straight: what is not HTTP, how long a header may take, and sizes."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+HEADER_DEADLINE_S = 10.0
+"""How long a new connection may take for its first header. Later ones are bounded by the keep-alive."""
+KEEPALIVE_S = 75.0
+"""Longer than the usual proxy keeps its idle connections (nginx: 60 s), so that it is the one to close."""
+SHUTDOWN_S = 10.0
+"""How long requests that are under way may take at SIGTERM; aiohttp waits it up to twice."""
+MAX_LINE_BYTES = 16 * 1024
+"""A request line or one header field. All fields together are bounded by the problems middleware."""
+
+OPTIONS: dict[str, Any] = {
+    "access_log": None,  # the problems middleware writes it
+    "keepalive_timeout": KEEPALIVE_S,
+    "max_line_size": MAX_LINE_BYTES,
+    "max_field_size": MAX_LINE_BYTES,
+    "shutdown_timeout": SHUTDOWN_S,
+}
+"""For `Runner`. A misspelt one would make aiohttp discard all: a test holds the effective values."""
+
+
+class _Handler(RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_deadline",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._deadline = asyncio.get_running_loop().call_later(HEADER_DEADLINE_S, self._give_up)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP with a bare status. aiohttp's own answer echoes what was sent."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer was already being sent")
+        response = web.Response(status=status, headers={"server": "rollcall"})
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> RequestHandler:
+        return _Handler(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs the application with our connection handler."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            **made._kwargs,
+        )
