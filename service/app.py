@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from importlib.resources import as_file, files
 
@@ -91,9 +91,7 @@ class Runtime:
         await self.link.open()
         tasks = [asyncio.create_task(self.sweeper.run_forever()), asyncio.create_task(self.key_sets.run_forever())]
         yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
         with suppress(StoreUnavailable):
             await self.sweeper.release()
         await self.admissions.close()
@@ -105,7 +103,7 @@ RUNTIME = web.AppKey("RUNTIME", Runtime)
 
 
 def make_app(settings: Settings, access: RedisAccess) -> web.Application:
-    """The application, from settings that were validated and a way to Redis."""
+    """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop."""
     runtime = Runtime(settings, access)
     app = web.Application(middlewares=[problems, authentication], client_max_size=MAX_BODY_BYTES)
     app[RUNTIME] = runtime
@@ -115,13 +113,27 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     app[keys.GATE] = keys.Gate(runtime.decide, runtime.key_sets.refetch, runtime.is_ready)
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
-    app[keys.OPERATIONS] = {auth.logout: LOGOUT, auth.status: STATUS}
+    operations: dict[object, Operation] = {auth.logout: LOGOUT, auth.status: STATUS}
+    app[keys.OPERATIONS] = operations
     _add_routes(app)
     loader = jinja2.PackageLoader("service.web", "templates")
-    aiohttp_jinja2.setup(app, loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    pages = aiohttp_jinja2.setup(
+        app, loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, auto_reload=False
+    )
+    for name in loader.list_templates():
+        pages.get_template(name)  # read now: no request waits for the disk
     app.on_response_prepare.append(cors.add_cors_headers)
     app.cleanup_ctx.append(runtime.run)
     return app
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel until it is heard: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _add_routes(app: web.Application) -> None:

@@ -41,7 +41,7 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
     try:
         settings = load(path)
         with redis_of(settings, path) as access:
-            return run_loop(_serve(settings, path, access, on_listening))
+            return run_loop(_serve(make_app(settings, access), path, on_listening))
     except (ConfigurationError, embedded.EmbeddedError) as error:
         print(error, file=sys.stderr)  # noqa: T201  # before and after the log, for whoever started it
         return EXIT_CONFIGURATION
@@ -63,8 +63,8 @@ def redis_of(settings: Settings, path: Path) -> Iterator[RedisAccess]:
             yield RedisAccess.by_url(url, TlsFiles())
 
 
-async def _serve(settings: Settings, path: Path, access: RedisAccess, on_listening: Callable[[Settings], None]) -> int:
-    app = make_app(settings, access)
+async def _serve(app: web.Application, path: Path, on_listening: Callable[[Settings], None]) -> int:
+    settings = app[RUNTIME].settings
     runner = Runner(app, **OPTIONS)
     reloader = Reloader(path, app[RUNTIME])
     stop = asyncio.Event()

@@ -82,5 +82,5 @@ class SessionLists(Protocol):
 class Histories(Protocol):
     """Reads what happened. Raises StoreUnavailable where Redis does not answer."""
 
-    async def history(self, tenant: str, user: str, *, most: int = 20) -> History:
+    async def history(self, tenant: str, user: str, *, most: int) -> History:
         """The latest events of one user, newest first."""

@@ -19,7 +19,7 @@ from service.core.limits import MICRO, Standing
 from service.core.sessions import Status
 from service.store.connection import Link
 from service.store.keyspace import NO_TENANT, keys_of
-from service.store.scripts import STATUSES, parse_record, script
+from service.store.scripts import SCRIPTS, STATUSES, parse_record
 
 MAX_BATCH = 64
 """Questions per trip; about half a millisecond of Redis's time."""
@@ -104,7 +104,7 @@ class Admissions:
                 answer.set_result(decode(question, reply))
 
     async def _call(self, questions: Sequence[Question]) -> list[Any]:
-        verb = script("admit")
+        verb = SCRIPTS["admit"]
         keys: list[str] = []
         args: list[str | int] = [
             self.rules.seen_every_ms,

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from service.core.errors import StoreOutdated, StoreUnavailable
-from service.store.scripts import load_all
+from service.store.scripts import SCRIPTS
 
 log = structlog.get_logger()
 
@@ -53,7 +53,8 @@ class RedisAccess:
     @classmethod
     def by_url(cls, url: str, tls: TlsFiles) -> "RedisAccess":
         """`redis://`, `rediss://` or `unix://`."""
-        options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
+        # Without driver_info=None redis-py reads its own version from disk, in the event loop, at every connection.
+        options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "driver_info": None}
         if url.startswith("rediss://"):
             files = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
             options |= {name: str(path) for name, path in files.items() if path is not None}
@@ -73,7 +74,7 @@ class RedisAccess:
 
     async def close(self) -> None:
         """Hang up."""
-        await self.client.aclose()
+        await self.client.aclose(close_connection_pool=True)
         await self.pool.aclose()
 
 
@@ -134,7 +135,8 @@ class Link:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)
             self._probe = None
-        await self._hang_up()
+        if self._connection is not None:
+            await self._connection.disconnect()
 
     async def _connected(self) -> AbstractConnection:
         connection = self._connection
@@ -146,7 +148,7 @@ class Link:
             connection = self._connection = cast("AbstractConnection", self._make())
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             await _check_version(connection)
-            for verb in load_all():
+            for verb in SCRIPTS.values():
                 await self._send(connection, "SCRIPT", "LOAD", verb.text)
         return connection
 
@@ -190,7 +192,10 @@ class Link:
 
 async def _check_version(connection: AbstractConnection) -> None:
     await connection.send_packed_command(connection.pack_command("INFO", "server"), check_health=False)
-    info = await connection.read_response()
+    try:
+        info = await connection.read_response()
+    except ResponseError:
+        return  # not every user may ask (ACL), and fakeredis cannot tell
     fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     version = fields.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:

@@ -18,7 +18,7 @@ class Events:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
 
     @reaching
-    async def history(self, tenant: str, user: str, *, most: int = 20) -> History:
+    async def history(self, tenant: str, user: str, *, most: int) -> History:
         """The latest events of one user, looked for in the tenant's stream."""
         found: list[Event] = []
         newest, oldest = "+", None

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from service.core.errors import StoreUnavailable
-from service.store.scripts import script
+from service.store.scripts import SCRIPTS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
 
 async def run(client: Redis, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
     """Run the verb `name`; where Redis does not know it any more, with its text."""
-    verb = script(name)
+    verb = SCRIPTS[name]
     try:
         return await client.evalsha(verb.sha, len(keys), *keys, *map(str, args))
     except NoScriptError:

@@ -5,9 +5,7 @@ and the verb. Redis knows a script by the SHA-1 of its text.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 
 from service.core.sessions import TRANSITIONS, Refusal, Session, Status
@@ -32,19 +30,6 @@ class Script:
     name: str
     text: str
     sha: str
-
-
-@cache
-def script(name: str) -> Script:
-    """The verb `name`, one of the files in `lua/`."""
-    folder = files("service.store") / "lua"
-    text = "\n".join([_preamble(), (folder / "record.lua").read_text(), (folder / f"{name}.lua").read_text()])
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def load_all() -> Sequence[Script]:
-    """Every verb, read from disk once, so that no request has to."""
-    return [script(name) for name in ("admit", "act", "restrict", "due", "sweep")]
 
 
 def parse_record(user: str, text: bytes) -> Session | None:
@@ -77,3 +62,13 @@ def _preamble() -> str:
         f"local MOVES = {{{moves}}}\nlocal NAMES = {{{names}}}\n"
         f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}\n"
     )
+
+
+def _read(name: str) -> Script:
+    folder = files("service.store") / "lua"
+    text = "\n".join([_preamble(), (folder / "record.lua").read_text(), (folder / f"{name}.lua").read_text()])
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+SCRIPTS = {name: _read(name) for name in ("admit", "act", "restrict", "due", "sweep")}
+"""Every verb, by the name of its file in `lua/`; read at import, so that no request waits for the disk."""

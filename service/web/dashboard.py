@@ -21,6 +21,7 @@ from service.web.policy import Operator
 
 LOGIN = Operation("login")
 PAGE_SIZE = 50
+HISTORY_SIZE = 20
 
 View = Callable[[web.Request, Browser, Operator], Awaitable[web.StreamResponse]]
 
@@ -112,6 +113,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
         "page": page,
         "newest": f"{ROOT}?{urlencode(filters)}" if "after" in request.query else "",
         "older": older,
+        "origin": str(request.url.origin()),
         "urlencode": urlencode,
     }
     return render(request, "overview.html", content)
@@ -124,7 +126,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
     if tenant not in _tenants_of(request, operator) or not 1 <= len(name) <= MAX_USER_CHARS:
         raise NotFound
     session = await request.app[keys.SESSIONS].get(tenant, name)
-    history = await request.app[keys.HISTORIES].history(tenant, name)
+    history = await request.app[keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
     if session is None and not history.events:
         raise NotFound
     content = {
@@ -134,6 +136,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
         "user": name,
         "session": session,
         "history": history,
+        "most": HISTORY_SIZE,
         "urlencode": urlencode,
     }
     return render(request, "user.html", content)

@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp_jinja2
 from aiohttp import web
 
-from service.core.sessions import Status
+from service.core.sessions import Cause, Status
 from service.web import keys
 from service.web.envelope import timestamp
 from service.web.problems import Problem
@@ -33,6 +33,16 @@ LABELS = {
     Status.NONE: "None",
 }
 
+CAUSES = {
+    Cause.REQUEST: "a request with a valid token",
+    Cause.LOGOUT: "the user logged out",
+    Cause.OPERATOR_LOGOUT: "logged out",
+    Cause.SUSPEND: "suspended",
+    Cause.REINSTATE: "reinstated",
+    Cause.TERMINATE: "terminated",
+    Cause.EXPIRY: "the time of the token was over",
+}
+
 
 def is_page(request: web.Request) -> bool:
     """Whether the answer is for somebody's eyes."""
@@ -41,7 +51,7 @@ def is_page(request: web.Request) -> bool:
 
 def render(request: web.Request, template: str, content: dict[str, Any], *, status: int = 200) -> web.Response:
     """A page under the strict Content-Security-Policy."""
-    helpers = {"labels": LABELS, "timestamp": timestamp, "root": ROOT}
+    helpers = {"labels": LABELS, "causes": CAUSES, "timestamp": timestamp, "root": ROOT}
     response = aiohttp_jinja2.render_template(template, request, {**helpers, **content}, status=status)
     response.headers.update(_HEADERS)
     return response

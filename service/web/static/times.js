@@ -1,0 +1,27 @@
+// Puts every <time> into the reader's zone; those marked data-relative say how long ago, and keep saying it.
+
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+const STEPS = [["second", 60], ["minute", 60], ["hour", 24], ["day", 30], ["month", 12], ["year", Infinity]];
+
+function ago(moment, now) {
+  let distance = (moment - now) / 1000;
+  if (Math.abs(distance) < 5) return "just now";
+  for (const [unit, size] of STEPS) {
+    if (Math.round(Math.abs(distance)) < size) return relative.format(Math.round(distance), unit);
+    distance /= size;
+  }
+}
+
+function show() {
+  const now = Date.now();
+  for (const element of document.querySelectorAll("time[datetime]")) {
+    const moment = Date.parse(element.dateTime);
+    const written = full.format(moment);
+    element.textContent = "relative" in element.dataset ? ago(moment, now) : written;
+    element.title = written;
+  }
+}
+
+show();
+setInterval(show, 15000);

