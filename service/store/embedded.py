@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -66,7 +67,7 @@ def running(folder: Path) -> Iterator[str]:
         # The child holds the lock now. Were it held here too, it would outlast a child that was killed.
         server_lock.close()
         try:
-            _wait_until_listening(guard, path, folder)
+            _wait_until_answering(guard, path, folder)
             yield f"unix://{path}"
         finally:
             if guard.stdin is not None:
@@ -154,12 +155,25 @@ def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) ->
     )
 
 
-def _wait_until_listening(guard: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
-    """Redis binds its socket before it loads its data: what follows is the breaker's to wait for."""
+def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
+    """Wait for PONG. A server that still loads after that is the breaker's to wait for."""
     deadline = time.monotonic() + WAIT_FOR_START_S
-    while not path.exists():
-        if guard.poll() is not None or time.monotonic() > deadline:
+    while (answer := _ping(path)) != b"+PONG":
+        late = time.monotonic() > deadline
+        if late and answer.startswith(b"-LOADING"):
+            return
+        if late or guard.poll() is not None:
             log = folder / "redis.log"
             tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
             raise EmbeddedError("\n  ".join([f"the embedded Redis does not start; {log} ends with:", *tail]))
         time.sleep(0.01)
+
+
+def _ping(path: Path) -> bytes:
+    """The first line of the answer to PING; empty where nobody answers."""
+    with socket.socket(socket.AF_UNIX) as link, suppress(OSError):
+        link.settimeout(1)
+        link.connect(str(path))
+        link.sendall(b"PING\r\n")
+        return link.recv(64).split(b"\r\n")[0]
+    return b""

@@ -1,0 +1,53 @@
+"""Questions and sweepers for the store's tests."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from service.core.admission import Operation, Question, charges
+from service.core.limits import Limit
+from service.core.sessions import Cause
+from service.core.tokens import Identity
+from service.store.connection import RedisAccess
+from service.store.sweep import Sweeper, SweepRules
+
+HOUR_MS = 3_600_000
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def ask_about(
+    user: str | None,
+    *,
+    tenant: str = "acme",
+    cause: Cause = Cause.REQUEST,
+    limits: Sequence[Limit] = (),
+    expires_ms: int | None = None,
+    leeway_ms: int = 0,
+    passive: bool = False,
+    capabilities: tuple[str, ...] = ("status",),
+    client: str = "10.0.0.1",
+) -> Question:
+    """A question about `user`; None asks about limits alone, as for a request that names no tenant."""
+    identity = None
+    if user is not None:
+        identity = Identity(tenant, user, now_ms() + HOUR_MS if expires_ms is None else expires_ms, None)
+    return Question(
+        tenant=None if user is None else tenant,
+        operation=Operation("some", cause),
+        charges=charges(limits, client=client, user=user),
+        client=client,
+        request_id="req-1",
+        user=identity,
+        leeway_ms=leeway_ms,
+        passive=passive,
+        capabilities=capabilities,
+    )
+
+
+def sweeper(
+    access: RedisAccess, leeways_ms: Mapping[str, int] | None = None, retention_ms: int = 86_400_000
+) -> Sweeper:
+    rules = SweepRules({"acme": 0} if leeways_ms is None else leeways_ms, retention_ms)
+    return Sweeper(access.client, lambda: rules)

