@@ -142,8 +142,8 @@ def _add_routes(app: web.Application) -> None:
             [
                 web.get("/auth/logout", auth.logout, allow_head=False),
                 web.post("/auth/logout", auth.logout),
-                web.get("/auth/status", auth.status),
                 web.options("/auth/logout", cors.preflight),
+                web.get("/auth/status", auth.status),
                 web.options("/auth/status", cors.preflight),
                 web.get("/healthz", health.healthz),
                 web.get("/readyz", health.readyz),

@@ -6,7 +6,7 @@ path and the value it had. Secrets are `SecretStr`, so that no log and no error 
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     field_validator,
     model_validator,
@@ -47,6 +48,14 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise mistake(f"must be a network such as 10.0.0.0/8: {error}") from None
+
+
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Int = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, Field(pattern=NAME)]
 Capability = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
@@ -74,7 +83,7 @@ class Server(_Section):
     host: str = Field("127.0.0.1", min_length=1)
     port: Int = Field(8080, ge=0, le=65535)
     workers: Int = Field(1, ge=1, le=64)
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     client_address: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s*]+|\*)$")], ...] = ()
     watch_config: bool = False

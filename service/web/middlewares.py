@@ -50,13 +50,15 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             raise web.HTTPBadRequest
         response = await handler(request)
     except web.HTTPRedirection as redirection:
-        response = redirection
+        response = web.Response(status=redirection.status, headers={"location": str(redirection.location)})
     except Exception as error:  # the last line: whatever it is gets an envelope
         response, code = _tell(request, error)
     headers = response.headers
     headers["server"] = "rollcall"
     headers["x-request-id"] = request[keys.REQUEST_ID]
-    headers.setdefault("cache-control", "no-store")
+    # A static file is the same for everybody, and asked for again only to hear that it has not changed.
+    headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
+    headers.setdefault("x-content-type-options", "nosniff")
     admission = request.get(keys.ADMISSION)
     if admission is not None:
         add_limit_headers(headers, admission, response.status)

@@ -299,7 +299,8 @@ async def test_users_that_look_like_keys_stay_users(admissions: Admissions, acce
         assert session is not None
         assert session.user == user
     assert (await Sessions(access.client).counts(["acme", "globex"]))["acme"][I] == 6
-    assert all(key.startswith((b"rc:{acme}:", b"rc:tenants")) for key in await access.client.keys("*"))
+    keys: list[bytes] = await access.client.keys("*")  # type: ignore[assignment]  # nothing is decoded here
+    assert all(key.startswith(b"rc:{acme}:") for key in keys)
 
 
 # --- the trip -----------------------------------------------------------------------------------------

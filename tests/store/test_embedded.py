@@ -1,5 +1,6 @@
 """The embedded Redis: private, persistent, gone with whoever started it; real processes."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -132,7 +133,7 @@ def test_an_old_server_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_without_a_server_the_caller_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert find_server() is None
     with pytest.raises(EmbeddedError, match="no Redis server on this machine"), running(tmp_path):
         pass
@@ -145,5 +146,5 @@ def test_a_binary_that_cannot_run_here_is_passed_over(tmp_path: Path, monkeypatc
     binary.chmod(0o755)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert find_server() is None

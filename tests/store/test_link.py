@@ -109,7 +109,7 @@ async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> No
 async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAccess) -> None:
     ups: list[bool] = []
     link = Link(access.pool, timeout_s=1, on_change=ups.append)
-    await access.client.execute_command("CLIENT", "PAUSE", 1500, "ALL")
+    await access.client.client_pause(1500)
     admissions = Admissions(link, RULES)
     link._timeout_s = 0.05
     for _ in range(FAILURES_TO_OPEN):
@@ -143,7 +143,7 @@ async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: Redi
     admissions = Admissions(link, RULES)
     limits = [Limit("some", Per.IP, 100, 60)]
     await admissions.ask(ask_about(None, limits=limits))
-    await access.client.execute_command("CLIENT", "PAUSE", 300, "ALL")
+    await access.client.client_pause(300)
     with pytest.raises(StoreUnavailable):
         await admissions.ask(ask_about(None, limits=limits))
     await asyncio.sleep(0.4)

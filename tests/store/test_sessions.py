@@ -8,15 +8,15 @@ from service.core.listing import Cursor
 from service.core.sessions import RECORDED, Status
 from service.store.connection import RedisAccess
 from service.store.keyspace import keys_of
+from service.store.scripts import LETTERS
 from service.store.sessions import PREFIX_REACH, Sessions
 
 
 async def record(access: RedisAccess, *users: tuple[str, Status, int], tenant: str = "acme") -> None:
     """Write users as the scripts do: (user, status, last seen ms)."""
-    letter = {status: status.value[0] for status in RECORDED} | {Status.LOGGED_IN: "i", Status.LOGGED_OUT: "o"}
     pipeline = access.client.pipeline(transaction=False)
     for user, status, seen_ms in users:
-        pipeline.set(keys_of(tenant).user(user), f"{letter[status]}- {seen_ms} {seen_ms} 0")
+        pipeline.set(keys_of(tenant).user(user), f"{LETTERS[status]}- {seen_ms} {seen_ms} 0")
         pipeline.zadd(keys_of(tenant).by_status[status], {user: seen_ms})
     await pipeline.execute()
 

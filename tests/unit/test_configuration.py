@@ -1,0 +1,150 @@
+"""The configuration: every broken file is told by its defect, and nothing secret is."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.app import make_policy
+from service.configuration import ConfigurationError, is_loopback, load
+from tests.kit import ROOT, SECRET, config, tenant
+
+SHIPPED = ("demo-tenant-token", "demo-operator-token", "demo-signing-secret-for-trying-out-only")
+BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in __import__("os").environ if name.upper().startswith("SERVICE__")]:
+        monkeypatch.delenv(name)
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(ConfigurationError) as told:
+        load(path)
+    return [str(mistake) for mistake in told.value.mistakes]
+
+
+def test_the_shipped_configuration_is_good() -> None:
+    settings = load(ROOT / "config.yaml")
+    assert (settings.server.host, settings.redis.url) == ("127.0.0.1", "embedded")
+    assert list(settings.tenants) == ["demo"]
+
+
+@pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
+def test_a_broken_file_is_told_by_its_defect(path: Path) -> None:
+    expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
+    told = mistakes(path)
+    assert len(told) == len(expected), told
+    for line in expected:
+        assert any(line in one for one in told), f"{line!r} is not among {told}"
+    assert not any("secret-that-nobody-may-see" in one for one in told)
+
+
+def test_there_are_broken_files() -> None:
+    assert len(BROKEN) >= 25
+
+
+def test_all_mistakes_are_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE__REDIS__TIMEOUT", "soon")
+    monkeypatch.setenv("SERVICE__TENANTS__GLOBEX", '{"token": "secret-that-nobody-may-see"')
+    monkeypatch.setenv("SERVICE__NOWHERE", "1")
+    told = mistakes(write(tmp_path, config(server={"port": 0.5, "prot": 1}, sessions={"on_outage": "maybe"})))
+    assert {one.partition(":")[0] for one in told} == {
+        "SERVICE__NOWHERE",
+        "server.port",
+        "server.prot",
+        "sessions.on_outage",
+        "redis.timeout",
+        "tenants.globex",
+    }
+    assert not any("secret-that-nobody-may-see" in one for one in told)
+
+
+def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE__SERVER__PORT", "8081")
+    monkeypatch.setenv("service__server__watch_config", "true")
+    monkeypatch.setenv("SERVICE__SERVER__TRUSTED_PROXIES", '["10.0.0.0/8"]')
+    monkeypatch.setenv("SERVICE__TENANTS__ACME__TOKEN", "another-token")
+    settings = load(write(tmp_path, config(server={"port": 1, "host": "::1"})))
+    assert (settings.server.port, settings.server.host, settings.server.watch_config) == (8081, "::1", True)
+    assert [str(network) for network in settings.server.trusted_proxies] == ["10.0.0.0/8"]
+    token = settings.tenants["acme"].token
+    assert token is not None
+    assert token.get_secret_value() == "another-token"
+
+
+def test_a_map_or_list_in_a_variable_replaces_the_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE__TENANTS", json.dumps({"initech": tenant()}))
+    monkeypatch.setenv("SERVICE__LIMITS__LOGOUT", "[]")
+    settings = load(write(tmp_path, config(admin={"tokens": []})))
+    assert list(settings.tenants) == ["initech"]
+    assert settings.limits.logout == ()
+    assert settings.limits.status[0].name == "status-ip"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_is_seen_by_this_machine_alone(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
+def test_everything_else_is_public(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("secret", SHIPPED)
+def test_shipped_secrets_are_good_for_loopback_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    shipped = (ROOT / "config.yaml").read_text().replace("127.0.0.1", "0.0.0.0")
+    assert (
+        "server.host: with the secrets of the shipped config.yaml only loopback is served"
+        in mistakes(write(tmp_path, shipped))[0]
+    )
+    own = shipped
+    for other in SHIPPED:
+        if other != secret:
+            own = own.replace(other, "own-" + other[5:] + "-of-our-very-own")
+    assert len(mistakes(write(tmp_path, own))) == 1
+    load(write(tmp_path, own.replace(secret, "own-secret-that-is-long-enough-for-hs256")))
+    monkeypatch.setenv("SERVICE__SERVER__HOST", "192.168.1.1")
+    assert "192.168.1.1" in mistakes(ROOT / "config.yaml")[0]
+
+
+def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, config()))
+    assert SECRET not in repr(settings)
+    assert SECRET not in repr(make_policy(settings))
+
+
+def test_the_cookie_key_follows_the_operators_tokens(tmp_path: Path) -> None:
+    one = make_policy(load(write(tmp_path, config())))
+    same = make_policy(load(write(tmp_path, config())))
+    other = make_policy(load(write(tmp_path, config(admin={"tokens": []}))))
+    assert one.cookie_key == same.cookie_key != other.cookie_key
+
+
+def test_a_tenants_limit_replaces_the_one_of_its_name_and_adds_others(tmp_path: Path) -> None:
+    own = {
+        "logout": [
+            {"name": "logout-ip", "per": "ip", "requests": 5, "window": 60},
+            {"name": "logout-user", "per": "user", "requests": 2, "window": 60},
+        ]
+    }
+    policy = make_policy(load(write(tmp_path, config(tenants={"acme": tenant(limits=own)}))))
+    limits = policy.directory.tenants["acme"].limits["logout"]
+    assert [(limit.name, limit.requests) for limit in limits] == [("logout-ip", 5), ("logout-user", 2)]
+    assert [limit.requests for limit in policy.directory.limits["logout"]] == [30]
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert mistakes(tmp_path / "none.yaml") == [f"file: No such file or directory (value: {tmp_path / 'none.yaml'})"]

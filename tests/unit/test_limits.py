@@ -1,0 +1,128 @@
+"""Windows in memory, and what is decided while Redis is away. The clock is passed in."""
+
+import pytest
+
+from service.core.admission import Admission, Operation, OutagePolicy, Question, judge
+from service.core.errors import (
+    ExpiredUserToken,
+    RestrictedCapability,
+    StoreUnavailable,
+    TooManyRequests,
+    UserSuspended,
+)
+from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per
+from service.core.sessions import Cause, Session, Status
+from service.core.tokens import Identity
+
+ALICE = Identity("acme", "alice", 2_000_000_000_000, None)
+
+
+def charge(requests: int = 2, window_s: int = 10, name: str = "some", **how: object) -> Charge:
+    return Charge(Limit(name, Per.IP, requests, window_s, **how), "1.2.3.4")  # type: ignore[arg-type]
+
+
+def question(*charges: Charge, user: Identity | None = ALICE, cause: Cause = Cause.REQUEST, **how: object) -> Question:
+    operation = Operation("some", cause)
+    return Question("acme", operation, charges, "1.2.3.4", "req-1", user=user, **how)  # type: ignore[arg-type]
+
+
+class Clock:
+    now_us = 5_000_000
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+def test_a_local_window_slides() -> None:
+    windows = LocalWindows()
+
+    def at(second: int) -> bool:
+        return windows.decide([("acme", charge())], second * 1_000_000)[0].over
+
+    assert [at(0), at(4), at(5), at(9), at(10), at(11), at(14)] == [False, False, True, True, False, True, False]
+
+
+def test_a_local_refusal_says_how_long_to_wait() -> None:
+    windows = LocalWindows()
+    for second in (0, 4):
+        windows.decide([("acme", charge())], second * 1_000_000)
+    assert windows.decide([("acme", charge())], 5_500_000)[0].reset_s == 5
+
+
+def test_local_charges_are_decided_together_and_shadows_never_refuse() -> None:
+    windows = LocalWindows()
+    both = [("acme", charge(9, name="wide")), ("acme", charge(1, name="tight"))]
+    windows.decide(both, 0)
+    assert [standing.used for standing in windows.decide(both, 1)] == [1, 1]
+    shadow = [("acme", charge(1, name="shadow", shadow=True))]
+    assert [windows.decide(shadow, 2)[0].refuses for _ in range(3)] == [False] * 3
+
+
+def test_local_windows_are_bounded_and_per_tenant() -> None:
+    windows = LocalWindows(subjects=2)
+    one = charge(1)
+    for tenant in ("a", "b", "c"):
+        assert not windows.decide([(tenant, one)], 0)[0].over
+    assert not windows.decide([("a", one)], 0)[0].over, "the one longest unused was forgotten"
+    assert windows.decide([("c", one)], 0)[0].over
+
+
+@pytest.mark.parametrize(
+    ("on_outage", "user", "cause", "allow", "unavailable", "degraded"),
+    [
+        (OnOutage.DENY, ALICE, Cause.REQUEST, True, "limits", ("limits", "sessions")),
+        (OnOutage.ALLOW, ALICE, Cause.REQUEST, True, None, ("limits", "sessions")),
+        (OnOutage.LOCAL, ALICE, Cause.REQUEST, True, None, ("limits", "sessions")),
+        (OnOutage.LOCAL, ALICE, Cause.REQUEST, False, "sessions", ("limits", "sessions")),
+        (OnOutage.LOCAL, ALICE, Cause.LOGOUT, True, "sessions", ("limits", "sessions")),
+        (OnOutage.LOCAL, None, Cause.LOGOUT, True, None, ("limits",)),
+        (None, ALICE, Cause.REQUEST, True, None, ("sessions",)),
+    ],
+)
+def test_an_outage_is_decided_as_each_limit_and_the_sessions_say(
+    on_outage: OnOutage | None,
+    user: Identity | None,
+    cause: Cause,
+    allow: bool,
+    unavailable: str | None,
+    degraded: tuple[str, ...],
+) -> None:
+    policy = OutagePolicy(allow_sessions=allow, clock_us=Clock())
+    charges = () if on_outage is None else (charge(on_outage=on_outage),)
+    admission = policy.decide(question(*charges, user=user, cause=cause))
+    assert (admission.unavailable, admission.degraded) == (unavailable, degraded)
+    assert len(admission.standings) == (1 if on_outage is OnOutage.LOCAL else 0)
+
+
+def test_a_shadow_limit_denies_nobody_in_an_outage() -> None:
+    policy = OutagePolicy(allow_sessions=True, clock_us=Clock())
+    assert policy.decide(question(charge(on_outage=OnOutage.DENY, shadow=True))).unavailable is None
+
+
+def test_a_local_limit_refuses_during_an_outage() -> None:
+    policy = OutagePolicy(allow_sessions=True, clock_us=Clock())
+    for _ in range(2):
+        judge(question(), policy.decide(question(charge())))
+    with pytest.raises(TooManyRequests) as told:
+        judge(question(), policy.decide(question(charge())))
+    assert told.value.retry_after_s == 10
+
+
+def test_the_order_of_judgement() -> None:
+    """429, 503 of limits, 401, 503 of sessions, 403 suspended, 403 capability."""
+    over = LocalWindows().decide([("acme", charge(0))], 0)
+    suspended = Session("alice", Status.SUSPENDED, None, None, None, None)
+    wrong = question(failure=ExpiredUserToken())
+    good = question()
+    ladder: list[tuple[type[Exception], Question, Admission]] = [
+        (TooManyRequests, wrong, Admission(tuple(over), suspended, restricted="x", unavailable="limits")),
+        (StoreUnavailable, wrong, Admission((), suspended, restricted="x", unavailable="limits")),
+        (ExpiredUserToken, wrong, Admission((), suspended, restricted="x", unavailable="sessions")),
+        (StoreUnavailable, good, Admission((), suspended, restricted="x", unavailable="sessions")),
+        (UserSuspended, good, Admission((), suspended, restricted="x")),
+        (RestrictedCapability, good, Admission((), restricted="x")),
+    ]
+    for error, asked, admission in ladder:
+        with pytest.raises(error):
+            judge(asked, admission)
+    judge(good, Admission())

@@ -1,0 +1,342 @@
+"""Tokens: every kind of key, and what a token must be. The clock is passed in."""
+
+import base64
+import json
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
+from service.core.errors import DomainError, ExpiredUserToken, InvalidUserToken, UnknownKey
+from service.core.tokens import ALGORITHMS, Key, KeyRing, VerifiedTokens, is_user_id, make_key
+
+NOW = 1_800_000_000.0
+SECRET = "s" * 32
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC256 = ec.generate_private_key(ec.SECP256R1())
+EC384 = ec.generate_private_key(ec.SECP384R1())
+ED = ed25519.Ed25519PrivateKey.generate()
+
+
+def pem(private: Any) -> str:
+    public = private.public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return str(public.public_bytes(serialization.Encoding.PEM, form).decode())
+
+
+def private_of(alg: str) -> Any:
+    return {"HS": SECRET, "RS": RSA, "PS": RSA, "Ed": ED}.get(alg[:2]) or {"ES256": EC256, "ES384": EC384}[alg]
+
+
+def key(alg: str, kid: str | None = "k") -> Key:
+    private = private_of(alg)
+    return make_key(kid, alg, SECRET if alg.startswith("HS") else pem(private))
+
+
+def ring(*keys: Key, **rules: Any) -> KeyRing:
+    return KeyRing("acme", keys or [key("HS256")], **rules)
+
+
+def sign(alg: str = "HS256", headers: dict[str, Any] | None = None, **claims: Any) -> str:
+    content = {"sub": "alice", "exp": NOW + 60, **claims}
+    content = {name: value for name, value in content.items() if value is not ...}
+    return jwt.encode(content, private_of(alg), algorithm=alg, headers={"kid": "k"} if headers is None else headers)
+
+
+def raw(header: str | bytes, payload: str | bytes, *, secret: str = SECRET) -> str:
+    """A token of these very bytes, signed with HS256."""
+    parts = [part.encode() if isinstance(part, str) else part for part in (header, payload)]
+    signing_input = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = jwt.get_algorithm_by_name("HS256").sign(signing_input, secret.encode())
+    return (signing_input + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+HEADER = '{"alg":"HS256","kid":"k"}'
+
+
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_every_algorithm_of_the_contract_verifies(alg: str) -> None:
+    identity = ring(key(alg)).verify(sign(alg, iat=NOW), NOW)
+    assert (identity.tenant, identity.user) == ("acme", "alice")
+    assert (identity.expires_ms, identity.issued_s) == ((NOW + 60) * 1000, NOW)
+
+
+@pytest.mark.parametrize("alg", ALGORITHMS)
+@pytest.mark.parametrize("other", ALGORITHMS)
+def test_the_algorithm_is_the_keys_never_the_tokens(alg: str, other: str) -> None:
+    token = sign(alg)
+    if alg == other:
+        return
+    with pytest.raises(InvalidUserToken):
+        ring(key(other)).verify(token, NOW)
+
+
+def test_a_public_key_is_no_hmac_secret() -> None:
+    forged = raw('{"alg":"HS256","kid":"k"}', json.dumps({"sub": "a", "exp": NOW + 9}), secret=pem(RSA))
+    with pytest.raises(InvalidUserToken):
+        ring(key("RS256")).verify(forged, NOW)
+    with pytest.raises(ValueError, match="not a key for HS256"):
+        make_key("k", "HS256", pem(RSA))
+
+
+def test_a_kid_names_the_one_key_and_none_tries_each_of_the_algorithm() -> None:
+    other = make_key("other", "HS256", "o" * 32)
+    both = ring(other, key("HS256"))
+    assert both.verify(sign(headers={}), NOW).user == "alice"
+    assert both.verify(sign(headers={"kid": "k"}), NOW).user == "alice"
+    with pytest.raises(InvalidUserToken):
+        both.verify(sign(headers={"kid": "other"}), NOW)
+    with pytest.raises(UnknownKey):
+        both.verify(sign(headers={"kid": "nobody"}), NOW)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": ...},
+        {"sub": ""},
+        {"sub": "x" * 129},
+        {"sub": "a\nb"},
+        {"sub": "a\x7f"},
+        {"sub": "a\x85"},
+        {"exp": ...},
+        {"exp": 253_402_300_800},
+        {"nbf": NOW + 1},
+        {"iat": NOW + 1},
+        {"tenant": "globex"},
+        {"tenant": None},
+        {"tenant": ["acme"]},
+    ],
+)
+def test_claims_that_are_not_right_are_refused(claims: dict[str, Any]) -> None:
+    with pytest.raises(InvalidUserToken):
+        ring().verify(sign(**claims), NOW)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"sub": 1, "exp": 1900000000}',
+        '{"sub": {"a": 1}, "exp": 1900000000}',
+        '{"sub": null, "exp": 1900000000}',
+        '{"sub": "\\ud800", "exp": 1900000000}',
+        '{"sub": "a", "exp": "1900000000"}',
+        '{"sub": "a", "exp": true}',
+        '{"sub": "a", "exp": null}',
+        '{"sub": "a", "exp": NaN}',
+        '{"sub": "a", "exp": Infinity}',
+        '{"sub": "a", "exp": 1e999}',
+        '{"sub": "a", "exp": -1e999}',
+        '{"sub": "a", "exp": 1' + "0" * 400 + "}",
+        '{"sub": "a", "exp": 1' + "0" * 5000 + "}",
+        '{"sub": "a", "exp": [1900000000]}',
+        '{"sub": "a", "exp": 1900000000, "nbf": "soon"}',
+        '{"sub": "a", "exp": 1900000000, "iat": true}',
+        '{"sub": "a", "sub": "b", "exp": 1900000000}',
+        '{"sub": "a", "exp": 1, "exp": 1900000000}',
+        '[{"sub": "a", "exp": 1900000000}]',
+        '"text"',
+        "null",
+        "",
+        "{",
+        "[" * 3000,
+        b'{"sub": "\xff", "exp": 1900000000}',
+    ],
+)
+def test_payloads_that_are_not_one_plain_object_are_refused(payload: str | bytes) -> None:
+    with pytest.raises(InvalidUserToken):
+        ring().verify(raw(HEADER, payload), NOW)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"alg":"none","kid":"k"}',
+        '{"alg":"None"}',
+        '{"alg":"hs256","kid":"k"}',
+        '{"alg":["HS256"],"kid":"k"}',
+        '{"alg":null}',
+        "{}",
+        '{"alg":"HS256","kid":7}',
+        '{"alg":"HS256","kid":["k"]}',
+        '{"alg":"HS256","alg":"HS256","kid":"k"}',
+        '{"alg":"HS256","kid":"k","crit":["x"],"x":1}',
+        '{"alg":"HS256","kid":"k","b64":false,"crit":["b64"]}',
+        "[]",
+        "not json",
+        "[" * 3000,
+    ],
+)
+def test_headers_that_are_not_right_are_refused(header: str) -> None:
+    with pytest.raises(InvalidUserToken):
+        ring().verify(raw(header, json.dumps({"sub": "a", "exp": NOW + 9})), NOW)
+
+
+GOOD = sign()
+HEAD, BODY, SIGNATURE = GOOD.split(".")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        ".",
+        "..",
+        f"{HEAD}.{BODY}",
+        f"{HEAD}.{BODY}.",
+        f"{HEAD}..{SIGNATURE}",
+        f"{GOOD}.{GOOD}",
+        f"{GOOD}=",
+        f"{HEAD}.{BODY}=.{SIGNATURE}",
+        f" {GOOD}",
+        f"{GOOD}\n",
+        f"{HEAD}.{BODY[:8]} {BODY[8:]}.{SIGNATURE}",
+        f"{HEAD}.{BODY}.{SIGNATURE[:-4]}",
+        f"{HEAD}.{BODY}.{SIGNATURE[:-1]}{'B' if SIGNATURE[-1] != 'B' else 'C'}",
+        f"{HEAD}.{BODY}.{SIGNATURE[::-1]}",
+        f"{HEAD}.{BODY}.{SIGNATURE}é",
+        "a" * 8193,
+        GOOD.replace("-", "+").replace("_", "/") + "/",
+    ],
+)
+def test_tokens_that_are_not_well_formed_are_refused(token: str) -> None:
+    with pytest.raises(InvalidUserToken):
+        ring().verify(token, NOW)
+
+
+def test_a_token_is_good_until_its_fractional_expiry_and_the_leeway() -> None:
+    token = sign(exp=NOW + 0.5)
+    assert ring().verify(token, NOW + 0.4).user == "alice"
+    with pytest.raises(ExpiredUserToken):
+        ring().verify(token, NOW + 0.5)
+    assert ring(leeway_s=10).verify(token, NOW + 10.4).user == "alice"
+    with pytest.raises(ExpiredUserToken):
+        ring(leeway_s=10).verify(token, NOW + 10.5)
+
+
+def test_a_negative_expiry_is_a_number_and_long_over() -> None:
+    with pytest.raises(ExpiredUserToken):
+        ring().verify(sign(exp=-5), NOW)
+
+
+def test_an_expired_forgery_is_a_forgery() -> None:
+    with pytest.raises(InvalidUserToken):
+        ring(issuer="us").verify(sign(exp=NOW - 9), NOW)
+
+
+def test_the_leeway_holds_for_nbf_and_iat() -> None:
+    assert ring(leeway_s=5).verify(sign(nbf=NOW + 5, iat=NOW + 5), NOW).user == "alice"
+
+
+@pytest.mark.parametrize(
+    ("rules", "claims", "good"),
+    [
+        ({"issuer": "us"}, {"iss": "us"}, True),
+        ({"issuer": "us"}, {"iss": "them"}, False),
+        ({"issuer": "us"}, {}, False),
+        ({}, {"iss": "anyone", "aud": "anything"}, True),
+        ({"audience": ["api"]}, {"aud": "api"}, True),
+        ({"audience": ["api", "web"]}, {"aud": ["x", "web"]}, True),
+        ({"audience": ["api"]}, {"aud": ["x"]}, False),
+        ({"audience": ["api"]}, {"aud": {"api": 1}}, False),
+        ({"audience": ["api"]}, {}, False),
+        ({}, {"tenant": "acme"}, True),
+    ],
+)
+def test_issuer_and_audience_are_checked_where_configured(
+    rules: dict[str, Any], claims: dict[str, Any], good: bool
+) -> None:
+    if good:
+        assert ring(**rules).verify(sign(**claims), NOW).user == "alice"
+    else:
+        with pytest.raises(InvalidUserToken):
+            ring(**rules).verify(sign(**claims), NOW)
+
+
+@pytest.mark.parametrize(
+    ("alg", "material", "told"),
+    [
+        ("HS256", "s" * 31, "at least 32 bytes"),
+        ("none", "s" * 32, "algorithm must be one of"),
+        ("RS256", "no pem", "not a key for RS256"),
+        ("RS256", pem(EC256), "not a key for RS256"),
+        ("ES256", pem(EC384), "ES256"),
+        ("ES384", pem(EC256), "ES384"),
+        ("EdDSA", pem(RSA), "not a key for EdDSA"),
+        (
+            "RS256",
+            RSA.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ).decode(),
+            "private key",
+        ),
+        ("RS256", pem(rsa.generate_private_key(public_exponent=65537, key_size=1024)), "at least 2048 bits"),
+    ],
+)
+def test_a_key_that_does_not_fit_or_is_weak_is_refused(alg: str, material: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make_key("k", alg, material)
+
+
+def test_ed448_is_an_eddsa_key_too() -> None:
+    private = ed448.Ed448PrivateKey.generate()
+    token = jwt.encode({"sub": "alice", "exp": NOW + 9}, private, algorithm="EdDSA")
+    assert ring(make_key(None, "EdDSA", pem(private))).verify(token, NOW).user == "alice"
+
+
+def test_keys_and_rings_never_show_their_material() -> None:
+    assert SECRET not in repr(key("HS256"))
+
+
+def test_a_verified_token_is_remembered_until_its_expiry() -> None:
+    verified, own = VerifiedTokens(), ring()
+    token = sign()
+    first = verified.verify(own, token, NOW)
+    assert verified.verify(own, token, NOW + 59) is first
+    with pytest.raises(ExpiredUserToken):
+        verified.verify(own, token, NOW + 60)
+
+
+def test_a_key_that_is_removed_takes_its_tokens_with_it() -> None:
+    verified, own = VerifiedTokens(), KeyRing("acme", [])
+    own.replace_remote([key("HS256")])
+    token = sign()
+    assert verified.verify(own, token, NOW).user == "alice"
+    own.replace_remote([make_key("another", "HS256", "o" * 32)])
+    with pytest.raises(UnknownKey):
+        verified.verify(own, token, NOW)
+
+
+def test_what_one_tenant_verified_is_not_good_for_another() -> None:
+    verified, token = VerifiedTokens(), sign(tenant="acme")
+    assert verified.verify(ring(), token, NOW).tenant == "acme"
+    with pytest.raises(InvalidUserToken):
+        verified.verify(KeyRing("globex", [key("HS256")]), token, NOW)
+
+
+def test_a_configured_key_wins_over_a_remote_one_of_its_kid() -> None:
+    own = ring()
+    own.replace_remote([make_key("k", "HS256", "o" * 32)])
+    assert own.verify(sign(), NOW).user == "alice"
+
+
+def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
+    tokens = [sign(sub=f"user{i}") for i in range(5)]
+    verified, own = VerifiedTokens(max_chars=len(tokens[0]) * 3), ring()
+    for token in tokens:
+        verified.verify(own, token, NOW)
+    assert len(verified) == 3
+
+
+def test_nothing_that_failed_is_remembered() -> None:
+    verified = VerifiedTokens()
+    with pytest.raises(DomainError):
+        verified.verify(ring(), "a.b.c", NOW)
+    assert len(verified) == 0
+
+
+@pytest.mark.parametrize("user", ["a", "x" * 128, "ünï", "a b", "🙂", "{t}:*", "a/b?c=d"])
+def test_a_user_is_any_text_without_control_characters(user: str) -> None:
+    assert is_user_id(user)

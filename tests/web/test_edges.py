@@ -1,0 +1,285 @@
+"""What stands around the operations: health, metrics, CORS, the log, outages, what is not HTTP."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import structlog
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from service.app import make_app
+from service.store.connection import RedisAccess, TlsFiles
+from service.web import server
+from service.web.server import OPTIONS, Runner
+from tests.conftest import Client, MakeClient
+from tests.kit import TENANT_TOKEN, OurServer, credentials, settings, sign, tenant
+
+
+async def test_the_process_is_alive_and_redis_answers(client: Client) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = await client.get(path)
+        assert answer.status == 200
+        assert set(await answer.json()) == {"meta", "data"}
+        assert "RateLimit" not in answer.headers
+
+
+async def test_metrics_are_prometheus_text_and_ask_for_their_token(make_client: MakeClient) -> None:
+    client = await make_client(metrics={"token": "scrape-token"})
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic scrape-token"}):
+        answer = await client.get("/metrics", headers=headers)
+        assert answer.status == 401
+        assert (await answer.json())["error"] == {"message": "Unauthorized", "code": "UNAUTHORIZED", "status": 401}
+    answer = await client.get("/metrics", headers={"authorization": "Bearer scrape-token"})
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'rollcall_requests_total{operation="-",status="401"} 3.0' in await answer.text()
+
+
+async def test_metrics_grow_by_nothing_that_a_client_sends(client: Client) -> None:
+    for i in range(20):
+        await client.get(f"/path{i}", headers={"x-tenant-token": f"t{i}"})
+        await client.get("/auth/status", headers=credentials(f"user{i}"))
+    text = await (await client.get("/metrics")).text()
+    assert 'rollcall_requests_total{operation="-",status="404"} 20.0' in text
+    assert "user1" not in text
+    assert len(text.splitlines()) < 60
+
+
+# --- CORS ---------------------------------------------------------------------------------------------
+
+ORIGIN = "https://app.example"
+
+
+async def test_configured_origins_may_call_auth_from_a_browser(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN]})
+    preflight = await client.options(
+        "/auth/logout", headers={"origin": ORIGIN, "access-control-request-method": "POST"}
+    )
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+    assert "x-tenant-token" in preflight.headers["access-control-allow-headers"]
+    answer = await client.get("/auth/status", headers=credentials() | {"origin": ORIGIN})
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert "ratelimit" in answer.headers["access-control-expose-headers"]
+    assert answer.headers["vary"] == "origin"
+    refused = await client.get("/auth/status", headers={"origin": ORIGIN})
+    assert refused.headers["access-control-allow-origin"] == ORIGIN, "errors can be read too"
+
+
+async def test_other_origins_and_other_paths_get_nothing(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN]})
+    other = await client.get("/auth/status", headers=credentials() | {"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+    outside = await client.get("/healthz", headers={"origin": ORIGIN})
+    assert "access-control-allow-origin" not in outside.headers
+
+
+async def test_without_origins_there_is_no_preflight(client: Client) -> None:
+    answer = await client.options("/auth/logout", headers={"origin": ORIGIN})
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET, POST"
+    assert "vary" not in answer.headers
+
+
+# --- the client's address -----------------------------------------------------------------------------
+
+
+async def test_a_limit_per_address_counts_what_a_trusted_proxy_says(make_client: MakeClient) -> None:
+    one = [{"name": "one", "per": "ip", "requests": 1, "window": 60}]
+    client = await make_client(server={"trusted_proxies": ["127.0.0.0/8"]}, limits={"status": one})
+
+    async def status(forwarded: str) -> int:
+        return (await client.get("/auth/status", headers=credentials() | {"x-forwarded-for": forwarded})).status
+
+    assert [await status("1.1.1.1"), await status("1.1.1.1"), await status("9.9.9.9, 1.1.1.1")] == [200, 429, 429]
+    assert [await status("2.2.2.2"), await status("2001:db8::1"), await status("2001:db8::2")] == [200, 200, 429]
+
+
+async def test_nobody_else_is_believed(make_client: MakeClient) -> None:
+    one = [{"name": "one", "per": "ip", "requests": 1, "window": 60}]
+    client = await make_client(limits={"status": one})
+    for forwarded, status in (("1.1.1.1", 200), ("2.2.2.2", 429)):
+        answer = await client.get("/auth/status", headers=credentials() | {"x-forwarded-for": forwarded})
+        assert answer.status == status
+
+
+# --- the log ------------------------------------------------------------------------------------------
+
+
+async def logged(client: Client) -> list[dict[str, Any]]:
+    with structlog.testing.capture_logs() as lines:
+        await client.get("/auth/status?secret=in-the-query", headers=credentials())
+        await client.get("/auth/status", headers=credentials())
+        await client.get("/auth/status", headers={"x-tenant-token": TENANT_TOKEN, "x-token": "a.b.c"})
+    answered = [dict(line) for line in lines if line["event"] == "answered"]
+    text = json.dumps(answered)
+    assert TENANT_TOKEN not in text
+    assert sign().partition(".")[0] not in text
+    assert "in-the-query" not in text
+    return answered
+
+
+async def test_the_log_tells_transitions_and_refusals(client: Client) -> None:
+    transition, refusal = await logged(client)
+    assert (transition["transition"], transition["user"]) == ("none -> logged_in", "alice")
+    assert (refusal["status"], refusal["code"]) == (401, "INVALID_USER_TOKEN")
+    assert refusal["request_id"].startswith("req-")
+
+
+@pytest.mark.parametrize(("mode", "lines"), [("all", 3), ("none", 0)])
+async def test_the_log_tells_as_much_as_it_is_asked_to(make_client: MakeClient, mode: str, lines: int) -> None:
+    assert len(await logged(await make_client(server={"access_log": mode}))) == lines
+
+
+# --- Redis is away ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def make_cut_off() -> AsyncIterator[Any]:
+    """Makes a client of an application whose Redis is not there."""
+    made: list[Client] = []
+
+    async def make(**changes: Any) -> Client:
+        access = RedisAccess.by_url("redis://127.0.0.1:1", TlsFiles())
+        app = await asyncio.to_thread(make_app, settings(redis={"timeout": 0.05}, **changes), access)
+        client: Client = TestClient(OurServer(app))
+        await client.start_server()
+        made.append(client)
+        return client
+
+    yield make
+    for client in made:
+        await client.close()
+
+
+async def test_without_redis_sessions_are_503_and_say_when_to_come_back(make_cut_off: MakeClient) -> None:
+    client = await make_cut_off()
+    answer = await client.get("/auth/status", headers=credentials())
+    assert answer.status == 503
+    error = (await answer.json())["error"]
+    assert error == {"message": "Service Unavailable", "code": "SERVICE_UNAVAILABLE", "status": 503}
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["x-degraded"] == "limits, sessions"
+    assert "RateLimit" not in answer.headers
+    assert (await client.get("/readyz")).status == 503
+    assert (await client.get("/healthz")).status == 200
+
+
+async def test_without_redis_bad_credentials_are_still_401_and_counted_here(make_cut_off: MakeClient) -> None:
+    limits = {"status": [{"name": "status-ip", "per": "ip", "requests": 2, "window": 60}]}
+    client = await make_cut_off(limits=limits)
+    answers = [await client.get("/auth/status") for _ in range(3)]
+    assert [answer.status for answer in answers] == [401, 401, 429]
+    assert answers[0].headers["x-degraded"] == "limits"
+    assert answers[2].headers["Retry-After"] == "60"
+
+
+async def test_without_redis_allowed_sessions_rest_on_the_token_but_no_logout_is_claimed(
+    make_cut_off: MakeClient,
+) -> None:
+    client = await make_cut_off(
+        sessions={"on_outage": "allow"}, tenants={"acme": tenant(restricted_capabilities=["verify"])}
+    )
+    answer = await client.get("/auth/status", headers=credentials())
+    data = (await answer.json())["data"]
+    assert answer.status == 200
+    assert answer.headers["x-degraded"] == "limits, sessions"
+    assert (data["userId"], data["status"], data["since"]) == ("alice", None, None)
+    assert data["tokenExpiresAt"] is not None
+    assert (await client.get("/auth/logout", headers=credentials())).status == 503
+    text = await (await client.get("/metrics")).text()
+    assert 'rollcall_degraded_total{what="sessions"} 2.0' in text
+    assert "rollcall_redis_up 0.0" in text
+
+
+async def test_a_limit_that_denies_without_redis_is_503_before_401(make_cut_off: MakeClient) -> None:
+    limits = {"status": [{"name": "s", "per": "ip", "requests": 2, "window": 60, "on_outage": "deny"}]}
+    client = await make_cut_off(limits=limits)
+    assert (await client.get("/auth/status")).status == 503
+
+
+async def test_without_redis_the_dashboard_says_so(make_cut_off: MakeClient) -> None:
+    from tests.web.test_dashboard import log_in
+
+    client = await make_cut_off()
+    assert (await log_in(client)).status == 303
+    answer = await client.get("/dashboard")
+    assert answer.status == 503
+    assert "Redis does not answer" in await answer.text()
+
+
+# --- below HTTP ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def runner(access: RedisAccess) -> AsyncIterator[Runner]:
+    made = Runner(await asyncio.to_thread(make_app, settings(), access), **OPTIONS)
+    await made.setup()
+    yield made
+    await made.cleanup()
+
+
+@pytest.fixture
+async def port(runner: Runner) -> int:
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return int(runner.addresses[0][1])
+
+
+async def exchange(port: int, raw: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(raw)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"marker-that-is-not-http\r\n\r\n",
+        b"\x16\x03\x01marker\x00\r\n\r\n",
+        b"GET / HTTP/9.9\r\nx: marker\r\n\r\n",
+        b"GET /marker HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: mar\x00ker\r\n\r\n",
+        b"POST /auth/logout HTTP/1.1\r\nhost: a\r\ncontent-length: marker\r\n\r\n",
+        b"POST /auth/logout HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx-token: " + b"marker" * 4000 + b"\r\n\r\n",
+        b"GET /" + b"marker" * 4000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_gets_a_bare_400_that_echoes_nothing(port: int, raw: bytes) -> None:
+    answer = await exchange(port, raw)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.[01] 400 Bad Request", head)
+    assert body == b""
+    assert b"marker" not in answer
+    assert b"aiohttp" not in answer.lower()
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_a_token_of_9_kib_reaches_the_judgement(port: int) -> None:
+    raw = f"GET /auth/status HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-tenant-token: {TENANT_TOKEN}\r\n"
+    answer = await exchange(port, f"{raw}x-token: {'a' * 9000}\r\n\r\n".encode())
+    assert b"INVALID_USER_TOKEN" in answer
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_a_header_that_never_ends_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_DEADLINE_S", 0.05)
+    assert await exchange(port, b"GET / HTTP/1.1\r\nhost: a\r\nx-slow: ") == b""
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_what_the_runner_is_told_is_what_holds(runner: Runner) -> None:
+    assert runner.server is not None
+    handler = runner.server()
+    assert handler._keepalive_timeout == server.KEEPALIVE_S
+    assert handler.access_log is None
+    assert runner._shutdown_timeout == server.SHUTDOWN_S
