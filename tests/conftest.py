@@ -23,7 +23,7 @@ MakeClient = Callable[..., Awaitable[Client]]
 @pytest.fixture(autouse=True)
 def _nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
     """A blocking call of the service's inside the event loop fails the test."""
-    if "browser" in request.keywords:  # there the page's driver runs in the same loop
+    if request.node.get_closest_marker("browser"):  # there the page's driver runs in the same loop
         yield None
         return
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}

@@ -50,7 +50,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             raise web.HTTPBadRequest
         response = await handler(request)
     except web.HTTPRedirection as redirection:
-        response = web.Response(status=redirection.status, headers={"location": str(redirection.location)})
+        response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
     except Exception as error:  # the last line: whatever it is gets an envelope
         response, code = _tell(request, error)
     headers = response.headers

@@ -1,0 +1,353 @@
+"""The service as a process: started, reloaded, killed, drained; alone and beside another on one Redis."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from service.store.embedded import find_server
+from tests.kit import (
+    ROOT,
+    SECRET,
+    TENANT_TOKEN,
+    Service,
+    config,
+    credentials,
+    free_port,
+    needs,
+    redis_server,
+    sign,
+    tenant,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+Start = Callable[..., Service]
+PASSIVE = {"x-passive": "true"}
+
+
+@pytest.fixture(autouse=True)
+def _a_server() -> None:
+    needs("a Redis server", found=find_server() is not None)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def embedded_of(service: Service) -> "redis.Redis":
+    return redis.Redis(unix_socket_path=str(service.folder / "var" / "redis" / "redis.sock"))
+
+
+def run(*words: str, config: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "service", *words, *(["--config", str(config)] if config else [])]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_every_acknowledged_status_survives_a_restart_and_no_child_is_left(start: Start, how: signal.Signals) -> None:
+    service = start(config()).wait_until_ready()
+    for i in range(20):
+        path = "/auth/logout" if i % 2 else "/auth/status"
+        assert service.get(path, credentials(f"user{i}")).status == 200
+    with embedded_of(service) as client:
+        child = int(client.info("server")["process_id"])
+    assert service.end(how) == (0 if how is signal.SIGTERM else -signal.SIGKILL)
+    service.start()
+    service.wait_until_ready()
+    assert not alive(child)
+    for i in range(20):
+        data = service.get("/auth/status", credentials(f"user{i}") | PASSIVE).data
+        assert data["status"] == ("logged_out" if i % 2 else "logged_in")
+    assert service.end() == 0
+
+
+def test_two_services_on_one_folder_the_second_says_so_and_exits_2(start: Start) -> None:
+    first = start(config()).wait_until_listening()
+    second = start(config(), folder=first.folder, SERVICE__SERVER__PORT="0")
+    assert second.process.wait(20) == 2
+    assert f"another service (process {first.process.pid}) uses the embedded Redis" in second.told
+    assert first.get("/healthz").status == 200
+
+
+def test_a_folder_with_a_long_path_works(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 20) / ("er" * 40)
+    assert len(str(folder)) > 150
+    service = start(config(), folder=folder).wait_until_ready()
+    assert service.get("/auth/status", credentials()).status == 200
+
+
+def test_1000_logouts_at_once_at_two_services_on_one_redis_admit_exactly_30(start: Start) -> None:
+    with redis_server() as url:
+        services = [start(config(redis={"url": url, "timeout": 5})).wait_until_ready() for _ in range(2)]
+        headers = credentials()
+
+        def one(i: int) -> int:
+            return services[i % 2].get("/auth/logout", headers).status
+
+        with concurrent.futures.ThreadPoolExecutor(64) as pool:
+            answers = list(pool.map(one, range(1000)))
+        assert (answers.count(200), answers.count(429)) == (30, 970)
+        events = redis.Redis(unix_socket_path=url.removeprefix("unix://")).xlen("rc:{acme}:events")
+        assert events == 1, "one transition, one event"
+
+
+def test_sighup_takes_a_good_file_keeps_the_old_one_over_a_broken_one_and_drops_no_request(start: Start) -> None:
+    service = start(config()).wait_until_ready()
+    stop, answers = threading.Event(), []
+
+    def load() -> None:
+        while not stop.is_set():
+            answers.append(service.get("/auth/status", credentials() | PASSIVE).status)
+
+    clients = [threading.Thread(target=load) for _ in range(4)]
+    for client in clients:
+        client.start()
+    lowered = config(limits={"logout": [{"name": "logout-ip", "per": "ip", "requests": 3, "window": 60}]})
+    changed = {**lowered, "tenants": {**lowered["tenants"], "initech": tenant(token="initech-token")}}
+    service.configure(changed)
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "configuration reloaded" in service.told)
+    new = service.get("/auth/logout", {"x-tenant-token": "initech-token", "x-token": sign()})
+    assert new.headers["RateLimit-Policy"] == '"logout-ip";q=3;w=60'
+    service.configure(config(server={"workers": 9}, sessions={"retention": -1}))
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "configuration not reloaded, the old one stays" in service.told)
+    assert "server.workers: only 1 is built so far" in service.told
+    assert "sessions.retention" in service.told
+    assert service.get("/auth/logout", {"x-tenant-token": "initech-token", "x-token": sign()}).status == 200
+    stop.set()
+    for client in clients:
+        client.join()
+    assert set(answers) <= {200, 429}
+    assert answers.count(200) > 10
+
+
+def test_a_removed_key_and_tenant_are_gone_with_the_reload(start: Start) -> None:
+    service = start(config()).wait_until_ready()
+    assert service.get("/auth/status", credentials()).status == 200
+    service.configure(config(tenants={"acme": tenant(secret="another-secret-of-at-least-32-bytes!")}))
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "configuration reloaded" in service.told)
+    assert service.get("/auth/status", credentials()).code == "INVALID_USER_TOKEN"
+
+
+def test_a_watched_file_is_taken_when_it_changes_and_what_needs_a_restart_is_said(start: Start) -> None:
+    service = start(config(server={"watch_config": True})).wait_until_ready()
+    time.sleep(0.3)  # the watch begins after the service listens
+    service.configure(
+        config(
+            server={"watch_config": True, "port": 1},
+            tenants={"acme": tenant(restricted_capabilities=["status"])},
+        )
+    )
+    wait_for(lambda: service.get("/auth/status", credentials()).status == 403)
+    assert '"settings": ["server.port"]' in service.told
+
+
+def test_redis_killed_under_load_is_back_within_moments_and_nothing_acknowledged_is_lost(start: Start) -> None:
+    service = start(config(limits={"logout": [], "status": []})).wait_until_ready()
+    told: dict[str, int] = {}
+
+    def load(worker: int) -> None:
+        for i in range(150):
+            user = f"user{worker}-{i}"
+            told[user] = service.get("/auth/logout", credentials(user)).status
+
+    clients = [threading.Thread(target=load, args=(worker,)) for worker in range(4)]
+    for client in clients:
+        client.start()
+    with embedded_of(service) as client_of_redis:
+        os.kill(int(client_of_redis.info("server")["process_id"]), signal.SIGKILL)
+    for client in clients:
+        client.join()
+    assert set(told.values()) <= {200, 503}
+    began = time.monotonic()
+    wait_for(lambda: service.get("/readyz").status == 200)
+    assert time.monotonic() - began < 10
+    for user, status in told.items():
+        if status == 200:
+            assert service.get("/auth/status", credentials(user) | PASSIVE).data["status"] == "logged_out", user
+
+
+def test_it_starts_without_redis_and_is_ready_once_redis_is_there(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "later.sock"
+    service = start(config(redis={"url": f"unix://{path}"})).wait_until_listening()
+    assert service.get("/readyz").status == 503
+    assert service.get("/auth/status", credentials()).code == "SERVICE_UNAVAILABLE"
+    with redis_server() as url:
+        path.symlink_to(url.removeprefix("unix://"))
+        wait_for(lambda: service.get("/readyz").status == 200, within_s=3)
+        assert service.get("/auth/status", credentials()).status == 200
+
+
+def test_sigterm_lets_requests_end_and_exits_0(start: Start) -> None:
+    service = start(config(redis={"timeout": 5})).wait_until_ready()
+    assert service.get("/auth/status", credentials()).status == 200
+    with embedded_of(service) as client:
+        client.client_pause(800)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(service.get, "/auth/logout", credentials(f"user{i}")) for i in range(8)]
+        time.sleep(0.3)  # they wait for Redis now
+        service.process.send_signal(signal.SIGTERM)
+        assert [answer.result().status for answer in answers] == [200] * 8
+    assert service.process.wait(5) == 0
+
+
+def test_a_port_that_is_taken_is_said_plainly(start: Start) -> None:
+    first = start(config()).wait_until_listening()
+    second = start(config(), SERVICE__SERVER__PORT=str(first.port))
+    assert second.process.wait(20) == 1
+    assert f"cannot listen on 127.0.0.1:{first.port}: " in second.told
+    assert "Traceback" not in second.told
+
+
+def test_rediss_with_a_ca_and_a_client_certificate(start: Start, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme")
+    binary = find_server()
+    told = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True)
+    if "Bad directive" in told.stdout + told.stderr:
+        pytest.skip(f"{binary} was built without TLS")
+    authority = trustme.CA()
+    files = {}
+    for name, certificate in (("server", authority.issue_cert("127.0.0.1")), ("client", authority.issue_cert("x"))):
+        files[f"{name}_key"] = tmp_path / f"{name}.key"
+        files[f"{name}_cert"] = tmp_path / f"{name}.pem"
+        certificate.private_key_pem.write_to_path(files[f"{name}_key"])
+        certificate.cert_chain_pems[0].write_to_path(files[f"{name}_cert"])
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    port = str(free_port())
+    tls_server = ("--tls-port", port, "--tls-cert-file", str(files["server_cert"]))
+    with redis_server(*tls_server, "--tls-key-file", str(files["server_key"]), "--tls-ca-cert-file", str(ca)):
+        tls = {"ca_file": str(ca), "cert_file": str(files["client_cert"]), "key_file": str(files["client_key"])}
+        url = f"rediss://127.0.0.1:{port}"
+        service = start(config(redis={"url": url, "tls": tls, "timeout": 2})).wait_until_ready()
+        assert service.get("/auth/status", credentials()).status == 200
+        unknown = start(config(redis={"url": url, "timeout": 2})).wait_until_listening()
+        assert unknown.get("/readyz").status == 503, "a server that no known authority vouches for"
+
+
+# --- the command line ---------------------------------------------------------------------------------
+
+
+def test_check_says_good_or_every_mistake(tmp_path: Path) -> None:
+    good = run("check", config=ROOT / "config.yaml")
+    assert (good.returncode, good.stdout) == (0, f"{ROOT / 'config.yaml'} is good: 1 tenant(s), redis embedded\n")
+    broken = tmp_path / "config.yaml"
+    broken.write_text(json.dumps(config(server={"port": "x", "prot": 1})))
+    for words in (["check"], ["serve"], []):
+        told = run(*words, config=broken)
+        assert told.returncode == 2
+        assert "server.port" in told.stderr
+        assert "server.prot" in told.stderr
+        assert "Traceback" not in told.stderr
+
+
+def test_token_prints_a_jwt_that_the_service_takes(start: Start) -> None:
+    service = start(config(tenants={"acme": with_rules(issuer="us", audience=["api", "web"])})).wait_until_ready()
+    told = run("token", "--tenant", "acme", "--user", "ünï cödé", "--ttl", "60", config=service.path)
+    assert told.returncode == 0, told.stderr
+    headers = {"x-tenant-token": TENANT_TOKEN, "x-token": told.stdout.strip()}
+    assert service.get("/auth/status", headers).data["userId"] == "ünï cödé"
+
+
+def with_rules(**rules: Any) -> dict[str, Any]:
+    made = tenant()
+    made["jwt"] |= rules
+    return made
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--tenant", "nobody", "--user", "a"], "there is no tenant nobody; known are acme, globex"),
+        (["--tenant", "acme", "--user", ""], "a user has 1 to 128 characters"),
+        (["--tenant", "acme", "--user", "a\nb"], "a user has 1 to 128 characters"),
+        (["--tenant", "globex", "--user", "a"], "tenant globex has public keys only"),
+        (["--tenant", "acme", "--user", "a", "--ttl", "soon"], "invalid int value"),
+        (["--tenant", "acme"], "the following arguments are required: --user"),
+    ],
+)
+def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], told: str) -> None:
+    path = tmp_path / "config.yaml"
+    remote = {"token": "t", "jwt": {"jwks_url": "http://127.0.0.1:1/"}}
+    path.write_text(json.dumps(config(tenants={"globex": remote})))
+    done = run("token", *words, config=path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert SECRET not in done.stderr
+
+
+def test_help_names_the_commands() -> None:
+    assert "serve | check | token" in run("--help").stdout
+
+
+# --- the welcome, and a machine without a server --------------------------------------------------------
+
+
+def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text((ROOT / "config.yaml").read_text())
+    environment = {**os.environ, "SERVICE__SERVER__PORT": str(free_port())}
+    command = [sys.executable, "-m", "service", "serve", "--welcome", "--config", str(path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not any("/auth/logout more than" in line for line in lines):
+            lines.append(process.stdout.readline())
+        text = "".join(lines)
+        curl = next(line for line in lines if line.startswith("  curl"))
+        needs("curl", found=shutil.which("curl") is not None)
+        answer = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=20).stdout
+        process.terminate()
+    assert "HTTP/1.1 200 OK" in answer
+    assert '"status": "logged_in"' in answer
+    assert "log in with demo-operator-token" in text
+    assert "/dashboard" in text
+
+
+def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: Start, tmp_path: Path) -> None:
+    program = (
+        "import sys; from service.store import embedded; from service.__main__ import main; "
+        "embedded.find_server = lambda: None; sys.exit(main())"
+    )
+    path = tmp_path / "config.yaml"
+    port = free_port()
+    path.write_text(json.dumps(config(server={"port": port})))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "--config", str(path)], cwd=ROOT, env=environment, stdout=out, stderr=out
+        )
+    try:
+        wait_for(lambda: '"listening"' in log.read_text())
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", "/auth/status", headers=credentials())
+            assert connection.getresponse().status == 200
+        assert "install the package redis-server (or valkey)" in log.read_text()
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    assert not (tmp_path / "var").exists()
