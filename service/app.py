@@ -183,7 +183,7 @@ def make_policy(settings: Settings) -> Policy:
 def session_rules(settings: Settings) -> SessionRules:
     """`sessions:` as the admission reads it."""
     sessions = settings.sessions
-    return SessionRules(sessions.seen_every * 1000, sessions.retention * 1000, sessions.logout_grace * 1000)
+    return SessionRules(sessions.seen_every * 1000, sessions.logout_grace * 1000)
 
 
 def sweep_rules(settings: Settings) -> SweepRules:

@@ -39,7 +39,6 @@ class Question:
     """The client's address as limits count it."""
     request_id: str
     user: Identity | None = None
-    leeway_ms: int = 0
     passive: bool = False
     capabilities: tuple[str, ...] = ()
     restricted: str | None = None

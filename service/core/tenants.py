@@ -19,11 +19,6 @@ class Tenant:
     limits: Mapping[str, tuple[Limit, ...]]
     """Operation → its limits, the tenant's own already laid over the top-level ones."""
 
-    @property
-    def leeway_ms(self) -> int:
-        """How long a token is still taken after its `exp`, in milliseconds."""
-        return int(self.ring.leeway_s * 1000)
-
 
 class Directory:
     """All tenants of one configuration, and the limits for requests that name none."""

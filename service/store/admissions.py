@@ -32,7 +32,6 @@ class SessionRules:
     """What the admission has to know of `sessions:` in the configuration, in milliseconds."""
 
     seen_every_ms: int
-    retention_ms: int
     logout_grace_ms: int
 
 
@@ -108,7 +107,6 @@ class Admissions:
         keys: list[str] = []
         args: list[str | int] = [
             self.rules.seen_every_ms,
-            self.rules.retention_ms,
             self.rules.logout_grace_ms,
         ]
         for question in questions:
@@ -137,7 +135,6 @@ def encode(question: Question, keys: list[str], args: list[str | int]) -> None:
         question.operation.cause.value,
         identity.user,
         identity.expires_ms,
-        question.leeway_ms,
         int(question.passive),
         int(question.restricted is not None),
         len(question.capabilities),

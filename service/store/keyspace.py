@@ -8,7 +8,8 @@ to another slot or tenant: what is free text (user, address) comes last.
 |---|---|---|---|
 | `rc:{T}:u:USER` | string | status, previous, since, seen, expires, in ms | the sweep, after `sessions.retention` |
 | `rc:{T}:by:STATUS` | sorted set | user → last seen, ms | with its last member |
-| `rc:{T}:due` | sorted set | user → when the sweep looks again, ms | with its last member |
+| `rc:{T}:expiring` | sorted set | logged-in user → latest token expiry, ms | with its last member |
+| `rc:{T}:ending` | sorted set | logged-out or expired user → expiry (or since), ms | with its last member |
 | `rc:{T}:w:LIMIT:SUBJECT` | list | admitted times, oldest first, µs | TTL: the limit's window + 1 s |
 | `rc:{T}:no` | hash | capability → until ms (0: until lifted) | with its last member; a TTL where all are timed |
 | `rc:{T}:no:USER` | hash | the same, for one user | the same |
@@ -43,7 +44,8 @@ class TenantKeys:
 
     tag: str
     by_status: dict[Status, str]
-    due: str
+    expiring: str
+    ending: str
     events: str
     restrictions: str
 
@@ -61,8 +63,8 @@ class TenantKeys:
 
     @property
     def shared(self) -> list[str]:
-        """Indexes, due and events, in the order in which `lua/record.lua` takes them."""
-        return [*self.by_status.values(), self.due, self.events]
+        """Indexes and events, in the order in which `lua/record.lua` takes them."""
+        return [*self.by_status.values(), self.expiring, self.ending, self.events]
 
 
 @lru_cache(maxsize=4096)
@@ -72,7 +74,8 @@ def keys_of(tenant: str) -> TenantKeys:
     return TenantKeys(
         tag=tag,
         by_status={status: f"{tag}by:{status.value}" for status in RECORDED},
-        due=f"{tag}due",
+        expiring=f"{tag}expiring",
+        ending=f"{tag}ending",
         events=f"{tag}events",
         restrictions=f"{tag}no",
     )

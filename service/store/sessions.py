@@ -76,8 +76,6 @@ class Sessions:
         cause: Cause,
         *,
         by: str,
-        leeway_ms: int,
-        retention_ms: int,
         client: str = "",
         request_id: str = "",
         reason: str = "",
@@ -88,7 +86,7 @@ class Sessions:
             self._client,
             "act",
             [keys.user(user), *keys.shared],
-            [cause.value, user, by, client, request_id, reason, leeway_ms, retention_ms],
+            [cause.value, user, by, client, request_id, reason],
         )
         letter = after.decode()
         outcome = STATUSES[letter] if letter in LETTERS.values() else Refusal(letter)

@@ -86,22 +86,22 @@ class Sweeper:
             swept = await self._sweep_tenant(tenant, rules)
             expired += swept.expired
             removed += swept.removed
-            if tenant not in rules.leeways_ms and not await self._client.exists(keys_of(tenant).due):
+            if tenant not in rules.leeways_ms and not await self._client.exists(
+                keys_of(tenant).expiring, keys_of(tenant).ending
+            ):
                 await self._client.srem(TENANTS, tenant)
         return Swept(expired, removed)
 
     async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:
         keys = keys_of(tenant)
+        lifetimes = [rules.leeways_ms.get(tenant, 0), rules.retention_ms]
         expired = removed = 0
         while True:
-            due = [user.decode() for user in await run(self._client, "due", [keys.due], [BITE])]
+            found = await run(self._client, "due", [keys.expiring, keys.ending], [*lifetimes, BITE])
+            due = [user.decode() for user in found]
             if due:
-                bite = await run(
-                    self._client,
-                    "sweep",
-                    [*keys.shared, *(keys.user(user) for user in due)],
-                    [rules.leeways_ms.get(tenant, 0), rules.retention_ms, *due],
-                )
+                records = [keys.user(user) for user in due]
+                bite = await run(self._client, "sweep", [*keys.shared, *records], [*lifetimes, *due])
                 expired += bite[0]
                 removed += bite[1]
             if len(due) < BITE:

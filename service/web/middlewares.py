@@ -149,7 +149,6 @@ def make_question(
         client=client,
         request_id=request[keys.REQUEST_ID],
         user=identity,
-        leeway_ms=0 if tenant is None else tenant.leeway_ms,
         passive=operation.cause is Cause.REQUEST and request.headers.get("x-passive", "").lower() == "true",
         capabilities=(operation.name,),
         restricted=operation.name if operation.name in restricted else None,

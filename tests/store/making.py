@@ -24,7 +24,6 @@ def ask_about(
     cause: Cause = Cause.REQUEST,
     limits: Sequence[Limit] = (),
     expires_ms: int | None = None,
-    leeway_ms: int = 0,
     passive: bool = False,
     capabilities: tuple[str, ...] = ("status",),
     client: str = "10.0.0.1",
@@ -40,7 +39,6 @@ def ask_about(
         client=client,
         request_id="req-1",
         user=identity,
-        leeway_ms=leeway_ms,
         passive=passive,
         capabilities=capabilities,
     )

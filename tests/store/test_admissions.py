@@ -25,7 +25,7 @@ DENIED, CONFLICT, UNKNOWN = Refusal
 @pytest.fixture
 async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
     link = Link(access.pool, timeout_s=2)
-    yield Admissions(link, SessionRules(seen_every_ms=60_000, retention_ms=86_400_000, logout_grace_ms=0))
+    yield Admissions(link, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
     await link.close()
 
 
@@ -190,9 +190,7 @@ async def cause_of(
 
 
 async def act(access: RedisAccess, cause: Cause) -> Act:
-    return await Sessions(access.client).act(
-        "acme", "alice", cause, by="root", leeway_ms=0, retention_ms=86_400_000, reason="because"
-    )
+    return await Sessions(access.client).act("acme", "alice", cause, by="root", reason="because")
 
 
 async def sweep(access: RedisAccess) -> None:
@@ -206,7 +204,7 @@ async def test_a_busy_user_costs_no_writes_until_seen_every_has_passed(
     first = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
     again = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
     assert again == first
-    admissions.rules = SessionRules(0, 86_400_000, 0)
+    admissions.rules = SessionRules(0, 0)
     later = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
     assert later is not None
     assert first is not None
@@ -239,7 +237,7 @@ async def test_passive_requests_change_nothing_but_are_refused_like_others(
 async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
     admissions: Admissions, access: RedisAccess
 ) -> None:
-    admissions.rules = SessionRules(60_000, 86_400_000, logout_grace_ms=60_000)
+    admissions.rules = SessionRules(60_000, logout_grace_ms=60_000)
     await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
     assert (await admissions.ask(ask_about("alice"))).came_from is None
     await act(access, Cause.SUSPEND)
@@ -307,7 +305,7 @@ async def test_users_that_look_like_keys_stay_users(admissions: Admissions, acce
 
 
 async def test_a_question_without_user_and_limit_asks_nothing(access: RedisAccess) -> None:
-    assert await Admissions(Link(access.pool, timeout_s=1), SessionRules(1, 1, 1)).ask(ask_about(None)) == Admission()
+    assert await Admissions(Link(access.pool, timeout_s=1), SessionRules(1, 1)).ask(ask_about(None)) == Admission()
 
 
 async def test_a_script_that_is_gone_is_sent_again(admissions: Admissions, access: RedisAccess) -> None:

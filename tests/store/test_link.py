@@ -17,7 +17,7 @@ from tests.conftest import MakeClient
 from tests.kit import credentials
 from tests.store.making import ask_about
 
-RULES = SessionRules(60_000, 86_400_000, 0)
+RULES = SessionRules(60_000, 0)
 
 
 async def commands(client: Redis) -> dict[str, int]:

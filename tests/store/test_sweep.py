@@ -17,7 +17,7 @@ from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 @pytest.fixture
 async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
     link = Link(access.pool, timeout_s=2)
-    yield Admissions(link, SessionRules(seen_every_ms=60_000, retention_ms=HOUR_MS, logout_grace_ms=0))
+    yield Admissions(link, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
     await link.close()
 
 
@@ -39,7 +39,7 @@ async def test_who_is_logged_in_past_the_expiry_becomes_expired_with_one_event(
 
 
 async def test_the_tenants_leeway_is_waited_for(admissions: Admissions, access: RedisAccess) -> None:
-    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1000, leeway_ms=60_000))
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1000))
     assert await sweeper(access, {"acme": 60_000}).sweep() == Swept(0, 0)
 
 
@@ -58,16 +58,16 @@ async def test_past_the_retention_record_and_indexes_are_gone(
     second = await sweeper(access, retention_ms=HOUR_MS).sweep()
     assert first.removed + second.removed == 1
     keys = keys_of("acme")
-    assert await access.client.exists(keys.user("alice"), keys.due, *keys.by_status.values()) == 0
+    assert await access.client.exists(keys.user("alice"), keys.expiring, keys.ending, *keys.by_status.values()) == 0
 
 
 @pytest.mark.parametrize("cause", [Cause.SUSPEND, Cause.TERMINATE])
 async def test_what_an_operator_decided_stays(admissions: Admissions, access: RedisAccess, cause: Cause) -> None:
     await admissions.ask(ask_about("alice", expires_ms=now_ms() - 9 * HOUR_MS))
-    await Sessions(access.client).act("acme", "alice", cause, by="root", leeway_ms=0, retention_ms=0)
+    await Sessions(access.client).act("acme", "alice", cause, by="root")
     assert await sweeper(access, retention_ms=0).sweep() == Swept(0, 0)
     assert await Sessions(access.client).get("acme", "alice") is not None
-    assert await access.client.exists(keys_of("acme").due) == 0
+    assert await access.client.exists(keys_of("acme").expiring, keys_of("acme").ending) == 0
 
 
 async def test_a_backlog_of_many_bites_is_worked_off_in_one_round(admissions: Admissions, access: RedisAccess) -> None:
@@ -81,12 +81,14 @@ async def test_a_backlog_of_many_bites_is_worked_off_in_one_round(admissions: Ad
 async def test_what_the_index_says_wrongly_is_put_right(admissions: Admissions, access: RedisAccess) -> None:
     keys = keys_of("acme")
     await admissions.ask(ask_about("alice"))
-    await access.client.zadd(keys.due, {"alice": 1, "ghost": 1, "frozen": 1})
+    await access.client.zadd(keys.expiring, {"alice": 1, "ghost": 1, "frozen": 1})
+    await access.client.zadd(keys.ending, {"alice": 1})
     await access.client.zadd(keys.by_status[Status.EXPIRED], {"ghost": 1})
     await access.client.set(keys.user("frozen"), "s- 1 1 0")
     assert await sweeper(access).sweep() == Swept(0, 0)
-    assert (await access.client.zscore(keys.due, "alice") or 0) > now_ms()
-    assert await access.client.zrange(keys.due, 0, -1) == [b"alice"]
+    assert (await access.client.zscore(keys.expiring, "alice") or 0) > now_ms()
+    assert await access.client.zrange(keys.expiring, 0, -1) == [b"alice"]
+    assert await access.client.zcard(keys.ending) == 0
     assert await access.client.zcard(keys.by_status[Status.EXPIRED]) == 0
 
 
@@ -112,3 +114,12 @@ async def test_a_tenant_that_left_the_configuration_is_swept_until_nothing_is_le
     await gone.sweep()
     assert await Sessions(access.client).get("acme", "alice") is None
     assert await access.client.smembers(TENANTS) == {b"globex"}
+
+
+async def test_a_retention_or_leeway_that_was_lowered_holds_for_those_already_there(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT, expires_ms=now_ms() - 10_000))
+    await admissions.ask(ask_about("bob", expires_ms=now_ms() - 10_000))
+    assert await sweeper(access, {"acme": 60_000}, retention_ms=HOUR_MS).sweep() == Swept(0, 0)
+    assert await sweeper(access, {"acme": 5_000}, retention_ms=5_000).sweep() == Swept(expired=1, removed=1)

@@ -29,7 +29,7 @@ async def error_of(answer: Any) -> dict[str, Any]:
 
 
 async def act(access: RedisAccess, cause: Cause, user: str = "alice") -> None:
-    await Sessions(access.client).act("acme", user, cause, by="root", leeway_ms=0, retention_ms=1000)
+    await Sessions(access.client).act("acme", user, cause, by="root")
 
 
 async def test_a_logout_answers_the_envelope_and_its_headers(client: Client) -> None:

@@ -200,9 +200,7 @@ async def test_pages_lead_from_the_newest_to_the_oldest_and_back(make_client: Ma
 async def test_one_users_page_tells_status_and_history(client: Client, access: RedisAccess) -> None:
     await client.get("/auth/logout", headers=credentials() | {"x-request-id": "first-one"})
     await client.get("/auth/status", headers=credentials())
-    await Sessions(access.client).act(
-        "acme", "alice", Cause.SUSPEND, by="root", leeway_ms=0, retention_ms=0, reason="<b>why</b>"
-    )
+    await Sessions(access.client).act("acme", "alice", Cause.SUSPEND, by="root", reason="<b>why</b>")
     await log_in(client)
     text = await page(client, "/dashboard/user", tenant="acme", user="alice")
     assert '<span class="badge suspended">' in text

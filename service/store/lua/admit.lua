@@ -1,9 +1,9 @@
 -- Decide a batch of requests, each by itself: its limits, its user's standing, its transition.
 --
--- ARGV    seen_every ms, retention ms, logout_grace ms, then for each question:
+-- ARGV    seen_every ms, logout_grace ms, then for each question:
 --         number of limits, and for each: requests, window µs, shadow (1|0)
 --         cause ('' where no user is known: nothing further for this question)
---         user, token expiry ms, leeway ms, passive (1|0), restricted by the configuration (1|0),
+--         user, token expiry ms, passive (1|0), restricted by the configuration (1|0),
 --         number of capabilities, each capability, client address, request id
 -- KEYS    for each question: the window of each limit; and where a user is known its record,
 --         its restrictions, the tenant's restrictions, the tenant's indexes (record.lua)
@@ -13,7 +13,7 @@
 --         index of the first restricted capability (0 none)
 --         or the text of an error, which is that question's own
 
-local seen_every, retention, grace = number(), number(), number()
+local seen_every, grace = number(), number()
 
 local function parse()
   local question = { windows = {} }
@@ -25,7 +25,6 @@ local function parse()
     question.record_key, question.user_no, question.tenant_no = key(), key(), key()
     question.indexes = take_indexes()
     question.user, question.expires = arg(), number()
-    question.lifetime = { leeway = number(), retention = retention }
     question.passive, question.restricted = arg() == '1', arg() == '1'
     question.capabilities = {}
     for i = 1, number() do question.capabilities[i] = arg() end
@@ -106,11 +105,10 @@ local function pass(question)
   if later then record.expires = question.expires end
   if to ~= from then
     record.seen = now_ms
-    move(question.record_key, question.indexes, question.user, record, to, cause, question.lifetime,
-      question.about)
+    move(question.record_key, question.indexes, question.user, record, to, cause, question.about)
   elseif later or stale then
     if stale then record.seen = now_ms end
-    write(question.record_key, question.indexes, question.user, record, from, question.lifetime)
+    write(question.record_key, question.indexes, question.user, record, from)
   end
   return record, from, restricted
 end

@@ -1,7 +1,14 @@
--- Who is due for the sweep, soonest first: a small bite.
+-- Who is due for the sweep, soonest first: a small bite of each kind.
 --
--- KEYS    due
--- ARGV    how many at most
+-- KEYS    expiring, ending
+-- ARGV    leeway ms, retention ms, how many of each at most
 -- Returns users
 
-return redis.call('ZRANGEBYSCORE', key(), '-inf', whole(now_ms), 'LIMIT', 0, number())
+local expiring, ending = key(), key()
+local leeway, retention, most = number(), number(), number()
+
+local due = redis.call('ZRANGEBYSCORE', expiring, '-inf', whole(now_ms - leeway), 'LIMIT', 0, most)
+for _, user in ipairs(redis.call('ZRANGEBYSCORE', ending, '-inf', whole(now_ms - retention), 'LIMIT', 0, most)) do
+  due[#due + 1] = user
+end
+return due

@@ -19,9 +19,10 @@ local function number() return tonumber(arg()) end
 -- Numbers are written whole: Lua's own tostring turns large ones into 1.76e+15.
 local function whole(n) return string.format('%.0f', n) end
 
--- The indexes of a tenant: keys by_logged_in, by_logged_out, by_expired, by_suspended, by_terminated, due, events.
+-- The indexes of a tenant: keys by_logged_in, by_logged_out, by_expired, by_suspended, by_terminated, expiring, ending, events.
 local function take_indexes()
-  return { i = key(), o = key(), e = key(), s = key(), t = key(), due = key(), events = key() }
+  return { i = key(), o = key(), e = key(), s = key(), t = key(),
+           expiring = key(), ending = key(), events = key() }
 end
 
 local function read(record_key)
@@ -38,35 +39,37 @@ local function text_of(record)
     .. ' ' .. whole(record.expires)
 end
 
--- When the sweep has to look at a record again (ms), or nil where it never has to.
-local function due_at(record, lifetime)
-  if record.status == 'i' then
-    return record.expires + lifetime.leeway
-  elseif record.status == 'o' or record.status == 'e' then
-    return (record.expires > 0 and record.expires or record.since) + lifetime.retention
-  end
+-- The moment (ms) from which a leeway or the retention is counted. It is the score in `expiring` (logged_in) or
+-- `ending` (logged_out, expired); what is added to it is the configuration's, and may change at any time.
+local function counted_from(record)
+  return record.status ~= 'i' and record.expires == 0 and record.since or record.expires
 end
 
--- Write a record and both of its indexes. A user who was never seen (suspended before the first request) is
+-- Write a record and all of its indexes. A user who was never seen (suspended before the first request) is
 -- listed by when the operator acted. `from` is the status letter it was indexed under, '-' for none.
-local function write(record_key, indexes, user, record, from, lifetime)
+local function write(record_key, indexes, user, record, from)
+  local to = record.status
   redis.call('SET', record_key, text_of(record))
-  if from ~= record.status and from ~= '-' then redis.call('ZREM', indexes[from], user) end
-  redis.call('ZADD', indexes[record.status], whole(record.seen > 0 and record.seen or record.since), user)
-  local due = due_at(record, lifetime)
-  if due then
-    redis.call('ZADD', indexes.due, whole(due), user)
-  else
-    redis.call('ZREM', indexes.due, user)
+  if from ~= to and from ~= '-' then redis.call('ZREM', indexes[from], user) end
+  redis.call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)
+  if to == 'i' then
+    redis.call('ZADD', indexes.expiring, whole(counted_from(record)), user)
+  elseif from == 'i' then
+    redis.call('ZREM', indexes.expiring, user)
+  end
+  if to == 'o' or to == 'e' then
+    redis.call('ZADD', indexes.ending, whole(counted_from(record)), user)
+  elseif from == 'o' or from == 'e' then
+    redis.call('ZREM', indexes.ending, user)
   end
 end
 
 -- Make the transition from where `record` stands to `to`, and append its one event.
 -- `about` holds by, ip, request, reason; an empty one is left out.
-local function move(record_key, indexes, user, record, to, cause, lifetime, about)
+local function move(record_key, indexes, user, record, to, cause, about)
   local from = record.status
   record.previous, record.status, record.since = from, to, now_ms
-  write(record_key, indexes, user, record, from, lifetime)
+  write(record_key, indexes, user, record, from)
   local entry = { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }
   for _, field in ipairs({ 'by', 'ip', 'request', 'reason' }) do
     local value = about[field]

@@ -6,31 +6,33 @@
 -- Returns how many expired, how many were removed
 
 local indexes = take_indexes()
-local lifetime = { leeway = number(), retention = number() }
+local leeway, retention = number(), number()
 local expired, removed = 0, 0
 
 local function forget(record_key, user)
   redis.call('DEL', record_key)
-  for _, letter in ipairs({ 'i', 'o', 'e', 's', 't' }) do redis.call('ZREM', indexes[letter], user) end
-  redis.call('ZREM', indexes.due, user)
+  for _, index in ipairs({ 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }) do
+    redis.call('ZREM', indexes[index], user)
+  end
 end
 
 while arg_at < #ARGV do
   local record_key, user = key(), arg()
   local record = read(record_key)
-  local due = due_at(record, lifetime)
-  if record.status == '-' then
+  local status = record.status
+  if status == '-' then
     forget(record_key, user)
-  elseif due == nil then
-    redis.call('ZREM', indexes.due, user)
-  elseif due > now_ms then
-    redis.call('ZADD', indexes.due, whole(due), user)
-  elseif record.status == 'i' then
-    move(record_key, indexes, user, record, MOVES.expiry.i, 'expiry', lifetime, { by = 'sweep' })
+  elseif status == 'i' and counted_from(record) + leeway <= now_ms then
+    move(record_key, indexes, user, record, MOVES.expiry.i, 'expiry', { by = 'sweep' })
     expired = expired + 1
-  else
+  elseif (status == 'o' or status == 'e') and counted_from(record) + retention <= now_ms then
     forget(record_key, user)
     removed = removed + 1
+  else
+    -- It was not due: an index says so wrongly, so both are put right.
+    redis.call('ZREM', indexes.expiring, user)
+    redis.call('ZREM', indexes.ending, user)
+    write(record_key, indexes, user, record, status)
   end
 end
 return { expired, removed }
