@@ -110,7 +110,12 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     app[keys.POLICY] = runtime.policy
     app[keys.VERIFIED] = runtime.verified
     app[keys.METRICS] = runtime.metrics
-    app[keys.GATE] = keys.Gate(runtime.decide, runtime.key_sets.refetch, runtime.is_ready)
+    app[keys.GATE] = keys.Gate(
+        decide=runtime.decide,
+        refetch_keys=runtime.key_sets.refetch,
+        is_down=lambda: runtime.link.is_down,
+        is_ready=runtime.is_ready,
+    )
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
     operations: dict[object, Operation] = {auth.logout: LOGOUT, auth.status: STATUS}

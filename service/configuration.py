@@ -7,11 +7,11 @@ any other; and a message never holds a secret.
 
 import ipaddress
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
@@ -23,6 +23,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from service.core.tenants import digest
 from service.settings import ENV_PREFIX, SECRET_NAMES, Settings, secrets_of
 
 SHIPPED_SECRETS = frozenset(
@@ -77,12 +78,16 @@ def load(path: Path) -> Settings:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return _Environment(settings_cls), _File(settings_cls, path)
 
-    mistakes = [*_unknown_variables(), *_shipped_secrets_in_public(raw)]
+    mistakes = _unknown_variables()
     try:
+        secrets = secrets_of(raw)
         settings = Layers()
     except ValidationError as error:
-        secrets = secrets_of(raw)
         mistakes += [_told(one, secrets) for one in error.errors(include_url=False)]
+    except (RecursionError, TypeError, AttributeError) as error:
+        mistakes.append(Mistake("file", f"is built in a way that cannot be read ({type(error).__name__})", ""))
+    else:
+        mistakes += cross_checks(settings)
     if mistakes:
         raise ConfigurationError(str(path), mistakes)
     return settings
@@ -119,7 +124,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML as it is meant: a key that stands twice is a mistake, not the loss of the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(None, None, f"the key {key!r} stands twice", node.start_mark)
@@ -132,12 +138,12 @@ def _read_file(path: Path) -> dict[str, Any]:
             values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506  # it is a SafeLoader
     except OSError as error:
         raise ConfigurationError(str(path), [Mistake("file", error.strerror or "cannot be read", str(path))]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(str(path), [Mistake("file", f"is not YAML: {_where(error)}", "")]) from None
     if not isinstance(values, dict | None):
         kind = type(values).__name__
         raise ConfigurationError(str(path), [Mistake("file", "must hold a map of settings", f"a {kind}")])
-    return values or {}
+    return {str(name): value for name, value in (values or {}).items()}
 
 
 def _where(error: Exception) -> str:
@@ -164,16 +170,55 @@ def _unknown_variables() -> list[Mistake]:
     ]
 
 
-def _shipped_secrets_in_public(raw: Mapping[str, Any]) -> list[Mistake]:
-    server = raw.get("server")
-    host = os.environ.get(f"{ENV_PREFIX}SERVER__HOST") or (server.get("host") if isinstance(server, dict) else None)
-    if host is None or is_loopback(str(host)):
-        return []
-    values = secrets_of(raw) | {value for name, value in os.environ.items() if name.upper().startswith(ENV_PREFIX)}
-    if not any(secret in value for secret in SHIPPED_SECRETS for value in values):
-        return []
-    what = "with the secrets of the shipped config.yaml only loopback is served; set secrets of your own first"
-    return [Mistake("server.host", what, str(host))]
+def cross_checks(settings: Settings) -> list[Mistake]:
+    """What is wrong between settings that are each well-formed: names, tokens, and secrets that everybody knows."""
+    return [*_shared_tokens(settings), *_limit_names(settings), *_operators(settings), *_shipped_secrets(settings)]
+
+
+def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
+    owners: dict[bytes, str] = {}
+    for name, tenant in settings.tenants.items():
+        if (other := owners.setdefault(tenant.digest, name)) != name:
+            yield Mistake(f"tenants.{name}.token", f"is that of {other} too; a token names one tenant", "***")
+
+
+def _limit_names(settings: Settings) -> Iterator[Mistake]:
+    """A limit counts under its name, so a name stands once at the top, and for a tenant in the same operation."""
+    places: dict[str, str] = {}
+    for operation in type(settings.limits).model_fields:
+        for limit in getattr(settings.limits, operation):
+            if limit.name in places:
+                yield Mistake(f"limits.{operation}", f"{limit.name} stands in {places[limit.name]} already", limit.name)
+            places.setdefault(limit.name, operation)
+    for name, tenant in settings.tenants.items():
+        own: dict[str, str] = {}
+        for operation in type(tenant.limits).model_fields:
+            for limit in getattr(tenant.limits, operation):
+                place = own.get(limit.name) or places.get(limit.name, operation)
+                if limit.name in own or place != operation:
+                    path = f"tenants.{name}.limits.{operation}"
+                    yield Mistake(path, f"{limit.name} stands in {place} already", limit.name)
+                own[limit.name] = operation
+
+
+def _operators(settings: Settings) -> Iterator[Mistake]:
+    names: set[str] = set()
+    for at, operator in enumerate(settings.admin.tokens):
+        if operator.name in names:
+            yield Mistake(f"admin.tokens.{at}.name", "stands twice; acts are told by this name", operator.name)
+        names.add(operator.name)
+        for unknown in sorted(set(operator.tenants) - {"*", *settings.tenants}):
+            yield Mistake(f"admin.tokens.{at}.tenants", "names a tenant that is not configured", unknown)
+
+
+def _shipped_secrets(settings: Settings) -> Iterator[Mistake]:
+    if is_loopback(settings.server.host):
+        return
+    digests = {tenant.digest for tenant in settings.tenants.values()} | {one.digest for one in settings.admin.tokens}
+    keys = {key.secret.get_secret_value() for one in settings.tenants.values() for key in one.jwt.keys if key.secret}
+    if keys & SHIPPED_SECRETS or digests & {digest(secret) for secret in SHIPPED_SECRETS}:
+        what = "with the secrets of the shipped config.yaml only loopback is served; set secrets of your own first"
+        yield Mistake("server.host", what, settings.server.host)
 
 
 def is_loopback(host: str) -> bool:
@@ -197,8 +242,11 @@ def _told(error: Any, secrets: set[str]) -> Mistake:
     shown = repr(value)
     if any(part in SECRET_NAMES for part in where) or any(secret in shown for secret in secrets if secret):
         shown = "***"
-    elif not isinstance(value, str | int | float | None) or str(value).lstrip().startswith(("{", "[")):
-        shown = ""  # a whole section says nothing that the path does not, and may hold secrets
-    elif isinstance(value, str) and "@" in value and "://" in value:
-        shown = repr(value.replace(urlsplit(value).netloc.rpartition("@")[0], "***"))
+    elif error["type"] == "extra_forbidden" or not isinstance(value, str | int | float | None):
+        shown = ""  # a misspelt name may be that of a secret; a whole section may hold some
+    elif isinstance(value, str) and value.lstrip().startswith(("{", "[", "-----")):
+        shown = ""  # JSON that is none, or a key where its file is asked for
+    elif where and str(where[-1]).endswith("url"):
+        scheme = re.match(r"[a-z0-9+]*(?=://)", value) if isinstance(value, str) else None
+        shown = f"{scheme[0]}://***" if scheme else "***"  # a URL may hold a password, well-formed or not
     return Mistake(path, what, shown)

@@ -43,6 +43,8 @@ class _Remote:
     raw: bytes = b""
     fetched_at: float = float("-inf")
     """When the last fetch began, on the monotonic clock."""
+    refetched_at: float = float("-inf")
+    """When an unknown `kid` last asked for one: the cool-down counts from here, not from a regular fetch."""
     fetch: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -84,8 +86,11 @@ class RemoteKeySets:
         remote = self._remotes.get(tenant)
         if remote is None:
             return
-        if remote.fetch is None and time.monotonic() - remote.fetched_at < COOL_DOWN_S:
-            return
+        if remote.fetch is None:
+            now = time.monotonic()
+            if now - remote.refetched_at < COOL_DOWN_S:
+                return
+            remote.refetched_at = now
         await asyncio.wait([self._start(remote)], timeout=WAIT_S)
 
     def _start(self, remote: _Remote) -> asyncio.Task[None]:
@@ -101,9 +106,12 @@ class RemoteKeySets:
                 remote.keys = read_key_set(raw, remote.source.alg)
                 remote.raw = raw
                 remote.ring.replace_remote(remote.keys)
-                log.info("jwks fetched", url=remote.source.url, keys=[key.kid for key in remote.keys])
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            log.warning("jwks not fetched, the keys stay", url=remote.source.url, reason=str(error) or "timeout")
+                log.info("jwks fetched", tenant=remote.ring.tenant, keys=[key.kid for key in remote.keys])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # Its text may hold the URL, and that a password.
+            log.warning("jwks not fetched, the keys stay", tenant=remote.ring.tenant, reason=type(error).__name__)
+        except ValueError as error:
+            log.warning("jwks not fetched, the keys stay", tenant=remote.ring.tenant, reason=str(error))
         finally:
             remote.fetch = None
 
@@ -146,7 +154,7 @@ def _read_key(member: Any, default_alg: str) -> Key | None:
     if not isinstance(member, dict) or member.get("kty") == "oct" or member.get("use", "sig") != "sig":
         return None
     kid, alg = member.get("kid"), member.get("alg", default_alg)
-    if alg not in _ASYMMETRIC or not isinstance(kid, str | None):
+    if not isinstance(alg, str) or alg not in _ASYMMETRIC or not isinstance(kid, str | None):
         return None
     public = {name: value for name, value in member.items() if name not in _PRIVATE}
     try:

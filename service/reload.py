@@ -48,7 +48,8 @@ class Reloader:
         """Reload whenever what the file holds has changed, however it was replaced."""
         # The folder is watched, not the file: editors and Kubernetes put a new file in the old one's place.
         held = await asyncio.to_thread(self._path.read_bytes)
-        async for _ in awatch(self._path.resolve().parent, recursive=False):
+        # Both folders: that of the name, and that of what a link may point to now.
+        async for _ in awatch(self._path.absolute().parent, self._path.resolve().parent, recursive=False):
             try:
                 found = await asyncio.to_thread(self._path.read_bytes)
             except OSError:

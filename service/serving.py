@@ -38,6 +38,7 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
         on_listening: called once requests are answered.
     """
     logs.configure()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop listens: an end in good order
     try:
         settings = load(path)
         with redis_of(settings, path) as access:

@@ -65,9 +65,12 @@ Token = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
 
 def _readable(path: Path) -> Path:
     """Files are named relative to where the service was started."""
-    if not path.is_file():
-        raise mistake("there is no such file")
-    return path
+    try:
+        if path.is_file():
+            return path
+    except OSError:  # what was given is no path at all: perhaps the key itself
+        pass
+    raise mistake("there is no such file")
 
 
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
@@ -129,8 +132,8 @@ class Redis(_Section):
         try:
             parse_url(url if url != "embedded" else "unix:///")
             _ = urlsplit(url).port
-        except ValueError as error:
-            raise mistake(str(error)) from None
+        except ValueError:  # its text may quote a password
+            raise mistake("host, port or an option after ? is not what it should be") from None
         return url
 
 
@@ -168,13 +171,6 @@ class TenantLimits(_Section):
     status: Limits = ()
     verify: Limits = ()
     terminate: Limits = ()
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        names = [limit.name for operation in type(self).model_fields for limit in getattr(self, operation)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            raise mistake(f"the limit name {name} stands twice; each limit counts under a name of its own")
-        return self
 
 
 class LimitsSection(TenantLimits):
@@ -288,13 +284,6 @@ class Admin(_Section):
 
     tokens: tuple[OperatorSection, ...] = ()
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        names = [operator.name for operator in self.tokens]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            raise mistake(f"the name {name} stands twice; acts are told by this name")
-        return self
-
 
 class Settings(BaseSettings):
     """The whole configuration. `service.configuration.load` makes it; nothing else does."""
@@ -310,32 +299,6 @@ class Settings(BaseSettings):
     metrics: Metrics = Metrics()
     tenants: dict[Name, TenantSection] = Field(min_length=1)
     admin: Admin = Admin()
-
-    @model_validator(mode="after")
-    def _names_agree(self) -> Self:
-        digests: dict[bytes, str] = {}
-        for name, tenant in self.tenants.items():
-            if (other := digests.setdefault(tenant.digest, name)) != name:
-                raise mistake(f"the tenants {other} and {name} have the same token; a token names one tenant")
-            self._check_overrides(name, tenant.limits)
-        for operator in self.admin.tokens:
-            for unknown in sorted(set(operator.tenants) - {"*", *self.tenants}):
-                raise mistake(f"admin.tokens: {operator.name} is for the tenant {unknown}, which is not configured")
-        return self
-
-    def _check_overrides(self, tenant: str, own: TenantLimits) -> None:
-        places = {
-            limit.name: operation
-            for operation in LimitsSection.model_fields
-            for limit in getattr(self.limits, operation)
-        }
-        for operation in TenantLimits.model_fields:
-            for limit in getattr(own, operation):
-                if (place := places.get(limit.name, operation)) != operation:
-                    raise mistake(
-                        f"tenants.{tenant}.limits.{operation}: {limit.name} is a limit of {place}; "
-                        "each limit counts under a name of its own"
-                    )
 
 
 def secrets_of(raw: Mapping[str, Any]) -> set[str]:

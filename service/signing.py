@@ -4,7 +4,7 @@ import time
 
 import jwt
 
-from service.core.tokens import is_user_id
+from service.core.tokens import YEAR_10000_S, is_user_id
 from service.settings import Settings
 
 
@@ -17,17 +17,19 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
 
     Raises:
         NoSigningSecret: there is no such tenant, or it has public keys only.
-        ValueError: `user` cannot be a user.
+        ValueError: `user` cannot be a user, or the token would be of no use.
     """
     if tenant not in settings.tenants:
         raise NoSigningSecret(f"there is no tenant {tenant}; known are {', '.join(settings.tenants)}")
     if not is_user_id(user):
         raise ValueError("a user has 1 to 128 characters, none of them a control character")
+    now_s = int(time.time())
+    if not 1 <= ttl_s < YEAR_10000_S - now_s:
+        raise ValueError("a token lives for at least a second, and ends before the year 10000")
     rules = settings.tenants[tenant].jwt
     key = next((key for key in rules.keys if key.secret is not None), None)
     if key is None or key.secret is None:
         raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")
-    now_s = int(time.time())
     claims: dict[str, object] = {"sub": user, "tenant": tenant, "iat": now_s, "exp": now_s + ttl_s}
     if rules.issuer is not None:
         claims["iss"] = rules.issuer

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
@@ -21,8 +21,8 @@ from service.store.connection import Link
 from service.store.keyspace import NO_TENANT, keys_of
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
 
-MAX_BATCH = 64
-"""Questions per trip; about half a millisecond of Redis's time."""
+MAX_BATCH = 128
+"""Questions per trip; about a millisecond of Redis's time."""
 MAX_WAITING = 4096
 """Beyond it a request is answered 503 at once: more waiting would only be answered late."""
 
@@ -35,13 +35,20 @@ class SessionRules:
     logout_grace_ms: int
 
 
+class _Waiting(NamedTuple):
+    question: Question
+    answer: asyncio.Future[Admission]
+    until: float
+    """When to give up, by the loop's clock."""
+
+
 class Admissions:
     """Asks Redis about requests."""
 
     def __init__(self, link: Link, rules: SessionRules) -> None:
         self.rules = rules
         self._link = link
-        self._waiting: deque[tuple[Question, asyncio.Future[Admission]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._trips: asyncio.Task[None] | None = None
 
     async def ask(self, question: Question) -> Admission:
@@ -56,8 +63,9 @@ class Admissions:
             raise StoreUnavailable("the circuit breaker is open")
         if len(self._waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis")
-        answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, answer))
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Admission] = loop.create_future()
+        self._waiting.append(_Waiting(question, answer, loop.time() + self._link.timeout_s))
         if self._trips is None:
             self._trips = asyncio.create_task(self._travel())
         return await answer
@@ -71,36 +79,42 @@ class Admissions:
         """Make trips for as long as somebody waits. Its callers come and go; it is nobody's to cancel."""
         try:
             while self._waiting:
-                batch = [
-                    (question, answer)
-                    for question, answer in self._take()
-                    if not answer.done()  # the caller hung up before it was sent: nothing is charged
-                ]
-                if batch:
+                if batch := self._take():
                     await self._trip(batch)
         finally:
             self._trips = None
 
-    def _take(self) -> Sequence[tuple[Question, asyncio.Future[Admission]]]:
-        return [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+    def _take(self) -> Sequence[_Waiting]:
+        """The next batch. Who hung up is not sent, so not charged; who waited too long is told so."""
+        now = asyncio.get_running_loop().time()
+        batch = []
+        for waiting in [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]:
+            if waiting.answer.done():
+                continue
+            if waiting.until < now:
+                waiting.answer.set_exception(StoreUnavailable("it waited too long for its turn"))
+            else:
+                batch.append(waiting)
+        return batch
 
-    async def _trip(self, batch: Sequence[tuple[Question, asyncio.Future[Admission]]]) -> None:
+    async def _trip(self, batch: Sequence[_Waiting]) -> None:
         try:
-            replies = await self._call([question for question, _ in batch])
-        except StoreUnavailable as error:
+            replies = await self._call([waiting.question for waiting in batch])
+        except Exception as error:  # whatever it is, nobody may be left waiting
             # Those who wait behind a trip that failed have waited as long as it took: tell them too.
-            for _, answer in (*batch, *self._waiting):
-                if not answer.done():
-                    answer.set_exception(StoreUnavailable(error.reason))
+            reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
+            for waiting in (*batch, *self._waiting):
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(StoreUnavailable(reason))
             self._waiting.clear()
             return
-        for (question, answer), reply in zip(batch, replies, strict=True):
-            if answer.done():
+        for waiting, reply in zip(batch, replies, strict=True):
+            if waiting.answer.done():
                 continue
             if isinstance(reply, bytes):
-                answer.set_exception(StoreUnavailable(reply.decode(errors="replace")))
+                waiting.answer.set_exception(StoreUnavailable(reply.decode(errors="replace")))
             else:
-                answer.set_result(decode(question, reply))
+                waiting.answer.set_result(decode(waiting.question, reply))
 
     async def _call(self, questions: Sequence[Question]) -> list[Any]:
         verb = SCRIPTS["admit"]

@@ -5,6 +5,7 @@ directly: no pool, no retries, one deadline over connecting, sending and reading
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ FAILURES_TO_OPEN = 3
 """Failed trips in a row after which the breaker opens."""
 PROBE_EVERY_S = 0.25
 """How often an open breaker asks whether Redis is back."""
-PEOPLE_TIMEOUT_S = 5.0
-"""What an operator may wait for; a request of the deployment waits `redis.timeout`."""
+CONNECT_S = 2.0
+"""How long connecting may take where no request waits for it: at start, and for the probe."""
+PEOPLE_TIMEOUT_S = 1.0
+"""What an operator may wait for one command; a request of the deployment waits `redis.timeout`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,11 @@ class Link:
         self._probe: asyncio.Task[None] | None = None
 
     @property
+    def timeout_s(self) -> float:
+        """How long a trip may take."""
+        return self._timeout_s
+
+    @property
     def is_down(self) -> bool:
         """Whether the breaker is open."""
         return self._probe is not None
@@ -121,7 +129,7 @@ class Link:
     async def open(self) -> None:
         """Connect at start, so that the first request need not. A Redis that is away is no error here."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
                 await self._connected()
         except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
             self._failures = FAILURES_TO_OPEN - 1
@@ -147,9 +155,7 @@ class Link:
         if connection is None:
             connection = self._connection = cast("AbstractConnection", self._make())
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            await _check_version(connection)
-            for verb in SCRIPTS.values():
-                await self._send(connection, "SCRIPT", "LOAD", verb.text)
+            await _prepare(connection)
         return connection
 
     async def _send(self, connection: AbstractConnection, *command: str | int) -> Any:
@@ -175,7 +181,7 @@ class Link:
         last = ""
         while True:
             try:
-                async with asyncio.timeout(max(self._timeout_s, PROBE_EVERY_S)):
+                async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
                     await self._send(await self._connected(), "PING")
                 break
             except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
@@ -190,16 +196,26 @@ class Link:
         log.info("redis is back")
 
 
-async def _check_version(connection: AbstractConnection) -> None:
-    await connection.send_packed_command(connection.pack_command("INFO", "server"), check_health=False)
-    try:
-        info = await connection.read_response()
-    except ResponseError:
+async def _prepare(connection: AbstractConnection) -> None:
+    """Learn the version and load every script, in one round trip: a distant Redis is slow, not away."""
+    loads = [("SCRIPT", "LOAD", verb.text) for verb in SCRIPTS.values()]
+    await connection.send_packed_command(connection.pack_commands([("INFO", "server"), *loads]), check_health=False)
+    answers: list[Any] = []
+    for _ in range(len(loads) + 1):
+        try:
+            answers.append(await connection.read_response())
+        except ResponseError as error:
+            answers.append(error)
+    info, *loaded = answers
+    for answer in loaded:
+        if isinstance(answer, ResponseError):
+            raise answer
+    if isinstance(info, ResponseError):
         return  # not every user may ask (ACL), and fakeredis cannot tell
-    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    version = fields.get("redis_version", "0")
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        raise StoreOutdated(f"Redis {version} is too old; {OLDEST[0]}.{OLDEST[1]} is the oldest that is supported")
+    found = re.search(rb"redis_version:(\d+)\.(\d+)", info)
+    if found and (int(found[1]), int(found[2])) < OLDEST:
+        told = ".".join(part.decode() for part in found.groups())
+        raise StoreOutdated(f"Redis {told} is too old; {OLDEST[0]}.{OLDEST[1]} is the oldest that is supported")
 
 
 def _reason(error: Exception) -> str:

@@ -37,7 +37,10 @@ def main(lock_fd: int, remove: str, command: list[str]) -> int:
         if _ends_first(child):
             _end(child)
             break
-        quick_deaths = quick_deaths + 1 if time.monotonic() - started < QUICK_S else 0
+        if time.monotonic() - started >= QUICK_S:
+            quick_deaths = 0
+        elif child.returncode >= 0:  # it gave up by itself; who was killed gets another chance, always
+            quick_deaths += 1
         if quick_deaths >= QUICK_DEATHS:
             break
     if remove:

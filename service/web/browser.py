@@ -8,6 +8,7 @@ import hmac
 import secrets
 from dataclasses import dataclass
 
+import aiohttp
 from aiohttp import web
 from itsdangerous import BadData, URLSafeTimedSerializer
 
@@ -35,7 +36,7 @@ def browser_of(request: web.Request) -> Browser | None:
     try:
         content = _signer(policy).loads(request.cookies.get(COOKIE, ""), max_age=MAX_AGE_S)
         name, form_token = content["operator"], content["form"]
-    except (BadData, KeyError, TypeError):
+    except (BadData, KeyError, TypeError, ValueError):  # forged, too old, or not even text
         return None
     operator = next((one for one in policy.operators if one.name == name), None)
     if name and operator is None:
@@ -65,16 +66,29 @@ def forget(response: web.StreamResponse) -> None:
     response.del_cookie(COOKIE, path=ROOT)
 
 
-def check_form(request: web.Request, given: object) -> None:
-    """Make sure that a form was sent from a page of ours, in this browser.
+async def read_form(request: web.Request) -> dict[str, str]:
+    """The fields of a form that was sent from a page of ours, in this browser.
 
     Raises:
         Forbidden: it was not.
+        web.HTTPBadRequest: the body is not such a form.
     """
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise web.HTTPBadRequest
+    try:
+        fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    except (ValueError, LookupError, aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
+        raise web.HTTPBadRequest from error
     browser = browser_of(request)
+    given = fields.get(FORM_FIELD, "")
     same_site = request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-    if browser is None or not same_site or not hmac.compare_digest(str(given).encode(), browser.form_token.encode()):
+    if (
+        browser is None
+        or not same_site
+        or not hmac.compare_digest(given.encode("utf-8", "replace"), browser.form_token.encode())
+    ):
         raise Forbidden
+    return fields
 
 
 def _signer(policy: Policy) -> URLSafeTimedSerializer:

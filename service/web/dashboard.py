@@ -8,13 +8,13 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from service.core.admission import Operation, Question, charges, judge
-from service.core.errors import NotFound
+from service.core.errors import NotFound, StoreUnavailable
 from service.core.listing import Cursor, Page
 from service.core.sessions import RECORDED, Status
 from service.core.tenants import digest
 from service.core.tokens import MAX_USER_CHARS
 from service.web import keys
-from service.web.browser import FORM_FIELD, Browser, browser_of, check_form, forget, remember
+from service.web.browser import Browser, browser_of, forget, read_form, remember
 from service.web.middlewares import client_of
 from service.web.pages import ROOT, render
 from service.web.policy import Operator
@@ -34,6 +34,8 @@ def for_operators(view: View) -> Callable[[web.Request], Awaitable[web.StreamRes
         browser = browser_of(request)
         if browser is None or browser.operator is None:
             raise web.HTTPSeeOther(f"{ROOT}/login?{urlencode({'next': request.path_qs})}")
+        if request.app[keys.GATE].is_down():
+            raise StoreUnavailable("the circuit breaker is open")
         return await view(request, browser, browser.operator)
 
     return guarded
@@ -44,28 +46,26 @@ async def login_form(request: web.Request) -> web.StreamResponse:
     browser = browser_of(request)
     if browser is not None and browser.operator is not None:
         raise web.HTTPSeeOther(_own_page(request.query.get("next", "")))
-    return _show_login(request, wrong=False)
+    return _show_login(request, request.query.get("next", ""), wrong=False)
 
 
 async def login(request: web.Request) -> web.StreamResponse:
     """Take an operator's token, and remember who it was in the cookie."""
     await _admit_login(request)
-    form = await request.post()
-    check_form(request, form.get(FORM_FIELD, ""))
-    given = digest(str(form.get("token", "")).strip())
+    form = await read_form(request)
+    given = digest(form.get("token", "").strip())
     operators = request.app[keys.POLICY].current.operators
     operator = next((one for one in operators if hmac.compare_digest(one.token_digest, given)), None)
     if operator is None:
-        return _show_login(request, wrong=True)
-    response = web.Response(status=303, headers={"location": _own_page(str(form.get("next", "")))})
+        return _show_login(request, form.get("next", ""), wrong=True)
+    response = web.Response(status=303, headers={"location": _own_page(form.get("next", ""))})
     remember(request, response, operator)
     return response
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
     """Forget the operator."""
-    form = await request.post()
-    check_form(request, form.get(FORM_FIELD, ""))
+    await read_form(request)
     response = web.Response(status=303, headers={"location": f"{ROOT}/login"})
     forget(response)
     return response
@@ -113,7 +113,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
         "page": page,
         "newest": f"{ROOT}?{urlencode(filters)}" if "after" in request.query else "",
         "older": older,
-        "origin": str(request.url.origin()),
+        "origin": _origin_of(request),
         "urlencode": urlencode,
     }
     return render(request, "overview.html", content)
@@ -158,10 +158,10 @@ async def _admit_login(request: web.Request) -> None:
     judge(question, admission)
 
 
-def _show_login(request: web.Request, *, wrong: bool) -> web.StreamResponse:
+def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.StreamResponse:
     response = web.Response()
     form_token = remember(request, response, None)
-    content = {"form_token": form_token, "wrong": wrong, "next": request.query.get("next", "")}
+    content = {"form_token": form_token, "wrong": wrong, "next": next_page}
     shown = render(request, "login.html", content, status=401 if wrong else 200)
     shown.cookies.update(response.cookies)
     return shown
@@ -185,6 +185,14 @@ def _status_of(request: web.Request) -> Status | None:
     if wanted not in RECORDED:
         raise web.HTTPBadRequest
     return Status(wanted)
+
+
+def _origin_of(request: web.Request) -> str:
+    """What the reader's browser calls this service, to show it in a curl line."""
+    try:
+        return str(request.url.origin())
+    except ValueError:  # a Host header that is none
+        return "http://127.0.0.1:8080"
 
 
 def _spell(cursor: Cursor) -> str:

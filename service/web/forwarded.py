@@ -15,9 +15,10 @@ from multidict import CIMultiDictProxy
 Address = IPv4Address | IPv6Address
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR = rf'{_WORD}=(?:{_WORD}|"(?:[^"\\]|\\.)*")'
+_VALUE = rf'(?:{_WORD}|"(?:[^"\\]|\\.)*")'
+_PAIR = rf"{_WORD}={_VALUE}"
 _ELEMENT = re.compile(rf"\s*({_PAIR}(?:\s*;\s*{_PAIR})*)\s*(?:,|$)")
-_FOR = re.compile(rf'(?:^|;)\s*for=("(?:[^"\\]|\\.)*"|{_WORD})', re.IGNORECASE)
+_PARAMETER = re.compile(rf"({_WORD})=({_VALUE})")
 _NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9]{1,5})?")
 
 
@@ -36,19 +37,18 @@ class ClientAddressRules:
 
 def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: ClientAddressRules) -> str:
     """The client's address as limits count it: an IPv4 address, or an IPv6 network of the configured prefix."""
-    if not rules.trusted:
-        return _subject(peer or "", rules.ipv6_prefix)
-    at = _parse(peer or "")
+    own = (peer or "").partition("%")[0]  # the kernel tells the zone of a link-local peer
+    at = _parse(own)
     if at is None or not rules.trusts(at):
-        return _subject(peer or "", rules.ipv6_prefix)
+        return _subject(own, rules.ipv6_prefix)
     read = _forwarded if rules.header == "forwarded" else _x_forwarded_for
     for node in read(headers.getall(rules.header, [])):
-        address = _parse(node)
+        address = None if "%" in node else _parse(node)
         if address is None:
             break
         if not rules.trusts(address):
             return _subject(node, rules.ipv6_prefix)
-    return _subject(peer or "", rules.ipv6_prefix)
+    return _subject(own, rules.ipv6_prefix)
 
 
 @lru_cache(maxsize=16_384)
@@ -63,9 +63,9 @@ def _subject(text: str, ipv6_prefix: int) -> str:
 
 @lru_cache(maxsize=16_384)
 def _parse(text: str) -> Address | None:
-    """An address without a port; an IPv4-mapped one is the IPv4 one, a zone is dropped."""
+    """An address without port or zone; an IPv4-mapped one is the IPv4 one."""
     try:
-        address = ip_address(text.partition("%")[0])
+        address = ip_address(text)
     except ValueError:
         return None
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
@@ -94,6 +94,7 @@ def _forwarded(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _node(element: str) -> str:
-    found = _FOR.search(element)
-    node = _NODE.fullmatch(found[1].strip('"')) if found else None
+    """The one `for` of an element, without its port. Values are stepped over whole: quotes may hold anything."""
+    values = [value for name, value in _PARAMETER.findall(element) if name.lower() == "for"]
+    node = _NODE.fullmatch(values[0].strip('"')) if len(values) == 1 else None
     return (node["six"] or node["four"]) if node else ""

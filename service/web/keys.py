@@ -31,6 +31,8 @@ class Gate:
     """The one admission, outages included."""
     refetch_keys: Callable[[str], Awaitable[None]]
     """Waits a moment for fresh keys of a tenant that has a JWKS URL."""
+    is_down: Callable[[], bool]
+    """Whether the circuit breaker is open: whoever would wait for Redis is told at once."""
     is_ready: Callable[[], Awaitable[bool]]
 
 

@@ -1,5 +1,6 @@
 """The one table from errors to answers: section 5 of the contract."""
 
+import errno
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -51,6 +52,8 @@ def problem_of(error: Exception) -> Problem:
             if kind in _TABLE:
                 code, status = _TABLE[kind]
                 return Problem(code, status, str(error))
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        error = web.HTTPNotFound()  # a static file by a name that no file can have
     if isinstance(error, web.HTTPException) and error.status < 500:
         code, message = _HTTP.get(error.status, (BAD_REQUEST.code, BAD_REQUEST.message))
         return Problem(code, error.status if error.status in _HTTP else BAD_REQUEST.status, message)

@@ -1,6 +1,7 @@
 """aiohttp's server with three things set straight: what is not HTTP, how long a header may take, and sizes."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -15,11 +16,15 @@ SHUTDOWN_S = 10.0
 MAX_LINE_BYTES = 16 * 1024
 """A request line or one header field. All fields together are bounded by the problems middleware."""
 
+MAX_HEADERS = 512
+"""How many header fields; 16 KiB hold hundreds of short ones."""
+
 OPTIONS: dict[str, Any] = {
     "access_log": None,  # the problems middleware writes it
     "keepalive_timeout": KEEPALIVE_S,
     "max_line_size": MAX_LINE_BYTES,
     "max_field_size": MAX_LINE_BYTES,
+    "max_headers": MAX_HEADERS,
     "shutdown_timeout": SHUTDOWN_S,
 }
 """For `Runner`. A misspelt one would make aiohttp discard all: a test holds the effective values."""
@@ -58,13 +63,30 @@ class _Server(web.Server):
         return _Handler(self, loop=self._loop, **self._kwargs)
 
 
+def _expecting_nothing_odd(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> Any:
+    """Aiohttp answers an `Expect` it does not know before any middleware, and echoes it. Here it gets a bare 417."""
+
+    async def refuse() -> web.StreamResponse:
+        response = web.Response(status=417, headers={"server": "rollcall"})
+        response.force_close()
+        return response
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        expected = request.headers.get("expect")
+        if expected is not None and expected.lower() != "100-continue":
+            return refuse()
+        return handler(request)
+
+    return handle
+
+
 class Runner(web.AppRunner):
     """Runs the application with our connection handler."""
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
-            made.request_handler,
+            _expecting_nothing_odd(made.request_handler),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,

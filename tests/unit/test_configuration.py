@@ -1,6 +1,8 @@
 """The configuration: every broken file is told by its defect, and nothing secret is."""
 
+import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in __import__("os").environ if name.upper().startswith("SERVICE__")]:
+    for name in [name for name in os.environ if name.upper().startswith("SERVICE__")]:
         monkeypatch.delenv(name)
 
 
@@ -148,3 +150,27 @@ def test_a_tenants_limit_replaces_the_one_of_its_name_and_adds_others(tmp_path: 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert mistakes(tmp_path / "none.yaml") == [f"file: No such file or directory (value: {tmp_path / 'none.yaml'})"]
+
+
+def test_shipped_secrets_are_found_however_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = ROOT / "config.yaml"
+    monkeypatch.setenv("SERVICE__SERVER", '{"host": "0.0.0.0"}')
+    assert mistakes(shipped)[0].startswith("server.host: with the secrets of the shipped")
+    monkeypatch.setenv("SERVICE__TENANTS", json.dumps({"initech": tenant()}))
+    monkeypatch.setenv("SERVICE__ADMIN", "{}")
+    assert load(shipped).server.host == "0.0.0.0", "they are all replaced"
+    sha256 = hashlib.sha256(b"demo-tenant-token").hexdigest()
+    hidden = tenant()
+    del hidden["token"]
+    monkeypatch.setenv("SERVICE__TENANTS", json.dumps({"initech": hidden | {"token_sha256": sha256}}))
+    assert mistakes(shipped)[0].startswith("server.host")
+
+
+def test_yaml_merge_keys_are_understood(tmp_path: Path) -> None:
+    text = """
+tenants:
+  a: &a {token: t, jwt: &jwt {keys: [{alg: HS256, secret: a-secret-of-at-least-32-bytes-long}]}}
+  b: {<<: *a, token: u}
+"""
+    settings = load(write(tmp_path, text))
+    assert settings.tenants["b"].jwt == settings.tenants["a"].jwt
