@@ -8,7 +8,6 @@ import hmac
 import secrets
 from dataclasses import dataclass
 
-import aiohttp
 from aiohttp import web
 from itsdangerous import BadData, URLSafeTimedSerializer
 
@@ -77,7 +76,7 @@ async def read_form(request: web.Request) -> dict[str, str]:
         raise web.HTTPBadRequest
     try:
         fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-    except (ValueError, LookupError, aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
+    except (ValueError, LookupError, web.RequestPayloadError) as error:
         raise web.HTTPBadRequest from error
     browser = browser_of(request)
     given = fields.get(FORM_FIELD, "")

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,32 @@ def test_a_watched_file_is_taken_when_it_changes_and_what_needs_a_restart_is_sai
     assert '"settings": ["server.port"]' in service.told
 
 
+def told_limit(service: Service, requests: int) -> bool:
+    return service.get("/auth/logout", credentials()).headers["X-RateLimit-Limit"] == str(requests)
+
+
+def test_a_file_that_is_swapped_by_a_link_is_taken_every_time(start: Start, tmp_path: Path) -> None:
+    """As Kubernetes does it: config.yaml → ..data/config.yaml, and ..data is swapped."""
+    service = start(config(server={"watch_config": True})).wait_until_ready()
+    service.end()
+    folder = service.folder
+    for version in range(4):
+        (folder / f"v{version}").mkdir()
+        limits = {"logout": [{"name": "logout-ip", "per": "ip", "requests": 100 + version, "window": 60}]}
+        server = {"watch_config": True, "port": service.port}
+        (folder / f"v{version}" / "config.yaml").write_text(json.dumps(config(server=server, limits=limits)))
+    service.path.unlink()
+    (folder / "data").symlink_to("v0")
+    service.path.symlink_to("data/config.yaml")
+    service.start()
+    service.wait_until_ready()
+    time.sleep(0.3)  # the watch begins after the service listens
+    for version in (1, 2, 3):
+        (folder / "new").symlink_to(f"v{version}")
+        (folder / "new").rename(folder / "data")
+        wait_for(partial(told_limit, service, 100 + version))
+
+
 def test_redis_killed_under_load_is_back_within_moments_and_nothing_acknowledged_is_lost(start: Start) -> None:
     service = start(config(limits={"logout": [], "status": []})).wait_until_ready()
     told: dict[str, int] = {}
@@ -284,6 +311,8 @@ def with_rules(**rules: Any) -> dict[str, Any]:
         (["--tenant", "acme", "--user", "a\nb"], "a user has 1 to 128 characters"),
         (["--tenant", "globex", "--user", "a"], "tenant globex has public keys only"),
         (["--tenant", "acme", "--user", "a", "--ttl", "soon"], "invalid int value"),
+        (["--tenant", "acme", "--user", "a", "--ttl", "0"], "at least a second"),
+        (["--tenant", "acme", "--user", "a", "--ttl", "99999999999999"], "before the year 10000"),
         (["--tenant", "acme"], "the following arguments are required: --user"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,26 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
 
         wait_for(back)
         assert client.get("kept") == b"yes"
+
+
+def test_a_child_that_is_killed_again_and_again_is_started_again(tmp_path: Path) -> None:
+    with running(tmp_path / "var") as url, connect(url) as client:
+        for _ in range(5):
+            pid = wait_for(lambda: answering(client))
+            os.kill(pid, signal.SIGKILL)
+            wait_for(partial(another_answers, client, pid))
+
+
+def another_answers(client: "redis.Redis", pid: int) -> bool:
+    return answering(client) not in (0, pid)
+
+
+def answering(client: "redis.Redis") -> int:
+    """The process that answers; 0 where none does."""
+    try:
+        return int(client.info("server")["process_id"])
+    except redis.RedisError:
+        return 0
 
 
 def test_a_second_service_on_one_folder_is_told_who_has_it(tmp_path: Path) -> None:

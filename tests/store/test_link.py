@@ -166,3 +166,74 @@ async def test_a_redis_that_is_away_at_start_is_no_error() -> None:
     assert link.is_down
     await link.close()
     await access.close()
+
+
+class Distant:
+    """A proxy that lets every answer travel for a while."""
+
+    def __init__(self, path: str, delay_s: float) -> None:
+        self.path = path
+        self.delay_s = delay_s
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_redis, to_redis = await asyncio.open_unix_connection(self.path)
+
+        async def there() -> None:
+            while raw := await reader.read(65536):
+                to_redis.write(raw)
+            to_redis.close()
+
+        going = asyncio.create_task(there())
+        while raw := await from_redis.read(65536):
+            await asyncio.sleep(self.delay_s)
+            writer.write(raw)
+        writer.close()
+        await going
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_a_distant_redis_is_slow_but_not_away(access: RedisAccess, redis_url: str) -> None:
+    server = await asyncio.start_server(Distant(redis_url.removeprefix("unix://"), 0.08).serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    distant = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
+    link = Link(distant.pool, timeout_s=0.2)
+    await link.open()
+    assert not link.is_down
+    admissions = Admissions(link, RULES)
+    assert (await admissions.ask(ask_about("alice"))).session is not None
+    await admissions.close()
+    await link.close()
+    await distant.close()
+    server.close()
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_nobody_waits_for_a_turn_longer_than_for_redis(
+    access: RedisAccess, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.admissions.MAX_BATCH", 1)
+    server = await asyncio.start_server(Distant(redis_url.removeprefix("unix://"), 0.05).serve, "127.0.0.1", 0)
+    distant = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
+    link = Link(distant.pool, timeout_s=0.3)
+    await link.open()
+    admissions = Admissions(link, RULES)
+    began = asyncio.get_running_loop().time()
+    answers = await asyncio.gather(*(admissions.ask(ask_about("alice")) for _ in range(50)), return_exceptions=True)
+    assert asyncio.get_running_loop().time() - began < 0.8
+    refused = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
+    assert {answer.reason for answer in refused} == {"it waited too long for its turn"}
+    assert not link.is_down, "Redis did nothing wrong"
+    await admissions.close()
+    await link.close()
+    await distant.close()
+    server.close()
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_a_mistake_of_ours_in_a_trip_leaves_nobody_waiting(
+    access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(access.pool, timeout_s=1)
+    monkeypatch.setattr("service.store.admissions.encode", lambda *_: 1 / 0)
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(Admissions(link, RULES).ask(ask_about("alice")), 1)

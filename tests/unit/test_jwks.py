@@ -205,3 +205,20 @@ async def test_a_url_that_nobody_answers_is_no_error(follow: Follow) -> None:
     await sets.refetch("acme")
     with pytest.raises(UnknownKey):
         ring.verify(sign(RSA, "r1"), NOW)
+
+
+async def test_a_regular_fetch_opens_no_cool_down(issuer: Issuer, follow: Follow) -> None:
+    sets, ring = follow()
+    await asyncio.sleep(0)  # the regular fetch begins
+    regular = sets._remotes["acme"].fetch
+    assert regular is not None
+    await regular
+    issuer.body = key_set(jwk(OTHER, "rotated"))
+    await sets.refetch("acme")
+    assert ring.verify(sign(OTHER, "rotated"), NOW).user == "alice"
+
+
+@pytest.mark.parametrize("alg", [[], {}, 7, None])
+def test_an_algorithm_that_is_none_spoils_no_other_key(alg: object) -> None:
+    raw = key_set({**jwk(RSA, "bad"), "alg": alg}, jwk(RSA, "good"))
+    assert [key.kid for key in read_key_set(raw, "RS256")] == ["good"]

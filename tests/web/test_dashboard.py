@@ -302,3 +302,39 @@ async def test_static_files_stand_outside_the_login(client: Client, name: str) -
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert (await client.get("/dashboard/static/../../app.py")).status == 404
+
+
+@pytest.mark.parametrize("path", ["/dashboard/login", "/dashboard/logout"])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/x-www-form-urlencoded; charset=nonsense", b"a=b"),
+        ("application/x-www-form-urlencoded", b"csrf=\xff\xfe"),
+        ("multipart/form-data", b"--x"),
+        ("multipart/form-data; boundary=x", b"--x\r\n\r\nunfinished"),
+        ("application/json", b"{}"),
+        ("", b"csrf=a"),
+        ("text/plain", b"csrf=a"),
+    ],
+)
+async def test_a_body_that_is_no_form_is_told_and_no_error_of_ours(
+    client: Client, path: str, kind: str, body: bytes
+) -> None:
+    answer = await client.post(path, data=body, headers={"content-type": kind})
+    assert answer.status in (400, 403)
+
+
+async def test_a_body_that_claims_to_be_compressed_is_a_bad_request(client: Client) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded", "content-encoding": "gzip"}
+    answer = await client.post("/dashboard/login", data=b"not gzip at all", headers=headers)
+    assert answer.status == 400
+
+
+async def test_the_way_back_survives_a_wrong_token(client: Client) -> None:
+    answer = await log_in(client, "wrong", next="/dashboard?tenant=globex")
+    assert 'name="next" value="/dashboard?tenant=globex"' in await answer.text()
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "..%2f..%2fapp.py", "%00", "nothing.css"])
+async def test_static_names_that_are_nonsense_are_not_there(client: Client, name: str) -> None:
+    assert (await client.get(f"/dashboard/static/{name}")).status == 404

@@ -17,6 +17,7 @@ from service.web import server
 from service.web.server import OPTIONS, Runner
 from tests.conftest import Client, MakeClient
 from tests.kit import TENANT_TOKEN, OurServer, credentials, settings, sign, tenant
+from tests.web.test_dashboard import log_in
 
 
 async def test_the_process_is_alive_and_redis_answers(client: Client) -> None:
@@ -283,3 +284,41 @@ async def test_what_the_runner_is_told_is_what_holds(runner: Runner) -> None:
     assert handler._keepalive_timeout == server.KEEPALIVE_S
     assert handler.access_log is None
     assert runner._shutdown_timeout == server.SHUTDOWN_S
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_an_expectation_that_nobody_knows_is_not_echoed(port: int) -> None:
+    answer = await exchange(port, b"GET /healthz HTTP/1.1\r\nhost: a\r\nexpect: marker\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 417 ")
+    assert b"marker" not in answer
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_the_one_expectation_that_is_known_is_met(port: int) -> None:
+    head = b"POST /dashboard/logout HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n"
+    answer = await exchange(port, head + b"connection: close\r\n\r\nab")
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_hundreds_of_short_fields_are_well_within_16_kib(port: int) -> None:
+    fields = b"".join(b"x%d: y\r\n" % i for i in range(400))
+    answer = await exchange(port, b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n" + fields + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+@pytest.mark.parametrize("field", [b"cookie: rollcall=\xff", b"host: \xff", b"host: a:99999", b"host: a:b:c", b"host:"])
+async def test_fields_that_are_no_text_or_no_host_are_no_error_of_ours(port: int, field: bytes) -> None:
+    for path in (b"/dashboard", b"/dashboard/login", b"/auth/status"):
+        raw = b"GET %s HTTP/1.1\r\nconnection: close\r\n%s\r\n\r\n" % (path, field)
+        status = int((await exchange(port, raw)).split()[1])
+        assert status in (200, 303, 400, 401)
+
+
+@pytest.mark.parametrize("host", ["", "a:99999", "a:b:c"])
+async def test_the_empty_dashboard_is_shown_whatever_it_was_called(client: Client, host: str) -> None:
+    cookie = (await log_in(client)).headers["set-cookie"].partition(";")[0]
+    answer = await client.get("/dashboard", headers={"host": host, "cookie": cookie})
+    assert answer.status == 200
+    assert "Nobody has been here yet" in await answer.text()
