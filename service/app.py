@@ -50,7 +50,7 @@ class Runtime:
         self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
-        self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings))
+        self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings), self.metrics.count_swept)
         self.access = access
         self.policy = LivePolicy(make_policy(settings))
         self.apply(settings, self.policy.current)

@@ -42,9 +42,15 @@ class Swept:
 class Sweeper:
     """Sweeps all tenants, those that left the configuration included, until nothing is due."""
 
-    def __init__(self, client: Redis, rules: Callable[[], SweepRules]) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        rules: Callable[[], SweepRules],
+        on_swept: Callable[[int, int], None] = lambda expired, removed: None,
+    ) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._rules = rules
+        self._on_swept = on_swept
         self._name = secrets.token_hex(8)
 
     async def run_forever(self) -> None:
@@ -53,6 +59,7 @@ class Sweeper:
             try:
                 if await self.hold_lease():
                     swept = await self.sweep()
+                    self._on_swept(swept.expired, swept.removed)
                     if swept.expired or swept.removed:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
             except StoreUnavailable as error:

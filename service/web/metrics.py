@@ -34,6 +34,9 @@ class Metrics:
             ["what"],
             registry=self.registry,
         )
+        self._swept = Counter(
+            "rollcall_swept", "Users that the sweep expired or removed", ["what"], registry=self.registry
+        )
         self.redis_up = Gauge("rollcall_redis_up", "1 while Redis answers admissions", registry=self.registry)
 
     def count_request(self, operation: str, status: int) -> None:
@@ -49,6 +52,11 @@ class Metrics:
             self._degraded.labels(what).inc()
         if admission.came_from is not None and admission.session is not None:
             self._transitions.labels(admission.came_from.value, admission.session.status.value).inc()
+
+    def count_swept(self, expired: int, removed: int) -> None:
+        """Count what a round of the sweep came to."""
+        self._swept.labels("expired").inc(expired)
+        self._swept.labels("removed").inc(removed)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

@@ -50,6 +50,21 @@ async def test_metrics_grow_by_nothing_that_a_client_sends(client: Client) -> No
     assert len(text.splitlines()) < 60
 
 
+async def test_the_sweep_runs_by_itself_and_is_counted(
+    make_client: MakeClient, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.sweep.EVERY_S", 0.02)
+    client = await make_client(tenants={"acme": tenant(jwt={**tenant()["jwt"], "leeway": 1})})
+    assert (await client.get("/auth/status", headers=credentials(ttl_s=-0.9))).status == 200
+    for _ in range(250):
+        text = await (await client.get("/metrics")).text()
+        if 'rollcall_swept_total{what="expired"} 1.0' in text:
+            break
+        await asyncio.sleep(0.02)
+    else:
+        pytest.fail("nobody expired")
+
+
 # --- CORS ---------------------------------------------------------------------------------------------
 
 ORIGIN = "https://app.example"
