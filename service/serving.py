@@ -1,6 +1,7 @@
 """Serving: the Redis that the configuration names, the event loop, signals, and an end that drains."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -84,7 +85,8 @@ async def _serve(app: web.Application, path: Path, on_listening: Callable[[Setti
     try:
         await web.TCPSite(runner, settings.server.host, settings.server.port, backlog=1024).start()
     except OSError as error:
-        print(f"cannot listen on {settings.server.host}:{settings.server.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        why = os.strerror(error.errno) if error.errno else str(error)
+        print(f"cannot listen on {settings.server.host}:{settings.server.port}: {why}", file=sys.stderr)  # noqa: T201
         await runner.cleanup()
         return EXIT_CANNOT_LISTEN
     if settings.server.watch_config:

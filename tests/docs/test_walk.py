@@ -32,7 +32,8 @@ def plain(text: str) -> str:
 @pytest.mark.slow
 def test_the_walk_shows_what_the_readme_says(start: Callable[..., Service]) -> None:
     needs("curl and bash", found=bool(shutil.which("curl") and shutil.which("bash")))
-    service = start(yaml.safe_load((ROOT / "config.yaml").read_text())).wait_until_ready()
+    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
+    service = start({**shipped, "server": {}}).wait_until_ready()
     shown = "".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
     script = "\n".join(line[2:] for line in shown.splitlines() if line.startswith("$ "))
     script = script.replace(":8080", f":{service.port}").replace(".venv/bin/python", sys.executable)
