@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import hiredis
 import structlog
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -159,7 +160,8 @@ class Link:
         return connection
 
     async def _send(self, connection: AbstractConnection, *command: str | int) -> Any:
-        await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        # redis-py packs in Python on its asyncio side; hiredis does it in C.
+        await connection.send_packed_command(hiredis.pack_command(command), check_health=False)  # type: ignore[arg-type]  # its stub knows tuples of one
         return await connection.read_response()
 
     async def _hang_up(self) -> None:

@@ -1,9 +1,10 @@
 """The envelope of every answer of the API: `meta` with `data` or `error`."""
 
 import json
+import os
 import re
-import secrets
 import time
+from functools import lru_cache
 from typing import Any
 
 from aiohttp import web
@@ -18,7 +19,7 @@ def request_id_of(request: web.Request) -> str:
     given = request.headers.get("x-request-id")
     if given is not None and REQUEST_ID_FORM.fullmatch(given):
         return given
-    return f"req-{secrets.token_hex(12)}"
+    return f"req-{os.urandom(12).hex()}"
 
 
 def timestamp(ms: int | None) -> str | None:
@@ -26,7 +27,12 @@ def timestamp(ms: int | None) -> str | None:
     if ms is None:
         return None
     second, rest = divmod(ms, 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest:03d}Z"
+    return f"{_to_the_second(second)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _to_the_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def success(request: web.Request, data: Any, *, status: int = 200) -> web.Response:
