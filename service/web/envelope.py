@@ -40,14 +40,9 @@ def success(request: web.Request, data: Any, *, status: int = 200) -> web.Respon
     return _answer(request, {"data": data}, status)
 
 
-def failure(
-    request: web.Request, code: str, status: int, message: str, validation: list[dict[str, str]] | None = None
-) -> web.Response:
-    """The envelope around an error; `validation` names fields on VALIDATION_ERROR."""
-    error: dict[str, Any] = {"message": message, "code": code, "status": status}
-    if validation:
-        error["validation"] = validation
-    return _answer(request, {"error": error}, status)
+def failure(request: web.Request, code: str, status: int, message: str) -> web.Response:
+    """The envelope around an error."""
+    return _answer(request, {"error": {"message": message, "code": code, "status": status}}, status)
 
 
 def _answer(request: web.Request, content: dict[str, Any], status: int) -> web.Response:
