@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from redis.asyncio import Redis
@@ -12,6 +12,7 @@ from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.store.admissions import Admissions, SessionRules
 from service.store.connection import FAILURES_TO_OPEN, Link, RedisAccess, TlsFiles
+from service.store.scripts import SCRIPTS
 from service.store.sessions import Sessions
 from tests.conftest import MakeClient
 from tests.kit import credentials
@@ -48,18 +49,22 @@ class Faulty:
 
     def __init__(self) -> None:
         self.mode = "silent"
-        self.connections = 0
+        self.serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
         while await reader.read(65536):
             if self.mode == "hang up":
                 break
             if self.mode == "loading":
                 writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
             elif self.mode == "old":
-                writer.write(b"$22\r\nredis_version:5.0.14\r\n\r\n")
+                writer.write(b"$22\r\nredis_version:5.0.14\r\n\r\n" + b"+OK\r\n" * len(SCRIPTS))
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -76,6 +81,7 @@ async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, Link]]:
         await link.close()
         await access.close()
         server.close()
+        await asyncio.gather(*fault.serving)
 
 
 @pytest.mark.parametrize("mode", ["silent", "hang up", "loading", "old"])
@@ -90,6 +96,13 @@ async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None
         with pytest.raises(StoreUnavailable, match="Service Unavailable") as told:
             await admissions.ask(ask_about("alice"))
         assert told.value.reason == "the circuit breaker is open"
+
+
+async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
+    async with faulty("old") as (_, link):
+        with pytest.raises(StoreUnavailable) as told:
+            await Admissions(link, RULES).ask(ask_about("alice"))
+        assert "Redis 5.0 is too old; 6.2 is the oldest that is supported" in told.value.reason
 
 
 async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:

@@ -1,12 +1,14 @@
 """Listing sessions: pages, cursors, prefixes, counts; on fakeredis and on a real Redis."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from service.core.listing import Cursor
+from service.core.listing import Cursor, History
 from service.core.sessions import RECORDED, Status
 from service.store.connection import RedisAccess
+from service.store.events import Events
 from service.store.keyspace import keys_of
 from service.store.scripts import LETTERS
 from service.store.sessions import PREFIX_REACH, Sessions
@@ -91,3 +93,18 @@ async def test_a_user_without_a_record_is_not_made_up(access: RedisAccess) -> No
     sessions = Sessions(access.client)
     assert await sessions.get("acme", "nobody") is None
     assert (await sessions.page("acme")).sessions == ()
+
+
+async def test_a_history_is_looked_for_in_the_whole_stream_and_says_how_far_that_reaches(access: RedisAccess) -> None:
+    pipeline = access.client.pipeline(transaction=False)
+    for i in range(2500):
+        user = "alice" if i % 1000 == 0 else "bob"
+        fields: dict[Any, Any] = {"type": "transition", "user": user, "from": "none", "to": "logged_in"}
+        pipeline.xadd(keys_of("acme").events, fields, id=f"{1000 + i}-0")
+    await pipeline.execute()
+    history = await Events(access.client).history("acme", "alice", most=9)
+    assert [event.at_ms for event in history.events] == [3000, 2000, 1000]
+    assert history.reaches_back_to_ms == 1000
+    latest = await Events(access.client).history("acme", "alice", most=1)
+    assert [event.id for event in latest.events] == ["3000-0"]
+    assert await Events(access.client).history("globex", "alice", most=1) == History((), None)

@@ -2,12 +2,15 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from service.app import make_app
 from service.core.sessions import Cause
@@ -307,3 +310,26 @@ async def test_a_token_that_names_its_tenant_is_good_there_alone(make_client: Ma
     abroad = {"x-tenant-token": OTHER_TENANT_TOKEN, "x-token": named}
     assert (await client.get("/auth/status", headers=at_home)).status == 200
     assert (await client.get("/auth/status", headers=abroad)).status == 401
+
+
+async def test_a_key_that_the_jwks_url_has_since_rotated_is_fetched_for_the_request(make_client: MakeClient) -> None:
+    private = ed25519.Ed25519PrivateKey.generate()
+    before = ed25519.Ed25519PrivateKey.generate()
+    held = [jwt.algorithms.OKPAlgorithm.to_jwk(before.public_key(), as_dict=True)]
+
+    async def key_set(_: web.Request) -> web.Response:
+        return web.json_response({"keys": [{**key, "kid": f"k{i}", "alg": "EdDSA"} for i, key in enumerate(held)]})
+
+    issuer = web.Application()
+    issuer.router.add_get("/jwks", key_set)
+    async with TestServer(issuer) as server:
+        section = {"token": TENANT_TOKEN, "jwt": {"jwks_url": str(server.make_url("/jwks"))}}
+        client = await make_client(tenants={"acme": section})
+        held.append(jwt.algorithms.OKPAlgorithm.to_jwk(private.public_key(), as_dict=True))
+        claims = {"sub": "alice", "exp": time.time() + 60}
+        token = jwt.encode(claims, private, algorithm="EdDSA", headers={"kid": "k1"})
+        answer = await client.get("/auth/status", headers={"x-tenant-token": TENANT_TOKEN, "x-token": token})
+        assert answer.status == 200
+        made_up = jwt.encode(claims, private, algorithm="EdDSA", headers={"kid": "k9"})
+        answer = await client.get("/auth/status", headers={"x-tenant-token": TENANT_TOKEN, "x-token": made_up})
+        assert (await error_of(answer))["code"] == "INVALID_USER_TOKEN"
