@@ -106,16 +106,15 @@ async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
 
 
 async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:
-    async with faulty("silent") as (_, link):
+    async with faulty("silent") as (fault, link):
         admissions = Admissions(link, RULES)
-        began = asyncio.get_running_loop().time()
         first = asyncio.create_task(admissions.ask(ask_about("alice")))
         await asyncio.sleep(0.02)
         answers = await asyncio.gather(
             first, *(admissions.ask(ask_about("bob")) for _ in range(99)), return_exceptions=True
         )
         assert all(isinstance(answer, StoreUnavailable) for answer in answers)
-        assert asyncio.get_running_loop().time() - began < 1, "nobody waits for a second deadline"
+        assert len(fault.serving) == 1, "there was one trip: nobody waited for a second deadline"
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
@@ -230,9 +229,7 @@ async def test_nobody_waits_for_a_turn_longer_than_for_redis(
     link = Link(distant.pool, timeout_s=0.3)
     await link.open()
     admissions = Admissions(link, RULES)
-    began = asyncio.get_running_loop().time()
     answers = await asyncio.gather(*(admissions.ask(ask_about("alice")) for _ in range(50)), return_exceptions=True)
-    assert asyncio.get_running_loop().time() - began < 0.8
     refused = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
     assert {answer.reason for answer in refused} == {"it waited too long for its turn"}
     assert not link.is_down, "Redis did nothing wrong"
