@@ -108,6 +108,7 @@ async def test_a_form_that_was_not_sent_from_here_is_refused(client: Client, pat
         form = {"token": OPERATOR_TOKEN} | ({"csrf": "forged"} if how == "wrong token" else {})
     answer = await client.post(path, data=form, headers=headers, allow_redirects=False)
     assert answer.status == 403
+    assert "<h1>Forbidden</h1>" in await answer.text()
     assert "set-cookie" not in answer.headers
 
 
@@ -278,7 +279,9 @@ async def test_bytes_that_are_no_text_are_no_error_of_ours(client: Client, raw: 
 
 async def test_a_body_that_is_too_large_is_413(client: Client) -> None:
     form = {"csrf": await form_token(client), "token": "x" * 70_000}
-    assert (await client.post("/dashboard/login", data=form)).status == 413
+    answer = await client.post("/dashboard/login", data=form)
+    assert answer.status == 413
+    assert "<h1>Payload Too Large</h1>" in await answer.text()
 
 
 async def test_an_operator_without_tenants_is_told(make_client: MakeClient) -> None:
