@@ -8,7 +8,7 @@ any other; and a message never holds a secret.
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,10 @@ def load(path: Path) -> Settings:
         secrets = secrets_of(raw)
         settings = Layers()
     except ValidationError as error:
-        mistakes += [_told(one, secrets) for one in error.errors(include_url=False)]
+        wrong = error.errors(include_url=False)
+        mistakes += [_told(one, secrets) for one in wrong]
+        given = _merged(_File(Layers, path)(), _Environment(Layers)())
+        mistakes += cross_checks_of_the_rest(given, [one["loc"] for one in wrong])
     except (RecursionError, TypeError, AttributeError) as error:
         mistakes.append(Mistake("file", f"is built in a way that cannot be read ({type(error).__name__})", ""))
     else:
@@ -170,9 +173,75 @@ def _unknown_variables() -> list[Mistake]:
     ]
 
 
-def cross_checks(settings: Settings) -> list[Mistake]:
-    """What is wrong between settings that are each well-formed: names, tokens, and secrets that everybody knows."""
-    return [*_shared_tokens(settings), *_limit_names(settings), *_operators(settings), *_shipped_secrets(settings)]
+def cross_checks(settings: Settings, tenants: Collection[str] = ()) -> list[Mistake]:
+    """What is wrong between settings that are each well-formed: names, tokens, and secrets that everybody knows.
+
+    `tenants` are configured as well, though something is wrong with them.
+    """
+    return [
+        *_shared_tokens(settings),
+        *_limit_names(settings),
+        *_operators(settings, tenants),
+        *_shipped_secrets(settings),
+    ]
+
+
+def _merged(file: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(file)
+    for name, value in variables.items():
+        both = isinstance(value, Mapping) and isinstance(made.get(name), Mapping)
+        made[name] = _merged(made[name], value) if both else value
+    return made
+
+
+class _AsGiven(Settings):
+    """Settings from what is passed in, and from nowhere else."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[Mistake]:
+    """The cross-checks of what is left when everything that is wrong by itself is taken out.
+
+    So that whoever mends a file is told of all its mistakes at once. What cannot stand without the part that
+    is wrong goes with it: the key, then the tenant.
+    """
+    named = given.get("tenants")
+    tenants = [str(name) for name in named] if isinstance(named, dict) else []
+    for _ in range(8):
+        for place in sorted(wrong, key=str, reverse=True):  # the later elements of a list first
+            _take_out(given, place)
+        try:
+            return cross_checks(_AsGiven(**given), tenants)
+        except ValidationError as error:
+            wrong = [one["loc"][:-1] if one["type"] == "missing" else one["loc"] for one in error.errors()]
+    return []
+
+
+def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
+    """Remove what stands at `place`, or the innermost part of the way that is there."""
+    way = [part for part in place if part != "[key]"]
+    for part in way[:-1]:
+        inside = given.get(part) if isinstance(given, dict) else None
+        if isinstance(given, list) and isinstance(part, int) and part < len(given):
+            inside = given[part]
+        if not isinstance(inside, dict | list):
+            break
+        given = inside
+    else:
+        part = way[-1] if way else ""
+    if isinstance(given, dict):
+        given.pop(part, None)
+    elif isinstance(given, list) and isinstance(part, int) and part < len(given):
+        del given[part]
 
 
 def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
@@ -201,13 +270,13 @@ def _limit_names(settings: Settings) -> Iterator[Mistake]:
                 own[limit.name] = operation
 
 
-def _operators(settings: Settings) -> Iterator[Mistake]:
+def _operators(settings: Settings, tenants: Collection[str]) -> Iterator[Mistake]:
     names: set[str] = set()
     for at, operator in enumerate(settings.admin.tokens):
         if operator.name in names:
             yield Mistake(f"admin.tokens.{at}.name", "stands twice; acts are told by this name", operator.name)
         names.add(operator.name)
-        for unknown in sorted(set(operator.tenants) - {"*", *settings.tenants}):
+        for unknown in sorted(set(operator.tenants) - {"*", *settings.tenants, *tenants}):
             yield Mistake(f"admin.tokens.{at}.tenants", "names a tenant that is not configured", unknown)
 
 

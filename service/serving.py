@@ -45,7 +45,7 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
         with redis_of(settings, path) as access:
             return run_loop(_serve(make_app(settings, access), path, on_listening))
     except (ConfigurationError, embedded.EmbeddedError) as error:
-        print(error, file=sys.stderr)  # noqa: T201  # before and after the log, for whoever started it
+        print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
 
 
@@ -86,7 +86,10 @@ async def _serve(app: web.Application, path: Path, on_listening: Callable[[Setti
         await web.TCPSite(runner, settings.server.host, settings.server.port, backlog=1024).start()
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        print(f"cannot listen on {settings.server.host}:{settings.server.port}: {why}", file=sys.stderr)  # noqa: T201
+        print(
+            f"cannot listen on {settings.server.host}:{settings.server.port}: {why}; see server.host and server.port",
+            file=sys.stderr,
+        )
         await runner.cleanup()
         return EXIT_CANNOT_LISTEN
     if settings.server.watch_config:

@@ -124,7 +124,9 @@ class Link:
         except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
             await self._failed(error)
             raise StoreUnavailable(_reason(error)) from error
-        self._failures = 0
+        if self._failures:
+            log.info("redis answers again", failed_before=self._failures)
+            self._failures = 0
         return answer
 
     async def open(self) -> None:

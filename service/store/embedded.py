@@ -1,5 +1,8 @@
 """A private Redis of the service's own: a child on a unix socket, with its data in a folder.
 
+`redis.path` in that folder says where its socket is, so that a child whose guard was killed can still be
+asked to end: by the service that stops, or by the one that starts next.
+
 Two locks in that folder. `service.lock` is held by the service: a second service says so and ends.
 `server.lock` is held by the child (and its guard) alone: after kill -9 of the service the next one waits
 for the old child to be gone before it starts a new one on the same data.
@@ -20,11 +23,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import structlog
+
 from service.store.connection import OLDEST
+
+log = structlog.get_logger()
 
 MAX_SOCKET_PATH = 100
 """The kernel allows 107 bytes (sun_path); macOS 103."""
 WAIT_FOR_OLD_S = 30.0
+ASK_OLD_AFTER_S = 1.0
+"""The guard of an earlier service ends its child by itself within moments, unless it was killed too."""
 WAIT_FOR_START_S = 20.0
 MULTI_PART_AOF = (7, 0)
 """From this version on the append-only file is a folder, which older servers do not see."""
@@ -63,6 +72,7 @@ def running(folder: Path) -> Iterator[str]:
         _wait_for_old(server_lock, folder)
         _check_data_fits(binary, folder)
         path, remove = _socket_path(folder)
+        (folder / "redis.path").write_text(str(path))
         guard = _start(binary, folder, path, server_lock.fileno(), remove)
         # The child holds the lock now. Were it held here too, it would outlast a child that was killed.
         server_lock.close()
@@ -73,6 +83,7 @@ def running(folder: Path) -> Iterator[str]:
             if guard.stdin is not None:
                 guard.stdin.close()
             guard.wait()
+            _ask_to_end(path)  # where the guard was killed, nobody else has
 
 
 @contextmanager
@@ -94,13 +105,20 @@ def _service_lock(folder: Path) -> Iterator[None]:
 
 
 def _wait_for_old(lock: IO[str], folder: Path) -> None:
-    deadline = time.monotonic() + WAIT_FOR_OLD_S
+    began = time.monotonic()
+    asked = False
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            waited_s = time.monotonic() - began
+            if waited_s > WAIT_FOR_OLD_S:
                 raise EmbeddedError(f"the Redis of an earlier service still runs on {folder}; end it first") from None
+            if waited_s > ASK_OLD_AFTER_S and not asked:
+                asked = True
+                log.warning("an earlier service left its Redis behind; asking it to end", folder=str(folder))
+                with suppress(OSError):
+                    _ask_to_end(Path((folder / "redis.path").read_text()))
             time.sleep(0.05)
 
 
@@ -167,6 +185,15 @@ def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: 
             tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
             raise EmbeddedError("\n  ".join([f"the embedded Redis does not start; {log} ends with:", *tail]))
         time.sleep(0.01)
+
+
+def _ask_to_end(path: Path) -> None:
+    """Ask whoever answers on our own socket to write its data down and end."""
+    with socket.socket(socket.AF_UNIX) as link, suppress(OSError):
+        link.settimeout(WAIT_FOR_OLD_S)
+        link.connect(str(path))
+        link.sendall(b"SHUTDOWN\r\n")
+        link.recv(64)
 
 
 def _ping(path: Path) -> bytes:

@@ -16,7 +16,7 @@ from service.core.tokens import MAX_USER_CHARS
 from service.web import keys
 from service.web.browser import Browser, browser_of, forget, read_form, remember
 from service.web.middlewares import client_of
-from service.web.pages import ROOT, render
+from service.web.pages import ROOT, render, visible
 from service.web.policy import Operator
 
 LOGIN = Operation("login")
@@ -128,7 +128,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
     session = await request.app[keys.SESSIONS].get(tenant, name)
     history = await request.app[keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
     if session is None and not history.events:
-        raise NotFound
+        raise NotFound(f"Nothing is kept of {visible(name)} in {tenant}")
     content = {
         "browser": browser,
         "operator": operator,

@@ -1,5 +1,6 @@
 """Rendering the dashboard's pages, and the headers that keep them to themselves."""
 
+import unicodedata
 from typing import Any
 
 import aiohttp_jinja2
@@ -44,6 +45,18 @@ CAUSES = {
 }
 
 
+def visible(text: str) -> str:
+    """A user's name with what cannot be seen, or turns the line around, made visible."""
+    inner = text.strip(" ")
+    edge = len(text) - len(text.lstrip(" "))
+    shown = "".join(f"[U+{ord(c):04X}]" if _is_unseen(c) else c for c in inner)
+    return "␣" * edge + shown + "␣" * (len(text) - len(inner) - edge)
+
+
+def _is_unseen(character: str) -> bool:
+    return character != " " and unicodedata.category(character) in ("Cf", "Zs", "Zl", "Zp")
+
+
 def is_page(request: web.Request) -> bool:
     """Whether the answer is for somebody's eyes."""
     return request.path == ROOT or request.path.startswith(f"{ROOT}/")
@@ -51,7 +64,7 @@ def is_page(request: web.Request) -> bool:
 
 def render(request: web.Request, template: str, content: dict[str, Any], *, status: int = 200) -> web.Response:
     """A page under the strict Content-Security-Policy."""
-    helpers = {"labels": LABELS, "causes": CAUSES, "timestamp": timestamp, "root": ROOT}
+    helpers = {"labels": LABELS, "causes": CAUSES, "visible": visible, "timestamp": timestamp, "root": ROOT}
     response = aiohttp_jinja2.render_template(template, request, {**helpers, **content}, status=status)
     response.headers.update(_HEADERS)
     return response
@@ -64,7 +77,7 @@ def problem_page(request: web.Request, problem: Problem) -> web.Response:
 
 
 _ADVICE = {
-    "NOT_FOUND": "The address may be mistyped, or the tenant is not one of yours.",
+    "NOT_FOUND": "It may be mistyped, of a tenant that is not yours, or forgotten since its retention is over.",
     "FORBIDDEN": "The form was not sent from this dashboard, or it is too old. Go back, reload the page and try again.",
     "TOO_MANY_REQUESTS": "Too many attempts came from your address. Wait a minute and try again.",
     "SERVICE_UNAVAILABLE": "Redis does not answer. The page works again within a second of its return.",

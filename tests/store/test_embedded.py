@@ -81,6 +81,33 @@ def answering(client: "redis.Redis") -> int:
         return 0
 
 
+def guard_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_child_whose_guard_was_killed_ends_with_the_service_all_the_same(tmp_path: Path) -> None:
+    with running(tmp_path / "var") as url, connect(url) as client:
+        pid = int(client.info("server")["process_id"])
+        client.set("kept", "yes")
+        os.kill(guard_of(pid), signal.SIGKILL)
+    wait_for(lambda: not alive(pid))
+
+
+def test_after_kill_9_of_service_and_guard_the_next_service_ends_the_child_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "var")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        url = holder.stdout.readline().strip()
+        with connect(url) as client:
+            client.set("kept", "yes")
+            pid = int(client.info("server")["process_id"])
+        os.kill(guard_of(pid), signal.SIGKILL)
+        holder.kill()
+    with running(tmp_path / "var") as url, connect(url) as client:
+        assert not alive(pid)
+        assert client.get("kept") == b"yes"
+
+
 def test_a_second_service_on_one_folder_is_told_who_has_it(tmp_path: Path) -> None:
     with (
         running(tmp_path / "var"),
@@ -145,6 +172,7 @@ def test_a_server_that_does_not_start_tells_its_log(tmp_path: Path) -> None:
 
 def test_an_old_server_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "WAIT_FOR_OLD_S", 0.1)
+    monkeypatch.setattr(embedded, "ASK_OLD_AFTER_S", 9)
     with running(tmp_path):
         (tmp_path / "service.lock").rename(tmp_path / "service.lock.away")
         with pytest.raises(EmbeddedError, match="earlier service still runs"), running(tmp_path):

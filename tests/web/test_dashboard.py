@@ -341,3 +341,21 @@ async def test_the_way_back_survives_a_wrong_token(client: Client) -> None:
 @pytest.mark.parametrize("name", ["a" * 5000, "..%2f..%2fapp.py", "%00", "nothing.css"])
 async def test_static_names_that_are_nonsense_are_not_there(client: Client, name: str) -> None:
     assert (await client.get(f"/dashboard/static/{name}")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("user", "shown"),
+    [(" ", "␣"), ("  a b ", "␣␣a b␣"), ("\u202egnp.exe", "[U+202E]gnp.exe"), ("a\u00a0b\u200b", "a[U+00A0]b[U+200B]")],
+)
+async def test_what_cannot_be_seen_in_a_name_is_shown(client: Client, user: str, shown: str) -> None:
+    await client.get("/auth/status", headers=credentials(user))
+    await log_in(client)
+    assert users_in(await page(client)) == [shown]
+    assert f"<bdi>{shown}</bdi>" in await page(client, "/dashboard/user", tenant="acme", user=user)
+
+
+async def test_a_user_of_whom_nothing_is_kept_is_said_to_be(client: Client) -> None:
+    await log_in(client)
+    answer = await client.get("/dashboard/user", params={"tenant": "acme", "user": "nobody"})
+    assert answer.status == 404
+    assert "<h1>Nothing is kept of nobody in acme</h1>" in await answer.text()
