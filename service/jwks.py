@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from service.core.tokens import ALGORITHMS, Key, KeyRing, make_key
+from service.core.tokens import ASYMMETRIC, Key, KeyRing, make_key
 
 log = structlog.get_logger()
 
@@ -154,7 +154,7 @@ def _read_key(member: Any, default_alg: str) -> Key | None:
     if not isinstance(member, dict) or member.get("kty") == "oct" or member.get("use", "sig") != "sig":
         return None
     kid, alg = member.get("kid"), member.get("alg", default_alg)
-    if not isinstance(alg, str) or alg not in _ASYMMETRIC or not isinstance(kid, str | None):
+    if not isinstance(alg, str) or alg not in ASYMMETRIC or not isinstance(kid, str | None):
         return None
     public = {name: value for name, value in member.items() if name not in _PRIVATE}
     try:
@@ -164,4 +164,3 @@ def _read_key(member: Any, default_alg: str) -> Key | None:
 
 
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth")
-_ASYMMETRIC = frozenset(alg for alg in ALGORITHMS if not alg.startswith("HS"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from uvloop import run as run_loop
 
 from service import logs
 from service.app import RUNTIME, make_app
@@ -19,11 +20,6 @@ from service.settings import Settings
 from service.store import embedded
 from service.store.connection import RedisAccess, TlsFiles
 from service.web.server import OPTIONS, Runner
-
-if sys.platform == "win32":  # pragma: no cover  # uvloop is not to be had there
-    from asyncio import run as run_loop
-else:
-    from uvloop import run as run_loop
 
 log = structlog.get_logger()
 

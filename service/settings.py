@@ -29,7 +29,7 @@ from redis.asyncio.connection import parse_url
 
 from service.core.limits import OnOutage, Per
 from service.core.tenants import digest
-from service.core.tokens import ALGORITHMS, Key, make_key
+from service.core.tokens import ALGORITHMS, ASYMMETRIC, Key, make_key
 
 ENV_PREFIX = "SERVICE__"
 NAME = r"^[a-z0-9_-]{1,64}$"
@@ -243,7 +243,7 @@ class Jwt(_Section):
 
     keys: tuple[KeySection, ...] = ()
     jwks_url: AnyHttpUrl | None = None
-    jwks_alg: Literal[tuple(alg for alg in ALGORITHMS if not alg.startswith("HS"))] = "RS256"  # type: ignore[valid-type]
+    jwks_alg: Literal[ASYMMETRIC] = "RS256"  # type: ignore[valid-type]  # as above
     issuer: str | None = None
     audience: str | tuple[str, ...] | None = None
     leeway: float = Field(0, ge=0, le=3600)

@@ -28,6 +28,8 @@ ALGORITHMS = (
     *("HS256", "HS384", "HS512", "RS256", "RS384", "RS512"),
     *("PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"),
 )
+ASYMMETRIC = tuple(alg for alg in ALGORITHMS if not alg.startswith("HS"))
+"""Those that a JWKS URL may bring: a secret is never taken from one."""
 _CURVES = {"ES256": "secp256r1", "ES384": "secp384r1"}
 
 

@@ -28,7 +28,7 @@ from service.web.envelope import failure, request_id_of
 from service.web.forwarded import client_address
 from service.web.pages import is_page, problem_page
 from service.web.problems import BAD_REQUEST, problem_of
-from service.web.ratelimit_headers import add_limit_headers
+from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, add_limit_headers
 
 log = structlog.get_logger()
 
@@ -177,7 +177,7 @@ def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, s
     if problem.status == 401:
         response.headers["www-authenticate"] = 'Bearer realm="rollcall"'
     if problem.status == 503:
-        response.headers["Retry-After"] = "1"
+        response.headers["Retry-After"] = str(UNAVAILABLE_RETRY_S)
     if isinstance(error, web.HTTPMethodNotAllowed):
         response.headers["allow"] = ", ".join(sorted(error.allowed_methods))
     if problem is BAD_REQUEST:

@@ -20,7 +20,6 @@ def add_limit_headers(headers: CIMultiDict[str], admission: Admission, status: i
     if admission.degraded:
         headers["x-degraded"] = ", ".join(admission.degraded)
     if status == 503:
-        headers["Retry-After"] = str(UNAVAILABLE_RETRY_S)
         return
     shown = [standing for standing in admission.standings if not standing.limit.shadow]
     if not shown:
