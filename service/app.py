@@ -107,10 +107,11 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     runtime = Runtime(settings, access)
     app = web.Application(middlewares=[problems, authentication], client_max_size=MAX_BODY_BYTES)
     app[RUNTIME] = runtime
-    app[keys.POLICY] = runtime.policy
-    app[keys.VERIFIED] = runtime.verified
-    app[keys.METRICS] = runtime.metrics
     app[keys.GATE] = keys.Gate(
+        policy=runtime.policy,
+        verified=runtime.verified,
+        metrics=runtime.metrics,
+        operations={auth.logout: LOGOUT, auth.status: STATUS},
         decide=runtime.decide,
         refetch_keys=runtime.key_sets.refetch,
         is_down=lambda: runtime.link.is_down,
@@ -118,8 +119,6 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     )
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
-    operations: dict[object, Operation] = {auth.logout: LOGOUT, auth.status: STATUS}
-    app[keys.OPERATIONS] = operations
     _add_routes(app)
     loader = jinja2.PackageLoader("service.web", "templates")
     pages = aiohttp_jinja2.setup(
@@ -127,7 +126,6 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     )
     for name in loader.list_templates():
         pages.get_template(name)  # read now: no request waits for the disk
-    app.on_response_prepare.append(cors.add_cors_headers)
     app.cleanup_ctx.append(runtime.run)
     return app
 

@@ -25,9 +25,13 @@ class Operation:
 
     name: str
     cause: Cause = Cause.REQUEST
+    capabilities: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "capabilities", (self.name,))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: those are made several times slower, and there is one per request
 class Question:
     """Everything that Redis needs to know to decide a request, in one trip."""
 
@@ -52,7 +56,7 @@ class Question:
         return bool(self.charges) or self.user is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
     """What was decided."""
 
@@ -84,8 +88,12 @@ NOTHING_ASKED = Admission()
 
 def charges(limits: Sequence[Limit], *, client: str, user: str | None) -> tuple[Charge, ...]:
     """Pair each limit with its subject; a limit whose subject is unknown is skipped."""
-    subjects = {Per.IP: client, Per.USER: user, Per.TENANT: "-"}
-    return tuple(Charge(limit, subject) for limit in limits if (subject := subjects[limit.per]) is not None)
+    found = []
+    for limit in limits:
+        subject = client if limit.per is Per.IP else user if limit.per is Per.USER else "-"
+        if subject is not None:
+            found.append(Charge(limit, subject))
+    return tuple(found)
 
 
 def judge(question: Question, admission: Admission) -> None:

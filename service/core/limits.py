@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 MICRO = 1_000_000
 """Windows are kept in microseconds, the resolution of Redis's own clock."""
@@ -44,15 +45,14 @@ class Limit:
     on_outage: OnOutage = OnOutage.LOCAL
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """One limit of a question, and the subject it would be charged to."""
 
     limit: Limit
     subject: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
     """Where a subject stands within one limit, after the decision."""
 

@@ -62,7 +62,7 @@ TRANSITIONS: dict[Cause, dict[Status, Status | Refusal]] = {
 """Section 2 of the contract: cause → from → to. The same status means: stays, and nothing is told."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
     """What is kept of one user. Times are milliseconds since the epoch; None is unknown."""
 

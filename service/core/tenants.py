@@ -27,13 +27,20 @@ class Directory:
         self.tenants = {tenant.name: tenant for tenant in tenants}
         self.limits = limits
         self._by_digest = {tenant.token_digest: tenant for tenant in self.tenants.values()}
+        self._known: dict[str, Tenant] = {}
 
     def find(self, token: str) -> Tenant | None:
         """The tenant that `token` belongs to.
 
-        The look-up is by SHA-256, so its timing tells nothing of a token that is nearly right.
+        The look-up is by SHA-256, so its timing tells nothing of a token that is nearly right. So is the second
+        one of the same token by Python's own hash of it, which is keyed with a secret of the process.
         """
-        return self._by_digest.get(digest(token))
+        tenant = self._known.get(token)
+        if tenant is None:
+            tenant = self._by_digest.get(digest(token))
+            if tenant is not None:
+                self._known[token] = tenant
+        return tenant
 
 
 def digest(token: str) -> bytes:

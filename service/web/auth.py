@@ -7,13 +7,13 @@ from service.web.envelope import success, timestamp
 from service.web.keys import user_context
 
 
-async def logout(request: web.Request) -> web.Response:
+async def logout(request: web.Request) -> web.StreamResponse:
     """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
     user_context(request)
     return success(request, {"success": True})
 
 
-async def status(request: web.Request) -> web.Response:
+async def status(request: web.Request) -> web.StreamResponse:
     """Where the user stands after this request."""
     context = user_context(request)
     session = context.admission.session

@@ -12,22 +12,22 @@ _EXPOSED = (
 _PREFLIGHT_MAX_AGE_S = 600
 
 
-async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal for `on_response_prepare`."""
-    origins = request.app[keys.POLICY].current.cors_origins
-    if not origins or not request.path.startswith("/auth/"):
-        return
-    response.headers.add(hdrs.VARY, "origin")
+def cors_fields(request: web.Request) -> list[tuple[str, str]]:
+    """What an answer under `/auth/` says to a browser, where origins are configured."""
+    origins = request.app[keys.GATE].policy.current.cors_origins
+    if not request.path.startswith("/auth/"):
+        return []
+    fields: list[tuple[str, str]] = [(hdrs.VARY, "origin")]
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None and (origin in origins or "*" in origins):
-        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+        fields += [(hdrs.ACCESS_CONTROL_ALLOW_ORIGIN, origin), (hdrs.ACCESS_CONTROL_EXPOSE_HEADERS, _EXPOSED)]
+    return fields
 
 
 async def preflight(request: web.Request) -> web.Response:
     """Answer whether a browser may send the request it is about to (OPTIONS); 405 where CORS is not configured."""
     allowed = ", ".join(sorted({route.method for route in _resource(request)} - {hdrs.METH_OPTIONS}))
-    if not request.app[keys.POLICY].current.cors_origins:
+    if not request.app[keys.GATE].policy.current.cors_origins:
         raise web.HTTPMethodNotAllowed(request.method, allowed.split(", "))
     return web.Response(
         status=204,

@@ -54,7 +54,7 @@ async def login(request: web.Request) -> web.StreamResponse:
     await _admit_login(request)
     form = await read_form(request)
     given = digest(form.get("token", "").strip())
-    operators = request.app[keys.POLICY].current.operators
+    operators = request.app[keys.GATE].policy.current.operators
     operator = next((one for one in operators if hmac.compare_digest(one.token_digest, given)), None)
     if operator is None:
         return _show_login(request, form.get("next", ""), wrong=True)
@@ -145,16 +145,16 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
 async def _admit_login(request: web.Request) -> None:
     """Logins are limited like all else, so that guessing is."""
     client = client_of(request)
-    limits = request.app[keys.POLICY].current.directory.limits.get(LOGIN.name, ())
+    limits = request.app[keys.GATE].policy.current.directory.limits.get(LOGIN.name, ())
     question = Question(
         tenant=None,
         operation=LOGIN,
         charges=charges(limits, client=client, user=None),
         client=client,
-        request_id=request[keys.REQUEST_ID],
+        request_id=request[keys.EXCHANGE].request_id,
     )
     admission = await request.app[keys.GATE].decide(question)
-    request[keys.ADMISSION] = admission
+    request[keys.EXCHANGE].admission = admission
     judge(question, admission)
 
 
@@ -174,7 +174,7 @@ def _own_page(wanted: str) -> str:
 
 
 def _tenants_of(request: web.Request, operator: Operator) -> list[str]:
-    tenants = request.app[keys.POLICY].current.directory.tenants
+    tenants = request.app[keys.GATE].policy.current.directory.tenants
     return sorted(name for name in tenants if operator.sees(name))
 
 

@@ -1,33 +1,38 @@
 """The envelope of every answer of the API: `meta` with `data` or `error`."""
 
 import json
-import os
 import re
+import secrets
 import time
 from functools import lru_cache
+from itertools import count
 from typing import Any
 
 from aiohttp import web
 
-from service.web.keys import REQUEST_ID
+from service.web.answer import Answer
+from service.web.keys import EXCHANGE
 
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_ours = f"req-{secrets.token_hex(8)}"
+_numbers = count(1)
+
 
 def request_id_of(request: web.Request) -> str:
-    """The client's request id where it is well-formed, otherwise a new one."""
+    """The client's request id where it is well-formed, otherwise a new one: a random prefix and a number."""
     given = request.headers.get("x-request-id")
     if given is not None and REQUEST_ID_FORM.fullmatch(given):
         return given
-    return f"req-{os.urandom(12).hex()}"
+    return f"{_ours}{next(_numbers):08x}"
 
 
 def timestamp(ms: int | None) -> str | None:
     """Milliseconds since the epoch as `2025-01-15T10:30:00.000Z`; None stays None."""
     if ms is None:
         return None
-    second, rest = divmod(ms, 1000)
-    return f"{_to_the_second(second)}.{rest:03d}Z"
+    return f"{_to_the_second(ms // 1000)}.{ms % 1000:03d}Z"
 
 
 @lru_cache(maxsize=1024)
@@ -35,18 +40,17 @@ def _to_the_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def success(request: web.Request, data: Any, *, status: int = 200) -> web.Response:
+def success(request: web.Request, data: Any) -> Answer:
     """The envelope around `data`."""
-    return _answer(request, {"data": data}, status)
+    return _answer(request, f'"data": {_encode(data)}', 200)
 
 
-def failure(request: web.Request, code: str, status: int, message: str) -> web.Response:
+def failure(request: web.Request, code: str, status: int, message: str) -> Answer:
     """The envelope around an error."""
-    return _answer(request, {"error": {"message": message, "code": code, "status": status}}, status)
+    return _answer(request, f'"error": {_encode({"message": message, "code": code, "status": status})}', status)
 
 
-def _answer(request: web.Request, content: dict[str, Any], status: int) -> web.Response:
-    meta = {"requestId": request[REQUEST_ID], "timestamp": timestamp(time.time_ns() // 1_000_000)}
-    body = json.dumps({"meta": meta, **content}, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    headers = {"content-type": "application/json; charset=utf-8"}
-    return web.Response(body=body, status=status, headers=headers)
+def _answer(request: web.Request, content: str, status: int) -> Answer:
+    # The request id needs no escaping: its form holds nothing that JSON would escape.
+    meta = f'"requestId": "{request[EXCHANGE].request_id}", "timestamp": "{timestamp(time.time_ns() // 1_000_000)}"'
+    return Answer(status, f'{{"meta": {{{meta}}}, {content}}}'.encode("utf-8", "backslashreplace"))

@@ -10,24 +10,24 @@ from service.web import keys
 from service.web.envelope import success
 
 
-async def healthz(request: web.Request) -> web.Response:
+async def healthz(request: web.Request) -> web.StreamResponse:
     """The process is alive."""
     return success(request, {"status": "ok"})
 
 
-async def readyz(request: web.Request) -> web.Response:
+async def readyz(request: web.Request) -> web.StreamResponse:
     """Redis answers; 503 where it does not."""
     if not await request.app[keys.GATE].is_ready():
         raise StoreUnavailable("not ready")
     return success(request, {"status": "ready"})
 
 
-async def metrics(request: web.Request) -> web.Response:
+async def metrics(request: web.Request) -> web.StreamResponse:
     """The Prometheus text format; with `metrics.token` set, for whoever brings it."""
-    wanted = request.app[keys.POLICY].current.metrics_token_digest
+    wanted = request.app[keys.GATE].policy.current.metrics_token_digest
     if wanted is not None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(digest(token.strip()), wanted):
             raise Unauthorized
     headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
-    return web.Response(body=request.app[keys.METRICS].text(), headers=headers)
+    return web.Response(body=request.app[keys.GATE].metrics.text(), headers=headers)

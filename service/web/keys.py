@@ -1,4 +1,4 @@
-"""The typed keys of the application and of a request."""
+"""What the application and a request carry with them, typed."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from service.web.metrics import Metrics
 from service.web.policy import LivePolicy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UserContext:
     """Who asks, once admitted."""
 
@@ -25,8 +25,13 @@ class UserContext:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What requests ask of the rest of the service."""
+    """What requests ask of the rest of the service, in one place: a request looks it up once."""
 
+    policy: LivePolicy
+    verified: VerifiedTokens
+    metrics: Metrics
+    operations: dict[object, Operation]
+    """Handler → what it does; handlers that are not in it stand outside the admission."""
     decide: Callable[[Question], Awaitable[Admission]]
     """The one admission, outages included."""
     refetch_keys: Callable[[str], Awaitable[None]]
@@ -36,19 +41,24 @@ class Gate:
     is_ready: Callable[[], Awaitable[bool]]
 
 
-POLICY = web.AppKey("POLICY", LivePolicy)
-VERIFIED = web.AppKey("VERIFIED", VerifiedTokens)
-METRICS = web.AppKey("METRICS", Metrics)
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way: what the middlewares and the handler tell each other of it."""
+
+    gate: Gate
+    request_id: str
+    operation: Operation | None = None
+    client: str | None = None
+    """The client's address as limits count it, once somebody asked."""
+    admission: Admission | None = None
+    context: UserContext | None = None
+
+
 GATE = web.AppKey("GATE", Gate)
 SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
-OPERATIONS: web.AppKey[dict[object, Operation]] = web.AppKey("OPERATIONS")
-"""Handler → what it does; handlers that are not in it stand outside the admission."""
 
-REQUEST_ID = web.RequestKey("REQUEST_ID", str)
-CLIENT = web.RequestKey("CLIENT", str)
-ADMISSION = web.RequestKey("ADMISSION", Admission)
-USER_CONTEXT = web.RequestKey("USER_CONTEXT", UserContext)
+EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
 
 
 def user_context(request: web.Request) -> UserContext:
@@ -57,6 +67,7 @@ def user_context(request: web.Request) -> UserContext:
     Raises:
         UnexpectedState: the authentication middleware did not see this request.
     """
-    if USER_CONTEXT not in request:
+    context = request[EXCHANGE].context
+    if context is None:
         raise UnexpectedState("Missing user context")
-    return request[USER_CONTEXT]
+    return context

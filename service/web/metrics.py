@@ -1,8 +1,18 @@
-"""What /metrics tells. Labels are of our own making, never of a client's, so their number is bounded."""
+"""What /metrics tells. Labels are of our own making, never of a client's, so their number is bounded.
+
+prometheus-client's counters take a lock and, with several workers, write to a shared file at each step. So
+requests are counted in a plain dictionary, and poured into the counters once a second and before each reading.
+"""
+
+import asyncio
+from collections import Counter as Tally
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from service.core.admission import Admission
+from service.core.sessions import Status
+
+POUR_EVERY_S = 1.0
 
 
 class Metrics:
@@ -10,54 +20,55 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "rollcall_requests",
-            "Answers, by operation and HTTP status",
-            ["operation", "status"],
-            registry=self.registry,
+        self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
+        self._requests = self._counter("requests", "Answers, by operation and HTTP status", "operation", "status")
+        self._refusals = self._counter(
+            "limit_refusals", "Requests that a limit refused, or would have (shadow)", "limit", "shadow"
         )
-        self._refusals = Counter(
-            "rollcall_limit_refusals",
-            "Requests that a limit refused, or would have (shadow)",
-            ["limit", "shadow"],
-            registry=self.registry,
-        )
-        self._transitions = Counter(
-            "rollcall_transitions",
-            "Transitions that requests made",
-            ["from_status", "to_status"],
-            registry=self.registry,
-        )
-        self._degraded = Counter(
-            "rollcall_degraded",
-            "Answers given without Redis, by what it did not decide",
-            ["what"],
-            registry=self.registry,
-        )
-        self._swept = Counter(
-            "rollcall_swept", "Users that the sweep expired or removed", ["what"], registry=self.registry
-        )
+        self._transitions = self._counter("transitions", "Transitions that requests made", "from_status", "to_status")
+        self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
+        self._swept = self._counter("swept", "Users that the sweep expired or removed", "what")
         self.redis_up = Gauge("rollcall_redis_up", "1 while Redis answers admissions", registry=self.registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"rollcall_{name}", meaning, labels, registry=self.registry)
 
     def count_request(self, operation: str, status: int) -> None:
         """Count one answer."""
-        self._requests.labels(operation, str(status)).inc()
+        self._tally[self._requests, (operation, str(status))] += 1
 
     def count_admission(self, admission: Admission) -> None:
         """Count what an admission decided."""
         for standing in admission.standings:
             if standing.over:
-                self._refusals.labels(standing.limit.name, str(standing.limit.shadow).lower()).inc()
+                limit = standing.limit
+                self._tally[self._refusals, (limit.name, "true" if limit.shadow else "false")] += 1
         for what in admission.degraded:
-            self._degraded.labels(what).inc()
+            self._tally[self._degraded, (what,)] += 1
         if admission.came_from is not None and admission.session is not None:
-            self._transitions.labels(admission.came_from.value, admission.session.status.value).inc()
+            self._count_transition(admission.came_from, admission.session.status)
+
+    def _count_transition(self, came_from: Status, to: Status) -> None:
+        self._tally[self._transitions, (came_from.value, to.value)] += 1
 
     def count_swept(self, expired: int, removed: int) -> None:
         """Count what a round of the sweep came to."""
-        self._swept.labels("expired").inc(expired)
-        self._swept.labels("removed").inc(removed)
+        self._tally[self._swept, ("expired",)] += expired
+        self._tally[self._swept, ("removed",)] += removed
+
+    def pour(self) -> None:
+        """Hand what was counted to prometheus-client."""
+        tally, self._tally = self._tally, Tally()
+        for (counter, labels), number in tally.items():
+            counter.labels(*labels).inc(number)
+
+    async def run_forever(self) -> None:
+        """Pour once a second, so that other workers' readings miss no more than that."""
+        while True:
+            await asyncio.sleep(POUR_EVERY_S)
+            self.pour()
 
     def text(self) -> bytes:
         """The Prometheus text format."""
+        self.pour()
         return generate_latest(self.registry)

@@ -6,6 +6,7 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 
 import time
 from collections.abc import Awaitable, Callable
+from itertools import chain
 
 import structlog
 from aiohttp import web
@@ -24,11 +25,13 @@ from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
 from service.core.tokens import MAX_TOKEN_CHARS, Identity
 from service.web import keys
+from service.web.answer import SECURITY_FIELDS, Answer
+from service.web.cors import cors_fields
 from service.web.envelope import failure, request_id_of
 from service.web.forwarded import client_address
 from service.web.pages import is_page, problem_page
 from service.web.problems import BAD_REQUEST, problem_of
-from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, add_limit_headers
+from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, limit_fields
 
 log = structlog.get_logger()
 
@@ -43,53 +46,55 @@ NO_OPERATION = Operation("-")
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give every answer its request id and headers, every error its envelope, and tell the log."""
     began = time.perf_counter()
-    request[keys.REQUEST_ID] = request_id_of(request)
-    code = ""
+    gate = request.app[keys.GATE]
+    exchange = request[keys.EXCHANGE] = keys.Exchange(gate, request_id_of(request))
+    code, fields = "", [("x-request-id", exchange.request_id)]
     try:
-        if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEADER_BYTES:
+        if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
             raise web.HTTPBadRequest
         response = await handler(request)
     except web.HTTPRedirection as redirection:
         response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
     except Exception as error:  # the last line: whatever it is gets an envelope
-        response, code = _tell(request, error)
-    headers = response.headers
-    headers["server"] = "rollcall"
-    headers["x-request-id"] = request[keys.REQUEST_ID]
-    # A static file is the same for everybody, and asked for again only to hear that it has not changed.
-    headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
-    headers.setdefault("x-content-type-options", "nosniff")
-    admission = request.get(keys.ADMISSION)
+        response, code = _tell(request, error, fields)
+    admission = exchange.admission
     if admission is not None:
-        add_limit_headers(headers, admission, response.status)
-        request.app[keys.METRICS].count_admission(admission)
-    operation = request.app[keys.OPERATIONS].get(request.match_info.handler, NO_OPERATION)
-    request.app[keys.METRICS].count_request(operation.name, response.status)
-    _log(request, response.status, code, time.perf_counter() - began)
+        fields += limit_fields(admission, response.status)
+        gate.metrics.count_admission(admission)
+    if gate.policy.current.cors_origins:
+        fields += cors_fields(request)
+    if isinstance(response, Answer):
+        response.fields += fields
+    else:
+        _complete(response, fields)
+    operation = exchange.operation or NO_OPERATION
+    gate.metrics.count_request(operation.name, response.status)
+    _log(request, exchange, response.status, code, began)
     return response
 
 
 @web.middleware
 async def authentication(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Admit the request, or raise what stands in its way. What is no operation passes."""
-    operation = request.app[keys.OPERATIONS].get(request.match_info.handler)
+    exchange = request[keys.EXCHANGE]
+    gate = exchange.gate
+    operation = exchange.operation = gate.operations.get(handler)
     if operation is None:
         return await handler(request)
-    policy = request.app[keys.POLICY].current
+    directory = gate.policy.current.directory
     tenant: Tenant | None = None
     identity: Identity | None = None
     refusal: Unauthenticated | None = None
     try:
-        tenant = find_tenant(request, policy.directory)
-        identity = await find_user(request, tenant)
+        tenant = find_tenant(request, directory)
+        identity = await find_user(request, tenant, gate)
     except Unauthenticated as error:
         refusal = error
-    question = make_question(request, operation, policy.directory, tenant, identity, refusal)
-    admission = await request.app[keys.GATE].decide(question)
-    request[keys.ADMISSION] = admission
+    question = make_question(request, operation, directory, tenant, identity, refusal)
+    admission = exchange.admission = await gate.decide(question)
     judge(question, admission)
     if tenant is not None and identity is not None:
-        request[keys.USER_CONTEXT] = keys.UserContext(tenant, identity, admission)
+        exchange.context = keys.UserContext(tenant, identity, admission)
     return await handler(request)
 
 
@@ -104,19 +109,18 @@ def find_tenant(request: web.Request, directory: Directory) -> Tenant:
     return tenant
 
 
-async def find_user(request: web.Request, tenant: Tenant) -> Identity:
+async def find_user(request: web.Request, tenant: Tenant, gate: keys.Gate) -> Identity:
     """The user whose token the request brings; an unknown `kid` waits a moment for the tenant's keys."""
     token = user_token(request)
     if not token:
         raise MissingUserToken
     if len(token) > MAX_TOKEN_CHARS:
         raise InvalidUserToken
-    verified = request.app[keys.VERIFIED]
     try:
-        return verified.verify(tenant.ring, token, time.time())
+        return gate.verified.verify(tenant.ring, token, time.time())
     except UnknownKey:
-        await request.app[keys.GATE].refetch_keys(tenant.name)
-        return verified.verify(tenant.ring, token, time.time())
+        await gate.refetch_keys(tenant.name)
+        return gate.verified.verify(tenant.ring, token, time.time())
 
 
 def user_token(request: web.Request) -> str:
@@ -138,65 +142,72 @@ def make_question(
 ) -> Question:
     """Everything that the admission needs to know of the request."""
     client = client_of(request)
-    limits = directory.limits if tenant is None else tenant.limits
-    restricted = tenant.restricted_capabilities if tenant is not None else frozenset[str]()
+    name = operation.name
+    limits = (directory if tenant is None else tenant).limits.get(name, ())
     return Question(
         tenant=None if tenant is None else tenant.name,
         operation=operation,
-        charges=charges(
-            limits.get(operation.name, ()), client=client, user=None if identity is None else identity.user
-        ),
+        charges=charges(limits, client=client, user=None if identity is None else identity.user),
         client=client,
-        request_id=request[keys.REQUEST_ID],
+        request_id=request[keys.EXCHANGE].request_id,
         user=identity,
         passive=operation.cause is Cause.REQUEST and request.headers.get("x-passive", "").lower() == "true",
-        capabilities=(operation.name,),
-        restricted=operation.name if operation.name in restricted else None,
+        capabilities=operation.capabilities,
+        restricted=name if tenant is not None and name in tenant.restricted_capabilities else None,
         failure=refusal,
     )
 
 
 def client_of(request: web.Request) -> str:
     """The client's address as limits count it, worked out once per request."""
-    client = request.get(keys.CLIENT)
-    if client is None:
-        rules = request.app[keys.POLICY].current.client_address
-        client = request[keys.CLIENT] = client_address(request.remote, request.headers, rules)
-    return client
+    exchange = request[keys.EXCHANGE]
+    if exchange.client is None:
+        rules = exchange.gate.policy.current.client_address
+        exchange.client = client_address(request.remote, request.headers, rules)
+    return exchange.client
 
 
-def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, str]:
-    """The answer to an error, and its code for the log."""
+def _tell(request: web.Request, error: Exception, fields: list[tuple[str, str]]) -> tuple[web.StreamResponse, str]:
+    """The answer to an error, and its code for the log; what it says in headers is added to `fields`."""
     problem = problem_of(error)
     if problem.status >= 500 and not isinstance(error, StoreUnavailable):
-        log.error("a request failed", request_id=request[keys.REQUEST_ID], exc_info=error)
+        log.error("a request failed", request_id=request[keys.EXCHANGE].request_id, exc_info=error)
     if is_page(request):
         response: web.StreamResponse = problem_page(request, problem)
     else:
         response = failure(request, problem.code, problem.status, problem.message)
     if problem.status == 401:
-        response.headers["www-authenticate"] = 'Bearer realm="rollcall"'
+        fields.append(("www-authenticate", 'Bearer realm="rollcall"'))
     if problem.status == 503:
-        response.headers["Retry-After"] = str(UNAVAILABLE_RETRY_S)
+        fields.append(("Retry-After", str(UNAVAILABLE_RETRY_S)))
     if isinstance(error, web.HTTPMethodNotAllowed):
-        response.headers["allow"] = ", ".join(sorted(error.allowed_methods))
+        fields.append(("allow", ", ".join(sorted(error.allowed_methods))))
     if problem is BAD_REQUEST:
         response.force_close()
     return response, problem.code
 
 
-def _log(request: web.Request, status: int, code: str, took_s: float) -> None:
+def _complete(response: web.StreamResponse, fields: list[tuple[str, str]]) -> None:
+    """The headers of a page or a file: what an answer of the API has by itself, where not said otherwise."""
+    headers = response.headers
+    headers.update([*SECURITY_FIELDS, *fields])
+    # A static file is the same for everybody, and asked for again only to hear that it has not changed.
+    headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
+
+
+def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, began: float) -> None:
     """One line per answer, as much as `server.access_log` asks for. Tokens and queries are never in it."""
-    mode = request.app[keys.POLICY].current.access_log
-    admission = request.get(keys.ADMISSION)
+    mode = exchange.gate.policy.current.access_log
+    admission = exchange.admission
     moved = admission is not None and admission.came_from is not None
     if mode == "none" or (mode == "refused" and status < 400 and not moved):
         return
-    fields: dict[str, object] = {"request_id": request[keys.REQUEST_ID], "client": client_of(request)}
+    fields: dict[str, object] = {"request_id": exchange.request_id, "client": client_of(request)}
     if code:
         fields["code"] = code
     if admission is not None and admission.session is not None:
         fields["user"] = admission.session.user
         if moved:
             fields["transition"] = f"{admission.came_from} -> {admission.session.status}"
-    log.info("answered", method=request.method, path=request.path, status=status, ms=round(took_s * 1000, 2), **fields)
+    took_ms = round((time.perf_counter() - began) * 1000, 2)
+    log.info("answered", method=request.method, path=request.path, status=status, ms=took_ms, **fields)

@@ -72,7 +72,11 @@ def render(request: web.Request, template: str, content: dict[str, Any], *, stat
 
 def problem_page(request: web.Request, problem: Problem) -> web.Response:
     """An error, told to a person."""
-    content = {"problem": problem, "request_id": request[keys.REQUEST_ID], "advice": _ADVICE.get(problem.code, "")}
+    content = {
+        "problem": problem,
+        "request_id": request[keys.EXCHANGE].request_id,
+        "advice": _ADVICE.get(problem.code, ""),
+    }
     return render(request, "problem.html", content, status=problem.status)
 
 

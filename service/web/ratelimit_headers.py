@@ -4,36 +4,31 @@ Source: draft-ietf-httpapi-ratelimit-headers (RateLimit-Policy, RateLimit), RFC 
 RFC 9110 section 10.2.3 (Retry-After). Names of limits hold nothing that a structured field must escape.
 """
 
-from functools import lru_cache
-
-from multidict import CIMultiDict
-
 from service.core.admission import Admission
-from service.core.limits import Limit
 
 UNAVAILABLE_RETRY_S = 1
 """What a 503 asks to wait: the service notices within a second that Redis is back."""
 
 
-def add_limit_headers(headers: CIMultiDict[str], admission: Admission, status: int) -> None:
-    """Add what `admission` says of limits to the headers of an answer with `status`."""
-    if admission.degraded:
-        headers["x-degraded"] = ", ".join(admission.degraded)
+def limit_fields(admission: Admission, status: int) -> list[tuple[str, str]]:
+    """What `admission` says of limits in the headers of an answer with `status`."""
+    fields = [("x-degraded", ", ".join(admission.degraded))] if admission.degraded else []
     if status == 503:
-        return
+        return fields
     shown = [standing for standing in admission.standings if not standing.limit.shadow]
     if not shown:
-        return
-    headers["RateLimit-Policy"] = ", ".join([_policy(standing.limit) for standing in shown])
-    headers["RateLimit"] = ", ".join([f'"{s.limit.name}";r={s.remaining};t={s.reset_s}' for s in shown])
-    tightest = min(shown, key=lambda standing: (standing.remaining, -standing.reset_s))
-    headers["X-RateLimit-Limit"] = str(tightest.limit.requests)
-    headers["X-RateLimit-Remaining"] = str(tightest.remaining)
-    headers["X-RateLimit-Reset"] = str(tightest.reset_s)
+        return fields
+    tightest = shown[0] if len(shown) == 1 else min(shown, key=lambda one: (one.remaining, -one.reset_s))
+    fields += (
+        (
+            "RateLimit-Policy",
+            ", ".join([f'"{s.limit.name}";q={s.limit.requests};w={s.limit.window_s}' for s in shown]),
+        ),
+        ("RateLimit", ", ".join([f'"{s.limit.name}";r={s.remaining};t={s.reset_s}' for s in shown])),
+        ("X-RateLimit-Limit", str(tightest.limit.requests)),
+        ("X-RateLimit-Remaining", str(tightest.remaining)),
+        ("X-RateLimit-Reset", str(tightest.reset_s)),
+    )
     if status == 429:
-        headers["Retry-After"] = str(admission.retry_after_s)
-
-
-@lru_cache(maxsize=4096)
-def _policy(limit: Limit) -> str:
-    return f'"{limit.name}";q={limit.requests};w={limit.window_s}'
+        fields.append(("Retry-After", str(admission.retry_after_s)))
+    return fields

@@ -285,7 +285,7 @@ async def test_a_mistake_of_ours_is_told_without_its_text(
     access: RedisAccess, handler: Callable[..., Any], code: str, message: str
 ) -> None:
     app = await asyncio.to_thread(make_app, settings(), access)
-    app[keys.OPERATIONS].clear()  # so that the authentication lets it pass, as a forgotten entry would
+    app[keys.GATE].operations.clear()  # so that the authentication lets it pass, as a forgotten entry would
     app.router.add_get("/mistake", handler)
     async with TestClient(OurServer(app)) as client:
         answer = await client.get("/mistake")

@@ -291,7 +291,7 @@ async def test_an_operator_without_tenants_is_told(make_client: MakeClient) -> N
     )
     from service.web import keys
 
-    policy = client.app[keys.POLICY].current if client.app else None
+    policy = client.app[keys.GATE].policy.current if client.app else None
     assert policy is not None
     policy.directory.tenants.pop("globex")
     await log_in(client, "t")
