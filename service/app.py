@@ -21,7 +21,7 @@ from service.core.tokens import KeyRing, VerifiedTokens
 from service.jwks import RemoteKeySets, Source
 from service.settings import OPERATIONS, LimitSection, Settings, TenantSection
 from service.store.admissions import Admissions, SessionRules
-from service.store.connection import Link, RedisAccess
+from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
@@ -45,8 +45,8 @@ class Runtime:
         self.metrics = Metrics()
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets()
-        self.link = Link(access.pool, timeout_s=settings.redis.timeout, on_change=self.metrics.redis_up.set)
-        self.admissions = Admissions(self.link, session_rules(settings))
+        self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.metrics.redis_up.set)
+        self.admissions = Admissions(self.ways, session_rules(settings))
         self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
@@ -78,7 +78,7 @@ class Runtime:
 
     async def is_ready(self) -> bool:
         """Whether Redis answers now."""
-        if self.link.is_down:
+        if self.ways.is_down:
             return False
         try:
             async with asyncio.timeout(self.settings.redis.timeout):
@@ -88,14 +88,15 @@ class Runtime:
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: what runs beside the requests."""
-        await self.link.open()
-        tasks = [asyncio.create_task(self.sweeper.run_forever()), asyncio.create_task(self.key_sets.run_forever())]
+        await self.ways.open()
+        beside = (self.sweeper.run_forever(), self.key_sets.run_forever(), self.metrics.run_forever())
+        tasks = [asyncio.create_task(one) for one in beside]
         yield
         await _end(tasks)
         with suppress(StoreUnavailable):
             await self.sweeper.release()
         await self.admissions.close()
-        await self.link.close()
+        await self.ways.close()
         await self.access.close()
 
 
@@ -114,7 +115,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
         operations={auth.logout: LOGOUT, auth.status: STATUS},
         decide=runtime.decide,
         refetch_keys=runtime.key_sets.refetch,
-        is_down=lambda: runtime.link.is_down,
+        is_down=lambda: runtime.ways.is_down,
         is_ready=runtime.is_ready,
     )
     app[keys.SESSIONS] = runtime.sessions

@@ -4,12 +4,10 @@ Everything is frozen and typed; unknown keys are refused; `load` tells all mista
 path and the value it had. Secrets are `SecretStr`, so that no log and no error shows them.
 """
 
-import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -25,11 +23,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.asyncio.connection import parse_url
 
 from service.core.limits import OnOutage, Per
 from service.core.tenants import digest
 from service.core.tokens import ALGORITHMS, ASYMMETRIC, Key, make_key
+from service.store.address import Address
 
 ENV_PREFIX = "SERVICE__"
 NAME = r"^[a-z0-9_-]{1,64}$"
@@ -93,13 +91,6 @@ class Server(_Section):
     ipv6_prefix: Int = Field(64, ge=1, le=128)
     access_log: Literal["all", "refused", "none"] = "refused"
 
-    @field_validator("workers")
-    @classmethod
-    def _one_worker(cls, workers: int) -> int:
-        if workers != 1:
-            raise mistake("only 1 is built so far; start several services on one redis:// instead")
-        return workers
-
 
 class Tls(_Section):
     """Files for `rediss://`."""
@@ -125,15 +116,11 @@ class Redis(_Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, url: str) -> str:
-        if re.match(r"^rediss?\+(sentinel|cluster)://", url):
-            raise mistake("Sentinel and Cluster are not built so far; use embedded, redis://, rediss:// or unix://")
-        if url != "embedded" and not re.match(r"^(rediss?://[^/\s]+|unix:///\S+)", url):
-            raise mistake("must be embedded, redis://host:port, rediss://host:port or unix:///path")
-        try:
-            parse_url(url if url != "embedded" else "unix:///")
-            _ = urlsplit(url).port
-        except ValueError:  # its text may quote a password
-            raise mistake("host, port or an option after ? is not what it should be") from None
+        if url != "embedded":
+            try:
+                Address.parse(url)
+            except ValueError as error:
+                raise mistake(str(error)) from None
         return url
 
 

@@ -60,7 +60,7 @@ class Question:
 class Admission:
     """What was decided."""
 
-    standings: tuple[Standing, ...] = ()
+    standings: Sequence[Standing] = ()
     session: Session | None = None
     """As it stands after this request; None where no user was asked about, or Redis was not there."""
     came_from: Status | None = None

@@ -1,25 +1,26 @@
 """The batcher: requests that wait at the same moment share one trip to Redis.
 
-One trip is under way at a time, on one connection of its own. What arrives meanwhile waits and travels
-together on the next: an idle service asks at once, a busy one fills its trips by itself. An admission is
-sent once; the only answer that sends it again is NOSCRIPT, by which Redis says that it ran nothing.
+One trip at a time is under way to a node, on one connection of its own. What arrives meanwhile waits and
+travels together on the next: an idle service asks at once, a busy one fills its trips by itself. An admission
+is sent once; it is sent again only where Redis says that it ran nothing: NOSCRIPT, and on a Cluster MOVED, ASK.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import AskError, MovedError, NoScriptError
 
 from service.core.admission import NOTHING_ASKED, Admission, Question
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO, Standing
 from service.core.sessions import Status
-from service.store.connection import Link
-from service.store.keyspace import NO_TENANT, keys_of
+from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
+from service.store.link import Command, Link
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
+from service.store.ways import Ways
 
 MAX_BATCH = 128
 """Questions per trip; about a millisecond of Redis's time."""
@@ -35,21 +36,26 @@ class SessionRules:
     logout_grace_ms: int
 
 
-class _Waiting(NamedTuple):
+@dataclass(slots=True)
+class _Waiting:
     question: Question
+    keys: TenantKeys
     answer: asyncio.Future[Admission]
     until: float
     """When to give up, by the loop's clock."""
+    with_text: bool = False
+    """Redis does not know the script: send all of it."""
+    asking: bool = False
+    """A node that is giving the slot away sent it here."""
 
 
 class Admissions:
     """Asks Redis about requests."""
 
-    def __init__(self, link: Link, rules: SessionRules) -> None:
+    def __init__(self, ways: Ways, rules: SessionRules) -> None:
         self.rules = rules
-        self._link = link
-        self._waiting: deque[_Waiting] = deque()
-        self._trips: asyncio.Task[None] | None = None
+        self._ways = ways
+        self._lanes: dict[Link, _Lane] = {}
 
     async def ask(self, question: Question) -> Admission:
         """Decide `question`.
@@ -59,36 +65,92 @@ class Admissions:
         """
         if not question.needs_store:
             return NOTHING_ASKED
-        if self._link.is_down:
+        tenant = NO_TENANT if question.tenant is None else question.tenant
+        lane = self._lane(self._ways.link_to(tenant))
+        if lane.link.is_down:
             raise StoreUnavailable("the circuit breaker is open")
-        if len(self._waiting) >= MAX_WAITING:
+        if len(lane.waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Admission] = loop.create_future()
-        self._waiting.append(_Waiting(question, answer, loop.time() + self._link.timeout_s))
-        if self._trips is None:
-            self._trips = asyncio.create_task(self._travel())
+        lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s))
         return await answer
 
     async def close(self) -> None:
-        """Let the trip that is under way end."""
-        if self._trips is not None:
-            await self._trips
+        """Let the trips that are under way end."""
+        for lane in self._lanes.values():
+            if lane.trips is not None:
+                await lane.trips
+
+    def _lane(self, link: Link) -> "_Lane":
+        lane = self._lanes.get(link)
+        if lane is None:
+            lane = self._lanes[link] = _Lane(self, link)
+        return lane
+
+    def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
+        """What to send: with each script call those whom it is about, in the order of its answers."""
+        tenants: dict[TenantKeys, list[_Waiting]] = {}
+        for waiting in batch:
+            tenants.setdefault(waiting.keys, []).append(waiting)
+        calls = [list(tenants.items())] if self._ways.one_call else [[item] for item in tenants.items()]
+        return [([one for _, asked in call for one in asked], self._commands(call)) for call in calls]
+
+    def _commands(self, call: Sequence[tuple[TenantKeys, Sequence[_Waiting]]]) -> list[Command]:
+        verb = SCRIPTS["admit"]
+        keys: list[str] = []
+        args: list[str | int] = [self.rules.seen_every_ms, self.rules.logout_grace_ms]
+        with_text = asking = False
+        for of, asked in call:
+            keys += (of.restrictions, *of.shared)
+            args.append(len(asked))
+            for waiting in asked:
+                encode(waiting.question, of, keys, args)
+                with_text |= waiting.with_text
+                asking |= waiting.asking
+        script = ("EVAL", verb.text) if with_text else ("EVALSHA", verb.sha)
+        command = (*script, len(keys), *keys, *args)
+        return [("ASKING",), command] if asking else [command]
+
+    def send_again(self, asked: Sequence[_Waiting], error: Exception, link: Link) -> None:
+        """Redis ran nothing, and said why: ask as it wants to be asked, as long as somebody waits."""
+        for waiting in asked:
+            waiting.with_text, waiting.asking = isinstance(error, NoScriptError), False
+            if isinstance(error, AskError):
+                waiting.asking = not isinstance(error, MovedError)
+                link = self._ways.redirected(error)
+            self._lane(link).join(waiting)
+
+
+class _Lane:
+    """Those who wait for one node, and the trips to it."""
+
+    def __init__(self, admissions: Admissions, link: Link) -> None:
+        self.link = link
+        self.waiting: deque[_Waiting] = deque()
+        self.trips: asyncio.Task[None] | None = None
+        self._admissions = admissions
+
+    def join(self, waiting: _Waiting) -> None:
+        """Take `waiting` along on the next trip."""
+        self.waiting.append(waiting)
+        if self.trips is None:
+            self.trips = asyncio.create_task(self._travel())
 
     async def _travel(self) -> None:
         """Make trips for as long as somebody waits. Its callers come and go; it is nobody's to cancel."""
         try:
-            while self._waiting:
+            while self.waiting:
                 if batch := self._take():
                     await self._trip(batch)
         finally:
-            self._trips = None
+            self.trips = None
 
     def _take(self) -> Sequence[_Waiting]:
         """The next batch. Who hung up is not sent, so not charged; who waited too long is told so."""
         now = asyncio.get_running_loop().time()
         batch = []
-        for waiting in [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]:
+        for waiting in [self.waiting.popleft() for _ in range(min(MAX_BATCH, len(self.waiting)))]:
             if waiting.answer.done():
                 continue
             if waiting.until < now:
@@ -99,58 +161,61 @@ class Admissions:
 
     async def _trip(self, batch: Sequence[_Waiting]) -> None:
         try:
-            replies = await self._call([waiting.question for waiting in batch])
+            calls = self._admissions.commands(batch)
+            replies = await self.link.send([command for _, commands in calls for command in commands])
         except Exception as error:  # whatever it is, nobody may be left waiting
             # Those who wait behind a trip that failed have waited as long as it took: tell them too.
-            reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
-            for waiting in (*batch, *self._waiting):
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(StoreUnavailable(reason))
-            self._waiting.clear()
+            _fail((*batch, *self.waiting), error)
+            self.waiting.clear()
             return
-        for waiting, reply in zip(batch, replies, strict=True):
+        at = 0
+        for asked, commands in calls:
+            at += len(commands)
+            self._deliver(asked, replies[at - 1])
+
+    def _deliver(self, asked: Sequence[_Waiting], reply: Any) -> None:
+        if isinstance(reply, NoScriptError | AskError):
+            try:
+                self._admissions.send_again(asked, reply, self.link)
+            except StoreUnavailable as error:
+                _fail(asked, error)
+            return
+        if isinstance(reply, Exception):
+            _fail(asked, reply)
+            return
+        for waiting, found in zip(asked, reply, strict=True):
             if waiting.answer.done():
                 continue
-            if isinstance(reply, bytes):
-                waiting.answer.set_exception(StoreUnavailable(reply.decode(errors="replace")))
+            if isinstance(found, bytes):
+                waiting.answer.set_exception(StoreUnavailable(found.decode(errors="replace")))
             else:
-                waiting.answer.set_result(decode(waiting.question, reply))
-
-    async def _call(self, questions: Sequence[Question]) -> list[Any]:
-        verb = SCRIPTS["admit"]
-        keys: list[str] = []
-        args: list[str | int] = [
-            self.rules.seen_every_ms,
-            self.rules.logout_grace_ms,
-        ]
-        for question in questions:
-            encode(question, keys, args)
-        try:
-            replies = await self._link.call("EVALSHA", verb.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            replies = await self._link.call("EVAL", verb.text, len(keys), *keys, *args)
-        return list(replies)
+                waiting.answer.set_result(decode(waiting.question, found))
 
 
-def encode(question: Question, keys: list[str], args: list[str | int]) -> None:
+def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
+    reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
+    for waiting in asked:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(StoreUnavailable(reason))
+
+
+def encode(question: Question, of: TenantKeys, keys: list[str], args: list[str | int]) -> None:
     """Append what `lua/admit.lua` reads of one question."""
-    of = keys_of(NO_TENANT if question.tenant is None else question.tenant)
     args.append(len(question.charges))
-    for charge in question.charges:
-        limit = charge.limit
-        keys.append(of.window(limit.name, charge.subject))
-        args += (limit.requests, limit.window_s * MICRO, int(limit.shadow))
+    for limit, subject in question.charges:
+        keys.append(of.window(limit.name, subject))
+        args += (limit.requests, limit.window_s * MICRO, "1" if limit.shadow else "0")
     identity = question.user
     if identity is None:
         args.append("")
         return
-    keys += (of.user(identity.user), of.user_restrictions(identity.user), of.restrictions, *of.shared)
+    keys += (of.user(identity.user), of.user_restrictions(identity.user))
     args += (
         question.operation.cause.value,
         identity.user,
         identity.expires_ms,
-        int(question.passive),
-        int(question.restricted is not None),
+        "1" if question.passive else "0",
+        "0" if question.restricted is None else "1",
         len(question.capabilities),
         *question.capabilities,
         question.client,
@@ -160,23 +225,17 @@ def encode(question: Question, keys: list[str], args: list[str | int]) -> None:
 
 def decode(question: Question, reply: Sequence[Any]) -> Admission:
     """Read what `lua/admit.lua` answers to one question."""
-    standings = tuple(
-        Standing(charge.limit, used=reply[3 * i], reset_us=reply[3 * i + 1], over=bool(reply[3 * i + 2]))
-        for i, charge in enumerate(question.charges)
-    )
-    rest = reply[3 * len(standings) :]
-    if not rest or question.user is None:
+    standings, at = [], 0
+    for charge in question.charges:
+        standings.append(Standing(charge.limit, reply[at], reply[at + 1], reply[at + 2] == 1))
+        at += 3
+    if at == len(reply) or question.user is None:
         return Admission(standings)
-    record, before, restricted_at = rest
+    record, before, restricted_at = reply[at:]
     session = parse_record(question.user.user, record)
     came_from = STATUSES[before.decode()]
     now = Status.NONE if session is None else session.status
     restricted = None
     if restricted_at:
         restricted = question.restricted or question.capabilities[restricted_at - 1]
-    return Admission(
-        standings,
-        session=session,
-        came_from=came_from if came_from is not now else None,
-        restricted=restricted,
-    )
+    return Admission(standings, session, came_from if came_from is not now else None, restricted)

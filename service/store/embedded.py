@@ -25,7 +25,7 @@ from typing import IO
 
 import structlog
 
-from service.store.connection import OLDEST
+from service.store.link import OLDEST
 
 log = structlog.get_logger()
 

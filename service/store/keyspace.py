@@ -10,8 +10,8 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:by:STATUS` | sorted set | user → last seen, ms | with its last member |
 | `rc:{T}:expiring` | sorted set | logged-in user → latest token expiry, ms | with its last member |
 | `rc:{T}:ending` | sorted set | logged-out or expired user → expiry (or since), ms | with its last member |
-| `rc:{T}:w:LIMIT:SUBJECT` | list | admitted times, oldest first, µs | TTL: the limit's window + 1 s |
-| `rc:{T}:no` | hash | capability → until ms (0: until lifted) | with its last member; a TTL where all are timed |
+| `rc:{T}:w:LIMIT:SUBJECT` | string | admitted times (`lua/window.lua`) | TTL: the limit's window + 1 s |
+| `rc:{T}:no` | hash | capability (`*`: a user's) → until ms (0: until lifted) | with its last; a TTL if all are timed |
 | `rc:{T}:no:USER` | hash | the same, for one user | the same |
 | `rc:{T}:events` | stream | transitions | capped at about 10,000; TTL: 30 days after the last |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
@@ -34,13 +34,15 @@ SWEEPER_TTL_MS = 15_000
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
+ANY_USER = "*"
+"""Stands in a tenant's restrictions for whatever any of its users is restricted from."""
 NO_TENANT = "?"
 """Stands for the tenant of requests that name none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TenantKeys:
-    """The keys of one tenant."""
+    """The keys of one tenant. There is one of each: it is compared, and hashed, as itself."""
 
     tag: str
     by_status: dict[Status, str]
@@ -48,6 +50,8 @@ class TenantKeys:
     ending: str
     events: str
     restrictions: str
+    shared: tuple[str, ...]
+    """Indexes and events, in the order in which `lua/record.lua` takes them."""
 
     def user(self, user: str) -> str:
         """The record of one user."""
@@ -61,21 +65,12 @@ class TenantKeys:
         """The admitted times of one subject under one limit."""
         return f"{self.tag}w:{limit}:{subject}"
 
-    @property
-    def shared(self) -> list[str]:
-        """Indexes and events, in the order in which `lua/record.lua` takes them."""
-        return [*self.by_status.values(), self.expiring, self.ending, self.events]
-
 
 @lru_cache(maxsize=4096)
 def keys_of(tenant: str) -> TenantKeys:
     """The keys of `tenant`."""
     tag = f"rc:{{{tenant}}}:"
-    return TenantKeys(
-        tag=tag,
-        by_status={status: f"{tag}by:{status.value}" for status in RECORDED},
-        expiring=f"{tag}expiring",
-        ending=f"{tag}ending",
-        events=f"{tag}events",
-        restrictions=f"{tag}no",
-    )
+    by_status: dict[Status, str] = {status: f"{tag}by:{status.value}" for status in RECORDED}
+    expiring, ending, events = f"{tag}expiring", f"{tag}ending", f"{tag}events"
+    shared = (*by_status.values(), expiring, ending, events)
+    return TenantKeys(tag, by_status, expiring, ending, events, restrictions=f"{tag}no", shared=shared)

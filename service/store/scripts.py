@@ -1,7 +1,7 @@
 """The Lua verbs, and how they are called.
 
-A script is three texts in one: the transition table of `core/sessions.py` as Lua, the shared `record.lua`,
-and the verb. Redis knows a script by the SHA-1 of its text.
+A script is several texts in one: the transition table of `core/sessions.py` as Lua, the shared `record.lua`
+(and for the admission `window.lua`), and the verb. Redis knows a script by the SHA-1 of its text.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from service.core.sessions import TRANSITIONS, Refusal, Session, Status
-from service.store.keyspace import EVENTS_CAP, EVENTS_TTL_MS
+from service.store.keyspace import ANY_USER, EVENTS_CAP, EVENTS_TTL_MS
 
 LETTERS = {
     Status.NONE: "-",
@@ -61,14 +61,18 @@ def _preamble() -> str:
     return (
         f"local MOVES = {{{moves}}}\nlocal NAMES = {{{names}}}\n"
         f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}\n"
+        f"local ANY_USER = '{ANY_USER}'\n"
     )
 
 
-def _read(name: str) -> Script:
+def _read(name: str, *shared: str) -> Script:
     folder = files("service.store") / "lua"
-    text = "\n".join([_preamble(), (folder / "record.lua").read_text(), (folder / f"{name}.lua").read_text()])
+    parts = [(folder / f"{part}.lua").read_text() for part in ("record", *shared, name)]
+    text = "\n".join([_preamble(), *parts])
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-SCRIPTS = {name: _read(name) for name in ("admit", "act", "restrict", "due", "sweep")}
+_VERBS = (("admit", "window"), ("act",), ("restrict",), ("due",), ("sweep",))
+
+SCRIPTS = {verb[0]: _read(*verb) for verb in _VERBS}
 """Every verb, by the name of its file in `lua/`; read at import, so that no request waits for the disk."""

@@ -107,8 +107,8 @@ class Sessions:
 
     async def _restriction(self, tenant: str, user: str | None, capability: str, until_ms: int) -> bool:
         keys = keys_of(tenant)
-        key = keys.restrictions if user is None else keys.user_restrictions(user)
-        return bool(await run(self._client, "restrict", [key], [capability, until_ms]))
+        at = [keys.restrictions] if user is None else [keys.restrictions, keys.user_restrictions(user)]
+        return bool(await run(self._client, "restrict", at, [capability, until_ms]))
 
     async def _newest(
         self, tenant: str, statuses: Sequence[Status], after: Cursor | None, chunk: int

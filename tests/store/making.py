@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from service.core.admission import Operation, Question, charges
 from service.core.limits import Limit
 from service.core.sessions import Cause
 from service.core.tokens import Identity
 from service.store.connection import RedisAccess
+from service.store.link import Link
 from service.store.sweep import Sweeper, SweepRules
 
 HOUR_MS = 3_600_000
@@ -49,3 +51,13 @@ def sweeper(
 ) -> Sweeper:
     rules = SweepRules({"acme": 0} if leeways_ms is None else leeways_ms, retention_ms)
     return Sweeper(access.client, lambda: rules)
+
+
+def link_of(access: RedisAccess, **how: Any) -> Link:
+    assert access.pool is not None
+    return Link(access.pool.make_connection, **how)
+
+
+def exact_window(times_us: Sequence[int]) -> bytes:
+    """A window of up to 18 minutes that holds an admission at each of these moments, in µs since the epoch."""
+    return b"A" + b"".join((at % 2**32).to_bytes(4, "big") for at in times_us)

@@ -11,12 +11,14 @@ from redis.asyncio import Redis
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.store.admissions import Admissions, SessionRules
-from service.store.connection import FAILURES_TO_OPEN, Link, RedisAccess, TlsFiles
+from service.store.connection import RedisAccess, TlsFiles
+from service.store.link import FAILURES_TO_OPEN, Link
 from service.store.scripts import SCRIPTS
 from service.store.sessions import Sessions
+from service.store.ways import OneWay
 from tests.conftest import MakeClient
 from tests.kit import credentials
-from tests.store.making import ask_about
+from tests.store.making import ask_about, link_of
 
 RULES = SessionRules(60_000, 0)
 
@@ -39,7 +41,7 @@ async def test_a_request_is_one_script_call_and_no_other_command(make_client: Ma
     for _ in range(10):
         assert (await client.get("/auth/status", headers=headers)).status == 200
     sent = {"evalsha": 10}
-    inside = {"time", "lindex", "llen", "rpush", "pexpire", "get", "hget"}
+    inside = {"time", "get", "set", "append", "pexpire", "hget"}
     calls = await commands(access.client)
     assert {name: count for name, count in calls.items() if name not in inside} == sent
 
@@ -61,7 +63,7 @@ class Faulty:
             if self.mode == "loading":
                 writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
             elif self.mode == "old":
-                writer.write(b"$22\r\nredis_version:5.0.14\r\n\r\n" + b"+OK\r\n" * len(SCRIPTS))
+                writer.write(b"$22\r\nredis_version:5.0.14\r\n\r\n" * 2 + b"+OK\r\n" * len(SCRIPTS))
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
@@ -74,7 +76,7 @@ async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, Link]]:
     server = await asyncio.start_server(fault.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     access = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
-    link = Link(access.pool, timeout_s=0.05)
+    link = link_of(access, timeout_s=0.05)
     try:
         yield fault, link
     finally:
@@ -87,7 +89,7 @@ async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, Link]]:
 @pytest.mark.parametrize("mode", ["silent", "hang up", "loading", "old"])
 async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None:
     async with faulty(mode) as (_, link):
-        admissions = Admissions(link, RULES)
+        admissions = Admissions(OneWay(link), RULES)
         for _ in range(FAILURES_TO_OPEN):
             assert not link.is_down
             with pytest.raises(StoreUnavailable):
@@ -101,13 +103,13 @@ async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None
 async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
     async with faulty("old") as (_, link):
         with pytest.raises(StoreUnavailable) as told:
-            await Admissions(link, RULES).ask(ask_about("alice"))
+            await Admissions(OneWay(link), RULES).ask(ask_about("alice"))
         assert "Redis 5.0 is too old; 6.2 is the oldest that is supported" in told.value.reason
 
 
 async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:
     async with faulty("silent") as (fault, link):
-        admissions = Admissions(link, RULES)
+        admissions = Admissions(OneWay(link), RULES)
         first = asyncio.create_task(admissions.ask(ask_about("alice")))
         await asyncio.sleep(0.02)
         answers = await asyncio.gather(
@@ -120,9 +122,9 @@ async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> No
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAccess) -> None:
     ups: list[bool] = []
-    link = Link(access.pool, timeout_s=1, on_change=ups.append)
+    link = link_of(access, timeout_s=1, on_change=ups.append)
     await access.client.client_pause(1500)
-    admissions = Admissions(link, RULES)
+    admissions = Admissions(OneWay(link), RULES)
     link._timeout_s = 0.05
     for _ in range(FAILURES_TO_OPEN):
         with pytest.raises(StoreUnavailable):
@@ -139,8 +141,8 @@ async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAcce
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_a_connection_that_redis_closed_while_idle_costs_no_request(access: RedisAccess) -> None:
-    link = Link(access.pool, timeout_s=1)
-    admissions = Admissions(link, RULES)
+    link = link_of(access, timeout_s=1)
+    admissions = Admissions(OneWay(link), RULES)
     await admissions.ask(ask_about("alice"))
     await access.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.05)
@@ -151,8 +153,8 @@ async def test_a_connection_that_redis_closed_while_idle_costs_no_request(access
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: RedisAccess) -> None:
-    link = Link(access.pool, timeout_s=0.1)
-    admissions = Admissions(link, RULES)
+    link = link_of(access, timeout_s=0.1)
+    admissions = Admissions(OneWay(link), RULES)
     limits = [Limit("some", Per.IP, 100, 60)]
     await admissions.ask(ask_about(None, limits=limits))
     await access.client.client_pause(300)
@@ -173,7 +175,7 @@ async def test_people_are_told_too_when_redis_is_away() -> None:
 
 async def test_a_redis_that_is_away_at_start_is_no_error() -> None:
     access = RedisAccess.by_url("redis://127.0.0.1:1", TlsFiles())
-    link = Link(access.pool, timeout_s=0.1)
+    link = link_of(access, timeout_s=0.1)
     await link.open()
     assert link.is_down
     await link.close()
@@ -208,10 +210,10 @@ async def test_a_distant_redis_is_slow_but_not_away(access: RedisAccess, redis_u
     server = await asyncio.start_server(Distant(redis_url.removeprefix("unix://"), 0.2).serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     distant = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
-    link = Link(distant.pool, timeout_s=0.6)
+    link = link_of(distant, timeout_s=0.6)
     await link.open()
     assert not link.is_down
-    admissions = Admissions(link, RULES)
+    admissions = Admissions(OneWay(link), RULES)
     assert (await admissions.ask(ask_about("alice"))).session is not None
     await admissions.close()
     await link.close()
@@ -226,9 +228,9 @@ async def test_nobody_waits_for_a_turn_longer_than_for_redis(
     monkeypatch.setattr("service.store.admissions.MAX_BATCH", 1)
     server = await asyncio.start_server(Distant(redis_url.removeprefix("unix://"), 0.05).serve, "127.0.0.1", 0)
     distant = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
-    link = Link(distant.pool, timeout_s=1)
+    link = link_of(distant, timeout_s=1)
     await link.open()
-    admissions = Admissions(link, RULES)
+    admissions = Admissions(OneWay(link), RULES)
     answers = await asyncio.gather(*(admissions.ask(ask_about("alice")) for _ in range(60)), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
     assert {answer.reason for answer in refused} == {"it waited too long for its turn"}
@@ -243,7 +245,7 @@ async def test_nobody_waits_for_a_turn_longer_than_for_redis(
 async def test_a_mistake_of_ours_in_a_trip_leaves_nobody_waiting(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = Link(access.pool, timeout_s=1)
+    link = link_of(access, timeout_s=1)
     monkeypatch.setattr("service.store.admissions.encode", lambda *_: 1 / 0)
     with pytest.raises(StoreUnavailable):
-        await asyncio.wait_for(Admissions(link, RULES).ask(ask_about("alice")), 1)
+        await asyncio.wait_for(Admissions(OneWay(link), RULES).ask(ask_about("alice")), 1)

@@ -14,4 +14,4 @@ local to = MOVES[cause][from]
 if NAMES[to] ~= nil and to ~= from then
   move(record_key, indexes, user, record, to, cause, about)
 end
-return { from, to, text_of(record) }
+return { from, to, record.text }

@@ -25,18 +25,13 @@ local function take_indexes()
            expiring = key(), ending = key(), events = key() }
 end
 
+-- `text` is the record as it is written, '' for none.
 local function read(record_key)
   local text = redis.call('GET', record_key)
-  if not text then return { status = '-', previous = '-', since = 0, seen = 0, expires = 0 } end
+  if not text then return { text = '', status = '-', previous = '-', since = 0, seen = 0, expires = 0 } end
   local status, previous, since, seen, expires = string.match(text, '^(.)(.) (%d+) (%d+) (%d+)$')
-  return { status = status, previous = previous, since = tonumber(since), seen = tonumber(seen),
+  return { text = text, status = status, previous = previous, since = tonumber(since), seen = tonumber(seen),
            expires = tonumber(expires) }
-end
-
-local function text_of(record)
-  if record.status == '-' then return '' end
-  return record.status .. record.previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
-    .. ' ' .. whole(record.expires)
 end
 
 -- The moment (ms) from which a leeway or the retention is counted. It is the score in `expiring` (logged_in) or
@@ -49,7 +44,9 @@ end
 -- listed by when the operator acted. `from` is the status letter it was indexed under, '-' for none.
 local function write(record_key, indexes, user, record, from)
   local to = record.status
-  redis.call('SET', record_key, text_of(record))
+  record.text = to .. record.previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
+    .. ' ' .. whole(record.expires)
+  redis.call('SET', record_key, record.text)
   if from ~= to and from ~= '-' then redis.call('ZREM', indexes[from], user) end
   redis.call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)
   if to == 'i' then

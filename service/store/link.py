@@ -1,0 +1,184 @@
+"""A link: one connection for the admissions, a deadline per trip, and a circuit breaker.
+
+It is redis-py's own `Connection` (so TLS, passwords and unix sockets are redis-py's business) used directly: no
+pool, no retries, one deadline over connecting, sending and reading.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import hiredis
+import structlog
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
+
+from service.core.errors import StoreOutdated, StoreUnavailable
+from service.store.scripts import SCRIPTS
+
+log = structlog.get_logger()
+
+Command = tuple[str | int, ...]
+
+OLDEST = (6, 2)
+"""The oldest Redis that is supported: below it lack ZRANGE … REV BYSCORE and what else the listing uses."""
+FAILURES_TO_OPEN = 3
+"""Failed trips in a row after which the breaker opens."""
+PROBE_EVERY_S = 0.25
+"""How often an open breaker asks whether Redis is back."""
+CONNECT_S = 2.0
+"""How long connecting may take where no request waits for it: at start, and for the probe."""
+
+
+class Link:
+    """One connection to one node.
+
+    After a few failed trips in a row the breaker opens: callers are told at once, and a probe of the
+    link's own asks Redis four times a second whether it is back.
+    """
+
+    def __init__(
+        self, make: Callable[[], Any], *, timeout_s: float, on_change: Callable[[bool], None] = lambda up: None
+    ) -> None:
+        self._make = make
+        self._timeout_s = timeout_s
+        self._on_change = on_change
+        self._connection: AbstractConnection | None = None
+        self._failures = 0
+        self._probe: asyncio.Task[None] | None = None
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a trip may take."""
+        return self._timeout_s
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the breaker is open."""
+        return self._probe is not None
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands together, once, and return their answers; what Redis refused is an exception among them.
+
+        Raises:
+            StoreUnavailable: Redis did not answer all of them in time; they may have taken effect.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answers = await _exchange(await self._connected(), commands)
+        except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
+            await self._failed(error)
+            raise StoreUnavailable(_reason(error)) from error
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
+                await self._failed(answer)
+                return answers
+        if self._failures:
+            log.info("redis answers again", failed_before=self._failures)
+            self._failures = 0
+        return answers
+
+    async def open(self) -> None:
+        """Connect at start, so that the first request need not. A Redis that is away is no error here."""
+        try:
+            async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
+                await self._connected()
+        except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
+            self._failures = FAILURES_TO_OPEN - 1
+            await self._failed(error)
+        else:
+            self._on_change(True)
+
+    async def close(self) -> None:
+        """Stop probing and hang up."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+            self._probe = None
+        if self._connection is not None:
+            await self._connection.disconnect()
+
+    async def _connected(self) -> AbstractConnection:
+        connection = self._connection
+        if connection is not None and (not connection.is_connected or await connection.can_read()):
+            # Nothing was asked, so what can be read is the end of the stream: Redis hung up while it was idle.
+            await self._hang_up()
+            connection = None
+        if connection is None:
+            connection = self._connection = cast("AbstractConnection", self._make())
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            await _prepare(connection)
+        return connection
+
+    async def _hang_up(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.disconnect(nowait=True)
+
+    async def _failed(self, error: Exception) -> None:
+        # After an answer the connection is still in step; but a replica is not where it should lead to.
+        if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
+            await self._hang_up()
+        self._failures += 1
+        log.warning("redis did not answer", reason=_reason(error), in_a_row=self._failures)
+        if self._failures >= FAILURES_TO_OPEN and self._probe is None:
+            self._on_change(False)
+            log.error("redis is away: answering without it", reason=_reason(error))
+            self._probe = asyncio.create_task(self._probe_until_back())
+
+    async def _probe_until_back(self) -> None:
+        last = ""
+        while True:
+            try:
+                async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
+                    await _exchange(await self._connected(), [("PING",)])
+                break
+            except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
+                if _reason(error) != last:
+                    last = _reason(error)
+                    log.warning("redis is still away", reason=last)
+                await self._hang_up()
+                await asyncio.sleep(PROBE_EVERY_S)
+        self._failures = 0
+        self._probe = None
+        self._on_change(True)
+        log.info("redis is back")
+
+
+_IN_ORDER = (NoScriptError, AskError, TryAgainError)
+"""Answers that say how to ask again (MOVED is an AskError too): Redis is well."""
+
+
+async def _exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    # redis-py packs in Python on its asyncio side; hiredis does it in C.
+    packed = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub knows tuples of one
+    await connection.send_packed_command(packed, check_health=False)
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(await connection.read_response())
+        except ResponseError as error:
+            answers.append(error)
+    return answers
+
+
+async def _prepare(connection: AbstractConnection) -> None:
+    """Learn version and role, and load every script, in one round trip: a distant Redis is slow, not away."""
+    loads = [("SCRIPT", "LOAD", verb.text) for verb in SCRIPTS.values()]
+    server, replication, *loaded = await _exchange(connection, [("INFO", "server"), ("INFO", "replication"), *loads])
+    for answer in loaded:
+        if isinstance(answer, ResponseError):
+            raise answer
+    if isinstance(server, ResponseError):
+        return  # not every user may ask (ACL), and fakeredis cannot tell
+    found = re.search(rb"redis_version:(\d+)\.(\d+)", server)
+    if found and (int(found[1]), int(found[2])) < OLDEST:
+        told = ".".join(part.decode() for part in found.groups())
+        raise StoreOutdated(f"Redis {told} is too old; {OLDEST[0]}.{OLDEST[1]} is the oldest that is supported")
+    if b"role:slave" in replication:
+        raise ReadOnlyError("this server is a replica")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

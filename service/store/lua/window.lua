@@ -1,0 +1,168 @@
+-- Windows: what each subject was admitted to under a limit. A window is one string:
+--   a capital letter, and an entry of 4 bytes for each admission: its time. Exact; for limits of up to 1,000.
+--   a small letter, a count, and an entry of 8 bytes for each of about a hundred buckets: its last moment, and
+--       how many were admitted up to then since the count began (modulo 2^32). All of a bucket counts until its
+--       last moment runs out: never over, about 1 % less, and constant memory; for limits above 1,000.
+-- Entries stand oldest first, so both kinds are read by the same binary searches. Times are in ticks, modulo 2^32:
+-- of 1 µs for windows of up to 18 minutes ('A', 'a'), and of twice as much with each further letter, so that a
+-- window has at most 2^30 ticks. Entries that have run out stay in front until they are a quarter: then the string
+-- is written anew, otherwise appended to. What several questions of a batch share is read and written once.
+
+local MODULUS, AHEAD, MOST_TICKS = 4294967296, 3758096384, 1073741824
+local EXACT_UP_TO, BUCKETS = 1000, 100
+local CAPITAL, SMALL = 65, 97
+
+local function u32(text, at)
+  local a, b, c, d = string.byte(text, at, at + 3)
+  return ((a * 256 + b) * 256 + c) * 256 + d
+end
+
+local function pack(n)
+  return string.char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
+end
+
+-- Ticks since an entry. Negative for one that lies ahead: a bucket that has not ended, or a clock set back.
+local function age(window, i)
+  local ticks = (window.now - u32(window.text, window.offset + window.stride * (i - 1))) % MODULUS
+  return ticks < AHEAD and ticks or ticks - MODULUS
+end
+
+-- How many were admitted up to and with entry `i`, since the count began.
+local function count_at(window, i)
+  if i == 0 then return window.base end
+  return window.exact and i or u32(window.text, window.offset + 8 * (i - 1) + 4)
+end
+
+-- How many were admitted after entry `i`.
+local function admitted_after(window, i)
+  return (count_at(window, window.size) - count_at(window, i)) % MODULUS
+end
+
+-- The first entry from `low` on for which `is_so` holds; `size + 1` where there is none.
+local function first(window, low, is_so)
+  local high = window.size + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if is_so(middle) then high = middle else low = middle + 1 end
+  end
+  return low
+end
+
+local function head(window, base)
+  return string.char((window.exact and CAPITAL or SMALL) + window.exponent) .. (window.exact and '' or pack(base))
+end
+
+-- An empty window; `anew` says that it has to be written whole.
+local function begin(window, exact, exponent)
+  window.exact, window.exponent, window.tick_us = exact, exponent, 2 ^ exponent
+  window.now = math.floor(now_us / window.tick_us) % MODULUS
+  window.offset, window.stride = exact and 2 or 6, exact and 4 or 8
+  window.base, window.size, window.gone, window.anew = 0, 0, 0, true
+  window.text = head(window, 0)
+end
+
+local function parse(window, text)
+  local kind = string.byte(text)
+  local exact = kind < SMALL
+  begin(window, exact, kind - (exact and CAPITAL or SMALL))
+  window.text, window.anew = text, false
+  window.size = (#text - window.offset + 1) / window.stride
+  if window.size % 1 ~= 0 or window.exponent > 31 then error('not a window') end
+  if not exact then window.base = u32(text, 2) end
+end
+
+local function append(window, tick, many)
+  local entry = pack(tick % MODULUS)
+  if window.exact then
+    entry = string.rep(entry, many)
+  else
+    entry = entry .. pack((count_at(window, window.size) + many) % MODULUS)
+  end
+  window.text, window.pending = window.text .. entry, window.pending + #entry
+  window.size = window.size + #entry / window.stride
+end
+
+local function charge(window)
+  window.used = window.used + 1
+  if window.exact then
+    append(window, window.now, 1)
+  elseif window.size == window.gone or age(window, window.size) > 0 then
+    append(window, window.now + window.width - 1, 1)
+  else  -- its bucket has not ended
+    local count = (count_at(window, window.size) + 1) % MODULUS
+    window.text, window.anew = string.sub(window.text, 1, -5) .. pack(count), true
+  end
+end
+
+-- The limit was changed: from one kind to the other, or to a window of longer or shorter ticks. Rounded so that
+-- nothing runs out too early.
+local function convert(window, exact, exponent)
+  local entries = {}
+  for i = window.gone + 1, window.size do
+    local many = (count_at(window, i) - count_at(window, i - 1)) % MODULUS
+    entries[#entries + 1] = { age(window, i) * window.tick_us, many }
+  end
+  begin(window, exact, exponent)
+  for _, entry in ipairs(entries) do
+    append(window, window.now - math.floor(entry[1] / window.tick_us), entry[2])
+  end
+end
+
+local opened = {}
+
+-- The window at `key` as a limit sees it: what is `used`, whether it is `over`.
+local function open(key, requests, length_us)
+  local exponent = 0
+  while length_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
+  local window = opened[key]
+  if not window then
+    window = { pending = 0 }
+    local text = redis.call('GET', key)
+    if text then parse(window, text) else begin(window, requests <= EXACT_UP_TO, exponent) end
+    opened[key] = window
+  end
+  window.requests, window.length_us = requests, length_us
+  -- Past the length in ticks; where a tick is more than Redis's own, one more, so that no part of one is missed.
+  local length = math.ceil(length_us / window.tick_us) + (window.exponent > 0 and 1 or 0)
+  if window.gone < window.size and age(window, window.gone + 1) >= length then
+    window.gone = first(window, window.gone + 1, function(i) return age(window, i) < length end) - 1
+  end
+  window.used = admitted_after(window, window.gone)
+  local exact = requests <= EXACT_UP_TO and (window.exact or window.used <= EXACT_UP_TO)
+  if exact ~= window.exact or exponent ~= window.exponent then
+    convert(window, exact, exponent)
+    length = math.ceil(length_us / window.tick_us) + (window.exponent > 0 and 1 or 0)
+  end
+  window.length, window.width = length, math.max(1, math.floor(length / BUCKETS))
+  window.over = window.used >= requests
+  return window
+end
+
+-- µs until there is more quota: until the entry runs out that leaves less than `requests` after it. That is the
+-- oldest, unless the limit was lowered below what is used.
+local function reset_of(window)
+  if window.used == 0 then return 0 end
+  local frees = window.gone + 1
+  if window.used > window.requests then
+    frees = first(window, frees, function(i) return admitted_after(window, i) < window.requests end)
+  end
+  local reset_us = (window.length - age(window, frees)) * window.tick_us - now_us % window.tick_us
+  return window.exact and math.min(reset_us, window.length_us) or reset_us
+end
+
+local function save_windows()
+  for key, window in pairs(opened) do
+    if window.anew or window.pending > 0 then
+      local ttl = math.floor((window.length + (window.exact and 0 or window.width)) * window.tick_us / 1000) + 1000
+      local mostly_gone = window.gone * 4 >= window.size or age(window, 1) > window.length * 1.5
+      if window.anew or (window.gone > 0 and mostly_gone) then
+        local from = window.offset + window.stride * window.gone
+        local text = head(window, count_at(window, window.gone)) .. string.sub(window.text, from)
+        redis.call('SET', key, text, 'PX', ttl)
+      else
+        redis.call('APPEND', key, string.sub(window.text, -window.pending))
+        redis.call('PEXPIRE', key, ttl)
+      end
+    end
+  end
+end
