@@ -12,7 +12,7 @@ import jinja2
 from aiohttp import web
 from redis.exceptions import RedisError
 
-from service.core.admission import Admission, Operation, OutagePolicy, Question
+from service.core.admission import Admission, OutagePolicy, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit
 from service.core.sessions import Cause
@@ -33,9 +33,6 @@ from service.web.pages import ROOT
 from service.web.policy import LivePolicy, Operator, Policy
 
 MAX_BODY_BYTES = 64 * 1024
-
-LOGOUT = Operation("logout", Cause.LOGOUT)
-STATUS = Operation("status")
 
 
 class Runtime:
@@ -112,7 +109,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
         policy=runtime.policy,
         verified=runtime.verified,
         metrics=runtime.metrics,
-        operations={auth.logout: LOGOUT, auth.status: STATUS},
+        operations={auth.logout: "logout", auth.status: "status"},
         decide=runtime.decide,
         refetch_keys=runtime.key_sets.refetch,
         is_down=lambda: runtime.ways.is_down,
@@ -171,7 +168,7 @@ def make_policy(settings: Settings) -> Policy:
     tokens = b"".join(sorted(operator.token_digest for operator in operators))
     metrics_token = settings.metrics.token
     return Policy(
-        directory=Directory(tenants, {operation: _limits(settings, operation) for operation in OPERATIONS}),
+        directory=Directory(tenants, _terms(settings)),
         client_address=ClientAddressRules(
             settings.server.trusted_proxies, settings.server.client_address, settings.server.ipv6_prefix
         ),
@@ -205,8 +202,22 @@ def _tenant(name: str, section: TenantSection, settings: Settings) -> Tenant:
         audience=jwt.audiences,
         leeway_s=jwt.leeway,
     )
-    limits = {operation: _limits(settings, operation, section) for operation in OPERATIONS}
-    return Tenant(name, section.digest, ring, frozenset(section.restricted_capabilities), limits)
+    return Tenant(name, section.digest, ring, _terms(settings, name, section))
+
+
+def _terms(settings: Settings, name: str | None = None, tenant: TenantSection | None = None) -> dict[str, Terms]:
+    restricted = tenant.restricted_capabilities if tenant is not None else ()
+    return {
+        operation: Terms(
+            name,
+            operation,
+            _limits(settings, operation, tenant),
+            capabilities=(operation,),
+            restricted=operation if operation in restricted else None,
+            cause=Cause.LOGOUT if operation == "logout" else Cause.REQUEST,
+        )
+        for operation in OPERATIONS
+    }
 
 
 def _limits(settings: Settings, operation: str, tenant: TenantSection | None = None) -> tuple[Limit, ...]:

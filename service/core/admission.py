@@ -19,41 +19,52 @@ from service.core.sessions import Cause, Session, Status
 from service.core.tokens import Identity
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What a route does. Limits are written per operation, and each is a capability too."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """On what terms a tenant's requests for one operation are admitted. Made once, and compared as itself."""
 
-    name: str
+    tenant: str | None
+    """None: no tenant is known, and only limits are asked about."""
+    operation: str
+    limits: tuple[Limit, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    """What a tenant or a user may be restricted from, and this needs; the operation's own name among them."""
+    restricted: str | None = None
+    """The capability of these that the configuration already restricts."""
     cause: Cause = Cause.REQUEST
-    capabilities: tuple[str, ...] = field(init=False)
+    anonymous: "Terms" = field(init=False, repr=False)
+    """The same for a request whose user is not known: limits per user are skipped."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "capabilities", (self.name,))
+        known = tuple(limit for limit in self.limits if limit.per is not Per.USER)
+        same = len(known) == len(self.limits) and not self.capabilities
+        anonymous = self if same else Terms(self.tenant, self.operation, known, cause=self.cause)
+        object.__setattr__(self, "anonymous", anonymous)
 
 
 @dataclass(slots=True)  # not frozen: those are made several times slower, and there is one per request
 class Question:
     """Everything that Redis needs to know to decide a request, in one trip."""
 
-    tenant: str | None
-    """None: no tenant is known, and only limits are asked about."""
-    operation: Operation
-    charges: tuple[Charge, ...]
+    terms: Terms
     client: str
     """The client's address as limits count it."""
     request_id: str
     user: Identity | None = None
     passive: bool = False
-    capabilities: tuple[str, ...] = ()
-    restricted: str | None = None
-    """The capability that the configuration already restricts."""
     failure: Unauthenticated | None = None
     """Why the credentials are not good, told once no limit has refused."""
 
     @property
     def needs_store(self) -> bool:
         """Whether there is anything to ask: no user and no limit need no trip."""
-        return bool(self.charges) or self.user is not None
+        return self.user is not None or bool(self.terms.limits)
+
+    def subject(self, limit: Limit) -> str:
+        """Whom `limit` charges for this request."""
+        if limit.per is Per.IP:
+            return self.client
+        return self.user.user if limit.per is Per.USER and self.user is not None else "-"
 
 
 @dataclass(slots=True)
@@ -84,16 +95,6 @@ class Admission:
 
 
 NOTHING_ASKED = Admission()
-
-
-def charges(limits: Sequence[Limit], *, client: str, user: str | None) -> tuple[Charge, ...]:
-    """Pair each limit with its subject; a limit whose subject is unknown is skipped."""
-    found = []
-    for limit in limits:
-        subject = client if limit.per is Per.IP else user if limit.per is Per.USER else "-"
-        if subject is not None:
-            found.append(Charge(limit, subject))
-    return tuple(found)
 
 
 def judge(question: Question, admission: Admission) -> None:
@@ -132,18 +133,20 @@ class OutagePolicy:
 
     def decide(self, question: Question) -> Admission:
         """Answer `question` without Redis. A logout is never answered: it could not be recorded."""
-        tenant = question.tenant or ""
-        local = [(tenant, c) for c in question.charges if c.limit.on_outage is OnOutage.LOCAL]
-        denies = any(c.limit.on_outage is OnOutage.DENY and not c.limit.shadow for c in question.charges)
+        terms = question.terms
+        local = [
+            (terms.tenant or "", Charge(limit, question.subject(limit)))
+            for limit in terms.limits
+            if limit.on_outage is OnOutage.LOCAL
+        ]
+        denies = any(limit.on_outage is OnOutage.DENY and not limit.shadow for limit in terms.limits)
         # A request that is going to be refused for want of Redis uses up nothing.
         standings = () if denies else tuple(self.windows.decide(local, self.clock_us()))
-        sessions_denied = question.user is not None and (
-            not self.allow_sessions or question.operation.cause is Cause.LOGOUT
-        )
-        degraded = ("limits",) * bool(question.charges) + ("sessions",) * (question.user is not None)
+        sessions_denied = question.user is not None and (not self.allow_sessions or terms.cause is Cause.LOGOUT)
+        degraded = ("limits",) * bool(terms.limits) + ("sessions",) * (question.user is not None)
         return Admission(
             standings=standings,
-            restricted=question.restricted,
+            restricted=terms.restricted,
             degraded=degraded,
             unavailable="limits" if denies else "sessions" if sessions_denied else None,
         )

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from service.core.limits import Limit
+from service.core.admission import Terms
 from service.core.tokens import KeyRing
 
 
@@ -15,17 +15,16 @@ class Tenant:
     name: str
     token_digest: bytes
     ring: KeyRing
-    restricted_capabilities: frozenset[str]
-    limits: Mapping[str, tuple[Limit, ...]]
-    """Operation → its limits, the tenant's own already laid over the top-level ones."""
+    terms: Mapping[str, Terms]
+    """Operation → on what terms it is admitted."""
 
 
 class Directory:
-    """All tenants of one configuration, and the limits for requests that name none."""
+    """All tenants of one configuration, and the terms for requests that name none."""
 
-    def __init__(self, tenants: Iterable[Tenant], limits: Mapping[str, tuple[Limit, ...]]) -> None:
+    def __init__(self, tenants: Iterable[Tenant], terms: Mapping[str, Terms]) -> None:
         self.tenants = {tenant.name: tenant for tenant in tenants}
-        self.limits = limits
+        self.terms = terms
         self._by_digest = {tenant.token_digest: tenant for tenant in self.tenants.values()}
         self._known: dict[str, Tenant] = {}
 

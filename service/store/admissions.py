@@ -13,10 +13,9 @@ from typing import Any
 
 from redis.exceptions import AskError, MovedError, NoScriptError
 
-from service.core.admission import NOTHING_ASKED, Admission, Question
+from service.core.admission import NOTHING_ASKED, Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO, Standing
-from service.core.sessions import Status
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
 from service.store.link import Command, Link
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
@@ -65,13 +64,13 @@ class Admissions:
         """
         if not question.needs_store:
             return NOTHING_ASKED
-        tenant = NO_TENANT if question.tenant is None else question.tenant
+        tenant = question.terms.tenant or NO_TENANT
         lane = self._lane(self._ways.link_to(tenant))
         if lane.link.is_down:
             raise StoreUnavailable("the circuit breaker is open")
         if len(lane.waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis")
-        loop = asyncio.get_running_loop()
+        loop = lane.loop
         answer: asyncio.Future[Admission] = loop.create_future()
         lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s))
         return await answer
@@ -90,24 +89,27 @@ class Admissions:
 
     def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
         """What to send: with each script call those whom it is about, in the order of its answers."""
-        tenants: dict[TenantKeys, list[_Waiting]] = {}
+        groups: dict[tuple[TenantKeys, Terms], list[_Waiting]] = {}
         for waiting in batch:
-            tenants.setdefault(waiting.keys, []).append(waiting)
-        calls = [list(tenants.items())] if self._ways.one_call else [[item] for item in tenants.items()]
+            groups.setdefault((waiting.keys, waiting.question.terms), []).append(waiting)
+        if self._ways.one_call:
+            calls = [list(groups.items())]
+        else:
+            tenants: dict[TenantKeys, list[tuple[tuple[TenantKeys, Terms], list[_Waiting]]]] = {}
+            for of, asked in groups.items():
+                tenants.setdefault(of[0], []).append((of, asked))
+            calls = list(tenants.values())
         return [([one for _, asked in call for one in asked], self._commands(call)) for call in calls]
 
-    def _commands(self, call: Sequence[tuple[TenantKeys, Sequence[_Waiting]]]) -> list[Command]:
+    def _commands(self, call: Sequence[tuple[tuple[TenantKeys, Terms], Sequence[_Waiting]]]) -> list[Command]:
         verb = SCRIPTS["admit"]
         keys: list[str] = []
         args: list[str | int] = [self.rules.seen_every_ms, self.rules.logout_grace_ms]
         with_text = asking = False
-        for of, asked in call:
-            keys += (of.restrictions, *of.shared)
-            args.append(len(asked))
-            for waiting in asked:
-                encode(waiting.question, of, keys, args)
-                with_text |= waiting.with_text
-                asking |= waiting.asking
+        for (of, terms), asked in call:
+            encode(of, terms, [waiting.question for waiting in asked], keys, args)
+            with_text |= any(waiting.with_text for waiting in asked)
+            asking |= any(waiting.asking for waiting in asked)
         script = ("EVAL", verb.text) if with_text else ("EVALSHA", verb.sha)
         command = (*script, len(keys), *keys, *args)
         return [("ASKING",), command] if asking else [command]
@@ -127,6 +129,7 @@ class _Lane:
 
     def __init__(self, admissions: Admissions, link: Link) -> None:
         self.link = link
+        self.loop = asyncio.get_running_loop()  # kept: before Python 3.12, asking for it is a system call
         self.waiting: deque[_Waiting] = deque()
         self.trips: asyncio.Task[None] | None = None
         self._admissions = admissions
@@ -135,7 +138,7 @@ class _Lane:
         """Take `waiting` along on the next trip."""
         self.waiting.append(waiting)
         if self.trips is None:
-            self.trips = asyncio.create_task(self._travel())
+            self.trips = self.loop.create_task(self._travel())
 
     async def _travel(self) -> None:
         """Make trips for as long as somebody waits. Its callers come and go; it is nobody's to cancel."""
@@ -148,7 +151,7 @@ class _Lane:
 
     def _take(self) -> Sequence[_Waiting]:
         """The next batch. Who hung up is not sent, so not charged; who waited too long is told so."""
-        now = asyncio.get_running_loop().time()
+        now = self.loop.time()
         batch = []
         for waiting in [self.waiting.popleft() for _ in range(min(MAX_BATCH, len(self.waiting)))]:
             if waiting.answer.done():
@@ -199,43 +202,41 @@ def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
             waiting.answer.set_exception(StoreUnavailable(reason))
 
 
-def encode(question: Question, of: TenantKeys, keys: list[str], args: list[str | int]) -> None:
-    """Append what `lua/admit.lua` reads of one question."""
-    args.append(len(question.charges))
-    for limit, subject in question.charges:
-        keys.append(of.window(limit.name, subject))
+def encode(of: TenantKeys, terms: Terms, questions: Sequence[Question], keys: list[str], args: list[str | int]) -> None:
+    """Append what `lua/admit.lua` reads of questions on the same terms."""
+    known = terms is not terms.anonymous
+    args += (len(questions), terms.cause.value if known else "", len(terms.limits))
+    for limit in terms.limits:
         args += (limit.requests, limit.window_s * MICRO, "1" if limit.shadow else "0")
-    identity = question.user
-    if identity is None:
-        args.append("")
-        return
-    keys += (of.user(identity.user), of.user_restrictions(identity.user))
-    args += (
-        question.operation.cause.value,
-        identity.user,
-        identity.expires_ms,
-        "1" if question.passive else "0",
-        "0" if question.restricted is None else "1",
-        len(question.capabilities),
-        *question.capabilities,
-        question.client,
-        question.request_id,
-    )
+    if known:
+        keys += (of.restrictions, *of.shared)
+        args += ("0" if terms.restricted is None else "1", len(terms.capabilities), *terms.capabilities)
+    for question in questions:
+        for limit in terms.limits:
+            keys.append(of.window(limit.name, question.subject(limit)))
+        identity = question.user
+        if identity is not None:
+            user = identity.user
+            keys += (of.user(user), of.user_restrictions(user))
+            passive = "1" if question.passive else "0"
+            args += (user, identity.expires_ms, passive, question.client, question.request_id)
 
 
 def decode(question: Question, reply: Sequence[Any]) -> Admission:
     """Read what `lua/admit.lua` answers to one question."""
-    standings, at = [], 0
-    for charge in question.charges:
-        standings.append(Standing(charge.limit, reply[at], reply[at + 1], reply[at + 2] == 1))
+    terms, standings, at = question.terms, [], 0
+    for limit in terms.limits:
+        standings.append(Standing(limit, reply[at], reply[at + 1], reply[at + 2] == 1))
         at += 3
     if at == len(reply) or question.user is None:
         return Admission(standings)
     record, before, restricted_at = reply[at:]
     session = parse_record(question.user.user, record)
-    came_from = STATUSES[before.decode()]
-    now = Status.NONE if session is None else session.status
-    restricted = None
-    if restricted_at:
-        restricted = question.restricted or question.capabilities[restricted_at - 1]
-    return Admission(standings, session, came_from if came_from is not now else None, restricted)
+    came_from = None
+    if before[0] != (record[0] if record else _NOBODY):
+        came_from = STATUSES[before.decode()]
+    restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
+    return Admission(standings, session, came_from, restricted)
+
+
+_NOBODY = ord("-")

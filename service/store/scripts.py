@@ -37,14 +37,13 @@ def parse_record(user: str, text: bytes) -> Session | None:
     if not text:
         return None
     letters, since, seen, expires = text.decode().split(" ")
-    previous = STATUSES[letters[1]]
     return Session(
-        user=user,
-        status=STATUSES[letters[0]],
-        previous=None if previous is Status.NONE else previous,
-        since_ms=int(since) or None,
-        seen_ms=int(seen) or None,
-        expires_ms=int(expires) or None,
+        user,
+        STATUSES[letters[0]],
+        None if letters[1] == "-" else STATUSES[letters[1]],
+        int(since) or None,
+        int(seen) or None,
+        int(expires) or None,
     )
 
 

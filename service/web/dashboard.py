@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from service.core.admission import Operation, Question, charges, judge
+from service.core.admission import Question, judge
 from service.core.errors import NotFound, StoreUnavailable
 from service.core.listing import Cursor, Page
 from service.core.sessions import RECORDED, Status
@@ -19,7 +19,6 @@ from service.web.middlewares import client_of
 from service.web.pages import ROOT, render, visible
 from service.web.policy import Operator
 
-LOGIN = Operation("login")
 PAGE_SIZE = 50
 HISTORY_SIZE = 20
 
@@ -144,18 +143,11 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
 
 async def _admit_login(request: web.Request) -> None:
     """Logins are limited like all else, so that guessing is."""
-    client = client_of(request)
-    limits = request.app[keys.GATE].policy.current.directory.limits.get(LOGIN.name, ())
-    question = Question(
-        tenant=None,
-        operation=LOGIN,
-        charges=charges(limits, client=client, user=None),
-        client=client,
-        request_id=request[keys.EXCHANGE].request_id,
-    )
-    admission = await request.app[keys.GATE].decide(question)
-    request[keys.EXCHANGE].admission = admission
-    judge(question, admission)
+    exchange = request[keys.EXCHANGE]
+    terms = exchange.gate.policy.current.directory.terms["login"].anonymous
+    question = Question(terms, client_of(request), exchange.request_id)
+    exchange.admission = await exchange.gate.decide(question)
+    judge(question, exchange.admission)
 
 
 def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.StreamResponse:

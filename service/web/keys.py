@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from service.core.admission import Admission, Operation, Question
+from service.core.admission import Admission, Question
 from service.core.errors import UnexpectedState
 from service.core.listing import Histories, SessionLists
 from service.core.tenants import Tenant
@@ -30,8 +30,8 @@ class Gate:
     policy: LivePolicy
     verified: VerifiedTokens
     metrics: Metrics
-    operations: dict[object, Operation]
-    """Handler → what it does; handlers that are not in it stand outside the admission."""
+    operations: dict[object, str]
+    """Handler → the operation that it is; handlers that are not in it stand outside the admission."""
     decide: Callable[[Question], Awaitable[Admission]]
     """The one admission, outages included."""
     refetch_keys: Callable[[str], Awaitable[None]]
@@ -47,7 +47,7 @@ class Exchange:
 
     gate: Gate
     request_id: str
-    operation: Operation | None = None
+    operation: str = "-"
     client: str | None = None
     """The client's address as limits count it, once somebody asked."""
     admission: Admission | None = None

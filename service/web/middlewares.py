@@ -11,7 +11,7 @@ from itertools import chain
 import structlog
 from aiohttp import web
 
-from service.core.admission import Operation, Question, charges, judge
+from service.core.admission import Question, Terms, judge
 from service.core.errors import (
     InvalidTenantToken,
     InvalidUserToken,
@@ -39,7 +39,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_HEADER_BYTES = 16 * 1024
 """All header fields together."""
-NO_OPERATION = Operation("-")
 
 
 @web.middleware
@@ -67,8 +66,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         response.fields += fields
     else:
         _complete(response, fields)
-    operation = exchange.operation or NO_OPERATION
-    gate.metrics.count_request(operation.name, response.status)
+    gate.metrics.count_request(exchange.operation, response.status)
     _log(request, exchange, response.status, code, began)
     return response
 
@@ -78,9 +76,10 @@ async def authentication(request: web.Request, handler: Handler) -> web.StreamRe
     """Admit the request, or raise what stands in its way. What is no operation passes."""
     exchange = request[keys.EXCHANGE]
     gate = exchange.gate
-    operation = exchange.operation = gate.operations.get(handler)
+    operation = gate.operations.get(handler)
     if operation is None:
         return await handler(request)
+    exchange.operation = operation
     directory = gate.policy.current.directory
     tenant: Tenant | None = None
     identity: Identity | None = None
@@ -90,7 +89,8 @@ async def authentication(request: web.Request, handler: Handler) -> web.StreamRe
         identity = await find_user(request, tenant, gate)
     except Unauthenticated as error:
         refusal = error
-    question = make_question(request, operation, directory, tenant, identity, refusal)
+    terms = (directory if tenant is None else tenant).terms[operation]
+    question = make_question(request, terms if identity is not None else terms.anonymous, identity, refusal)
     admission = exchange.admission = await gate.decide(question)
     judge(question, admission)
     if tenant is not None and identity is not None:
@@ -133,27 +133,16 @@ def user_token(request: web.Request) -> str:
 
 
 def make_question(
-    request: web.Request,
-    operation: Operation,
-    directory: Directory,
-    tenant: Tenant | None,
-    identity: Identity | None,
-    refusal: Unauthenticated | None,
+    request: web.Request, terms: Terms, identity: Identity | None, refusal: Unauthenticated | None
 ) -> Question:
     """Everything that the admission needs to know of the request."""
-    client = client_of(request)
-    name = operation.name
-    limits = (directory if tenant is None else tenant).limits.get(name, ())
+    passive = "x-passive" in request.headers and request.headers["x-passive"].lower() == "true"
     return Question(
-        tenant=None if tenant is None else tenant.name,
-        operation=operation,
-        charges=charges(limits, client=client, user=None if identity is None else identity.user),
-        client=client,
-        request_id=request[keys.EXCHANGE].request_id,
+        terms,
+        client_of(request),
+        request[keys.EXCHANGE].request_id,
         user=identity,
-        passive=operation.cause is Cause.REQUEST and request.headers.get("x-passive", "").lower() == "true",
-        capabilities=operation.capabilities,
-        restricted=name if tenant is not None and name in tenant.restricted_capabilities else None,
+        passive=passive and terms.cause is Cause.REQUEST,
         failure=refusal,
     )
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.core.admission import Operation, Question, charges
+from service.core.admission import Question, Terms
 from service.core.limits import Limit
 from service.core.sessions import Cause
 from service.core.tokens import Identity
@@ -34,16 +34,9 @@ def ask_about(
     identity = None
     if user is not None:
         identity = Identity(tenant, user, now_ms() + HOUR_MS if expires_ms is None else expires_ms, None)
-    return Question(
-        tenant=None if user is None else tenant,
-        operation=Operation("some", cause),
-        charges=charges(limits, client=client, user=user),
-        client=client,
-        request_id="req-1",
-        user=identity,
-        passive=passive,
-        capabilities=capabilities,
-    )
+    name = None if user is None else tenant
+    terms = Terms(name, "some", tuple(limits), capabilities=capabilities, cause=cause)
+    return Question(terms if user is not None else terms.anonymous, client, "req-1", user=identity, passive=passive)
 
 
 def sweeper(

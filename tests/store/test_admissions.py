@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.core.admission import Admission, charges
+from service.core.admission import Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.listing import Act
 from service.core.sessions import Cause, Refusal, Session, Status
+from service.core.tokens import Identity
 from service.store.admissions import MAX_WAITING, Admissions, SessionRules
 from service.store.connection import RedisAccess
 from service.store.events import Events
@@ -352,5 +353,7 @@ async def test_beyond_the_bound_nobody_waits(admissions: Admissions) -> None:
 
 def test_a_limit_whose_subject_is_unknown_is_skipped() -> None:
     limits = [Limit("a", Per.USER, 1, 1), Limit("b", Per.IP, 1, 1), Limit("c", Per.TENANT, 1, 1)]
-    assert [charge.limit.name for charge in charges(limits, client="x", user=None)] == ["b", "c"]
-    assert [charge.subject for charge in charges(limits, client="x", user="u")] == ["u", "x", "-"]
+    terms = Terms("acme", "some", tuple(limits), capabilities=("some",))
+    assert [limit.name for limit in terms.anonymous.limits] == ["b", "c"]
+    question = Question(terms, "x", "req-1", user=Identity("acme", "u", 0, None))
+    assert [question.subject(limit) for limit in terms.limits] == ["u", "x", "-"]

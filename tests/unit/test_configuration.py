@@ -143,9 +143,9 @@ def test_a_tenants_limit_replaces_the_one_of_its_name_and_adds_others(tmp_path: 
         ]
     }
     policy = make_policy(load(write(tmp_path, config(tenants={"acme": tenant(limits=own)}))))
-    limits = policy.directory.tenants["acme"].limits["logout"]
+    limits = policy.directory.tenants["acme"].terms["logout"].limits
     assert [(limit.name, limit.requests) for limit in limits] == [("logout-ip", 5), ("logout-user", 2)]
-    assert [limit.requests for limit in policy.directory.limits["logout"]] == [30]
+    assert [limit.requests for limit in policy.directory.terms["logout"].limits] == [30]
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.core.admission import Admission, Operation, OutagePolicy, Question, judge
+from service.core.admission import Admission, OutagePolicy, Question, Terms, judge
 from service.core.errors import (
     ExpiredUserToken,
     RestrictedCapability,
@@ -22,8 +22,8 @@ def charge(requests: int = 2, window_s: int = 10, name: str = "some", **how: obj
 
 
 def question(*charges: Charge, user: Identity | None = ALICE, cause: Cause = Cause.REQUEST, **how: object) -> Question:
-    operation = Operation("some", cause)
-    return Question("acme", operation, charges, "1.2.3.4", "req-1", user=user, **how)  # type: ignore[arg-type]
+    terms = Terms("acme", "some", tuple(charge.limit for charge in charges), capabilities=("some",), cause=cause)
+    return Question(terms, "1.2.3.4", "req-1", user=user, **how)  # type: ignore[arg-type]
 
 
 class Clock:

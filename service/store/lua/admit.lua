@@ -1,12 +1,12 @@
 -- Decide a batch of requests, each by itself: its limits, its user's standing, its transition.
 --
--- ARGV    seen_every ms, logout_grace ms, then for each tenant the number of its questions, and for each of them:
+-- ARGV    seen_every ms, logout_grace ms, then for each group of questions on the same terms:
+--         how many questions; the cause ('' where no user is known: then only limits are asked about)
 --         number of limits, and for each: requests, window µs, shadow (1|0)
---         cause ('' where no user is known: nothing further for this question)
---         user, token expiry ms, passive (1|0), restricted by the configuration (1|0),
---         number of capabilities, each capability, client address, request id
--- KEYS    for each tenant: its restrictions, its indexes (record.lua), and for each question: the window of
---         each limit; and where a user is known its record and its restrictions
+--         with a cause: restricted by the configuration (1|0), number of capabilities, each capability
+--         and with a cause for each question: user, token expiry ms, passive (1|0), client address, request id
+-- KEYS    for each group with a cause: the tenant's restrictions, its indexes (record.lua)
+--         and for each question: the window of each limit; with a cause the user's record and restrictions
 -- Returns for each question, in order: a list
 --         for each limit: used, µs until there is more quota, over (1|0)
 --         and where a user is known and no limit refused: record, status letter before,
@@ -19,21 +19,17 @@ local records = {}
 -- Errors that are not one question's, but the server's: they are everybody's, and open the circuit breaker.
 local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }
 
-local function parse_question(tenant)
-  local question = { tenant = tenant, limits = {} }
+local function parse_group()
+  local group = { questions = number(), cause = arg(), limits = {}, capabilities = {}, restricted = {} }
   for i = 1, number() do
-    question.limits[i] = { key = key(), requests = number(), length = number(), shadow = arg() == '1' }
+    group.limits[i] = { requests = number(), length_us = number(), shadow = arg() == '1' }
   end
-  question.cause = arg()
-  if question.cause ~= '' then
-    question.record_key, question.restrictions = key(), key()
-    question.user, question.expires = arg(), number()
-    question.passive, question.restricted = arg() == '1', arg() == '1'
-    question.capabilities = {}
-    for i = 1, number() do question.capabilities[i] = arg() end
-    question.ip, question.request = arg(), arg()
+  if group.cause ~= '' then
+    group.restrictions, group.indexes = key(), take_indexes()
+    group.configured = arg() == '1'
+    for i = 1, number() do group.capabilities[i] = arg() end
   end
-  return question
+  return group
 end
 
 local function holds(until_ms)
@@ -41,81 +37,87 @@ local function holds(until_ms)
 end
 
 -- Whether the whole tenant is restricted; asked once in a batch.
-local function tenant_is_restricted(tenant, capability)
-  local known = tenant.restricted[capability]
+local function tenant_is_restricted(group, capability)
+  local known = group.restricted[capability]
   if known == nil then
-    known = holds(redis.call('HGET', tenant.restrictions, capability)) or false
-    tenant.restricted[capability] = known
+    known = holds(redis.call('HGET', group.restrictions, capability)) or false
+    group.restricted[capability] = known
   end
   return known
 end
 
-local function restricted_index(question)
-  if question.restricted then return 1 end
-  local any_user_is = tenant_is_restricted(question.tenant, ANY_USER)
-  for index, capability in ipairs(question.capabilities) do
-    if tenant_is_restricted(question.tenant, capability) then return index end
-    if any_user_is and holds(redis.call('HGET', question.restrictions, capability)) then return index end
+local function restricted_index(group, restrictions)
+  if group.configured then return 1 end
+  local any_user_is = tenant_is_restricted(group, ANY_USER)
+  for index, capability in ipairs(group.capabilities) do
+    if tenant_is_restricted(group, capability) then return index end
+    if any_user_is and holds(redis.call('HGET', restrictions, capability)) then return index end
   end
   return 0
 end
 
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
-local function pass(question)
-  local record = records[question.record_key] or read(question.record_key)
-  records[question.record_key] = record
+local function pass(group, record_key, restrictions, user, expires, passive, ip, request)
+  local record = records[record_key] or read(record_key)
+  records[record_key] = record
   local from = record.status
-  local restricted = restricted_index(question)
+  local restricted = restricted_index(group, restrictions)
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
-  local cause = restricted > 0 and 'request' or question.cause
+  local cause = restricted > 0 and 'request' or group.cause
   local to = MOVES[cause][from]
-  if NAMES[to] == nil or (question.passive and cause == 'request') then return record, from, restricted end
+  if NAMES[to] == nil or (passive == '1' and cause == 'request') then return record, from, restricted end
   if from == 'o' and cause == 'request' and record.previous ~= 's' and now_ms - record.since < grace then
     to = from
   end
-  local later = question.expires > record.expires
+  expires = tonumber(expires)
+  local later = expires > record.expires
   local stale = now_ms - record.seen >= seen_every
-  if later then record.expires = question.expires end
+  if later then record.expires = expires end
   if to ~= from then
     record.seen = now_ms
-    local about = { by = 'user', ip = question.ip, request = question.request }
-    move(question.record_key, question.tenant.indexes, question.user, record, to, cause, about)
+    move(record_key, group.indexes, user, record, to, cause, { by = 'user', ip = ip, request = request })
   elseif later or stale then
     if stale then record.seen = now_ms end
-    write(question.record_key, question.tenant.indexes, question.user, record, from)
+    write(record_key, group.indexes, user, record, from)
   end
   return record, from, restricted
 end
 
-local function decide(question)
-  local windows, refused = {}, false
-  for i, limit in ipairs(question.limits) do
-    windows[i] = open(limit.key, limit.requests, limit.length)
-    if windows[i].over and not limit.shadow then refused = true end
+local function decide(group, first_key, first_arg)
+  local answer, windows, refused = {}, {}, false
+  local limits = group.limits
+  local count = #limits
+  for i = 1, count do
+    local limit = limits[i]
+    local window = open(KEYS[first_key + i], limit.requests, limit.length_us)
+    windows[i] = window
+    answer[3 * i] = 0
+    if window.used >= limit.requests then
+      answer[3 * i] = 1
+      refused = refused or not limit.shadow
+    end
   end
-  local answer = {}
-  for _, window in ipairs(windows) do
-    if not refused and not window.over then charge(window) end
-    answer[#answer + 1] = window.used
-    answer[#answer + 1] = reset_of(window)
-    answer[#answer + 1] = window.over and 1 or 0
+  for i = 1, count do
+    local window = windows[i]
+    if not refused and answer[3 * i] == 0 then charge(window) end
+    answer[3 * i - 2], answer[3 * i - 1] = window.used, window.reset_us
   end
-  if question.cause ~= '' and not refused then
-    local record, from, restricted = pass(question)
-    answer[#answer + 1] = record.text
-    answer[#answer + 1] = from
-    answer[#answer + 1] = restricted
+  if group.cause ~= '' and not refused then
+    local record, from, restricted = pass(group, KEYS[first_key + count + 1], KEYS[first_key + count + 2],
+      ARGV[first_arg + 1], ARGV[first_arg + 2], ARGV[first_arg + 3], ARGV[first_arg + 4], ARGV[first_arg + 5])
+    answer[3 * count + 1], answer[3 * count + 2], answer[3 * count + 3] = record.text, from, restricted
   end
   return answer
 end
 
 local answers = {}
 while arg_at < #ARGV do
-  local questions = number()
-  local tenant = { restrictions = key(), indexes = take_indexes(), restricted = {} }
-  for _ = 1, questions do
-    local question = parse_question(tenant)
-    local well, answer = pcall(decide, question)
+  local group = parse_group()
+  local keys_each, args_each = #group.limits, 0
+  if group.cause ~= '' then keys_each, args_each = keys_each + 2, 5 end
+  for _ = 1, group.questions do
+    local well, answer = pcall(decide, group, key_at, arg_at)
+    key_at, arg_at = key_at + keys_each, arg_at + args_each
     if not well then
       answer = tostring(type(answer) == 'table' and answer.err or answer)
       if SERVERS_OWN[string.match(answer, '^-?(%u+)')] then return redis.error_reply(answer) end

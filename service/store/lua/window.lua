@@ -6,7 +6,10 @@
 -- Entries stand oldest first, so both kinds are read by the same binary searches. Times are in ticks, modulo 2^32:
 -- of 1 µs for windows of up to 18 minutes ('A', 'a'), and of twice as much with each further letter, so that a
 -- window has at most 2^30 ticks. Entries that have run out stay in front until they are a quarter: then the string
--- is written anew, otherwise appended to. What several questions of a batch share is read and written once.
+-- is written anew, otherwise appended to.
+--
+-- All questions of a batch are asked at the same moment: a window that several of them share is read once, what
+-- they are `charged` is a number meanwhile, and written once.
 
 local MODULUS, AHEAD, MOST_TICKS = 4294967296, 3758096384, 1073741824
 local EXACT_UP_TO, BUCKETS = 1000, 100
@@ -82,18 +85,6 @@ local function append(window, tick, many)
   window.size = window.size + #entry / window.stride
 end
 
-local function charge(window)
-  window.used = window.used + 1
-  if window.exact then
-    append(window, window.now, 1)
-  elseif window.size == window.gone or age(window, window.size) > 0 then
-    append(window, window.now + window.width - 1, 1)
-  else  -- its bucket has not ended
-    local count = (count_at(window, window.size) + 1) % MODULUS
-    window.text, window.anew = string.sub(window.text, 1, -5) .. pack(count), true
-  end
-end
-
 -- The limit was changed: from one kind to the other, or to a window of longer or shorter ticks. Rounded so that
 -- nothing runs out too early.
 local function convert(window, exact, exponent)
@@ -108,40 +99,14 @@ local function convert(window, exact, exponent)
   end
 end
 
-local opened = {}
-
--- The window at `key` as a limit sees it: what is `used`, whether it is `over`.
-local function open(key, requests, length_us)
-  local exponent = 0
-  while length_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
-  local window = opened[key]
-  if not window then
-    window = { pending = 0 }
-    local text = redis.call('GET', key)
-    if text then parse(window, text) else begin(window, requests <= EXACT_UP_TO, exponent) end
-    opened[key] = window
-  end
-  window.requests, window.length_us = requests, length_us
-  -- Past the length in ticks; where a tick is more than Redis's own, one more, so that no part of one is missed.
-  local length = math.ceil(length_us / window.tick_us) + (window.exponent > 0 and 1 or 0)
-  if window.gone < window.size and age(window, window.gone + 1) >= length then
-    window.gone = first(window, window.gone + 1, function(i) return age(window, i) < length end) - 1
-  end
-  window.used = admitted_after(window, window.gone)
-  local exact = requests <= EXACT_UP_TO and (window.exact or window.used <= EXACT_UP_TO)
-  if exact ~= window.exact or exponent ~= window.exponent then
-    convert(window, exact, exponent)
-    length = math.ceil(length_us / window.tick_us) + (window.exponent > 0 and 1 or 0)
-  end
-  window.length, window.width = length, math.max(1, math.floor(length / BUCKETS))
-  window.over = window.used >= requests
-  return window
+-- How long an entry counts, in ticks. Where a tick is longer than Redis's own, one more: no part of one is missed.
+local function lasts(window, length_us)
+  return math.ceil(length_us / window.tick_us) + (window.exponent > 0 and 1 or 0)
 end
 
 -- µs until there is more quota: until the entry runs out that leaves less than `requests` after it. That is the
 -- oldest, unless the limit was lowered below what is used.
-local function reset_of(window)
-  if window.used == 0 then return 0 end
+local function reset_from(window)
   local frees = window.gone + 1
   if window.used > window.requests then
     frees = first(window, frees, function(i) return admitted_after(window, i) < window.requests end)
@@ -150,19 +115,63 @@ local function reset_of(window)
   return window.exact and math.min(reset_us, window.length_us) or reset_us
 end
 
-local function save_windows()
-  for key, window in pairs(opened) do
-    if window.anew or window.pending > 0 then
-      local ttl = math.floor((window.length + (window.exact and 0 or window.width)) * window.tick_us / 1000) + 1000
-      local mostly_gone = window.gone * 4 >= window.size or age(window, 1) > window.length * 1.5
-      if window.anew or (window.gone > 0 and mostly_gone) then
-        local from = window.offset + window.stride * window.gone
-        local text = head(window, count_at(window, window.gone)) .. string.sub(window.text, from)
-        redis.call('SET', key, text, 'PX', ttl)
-      else
-        redis.call('APPEND', key, string.sub(window.text, -window.pending))
-        redis.call('PEXPIRE', key, ttl)
-      end
-    end
+local function load(key, requests, length_us)
+  local exponent = 0
+  while length_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
+  local window = { key = key, requests = requests, length_us = length_us, charged = 0, pending = 0 }
+  local text = redis.call('GET', key)
+  if text then parse(window, text) else begin(window, requests <= EXACT_UP_TO, exponent) end
+  window.length = lasts(window, length_us)
+  if window.size > 0 and age(window, 1) >= window.length then
+    window.gone = first(window, 2, function(i) return age(window, i) < window.length end) - 1
   end
+  window.used = admitted_after(window, window.gone)
+  local exact = requests <= EXACT_UP_TO and (window.exact or window.used <= EXACT_UP_TO)
+  if exact ~= window.exact or exponent ~= window.exponent then
+    convert(window, exact, exponent)
+    window.length = lasts(window, length_us)
+  end
+  window.reset_us = window.used == 0 and 0 or reset_from(window)
+  return window
+end
+
+local function save(window)
+  if window.charged == 0 then return end
+  local width = window.exact and 0 or math.max(1, math.floor(window.length / BUCKETS))
+  if not window.exact and window.size > window.gone and age(window, window.size) <= 0 then  -- its bucket has not ended
+    local count = (count_at(window, window.size) + window.charged) % MODULUS
+    window.text, window.anew = string.sub(window.text, 1, -5) .. pack(count), true
+  else
+    append(window, window.now + math.max(0, width - 1), window.charged)
+  end
+  local ttl = math.floor((window.length + width) * window.tick_us / 1000) + 1000
+  local mostly_gone = window.gone * 4 >= window.size or age(window, 1) > window.length * 1.5
+  if window.anew or (window.gone > 0 and mostly_gone) then
+    local kept = string.sub(window.text, window.offset + window.stride * window.gone)
+    redis.call('SET', window.key, head(window, count_at(window, window.gone)) .. kept, 'PX', ttl)
+  else
+    redis.call('APPEND', window.key, string.sub(window.text, -window.pending))
+    redis.call('PEXPIRE', window.key, ttl)
+  end
+end
+
+local opened = {}
+
+-- The window at `key` as a limit sees it: what is `used` of it.
+local function open(key, requests, length_us)
+  local window = opened[key]
+  if window and window.requests == requests and window.length_us == length_us then return window end
+  if window then save(window) end  -- two configurations in one batch: a reload came in between
+  window = load(key, requests, length_us)
+  opened[key] = window
+  return window
+end
+
+local function charge(window)
+  if window.used == 0 then window.reset_us = window.length_us end
+  window.charged, window.used = window.charged + 1, window.used + 1
+end
+
+local function save_windows()
+  for _, window in pairs(opened) do save(window) end
 end
