@@ -28,7 +28,7 @@ from service.store.sweep import Sweeper, SweepRules
 from service.web import auth, cors, dashboard, health, keys
 from service.web.forwarded import ClientAddressRules
 from service.web.metrics import Metrics
-from service.web.middlewares import authentication, problems
+from service.web.middlewares import Middlewares
 from service.web.pages import ROOT
 from service.web.policy import LivePolicy, Operator, Policy
 
@@ -103,9 +103,7 @@ RUNTIME = web.AppKey("RUNTIME", Runtime)
 def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop."""
     runtime = Runtime(settings, access)
-    app = web.Application(middlewares=[problems, authentication], client_max_size=MAX_BODY_BYTES)
-    app[RUNTIME] = runtime
-    app[keys.GATE] = keys.Gate(
+    gate = keys.Gate(
         policy=runtime.policy,
         verified=runtime.verified,
         metrics=runtime.metrics,
@@ -115,6 +113,13 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
         is_down=lambda: runtime.ways.is_down,
         is_ready=runtime.is_ready,
     )
+    middlewares = Middlewares(gate)
+    app = web.Application(
+        middlewares=[middlewares.problems, middlewares.authentication], client_max_size=MAX_BODY_BYTES
+    )
+    app[RUNTIME] = runtime
+    app[keys.GATE] = gate
+    app[keys.SHORT_WAY] = {("GET", "/auth/status"): middlewares.around(auth.status)}
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
     _add_routes(app)

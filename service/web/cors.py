@@ -14,7 +14,7 @@ _PREFLIGHT_MAX_AGE_S = 600
 
 def cors_fields(request: web.Request) -> list[tuple[str, str]]:
     """What an answer under `/auth/` says to a browser, where origins are configured."""
-    origins = request.app[keys.GATE].policy.current.cors_origins
+    origins = request[keys.EXCHANGE].gate.policy.current.cors_origins
     if not request.path.startswith("/auth/"):
         return []
     fields: list[tuple[str, str]] = [(hdrs.VARY, "origin")]

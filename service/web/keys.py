@@ -56,6 +56,11 @@ class Exchange:
 
 GATE = web.AppKey("GATE", Gate)
 SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
+SHORT_WAY: web.AppKey[dict[tuple[str, str], Callable[[web.Request], Awaitable[web.StreamResponse]]]] = web.AppKey(
+    "SHORT_WAY"
+)
+"""Method and raw path → what answers it, for the operations that are asked at the deployment's full rate: the same
+middlewares and handler that aiohttp's router leads to, without the way there (`web/server.py`)."""
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
 
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)

@@ -6,6 +6,7 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import chain
 
 import structlog
@@ -41,61 +42,72 @@ MAX_HEADER_BYTES = 16 * 1024
 """All header fields together."""
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give every answer its request id and headers, every error its envelope, and tell the log."""
-    began = time.perf_counter()
-    gate = request.app[keys.GATE]
-    exchange = request[keys.EXCHANGE] = keys.Exchange(gate, request_id_of(request))
-    code, fields = "", [("x-request-id", exchange.request_id)]
-    try:
-        if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
-            raise web.HTTPBadRequest
-        response = await handler(request)
-    except web.HTTPRedirection as redirection:
-        response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
-    except Exception as error:  # the last line: whatever it is gets an envelope
-        response, code = _tell(request, error, fields)
-    admission = exchange.admission
-    if admission is not None:
-        fields += limit_fields(admission, response.status)
-        gate.metrics.count_admission(admission)
-    if gate.policy.current.cors_origins:
-        fields += cors_fields(request)
-    if isinstance(response, Answer):
-        response.fields += fields
-    else:
-        _complete(response, fields)
-    gate.metrics.count_request(exchange.operation, response.status)
-    _log(request, exchange, response.status, code, began)
-    return response
+class Middlewares:
+    """The two middlewares over one gate."""
 
+    def __init__(self, gate: keys.Gate) -> None:
+        self._gate = gate
 
-@web.middleware
-async def authentication(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Admit the request, or raise what stands in its way. What is no operation passes."""
-    exchange = request[keys.EXCHANGE]
-    gate = exchange.gate
-    operation = gate.operations.get(handler)
-    if operation is None:
+    def around(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """`handler` with both around it, as aiohttp would call it."""
+        return partial(self.problems, handler=partial(self.authentication, handler=handler))
+
+    @web.middleware
+    async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give every answer its request id and headers, every error its envelope, and tell the log."""
+        began = time.perf_counter()
+        gate = self._gate
+        exchange = request[keys.EXCHANGE] = keys.Exchange(gate, request_id_of(request))
+        code, fields = "", [("x-request-id", exchange.request_id)]
+        try:
+            if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
+                raise web.HTTPBadRequest
+            response = await handler(request)
+        except web.HTTPRedirection as redirection:
+            response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
+        except Exception as error:  # the last line: whatever it is gets an envelope
+            response, code = _tell(request, error, fields)
+        admission = exchange.admission
+        if admission is not None:
+            fields += limit_fields(admission, response.status)
+            gate.metrics.count_admission(admission)
+        policy = gate.policy.current
+        if policy.cors_origins:
+            fields += cors_fields(request)
+        if isinstance(response, Answer):
+            response.fields += fields
+        else:
+            _complete(response, fields)
+        gate.metrics.count_request(exchange.operation, response.status)
+        if policy.access_log == "all" or response.status >= 400 or (admission is not None and admission.came_from):
+            _log(request, exchange, response.status, code, began)
+        return response
+
+    @web.middleware
+    async def authentication(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Admit the request, or raise what stands in its way. What is no operation passes."""
+        gate = self._gate
+        operation = gate.operations.get(handler)
+        if operation is None:
+            return await handler(request)
+        exchange = request[keys.EXCHANGE]
+        exchange.operation = operation
+        directory = gate.policy.current.directory
+        tenant: Tenant | None = None
+        identity: Identity | None = None
+        refusal: Unauthenticated | None = None
+        try:
+            tenant = find_tenant(request, directory)
+            identity = await find_user(request, tenant, gate)
+        except Unauthenticated as error:
+            refusal = error
+        terms = (directory if tenant is None else tenant).terms[operation]
+        question = make_question(request, terms if identity is not None else terms.anonymous, identity, refusal)
+        admission = exchange.admission = await gate.decide(question)
+        judge(question, admission)
+        if tenant is not None and identity is not None:
+            exchange.context = keys.UserContext(tenant, identity, admission)
         return await handler(request)
-    exchange.operation = operation
-    directory = gate.policy.current.directory
-    tenant: Tenant | None = None
-    identity: Identity | None = None
-    refusal: Unauthenticated | None = None
-    try:
-        tenant = find_tenant(request, directory)
-        identity = await find_user(request, tenant, gate)
-    except Unauthenticated as error:
-        refusal = error
-    terms = (directory if tenant is None else tenant).terms[operation]
-    question = make_question(request, terms if identity is not None else terms.anonymous, identity, refusal)
-    admission = exchange.admission = await gate.decide(question)
-    judge(question, admission)
-    if tenant is not None and identity is not None:
-        exchange.context = keys.UserContext(tenant, identity, admission)
-    return await handler(request)
 
 
 def find_tenant(request: web.Request, directory: Directory) -> Tenant:
@@ -185,18 +197,16 @@ def _complete(response: web.StreamResponse, fields: list[tuple[str, str]]) -> No
 
 
 def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, began: float) -> None:
-    """One line per answer, as much as `server.access_log` asks for. Tokens and queries are never in it."""
-    mode = exchange.gate.policy.current.access_log
-    admission = exchange.admission
-    moved = admission is not None and admission.came_from is not None
-    if mode == "none" or (mode == "refused" and status < 400 and not moved):
+    """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
+    if exchange.gate.policy.current.access_log == "none":
         return
+    admission = exchange.admission
     fields: dict[str, object] = {"request_id": exchange.request_id, "client": client_of(request)}
     if code:
         fields["code"] = code
     if admission is not None and admission.session is not None:
         fields["user"] = admission.session.user
-        if moved:
+        if admission.came_from is not None:
             fields["transition"] = f"{admission.came_from} -> {admission.session.status}"
     took_ms = round((time.perf_counter() - began) * 1000, 2)
     log.info("answered", method=request.method, path=request.path, status=status, ms=took_ms, **fields)
