@@ -1,6 +1,7 @@
 """Serving: the Redis that the configuration names, the event loop, signals, and an end that drains."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -92,6 +93,8 @@ async def _serve(app: web.Application, path: Path, on_listening: Callable[[Setti
         background.add(asyncio.create_task(reloader.watch()))
     log.info("listening", host=settings.server.host, port=settings.server.port)
     on_listening(settings)
+    gc.collect()
+    gc.freeze()  # what was made so far stays until the end: no collection need look at it
     await stop.wait()
     log.info("draining")
     for task in background:

@@ -16,6 +16,8 @@ from service.web.keys import EXCHANGE
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+quoted = json.encoder.encode_basestring
+"""A string as JSON, quotes included; much faster than an encoder for a whole object."""
 _ours = f"req-{secrets.token_hex(8)}"
 _numbers = count(1)
 
@@ -28,10 +30,8 @@ def request_id_of(request: web.Request) -> str:
     return f"{_ours}{next(_numbers):08x}"
 
 
-def timestamp(ms: int | None) -> str | None:
-    """Milliseconds since the epoch as `2025-01-15T10:30:00.000Z`; None stays None."""
-    if ms is None:
-        return None
+def timestamp(ms: int) -> str:
+    """Milliseconds since the epoch as `2025-01-15T10:30:00.000Z`."""
     return f"{_to_the_second(ms // 1000)}.{ms % 1000:03d}Z"
 
 
@@ -42,7 +42,12 @@ def _to_the_second(second: int) -> str:
 
 def success(request: web.Request, data: Any) -> Answer:
     """The envelope around `data`."""
-    return _answer(request, f'"data": {_encode(data)}', 200)
+    return success_of(request, _encode(data))
+
+
+def success_of(request: web.Request, data: str) -> Answer:
+    """The envelope around data that is JSON already."""
+    return _answer(request, f'"data": {data}', 200)
 
 
 def failure(request: web.Request, code: str, status: int, message: str) -> Answer:

@@ -22,7 +22,7 @@ _PARAMETER = re.compile(rf"({_WORD})=({_VALUE})")
 _NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9]{1,5})?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ClientAddressRules:
     """Whom to believe, which header, and how IPv6 is grouped."""
 
@@ -37,10 +37,9 @@ class ClientAddressRules:
 
 def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: ClientAddressRules) -> str:
     """The client's address as limits count it: an IPv4 address, or an IPv6 network of the configured prefix."""
-    own = (peer or "").partition("%")[0]  # the kernel tells the zone of a link-local peer
-    at = _parse(own)
-    if at is None or not rules.trusts(at):
-        return _subject(own, rules.ipv6_prefix)
+    trusted, own = _peer(peer or "", rules)
+    if not trusted:
+        return own
     read = _forwarded if rules.header == "forwarded" else _x_forwarded_for
     for node in read(headers.getall(rules.header, [])):
         address = None if "%" in node else _parse(node)
@@ -48,7 +47,15 @@ def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: Clie
             break
         if not rules.trusts(address):
             return _subject(node, rules.ipv6_prefix)
-    return _subject(own, rules.ipv6_prefix)
+    return own
+
+
+@lru_cache(maxsize=16_384)
+def _peer(peer: str, rules: ClientAddressRules) -> tuple[bool, str]:
+    """Whether the peer is a proxy of ours, and its own address as limits count it."""
+    own = peer.partition("%")[0]  # the kernel tells the zone of a link-local peer
+    at = _parse(own)
+    return at is not None and rules.trusts(at), _subject(own, rules.ipv6_prefix)
 
 
 @lru_cache(maxsize=16_384)
