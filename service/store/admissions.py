@@ -17,9 +17,10 @@ from service.core.admission import NOTHING_ASKED, Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO, Standing
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
-from service.store.link import Command, Link
+from service.store.link import Link
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
 from service.store.ways import Ways
+from service.store.wire import Command
 
 MAX_BATCH = 128
 """Questions per trip; about a millisecond of Redis's time."""

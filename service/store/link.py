@@ -1,7 +1,7 @@
 """A link: one connection for the admissions, a deadline per trip, and a circuit breaker.
 
 It is redis-py's own `Connection` (so TLS, passwords and unix sockets are redis-py's business) used directly: no
-pool, no retries, one deadline over connecting, sending and reading.
+pool, no retries, one deadline over connecting, sending and reading; `wire.py` sends and reads.
 """
 
 import asyncio
@@ -9,17 +9,15 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import hiredis
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
 
 from service.core.errors import StoreOutdated, StoreUnavailable
 from service.store.scripts import SCRIPTS
+from service.store.wire import Command, Wire, wire_of
 
 log = structlog.get_logger()
-
-Command = tuple[str | int, ...]
 
 OLDEST = (6, 2)
 """The oldest Redis that is supported: below it lack ZRANGE … REV BYSCORE and what else the listing uses."""
@@ -45,6 +43,7 @@ class Link:
         self._timeout_s = timeout_s
         self._on_change = on_change
         self._connection: AbstractConnection | None = None
+        self._wire: Wire | None = None
         self._failures = 0
         self._probe: asyncio.Task[None] | None = None
 
@@ -66,7 +65,7 @@ class Link:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                answers = await _exchange(await self._connected(), commands)
+                answers = await (await self._connected()).exchange(commands)
         except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
             await self._failed(error)
             raise StoreUnavailable(_reason(error)) from error
@@ -99,21 +98,20 @@ class Link:
         if self._connection is not None:
             await self._connection.disconnect()
 
-    async def _connected(self) -> AbstractConnection:
-        connection = self._connection
-        if connection is not None and (not connection.is_connected or await connection.can_read()):
-            # Nothing was asked, so what can be read is the end of the stream: Redis hung up while it was idle.
-            await self._hang_up()
-            connection = None
-        if connection is None:
+    async def _connected(self) -> Wire:
+        if self._wire is not None and await self._wire.is_broken():
+            await self._hang_up()  # Redis hung up while the connection was idle
+        if self._wire is None:
             connection = self._connection = cast("AbstractConnection", self._make())
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            await _prepare(connection)
-        return connection
+            wire = wire_of(connection)
+            await _prepare(wire)
+            self._wire = wire
+        return self._wire
 
     async def _hang_up(self) -> None:
         if self._connection is not None:
-            connection, self._connection = self._connection, None
+            connection, self._connection, self._wire = self._connection, None, None
             await connection.disconnect(nowait=True)
 
     async def _failed(self, error: Exception) -> None:
@@ -132,7 +130,7 @@ class Link:
         while True:
             try:
                 async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
-                    await _exchange(await self._connected(), [("PING",)])
+                    await (await self._connected()).exchange([("PING",)])
                 break
             except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
                 if _reason(error) != last:
@@ -150,23 +148,10 @@ _IN_ORDER = (NoScriptError, AskError, TryAgainError)
 """Answers that say how to ask again (MOVED is an AskError too): Redis is well."""
 
 
-async def _exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    # redis-py packs in Python on its asyncio side; hiredis does it in C.
-    packed = b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub knows tuples of one
-    await connection.send_packed_command(packed, check_health=False)
-    answers: list[Any] = []
-    for _ in commands:
-        try:
-            answers.append(await connection.read_response())
-        except ResponseError as error:
-            answers.append(error)
-    return answers
-
-
-async def _prepare(connection: AbstractConnection) -> None:
+async def _prepare(wire: Wire) -> None:
     """Learn version and role, and load every script, in one round trip: a distant Redis is slow, not away."""
     loads = [("SCRIPT", "LOAD", verb.text) for verb in SCRIPTS.values()]
-    server, replication, *loaded = await _exchange(connection, [("INFO", "server"), ("INFO", "replication"), *loads])
+    server, replication, *loaded = await wire.exchange([("INFO", "server"), ("INFO", "replication"), *loads])
     for answer in loaded:
         if isinstance(answer, ResponseError):
             raise answer

@@ -30,9 +30,7 @@ async def status(request: web.Request) -> web.StreamResponse:
         expires = _time(identity.expires_ms if degraded else None)
         status = "null" if degraded else '"none"'
         stands = (
-            f'"status": {status}, "previousStatus": null, "since": null, "lastSeen": null, '
-            f'"tokenExpiresAt": {expires}'
-        )
+            f'"status": {status}, "previousStatus": null, "since": null, "lastSeen": null, "tokenExpiresAt": {expires}'
         )
     return success_of(request, f"{{{who}, {stands}}}")
 
