@@ -24,6 +24,8 @@ from service.web.server import OPTIONS, Runner
 
 log = structlog.get_logger()
 
+GC_EVERY = 20_000
+"""Objects, net, between collections: requests leave no cycles behind, and those under way are many."""
 EXIT_CANNOT_LISTEN = 1
 EXIT_CONFIGURATION = 2
 
@@ -95,6 +97,7 @@ async def _serve(app: web.Application, path: Path, on_listening: Callable[[Setti
     on_listening(settings)
     gc.collect()
     gc.freeze()  # what was made so far stays until the end: no collection need look at it
+    gc.set_threshold(GC_EVERY)
     await stop.wait()
     log.info("draining")
     for task in background:

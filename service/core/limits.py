@@ -71,7 +71,8 @@ class Standing:
     @property
     def remaining(self) -> int:
         """How many more are admitted now."""
-        return max(0, self.limit.requests - self.used)
+        left = self.limit.requests - self.used
+        return left if left > 0 else 0
 
     @property
     def reset_s(self) -> int:

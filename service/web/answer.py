@@ -10,7 +10,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from wsgiref.handlers import format_date_time
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.abc import AbstractStreamWriter
 
 SECURITY_FIELDS = (("server", "rollcall"), ("x-content-type-options", "nosniff"))
@@ -50,7 +50,10 @@ class Answer(web.StreamResponse):
             f"{_head(self._status)}content-length: {len(self._content)}\r\n"
             f"date: {_date(int(time.time()))}\r\n{fields}\r\n"
         )
-        await request.writer.write(head.encode() + (b"" if request.method == "HEAD" else self._content))
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ClientConnectionResetError("the client hung up")
+        transport.write(head.encode() + (b"" if request.method == "HEAD" else self._content))
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

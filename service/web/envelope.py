@@ -32,7 +32,10 @@ def request_id_of(request: web.Request) -> str:
 
 def timestamp(ms: int) -> str:
     """Milliseconds since the epoch as `2025-01-15T10:30:00.000Z`."""
-    return f"{_to_the_second(ms // 1000)}.{ms % 1000:03d}Z"
+    return _to_the_second(ms // 1000) + _MILLISECONDS[ms % 1000]
+
+
+_MILLISECONDS = tuple(f".{ms:03d}Z" for ms in range(1000))
 
 
 @lru_cache(maxsize=1024)

@@ -98,7 +98,12 @@ class Middlewares:
         refusal: Unauthenticated | None = None
         try:
             tenant = find_tenant(request, directory)
-            identity = await find_user(request, tenant, gate)
+            token = user_token(request)
+            try:
+                identity = gate.verified.verify(tenant.ring, token, time.time())
+            except UnknownKey:  # wait a moment for the tenant's keys
+                await gate.refetch_keys(tenant.name)
+                identity = gate.verified.verify(tenant.ring, token, time.time())
         except Unauthenticated as error:
             refusal = error
         terms = (directory if tenant is None else tenant).terms[operation]
@@ -121,27 +126,17 @@ def find_tenant(request: web.Request, directory: Directory) -> Tenant:
     return tenant
 
 
-async def find_user(request: web.Request, tenant: Tenant, gate: keys.Gate) -> Identity:
-    """The user whose token the request brings; an unknown `kid` waits a moment for the tenant's keys."""
-    token = user_token(request)
+def user_token(request: web.Request) -> str:
+    """`x-token`, or in its place `authorization: Bearer …` (RFC 6750, section 2.1)."""
+    token = request.headers.get("x-token")
+    if not token:
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        token = credentials.strip() if scheme.lower() == "bearer" else ""
     if not token:
         raise MissingUserToken
     if len(token) > MAX_TOKEN_CHARS:
         raise InvalidUserToken
-    try:
-        return gate.verified.verify(tenant.ring, token, time.time())
-    except UnknownKey:
-        await gate.refetch_keys(tenant.name)
-        return gate.verified.verify(tenant.ring, token, time.time())
-
-
-def user_token(request: web.Request) -> str:
-    """`x-token`, or in its place `authorization: Bearer …` (RFC 6750, section 2.1); empty where there is none."""
-    token = request.headers.get("x-token")
-    if token:
-        return token
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-    return credentials.strip() if scheme.lower() == "bearer" else ""
+    return token
 
 
 def make_question(
@@ -149,14 +144,8 @@ def make_question(
 ) -> Question:
     """Everything that the admission needs to know of the request."""
     passive = "x-passive" in request.headers and request.headers["x-passive"].lower() == "true"
-    return Question(
-        terms,
-        client_of(request),
-        request[keys.EXCHANGE].request_id,
-        user=identity,
-        passive=passive and terms.cause is Cause.REQUEST,
-        failure=refusal,
-    )
+    passive = passive and terms.cause is Cause.REQUEST
+    return Question(terms, client_of(request), request[keys.EXCHANGE].request_id, identity, passive, refusal)
 
 
 def client_of(request: web.Request) -> str:

@@ -15,19 +15,25 @@ def limit_fields(admission: Admission, status: int) -> list[tuple[str, str]]:
     fields = [("x-degraded", ", ".join(admission.degraded))] if admission.degraded else []
     if status == 503:
         return fields
-    shown = [standing for standing in admission.standings if not standing.limit.shadow]
-    if not shown:
+    policies, states = [], []
+    tightest: tuple[int, int, int] | None = None
+    for standing in admission.standings:
+        limit = standing.limit
+        if limit.shadow:
+            continue
+        remaining, reset_s = standing.remaining, standing.reset_s
+        policies.append(f'"{limit.name}";q={limit.requests};w={limit.window_s}')
+        states.append(f'"{limit.name}";r={remaining};t={reset_s}')
+        if tightest is None or (remaining, -reset_s) < tightest[:2]:
+            tightest = (remaining, -reset_s, limit.requests)
+    if tightest is None:
         return fields
-    tightest = shown[0] if len(shown) == 1 else min(shown, key=lambda one: (one.remaining, -one.reset_s))
     fields += (
-        (
-            "RateLimit-Policy",
-            ", ".join([f'"{s.limit.name}";q={s.limit.requests};w={s.limit.window_s}' for s in shown]),
-        ),
-        ("RateLimit", ", ".join([f'"{s.limit.name}";r={s.remaining};t={s.reset_s}' for s in shown])),
-        ("X-RateLimit-Limit", str(tightest.limit.requests)),
-        ("X-RateLimit-Remaining", str(tightest.remaining)),
-        ("X-RateLimit-Reset", str(tightest.reset_s)),
+        ("RateLimit-Policy", ", ".join(policies)),
+        ("RateLimit", ", ".join(states)),
+        ("X-RateLimit-Limit", str(tightest[2])),
+        ("X-RateLimit-Remaining", str(tightest[0])),
+        ("X-RateLimit-Reset", str(-tightest[1])),
     )
     if status == 429:
         fields.append(("Retry-After", str(admission.retry_after_s)))
