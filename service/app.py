@@ -90,6 +90,7 @@ class Runtime:
         tasks = [asyncio.create_task(one) for one in beside]
         yield
         await _end(tasks)
+        self.metrics.pour()
         with suppress(StoreUnavailable):
             await self.sweeper.release()
         await self.admissions.close()

@@ -5,12 +5,16 @@ next request on, and none is dropped.
 """
 
 import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
+from aiohttp import web
 from watchfiles import awatch
 
-from service.app import Runtime, make_policy
+from service.app import RUNTIME, Runtime, make_policy
 from service.configuration import ConfigurationError, load
 from service.settings import Settings
 
@@ -26,6 +30,31 @@ class Reloader:
         self._path = path
         self._runtime = runtime
         self._lock = asyncio.Lock()
+
+    @classmethod
+    def follow(cls, app: web.Application, path: Path) -> None:
+        """Make `app` follow `path` while it runs: on SIGHUP, and where it is to be watched when it changes."""
+        app.cleanup_ctx.append(cls(path, app[RUNTIME]).run)
+
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        """For `cleanup_ctx`."""
+        tasks: set[asyncio.Task[Any]] = set()
+
+        def begin(work: Coroutine[Any, Any, Any]) -> None:
+            task = asyncio.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, lambda: begin(self.reload()))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a worker held it back until now
+        if self._runtime.settings.server.watch_config:
+            begin(self.watch())
+        yield
+        loop.remove_signal_handler(signal.SIGHUP)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def reload(self) -> bool:
         """Take the file as it is now. Returns whether it was fit to be taken."""

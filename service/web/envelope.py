@@ -1,6 +1,7 @@
 """The envelope of every answer of the API: `meta` with `data` or `error`."""
 
 import json
+import os
 import re
 import secrets
 import time
@@ -18,8 +19,18 @@ REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 quoted = json.encoder.encode_basestring
 """A string as JSON, quotes included; much faster than an encoder for a whole object."""
-_ours = f"req-{secrets.token_hex(8)}"
+_prefix = ""
 _numbers = count(1)
+
+
+def _renew_prefix() -> None:
+    """For this process alone: workers are forked, and must not give the same ids."""
+    global _prefix
+    _prefix = f"req-{secrets.token_hex(8)}"
+
+
+_renew_prefix()
+os.register_at_fork(after_in_child=_renew_prefix)
 
 
 def request_id_of(request: web.Request) -> str:
@@ -27,7 +38,7 @@ def request_id_of(request: web.Request) -> str:
     given = request.headers.get("x-request-id")
     if given is not None and REQUEST_ID_FORM.fullmatch(given):
         return given
-    return f"{_ours}{next(_numbers):08x}"
+    return f"{_prefix}{next(_numbers):08x}"
 
 
 def timestamp(ms: int) -> str:

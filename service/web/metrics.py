@@ -5,14 +5,22 @@ requests are counted in a plain dictionary, and poured into the counters once a 
 """
 
 import asyncio
+import os
 from collections import Counter as Tally
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess, values
 
 from service.core.admission import Admission
 from service.core.sessions import Status
 
 POUR_EVERY_S = 1.0
+
+
+def share_metrics(folder: Path) -> None:
+    """Count for all workers together, in files of this folder. To be called in each, before its metrics are made."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -28,7 +36,12 @@ class Metrics:
         self._transitions = self._counter("transitions", "Transitions that requests made", "from_status", "to_status")
         self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
         self._swept = self._counter("swept", "Users that the sweep expired or removed", "what")
-        self.redis_up = Gauge("rollcall_redis_up", "1 while Redis answers admissions", registry=self.registry)
+        self.redis_up = Gauge(
+            "rollcall_redis_up",
+            "1 while Redis answers admissions",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"rollcall_{name}", meaning, labels, registry=self.registry)
@@ -71,4 +84,8 @@ class Metrics:
     def text(self) -> bytes:
         """The Prometheus text format."""
         self.pour()
-        return generate_latest(self.registry)
+        registry, folder = self.registry, os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder is not None:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -1,0 +1,155 @@
+"""Several workers: gunicorn's master with aiohttp's own worker class, over one configuration and one log.
+
+The master owns the embedded Redis and the listening socket, replaces a worker that dies, and serves nothing itself.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.worker import GunicornUVLoopWebWorker
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from prometheus_client import multiprocess
+
+from service.app import make_app
+from service.configuration import ConfigurationError, load
+from service.reload import Reloader
+from service.settings import Settings
+from service.store.connection import RedisAccess
+from service.web.metrics import share_metrics
+from service.web.server import OPTIONS, SHUTDOWN_S, Runner, spare_the_collector
+
+log = structlog.get_logger()
+
+
+def serve_with_workers(
+    settings: Settings,
+    path: Path,
+    listeners: Sequence[socket],
+    reach: Callable[[], RedisAccess],
+    on_listening: Callable[[], None],
+) -> int:
+    """Serve on `listeners` with `server.workers` processes until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        settings: as the master validated them; each worker reads the file anew when it starts.
+        path: the configuration file.
+        listeners: bound; gunicorn's from now on.
+        reach: makes a way to Redis; called in each worker.
+        on_listening: called once connections are taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="rollcall-metrics-") as folder:
+        try:
+            _Arbiter(_Application(settings, path, listeners, reach, on_listening, Path(folder))).run()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """What gunicorn is to run, and how."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        path: Path,
+        listeners: Sequence[socket],
+        reach: Callable[[], RedisAccess],
+        on_listening: Callable[[], None],
+        folder: Path,
+    ) -> None:
+        self.settings, self.path, self.reach, self.folder = settings, path, reach, folder
+        self._listeners, self._on_listening = listeners, on_listening
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Gunicorn's settings; none of them can be changed from outside."""
+        chosen = {
+            "bind": [f"fd://{listener.detach()}" for listener in self._listeners],
+            "workers": self.settings.server.workers,
+            "worker_class": "service.workers.Worker",
+            "logger_class": _Log,
+            "backlog": 1024,
+            "graceful_timeout": int(2 * SHUTDOWN_S) + 5,  # aiohttp waits for its own up to twice
+            "control_socket_disable": True,
+            "when_ready": lambda _: self._on_listening(),
+            "child_exit": lambda _, worker: _forget_worker(worker.pid, self.folder),
+        }
+        for name, value in chosen.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Callable[[], Any]:
+        """What a worker calls for its runner."""
+        return self._runner
+
+    async def _runner(self) -> web.AppRunner:
+        share_metrics(self.folder)
+        try:
+            settings = await asyncio.to_thread(load, self.path)
+        except ConfigurationError as error:  # broken meanwhile: a worker that is replaced starts all the same
+            log.error("configuration not read, the one before stays", mistakes=[str(one) for one in error.mistakes])
+            settings = self.settings
+        app = await asyncio.to_thread(make_app, settings, self.reach())
+        Reloader.follow(app, self.path)
+        spare_the_collector()
+        return Runner(app, **OPTIONS)
+
+
+def _forget_worker(pid: int, folder: Path) -> None:
+    """What a worker counted stays in the sums; what it stood at does not."""
+    multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    def handle_hup(self) -> None:
+        """Validate first, then tell the workers to reload in place. Gunicorn's own way would end with a broken file."""
+        try:
+            self.app.settings = load(self.app.path)
+        except (ConfigurationError, OSError) as error:
+            mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]
+            log.error("configuration not reloaded, the old one stays", mistakes=mistakes)
+            return
+        self.kill_workers(signal.SIGHUP)
+
+    def spawn_worker(self) -> int:
+        """Fork a worker. It ends here: what the master has open (the embedded Redis) is not the worker's to close."""
+        try:
+            return int(super().spawn_worker())
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+
+
+class Worker(GunicornUVLoopWebWorker):
+    """aiohttp's worker, which also drains at once when it is told to end."""
+
+    def init_process(self) -> None:
+        """Start. A SIGHUP that comes before the reloader listens waits for it: it may be about a newer file."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        super().init_process()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: take no more connections, answer what is under way."""
+        super().handle_exit(sig, frame)
+        self._notify_waiter_done()
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """Gunicorn's messages, in the service's one log."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)

@@ -1,0 +1,73 @@
+"""Several workers under one master: what they share, and what the end of one means to the others."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.store.embedded import find_server
+from tests.kit import Service, config, credentials, needs, sign, tenant, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+Start = Callable[..., Service]
+PASSIVE = {"x-passive": "true"}
+
+
+@pytest.fixture(autouse=True)
+def _a_server() -> None:
+    needs("a Redis server", found=find_server() is not None)
+
+
+def workers_of(service: Service) -> list[int]:
+    master = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
+    pids = master.read_text().split()
+    return [int(pid) for pid in pids if b"guard.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_two_workers_share_limits_metrics_and_one_log_and_drain_together(start: Start) -> None:
+    service = start(config(server={"workers": 2})).wait_until_ready()
+    assert len(workers_of(service)) == 2
+    answers = [service.get("/auth/logout", credentials()) for _ in range(40)]
+    assert [answer.status for answer in answers] == [200] * 30 + [429] * 10
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 40, "no worker gives another's ids"
+    counted = {'{operation="logout",status="200"} 30.0', '{operation="logout",status="429"} 10.0'}
+    wait_for(lambda: all(line in service.get("/metrics").body.decode() for line in counted))
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(20) == 0
+    assert service.told.count('"event": "listening"') == 1
+
+
+def test_a_worker_that_dies_is_replaced_and_the_others_serve_on(start: Start) -> None:
+    service = start(config(server={"workers": 2})).wait_until_ready()
+    before = workers_of(service)
+    os.kill(before[0], signal.SIGKILL)
+    assert {service.get("/auth/status", credentials()).status for _ in range(20)} == {200}
+    wait_for(lambda: len(set(workers_of(service)) - set(before)) == 1)
+    assert service.get("/auth/status", credentials()).status == 200
+
+
+def test_sighup_with_a_broken_file_is_refused_by_the_master_and_a_good_one_taken_in_place_by_all(start: Start) -> None:
+    service = start(config(server={"workers": 2})).wait_until_ready()
+    before = workers_of(service)
+    service.configure(config(sessions={"retention": -1}))
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "configuration not reloaded, the old one stays" in service.told)
+    service.configure(config(server={"workers": 2}, tenants={"initech": tenant(token="initech-token")}))
+    service.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: service.told.count('"event": "configuration reloaded"') == 2)
+    new = {"x-tenant-token": "initech-token", "x-token": sign()}
+    assert {service.get("/auth/status", new).status for _ in range(20)} == {200}
+    assert workers_of(service) == before, "none was restarted"
+
+
+def test_the_embedded_redis_of_several_workers_outlives_none_of_them(start: Start) -> None:
+    service = start(config(server={"workers": 2}, redis={"url": "embedded"})).wait_until_ready()
+    assert service.get("/auth/logout", credentials()).status == 200
+    os.kill(workers_of(service)[0], signal.SIGTERM)
+    answers = {service.get("/auth/status", credentials() | PASSIVE).status for _ in range(20)}
+    assert answers == {200}, "a worker's end is not Redis's"
+    service.end(signal.SIGKILL)
+    again = start(config(server={"workers": 2}, redis={"url": "embedded"}), folder=service.folder).wait_until_ready()
+    assert again.get("/auth/status", credentials() | PASSIVE).data["status"] == "logged_out"
