@@ -12,6 +12,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 from service.app import make_app
 from service.store.connection import RedisAccess, TlsFiles
+from tests.deployments import redis_cluster, redis_sentinels
 from tests.kit import OurServer, Service, redis_server, settings
 
 fakeredis.FakeAsyncRedis().connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the first one reads files: not in a test's loop
@@ -27,8 +28,9 @@ def _nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[BlockBu
         yield None
         return
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    if "real" in parameters.values():
-        request.getfixturevalue("redis_url")  # starts once, before a loop runs
+    for kind in parameters.values():
+        if isinstance(kind, str) and kind in REAL:
+            request.getfixturevalue(REAL[kind])  # starts once, before a loop runs
     with blockbuster_ctx("service") as blockbuster:
         yield blockbuster
 
@@ -39,14 +41,30 @@ def redis_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real_redis)])
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    with redis_cluster() as cluster:
+        yield cluster.url
+
+
+@pytest.fixture(scope="session")
+def sentinel_url() -> Iterator[str]:
+    with redis_sentinels() as sentinels:
+        yield sentinels.url
+
+
+REAL = {"real": "redis_url", "cluster": "cluster_url", "sentinel": "sentinel_url"}
+"""Kind of deployment → the fixture that starts it, once."""
+
+
+@pytest.fixture(params=["fake", *(pytest.param(kind, marks=pytest.mark.real_redis) for kind in REAL)])
 async def access(request: pytest.FixtureRequest) -> AsyncIterator[RedisAccess]:
-    """The way to an empty Redis: once fakeredis, once a real server. The same tests hold for both."""
+    """The way to an empty Redis: fakeredis, a real server, a Cluster, Sentinels. The same tests hold for all."""
     if request.param == "fake":
         made = RedisAccess.in_process()
     else:
-        made = RedisAccess.by_url(request.getfixturevalue("redis_url"), TlsFiles())
-        await made.client.flushall()
+        made = RedisAccess.by_url(request.getfixturevalue(REAL[request.param]), TlsFiles())
+        await made.client.flushall(**({"target_nodes": "primaries"} if request.param == "cluster" else {}))
     yield made
     await made.close()
 

@@ -1,6 +1,6 @@
 """The ways to Redis: a client for people, and links for the admissions; over whichever kind of deployment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class RedisAccess:
     """For people: pages, acts, the sweep. A redis-py client; its answers are typed as a union over all modes."""
     pool: ConnectionPool | None
     """Makes the connections of the admissions, which keep their own deadline; None on a Cluster."""
+    sentinels: Sequence[Any] = ()
+    """redis-py clients of the Sentinels, whom the pools ask where the master is."""
 
     @classmethod
     def by_url(cls, url: str, tls: TlsFiles) -> "RedisAccess":
@@ -52,11 +54,13 @@ class RedisAccess:
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
             secure = {"ssl": True} if address.tls else {}
             return cls(RedisCluster(startup_nodes=nodes, **options | secure | people | address.options), None)
+        sentinels: Sequence[Any] = ()
         if address.kind == "sentinel":
             own = {**options, **people, **address.sentinel_options, "ssl": address.tls}
             sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
                 address.nodes, sentinel_kwargs=own, **options, **address.options
             )
+            sentinels = sentinel.sentinels
             pools: list[ConnectionPool] = [
                 SentinelConnectionPool(  # type: ignore[no-untyped-call]
                     address.name, sentinel, ssl=address.tls, **options, **address.options, **timeouts
@@ -65,7 +69,7 @@ class RedisAccess:
             ]
         else:
             pools = [ConnectionPool.from_url(url, **options, **timeouts) for timeouts in (people, requests)]
-        return cls(Redis(connection_pool=pools[0]), pools[1])
+        return cls(Redis(connection_pool=pools[0]), pools[1], sentinels)
 
     @classmethod
     def in_process(cls) -> "RedisAccess":
@@ -93,3 +97,5 @@ class RedisAccess:
             return
         await self.client.aclose(close_connection_pool=True)
         await self.pool.aclose()
+        for sentinel in self.sentinels:
+            await sentinel.aclose()

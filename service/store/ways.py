@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import structlog
 from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import AskError, MovedError, RedisError
 
 from service.core.errors import StoreUnavailable
@@ -134,10 +135,9 @@ class ClusterWays:
 
     def _maker(self, host: str, port: int) -> Callable[[], Any]:
         nodes: Any = self._client.nodes_manager
-        kwargs = {**nodes.connection_kwargs, "socket_timeout": None, "socket_connect_timeout": None}
-        kwargs.pop("response_callbacks", None)
-        connection_class = kwargs.pop("connection_class")
-        return lambda: connection_class(**kwargs | {"host": host, "port": port})
+        node = ClusterNode(host, port, **nodes.connection_kwargs)
+        own = {"socket_timeout": None, "socket_connect_timeout": None}  # the link keeps the deadline
+        return lambda: node.connection_class(**node.connection_kwargs | own)
 
     def _changed(self, _: bool) -> None:
         up = not any(link.is_down for link in self._links.values())

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,18 +16,10 @@ from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.store.keyspace import keys_of
 from service.store.sessions import Sessions
-from service.store.ways import OneWay
-from tests.store.making import HOUR_MS, ask_about, exact_window, link_of, now_ms, sweeper
+from tests.store.making import HOUR_MS, ask_about, exact_window, now_ms, sweeper
 
 N, I, O, E, S, T = Status  # noqa: E741  # the columns of the contract's table
 DENIED, CONFLICT, UNKNOWN = Refusal
-
-
-@pytest.fixture
-async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
-    link = link_of(access, timeout_s=2)
-    yield Admissions(OneWay(link), SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
-    await link.close()
 
 
 def limit(requests: int, window_s: int = 3600, **how: object) -> Limit:
@@ -308,9 +299,7 @@ async def test_users_that_look_like_keys_stay_users(admissions: Admissions, acce
 
 
 async def test_a_question_without_user_and_limit_asks_nothing(access: RedisAccess) -> None:
-    assert (
-        await Admissions(OneWay(link_of(access, timeout_s=1)), SessionRules(1, 1)).ask(ask_about(None)) == Admission()
-    )
+    assert await Admissions(access.ways(timeout_s=1), SessionRules(1, 1)).ask(ask_about(None)) == Admission()
 
 
 async def test_a_script_that_is_gone_is_sent_again(admissions: Admissions, access: RedisAccess) -> None:

