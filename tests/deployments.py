@@ -55,7 +55,8 @@ def start_node(stack: ExitStack, *options: str, sentinel: str | None = None) -> 
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     port = _port()
-    command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *options]
+    command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    command += ["--save", "", "--repl-diskless-sync-delay", "0", *options]
     if sentinel is not None:
         path = folder / "sentinel.conf"
         path.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\n{sentinel}")

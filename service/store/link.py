@@ -121,9 +121,9 @@ class Link:
         self._failures += 1
         log.warning("redis did not answer", reason=_reason(error), in_a_row=self._failures)
         if self._failures >= FAILURES_TO_OPEN and self._probe is None:
-            self._on_change(False)
-            log.error("redis is away: answering without it", reason=_reason(error))
             self._probe = asyncio.create_task(self._probe_until_back())
+            log.error("redis is away: answering without it", reason=_reason(error))
+            self._on_change(False)
 
     async def _probe_until_back(self) -> None:
         last = ""
