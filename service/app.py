@@ -57,6 +57,7 @@ class Runtime:
         self.settings = settings
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)
+        self.admissions.refusals.forget()
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
         self.key_sets.follow(
             {
@@ -86,7 +87,12 @@ class Runtime:
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: what runs beside the requests."""
         await self.ways.open()
-        beside = (self.sweeper.run_forever(), self.key_sets.run_forever(), self.metrics.run_forever())
+        beside = (
+            self.sweeper.run_forever(),
+            self.key_sets.run_forever(),
+            self.metrics.run_forever(),
+            self.admissions.refusals.listen_forever(self.access.client),
+        )
         tasks = [asyncio.create_task(one) for one in beside]
         yield
         await _end(tasks)

@@ -6,6 +6,7 @@ is sent once; it is sent again only where Redis says that it ran nothing: NOSCRI
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO, Standing
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
 from service.store.link import Link
+from service.store.refusals import Refusals
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
 from service.store.ways import Ways
 from service.store.wire import Command
@@ -54,6 +56,7 @@ class Admissions:
 
     def __init__(self, ways: Ways, rules: SessionRules) -> None:
         self.rules = rules
+        self.refusals = Refusals(time.monotonic)
         self._ways = ways
         self._lanes: dict[Link, _Lane] = {}
 
@@ -65,6 +68,8 @@ class Admissions:
         """
         if not question.needs_store:
             return NOTHING_ASKED
+        if (refused := self.refusals.find(question)) is not None:
+            return refused
         tenant = question.terms.tenant or NO_TENANT
         lane = self._lane(self._ways.link_to(tenant))
         if lane.link.is_down:
@@ -74,7 +79,11 @@ class Admissions:
         loop = lane.loop
         answer: asyncio.Future[Admission] = loop.create_future()
         lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s))
-        return await answer
+        asked_at = time.monotonic()
+        admission = await answer
+        if admission.refused:
+            self.refusals.remember(question, admission, asked_at)
+        return admission
 
     async def close(self) -> None:
         """Let the trips that are under way end."""

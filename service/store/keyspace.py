@@ -15,6 +15,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:no:USER` | hash | the same, for one user | the same |
 | `rc:{T}:events` | stream | transitions | capped at about 10,000; TTL: 30 days after the last |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
+| `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps | TTL: 15 s |
 
 `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
@@ -34,6 +35,7 @@ SWEEPER_TTL_MS = 15_000
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
+PUSHES = "rc:pushes"
 ANY_USER = "*"
 """Stands in a tenant's restrictions for whatever any of its users is restricted from."""
 NO_TENANT = "?"

@@ -71,7 +71,7 @@ def _read(name: str, *shared: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_VERBS = (("admit", "window"), ("act",), ("restrict",), ("due",), ("sweep",))
+_VERBS = (("admit", "window"), ("act",), ("restrict",), ("reset",), ("due",), ("sweep",))
 
 SCRIPTS = {verb[0]: _read(*verb) for verb in _VERBS}
 """Every verb, by the name of its file in `lua/`; read at import, so that no request waits for the disk."""

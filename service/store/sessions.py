@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from service.core.listing import Act, Cursor, Page
 from service.core.sessions import RECORDED, Cause, Refusal, Session, Status
-from service.store.keyspace import keys_of
+from service.store.keyspace import PUSHES, keys_of
 from service.store.reach import reaching, run
 from service.store.scripts import LETTERS, STATUSES, parse_record
 
@@ -104,6 +104,17 @@ class Sessions:
     async def unrestrict(self, tenant: str, user: str | None, capability: str) -> bool:
         """Lift a restriction. Returns whether there was one."""
         return await self._restriction(tenant, user, capability, -1)
+
+    @reaching
+    async def reset_limit(self, tenant: str, limit: str, subject: str) -> bool:
+        """Give a subject of a limit its whole quota back, on every worker. Returns whether any was used.
+
+        Args:
+            tenant: whose limit it is.
+            limit: its name.
+            subject: the client's address as limits count it, the user, or `-` for a limit per tenant.
+        """
+        return bool(await run(self._client, "reset", [keys_of(tenant).window(limit, subject)], [PUSHES, tenant]))
 
     async def _restriction(self, tenant: str, user: str | None, capability: str, until_ms: int) -> bool:
         keys = keys_of(tenant)

@@ -1,0 +1,118 @@
+"""Refusals remembered: who was refused is refused here, without asking Redis, until the time comes.
+
+Nobody is refused too long: a limit that is reset, or changed by an operator, is pushed to every worker, which then
+forgets the tenant's refusals; and what is remembered counts only while the subscription that brings the push was
+heard of a moment ago. A reloaded configuration makes new terms, which nothing is remembered under.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import structlog
+from redis.exceptions import RedisError
+
+from service.core.admission import Admission, Question, Terms
+from service.store.keyspace import PUSHES
+
+log = structlog.get_logger()
+
+MOST = 10_000
+"""Refusals remembered for each tenant; the oldest is forgotten first."""
+BEAT_S = 0.05
+"""How often the subscription is asked for a sign of life."""
+SILENT_S = 0.1
+"""Without one for so long, nothing that is remembered counts."""
+AGAIN_S = 0.5
+"""How long a subscription that broke is waited with."""
+
+MICRO = 1_000_000
+
+
+class _Refusal(NamedTuple):
+    admission: Admission
+    at: float
+    """When it was asked about, in seconds of the clock: not when the answer came."""
+    until: float
+
+
+class Refusals:
+    """What was refused lately, by tenant.
+
+    Args:
+        clock: seconds of a clock that does not go back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tenants: dict[str | None, dict[tuple[Terms, tuple[str, ...]], _Refusal]] = {}
+        self.heard_at = float("-inf")
+        """When the subscription was last heard of."""
+
+    def find(self, question: Question) -> Admission | None:
+        """The refusal of this question, if it still stands; other limits stand as they did when it was asked."""
+        refusals = self._tenants.get(question.terms.tenant)
+        if not refusals:
+            return None
+        key = _key(question)
+        refusal = refusals.get(key)
+        if refusal is None:
+            return None
+        now = self._clock()
+        if now - self.heard_at > SILENT_S:
+            return None
+        if now >= refusal.until:
+            del refusals[key]
+            return None
+        passed_us = int((now - refusal.at) * MICRO)
+        standings = [replace(one, reset_us=max(0, one.reset_us - passed_us)) for one in refusal.admission.standings]
+        return Admission(standings)
+
+    def remember(self, question: Question, admission: Admission, at: float) -> None:
+        """Remember that `question`, asked at `at`, was refused."""
+        refusals = self._tenants.setdefault(question.terms.tenant, {})
+        if len(refusals) >= MOST:
+            del refusals[next(iter(refusals))]
+        wait_us = max(one.reset_us for one in admission.standings if one.refuses)
+        refusals[_key(question)] = _Refusal(admission, at, at + wait_us / MICRO)
+
+    def forget(self, tenant: str | None = None) -> None:
+        """Forget the refusals of a tenant; None: all."""
+        if tenant is None:
+            self._tenants.clear()
+        else:
+            self._tenants.pop(tenant, None)
+
+    async def listen_forever(self, client: Any) -> None:
+        """Hear the pushes, by a redis-py client. While Redis is away nothing counts."""
+        while True:
+            pubsub = client.pubsub()
+            try:
+                await self._listen(pubsub)
+            except (RedisError, OSError, TimeoutError) as error:
+                log.debug("no pushes", reason=f"{type(error).__name__}: {error}")
+            finally:
+                self.heard_at = float("-inf")
+                await pubsub.aclose()
+            await asyncio.sleep(AGAIN_S)
+
+    async def _listen(self, pubsub: Any) -> None:
+        await pubsub.subscribe(PUSHES)
+        silent = 0
+        while silent * BEAT_S < 1.0:
+            message = await pubsub.get_message(timeout=BEAT_S)
+            if message is None:
+                silent += 1
+                await pubsub.ping()
+                continue
+            if message["type"] == "subscribe":
+                self.forget()  # whatever was pushed meanwhile was missed
+            elif message["type"] == "message":
+                self.forget(message["data"].decode())
+            silent, self.heard_at = 0, self._clock()
+        raise TimeoutError("the subscription fell silent")
+
+
+def _key(question: Question) -> tuple[Terms, tuple[str, ...]]:
+    return question.terms, tuple([question.subject(limit) for limit in question.terms.limits])

@@ -1,0 +1,144 @@
+"""Refusals remembered: refused here until the time comes, and never too long."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from service.core.admission import Admission, Question, Terms
+from service.core.limits import Limit, Per, Standing
+from service.store.admissions import Admissions
+from service.store.connection import RedisAccess
+from service.store.refusals import MOST, SILENT_S, Refusals
+from service.store.sessions import Sessions
+
+TWO = Terms("acme", "some", (Limit("some", Per.IP, 2, 3600),))
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def question(terms: Terms = TWO, client: str = "10.0.0.1") -> Question:
+    return Question(terms, client, "req-1")
+
+
+def refused(limit: Limit = TWO.limits[0], reset_us: int = 5_000_000) -> Admission:
+    return Admission([Standing(limit, limit.requests, reset_us, over=True)])
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def refusals(clock: Clock) -> Refusals:
+    made = Refusals(clock)
+    made.heard_at = clock.now
+    return made
+
+
+def test_a_refusal_stands_until_its_time_comes_and_says_how_long_that_is(refusals: Refusals, clock: Clock) -> None:
+    refusals.remember(question(), refused(), at=99.0)
+    found = refusals.find(question())
+    assert found is not None
+    assert (found.refused, found.retry_after_s) == (True, 4)
+    clock.now = refusals.heard_at = 104.0
+    assert refusals.find(question()) is None
+
+
+def test_another_address_another_tenant_and_reloaded_terms_are_asked_about(refusals: Refusals) -> None:
+    refusals.remember(question(), refused(), at=100.0)
+    reloaded = Terms("acme", "some", TWO.limits)
+    for other in (question(client="10.0.0.2"), question(Terms("globex", "some", TWO.limits)), question(reloaded)):
+        assert refusals.find(other) is None
+    assert refusals.find(question()) is not None
+
+
+def test_nothing_counts_once_the_subscription_is_silent(refusals: Refusals, clock: Clock) -> None:
+    refusals.remember(question(), refused(), at=100.0)
+    clock.now += SILENT_S + 0.01
+    assert refusals.find(question()) is None
+
+
+def test_a_push_forgets_its_tenant_alone(refusals: Refusals) -> None:
+    globex = question(Terms("globex", "some", TWO.limits))
+    refusals.remember(question(), refused(), at=100.0)
+    refusals.remember(globex, refused(), at=100.0)
+    refusals.forget("acme")
+    assert refusals.find(question()) is None
+    assert refusals.find(globex) is not None
+
+
+def test_they_are_bounded(refusals: Refusals) -> None:
+    for number in range(MOST + 1):
+        refusals.remember(question(client=str(number)), refused(), at=100.0)
+    assert refusals.find(question(client="0")) is None
+    assert refusals.find(question(client="1")) is not None
+
+
+@pytest.fixture
+async def listening(admissions: Admissions, access: RedisAccess) -> AsyncIterator[Refusals]:
+    task = asyncio.create_task(admissions.refusals.listen_forever(access.client))
+    await heard(admissions.refusals)
+    yield admissions.refusals
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def heard(refusals: Refusals) -> None:
+    async with asyncio.timeout(5):
+        while refusals.heard_at == float("-inf"):  # noqa: ASYNC110  # only Redis can tell
+            await asyncio.sleep(0.01)
+
+
+async def test_a_repeated_refusal_asks_redis_nothing(
+    admissions: Admissions, listening: Refusals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        admission = await admissions.ask(question())
+    assert admission.refused
+    monkeypatch.setattr(admissions, "_lane", None)  # whoever would ask now fails
+    for _ in range(3):
+        again = await admissions.ask(question())
+        assert again.refused
+        assert admission.retry_after_s - 1 <= again.retry_after_s <= admission.retry_after_s
+
+
+async def test_a_reset_clears_it_within_100_ms(
+    admissions: Admissions, listening: Refusals, access: RedisAccess
+) -> None:
+    for _ in range(3):
+        admission = await admissions.ask(question())
+    assert admission.refused
+    assert await Sessions(access.client).reset_limit("acme", "some", "10.0.0.1")
+    async with asyncio.timeout(0.1):
+        while (await admissions.ask(question())).refused:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class Broken:
+    """A client whose subscription breaks at once."""
+
+    def pubsub(self) -> Any:
+        return self
+
+    async def subscribe(self, channel: str) -> None:
+        raise ConnectionError(channel)
+
+    async def aclose(self) -> None:
+        """Nothing was opened."""
+
+
+async def test_without_a_subscription_every_refusal_is_redis_own(admissions: Admissions) -> None:
+    task = asyncio.create_task(admissions.refusals.listen_forever(Broken()))
+    for _ in range(3):
+        await admissions.ask(question())
+    assert admissions.refusals.find(question()) is None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
