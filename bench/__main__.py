@@ -1,138 +1,127 @@
-"""What a request costs, beside bare aiohttp, on this machine: `make bench`.
+"""What a request costs, side by side on this machine: `make bench`.
 
-Server CPU microseconds per request (user + system, of the server's process alone) in interleaved rounds, the
-median told. That is steadier than requests per second, which depend on what else the machine does. Further
-rows (other stacks, growth, a refused request) come with the issue that makes the path short.
+Server CPU microseconds per request (user + system, of the server's processes alone), in interleaved rounds, the
+median told: steadier than requests per second, which depend on what else the machine does. The server has the first
+core, the load and Redis the last.
 """
 
 import argparse
-import asyncio
 import json
 import os
-import socket
-import statistics
-import subprocess
+import platform
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
-import jwt
+from bench import growth, load, plot
+from bench.servers import CORES, Row, cpu_s, redis_beside, rows, running
 
-from service.store import embedded
-
-ROOT = Path(__file__).parent.parent
-SECRET = "a-secret-of-32-bytes-for-the-bench!!"
-TENANT_TOKEN = "bench-tenant-token"
-CONNECTIONS = 64
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
-BARE = """
-import sys, uvloop
-from aiohttp import web
-async def answer(request): return web.json_response({"ok": True})
-app = web.Application(); app.router.add_get("/auth/status", answer)
-web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None, loop=uvloop.new_event_loop())
-"""
+RESULTS = Path(__file__).parent / "results"
+BASE, OURS = "bare aiohttp, a constant", "Rollcall, /auth/status"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@dataclass
+class Result:
+    """Medians over the rounds."""
+
+    name: str
+    cpu_us: float
+    redis_us: float
+    per_second: float
+    p50_us: float
+    p99_us: float
+    to_bare: float = 0
+    to_ours: float = 0
 
 
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
+@dataclass
+class Round:
+    """One round of one row."""
+
+    cpu_us: float
+    redis_us: float
+    per_second: float
+    p50_us: float
+    p99_us: float
 
 
-@contextmanager
-def running(command: list[str], port: int) -> Iterator[int]:
-    """A server process, pinned to the first core; yields its process id once it listens."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
-    deadline = time.monotonic() + 20
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"does not listen: {command}")
-        time.sleep(0.05)
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(20)
+def measure(row: Row, redis_pid: int, count: int) -> Round:
+    """Start the server, warm it, and ask it so often."""
+    with running(row) as server:
+        first = row.name.endswith("for the first time")
+        warm = 8000 if first else 1500  # there, every address uses up its quota first
+        load.run(server.port, row.requests, warm, status=200 if first else row.status)
+        count = min(count, 8000) if first else count
+        before, redis_before = cpu_s(*server.pids), cpu_s(redis_pid)
+        outcome = load.run(server.port, row.requests, count, status=row.status)
+        cpu, redis_cpu = cpu_s(*server.pids) - before, cpu_s(redis_pid) - redis_before
+    if outcome.wrong:
+        raise RuntimeError(f"{row.name}: {outcome.wrong} of {count} answers had another status than {row.status}")
+    return Round(
+        cpu / count * 1e6,
+        redis_cpu / count * 1e6,
+        count / outcome.seconds,
+        outcome.percentile(0.5),
+        outcome.percentile(0.99),
+    )
 
 
-async def load(port: int, requests: int) -> None:
-    """Ask over keep-alive connections, one request at a time each; every answer must be 200."""
-    claims = {"sub": "user", "exp": int(time.time()) + 3600}
-    token = jwt.encode(claims, SECRET, algorithm="HS256", headers={"kid": "k"})
-    headers = f"host: bench\r\nx-tenant-token: {TENANT_TOKEN}\r\nx-token: {token}\r\n"
-    raw = f"GET /auth/status HTTP/1.1\r\n{headers}\r\n".encode()
-
-    async def one() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(requests // CONNECTIONS):
-            writer.write(raw)
-            head = await reader.readuntil(b"\r\n\r\n")
-            if not head.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(head.decode())
-            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            await reader.readexactly(length)
-        writer.close()
-
-    await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
+def summary(rounds: dict[str, list[Round]]) -> list[Result]:
+    found = [
+        Result(name, *(median(getattr(one, field) for one in own) for field in Round.__dataclass_fields__))
+        for name, own in rounds.items()
+    ]
+    by_name = {result.name: result for result in found}
+    for result in found:
+        # Ratios of the same round, then their median: what the machine did meanwhile falls out.
+        for field, other in (("to_bare", BASE), ("to_ours", OURS)):
+            if other in by_name:
+                pairs = zip(rounds[result.name], rounds[other], strict=True)
+                setattr(result, field, median(one.cpu_us / base.cpu_us for one, base in pairs))
+    return found
 
 
-def measure(pid: int, port: int, requests: int) -> tuple[float, float]:
-    """Server CPU µs per request, and requests per second."""
-    asyncio.run(load(port, CONNECTIONS * 10))  # warm
-    before, began = cpu_s(pid), time.perf_counter()
-    asyncio.run(load(port, requests))
-    return (cpu_s(pid) - before) / requests * 1e6, requests / (time.perf_counter() - began)
+def table(results: list[Result]) -> str:
+    lines = [
+        "| | CPU µs/request | to bare aiohttp | to Rollcall | Redis µs/request | requests/s | p50 ms | p99 ms |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {one.name} | {one.cpu_us:.1f} | {one.to_bare:.2f} | {one.to_ours:.2f} | {one.redis_us:.1f} "
+        f"| {one.per_second:,.0f} | {one.p50_us / 1000:.2f} | {one.p99_us / 1000:.2f} |"
+        for one in results
+    ]
+    return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=15_000, help="of each row in each round")
+    parser.add_argument("--only", default="", help="rows whose name holds this; bare aiohttp always")
+    parser.add_argument("--users", type=int, default=1_000_000, help="the most known users; 0: no growth")
     options = parser.parse_args()
-    if embedded.find_server() is None:
-        print("a Redis server is needed: install redis-server")
-        return 1
-    with tempfile.TemporaryDirectory() as folder:
-        bare_port, own_port = free_port(), free_port()
-        config = {
-            "server": {"port": own_port},
-            # An exact window that never refuses here.
-            "limits": {"status": [{"name": "status-ip", "per": "ip", "requests": 10_000_000, "window": 1}]},
-            "tenants": {
-                "bench": {"token": TENANT_TOKEN, "jwt": {"keys": [{"kid": "k", "alg": "HS256", "secret": SECRET}]}}
-            },
-        }
-        path = Path(folder) / "config.yaml"
-        path.write_text(json.dumps(config))
-        commands = {
-            "bare aiohttp, a constant answer": ([sys.executable, "-c", BARE, str(bare_port)], bare_port),
-            "Rollcall, /auth/status": ([sys.executable, "-m", "service", "--config", str(path)], own_port),
-        }
-        results: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        for _ in range(options.rounds):
-            for name, (command, port) in commands.items():
-                with running(command, port) as pid:
-                    results[name].append(measure(pid, port, options.requests))
-        base = statistics.median(cpu for cpu, _ in results["bare aiohttp, a constant answer"])
-        print(f"{'':36}{'CPU µs/request':>16}{'against bare':>14}{'requests/s':>12}")
-        for name, rounds in results.items():
-            cpu = statistics.median(cpu for cpu, _ in rounds)
-            rate = statistics.median(rate for _, rate in rounds)
-            print(f"{name:36}{cpu:16.1f}{cpu / base:14.2f}{rate:12.0f}")
+    os.sched_setaffinity(0, {CORES[-1]})
+    with tempfile.TemporaryDirectory() as folder, redis_beside(Path(folder)) as (redis_pid, redis_port):
+        chosen = [one for one in rows(Path(folder), redis_port) if options.only in one.name or one.name == BASE]
+        rounds: dict[str, list[Round]] = {row.name: [] for row in chosen}
+        for number in range(options.rounds):
+            for row in chosen:
+                growth.flush(redis_port)
+                rounds[row.name].append(measure(row, redis_pid, options.requests))
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+        results = summary(rounds)
+        grown = growth.measure(Path(folder), redis_pid, redis_port, options.users) if options.users else None
+    text = table(results) + ("\n\n" + growth.table(grown) if grown else "")
+    print(text)
+    if not options.only:
+        where = f"{platform.machine()}, {len(CORES)} cores, Python {platform.python_version()}"
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "table.md").write_text(f"{where}; medians of {options.rounds} interleaved rounds\n\n{text}\n")
+        (RESULTS / "results.json").write_text(json.dumps([asdict(one) for one in results], indent=1) + "\n")
+        (RESULTS / "cpu.svg").write_text(plot.bars([(one.name, one.cpu_us) for one in results], "CPU µs per request"))
     return 0
 
 

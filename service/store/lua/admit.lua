@@ -22,7 +22,7 @@ local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = 
 local function parse_group()
   local group = { questions = number(), cause = arg(), limits = {}, capabilities = {}, restricted = {} }
   for i = 1, number() do
-    group.limits[i] = { requests = number(), length_us = number(), shadow = arg() == '1' }
+    group.limits[i] = new_limit(number(), number(), arg() == '1')
   end
   if group.cause ~= '' then
     group.restrictions, group.indexes = key(), take_indexes()
@@ -89,18 +89,15 @@ local function decide(group, first_key, first_arg)
   local count = #limits
   for i = 1, count do
     local limit = limits[i]
-    local window = open(KEYS[first_key + i], limit.requests, limit.length_us)
+    local window = open(KEYS[first_key + i], limit)
     windows[i] = window
-    answer[3 * i] = 0
-    if window.used >= limit.requests then
-      answer[3 * i] = 1
-      refused = refused or not limit.shadow
-    end
+    if window.used >= limit.requests and not limit.shadow then refused = true end
   end
   for i = 1, count do
     local window = windows[i]
-    if not refused and answer[3 * i] == 0 then charge(window) end
-    answer[3 * i - 2], answer[3 * i - 1] = window.used, window.reset_us
+    local over = window.used >= limits[i].requests
+    if not refused and not over then charge(window) end
+    answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = window.used, window.reset_us, over and 1 or 0
   end
   if group.cause ~= '' and not refused then
     local record, from, restricted = pass(group, KEYS[first_key + count + 1], KEYS[first_key + count + 2],

@@ -55,23 +55,42 @@ local function head(window, base)
   return string.char((window.exact and CAPITAL or SMALL) + window.exponent) .. (window.exact and '' or pack(base))
 end
 
--- An empty window; `anew` says that it has to be written whole.
-local function begin(window, exact, exponent)
-  window.exact, window.exponent, window.tick_us = exact, exponent, 2 ^ exponent
-  window.now = math.floor(now_us / window.tick_us) % MODULUS
-  window.offset, window.stride = exact and 2 or 6, exact and 4 or 8
-  window.base, window.size, window.gone, window.anew = 0, 0, 0, true
-  window.text = head(window, 0)
+-- A limit as its windows need it: how long its ticks are, how many of them an entry counts (`length`; where a tick
+-- is longer than Redis's own, one more, so that no part of one is missed), and what the time is in them.
+local function measure(limit, exponent)
+  limit.exponent, limit.tick_us = exponent, 2 ^ exponent
+  limit.length = math.ceil(limit.length_us / limit.tick_us) + (exponent > 0 and 1 or 0)
+  limit.now = math.floor(now_us / limit.tick_us) % MODULUS
+  return limit
 end
 
-local function parse(window, text)
-  local kind = string.byte(text)
-  local exact = kind < SMALL
-  begin(window, exact, kind - (exact and CAPITAL or SMALL))
-  window.text, window.anew = text, false
-  window.size = (#text - window.offset + 1) / window.stride
-  if window.size % 1 ~= 0 or window.exponent > 31 then error('not a window') end
-  if not exact then window.base = u32(text, 2) end
+local function new_limit(requests, length_us, shadow)
+  local exponent = 0
+  while length_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
+  local limit = { requests = requests, length_us = length_us, shadow = shadow, exact = requests <= EXACT_UP_TO }
+  return measure(limit, exponent)
+end
+
+-- A window from its text, '' for an empty one of this kind; `anew` says that it has to be written whole.
+-- All fields at once: a table that grows field by field is several times slower.
+local function parse(key, limit, text, exact, exponent)
+  local window = {
+    key = key, limit = limit, text = text, exact = exact, exponent = exponent, anew = text == '', base = 0, size = 0,
+    now = limit.now, tick_us = limit.tick_us, length = limit.length, offset = exact and 2 or 6,
+    stride = exact and 4 or 8, gone = 0, charged = 0, pending = 0, used = 0, reset_us = 0,
+  }
+  if exponent ~= limit.exponent then
+    local scale = measure({ length_us = limit.length_us }, exponent)
+    window.now, window.tick_us, window.length = scale.now, scale.tick_us, scale.length
+  end
+  if text == '' then
+    window.text = head(window, 0)
+  else
+    window.size = (#text - window.offset + 1) / window.stride
+    if window.size % 1 ~= 0 or exponent > 31 then error('not a window') end
+    if not exact then window.base = u32(text, 2) end
+  end
+  return window
 end
 
 local function append(window, tick, many)
@@ -87,51 +106,41 @@ end
 
 -- The limit was changed: from one kind to the other, or to a window of longer or shorter ticks. Rounded so that
 -- nothing runs out too early.
-local function convert(window, exact, exponent)
-  local entries = {}
+local function convert(window, exact)
+  local converted = parse(window.key, window.limit, '', exact, window.limit.exponent)
   for i = window.gone + 1, window.size do
     local many = (count_at(window, i) - count_at(window, i - 1)) % MODULUS
-    entries[#entries + 1] = { age(window, i) * window.tick_us, many }
+    local ticks = math.floor(age(window, i) * window.tick_us / converted.tick_us)
+    append(converted, converted.now - ticks, many)
   end
-  begin(window, exact, exponent)
-  for _, entry in ipairs(entries) do
-    append(window, window.now - math.floor(entry[1] / window.tick_us), entry[2])
-  end
-end
-
--- How long an entry counts, in ticks. Where a tick is longer than Redis's own, one more: no part of one is missed.
-local function lasts(window, length_us)
-  return math.ceil(length_us / window.tick_us) + (window.exponent > 0 and 1 or 0)
+  converted.used = window.used
+  return converted
 end
 
 -- µs until there is more quota: until the entry runs out that leaves less than `requests` after it. That is the
 -- oldest, unless the limit was lowered below what is used.
 local function reset_from(window)
-  local frees = window.gone + 1
-  if window.used > window.requests then
-    frees = first(window, frees, function(i) return admitted_after(window, i) < window.requests end)
+  local frees, requests = window.gone + 1, window.limit.requests
+  if window.used > requests then
+    frees = first(window, frees, function(i) return admitted_after(window, i) < requests end)
   end
   local reset_us = (window.length - age(window, frees)) * window.tick_us - now_us % window.tick_us
-  return window.exact and math.min(reset_us, window.length_us) or reset_us
+  return window.exact and math.min(reset_us, window.limit.length_us) or reset_us
 end
 
-local function load(key, requests, length_us)
-  local exponent = 0
-  while length_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
-  local window = { key = key, requests = requests, length_us = length_us, charged = 0, pending = 0 }
+local function load(key, limit)
   local text = redis.call('GET', key)
-  if text then parse(window, text) else begin(window, requests <= EXACT_UP_TO, exponent) end
-  window.length = lasts(window, length_us)
-  if window.size > 0 and age(window, 1) >= window.length then
+  if not text then return parse(key, limit, '', limit.exact, limit.exponent) end
+  local kind = string.byte(text)
+  local exact = kind < SMALL
+  local window = parse(key, limit, text, exact, kind - (exact and CAPITAL or SMALL))
+  if age(window, 1) >= window.length then
     window.gone = first(window, 2, function(i) return age(window, i) < window.length end) - 1
   end
   window.used = admitted_after(window, window.gone)
-  local exact = requests <= EXACT_UP_TO and (window.exact or window.used <= EXACT_UP_TO)
-  if exact ~= window.exact or exponent ~= window.exponent then
-    convert(window, exact, exponent)
-    window.length = lasts(window, length_us)
-  end
-  window.reset_us = window.used == 0 and 0 or reset_from(window)
+  local wanted = limit.exact and (exact or window.used <= EXACT_UP_TO)
+  if wanted ~= exact or window.exponent ~= limit.exponent then window = convert(window, wanted) end
+  if window.used > 0 then window.reset_us = reset_from(window) end
   return window
 end
 
@@ -158,17 +167,19 @@ end
 local opened = {}
 
 -- The window at `key` as a limit sees it: what is `used` of it.
-local function open(key, requests, length_us)
+local function open(key, limit)
   local window = opened[key]
-  if window and window.requests == requests and window.length_us == length_us then return window end
+  if window and window.limit.requests == limit.requests and window.limit.length_us == limit.length_us then
+    return window
+  end
   if window then save(window) end  -- two configurations in one batch: a reload came in between
-  window = load(key, requests, length_us)
+  window = load(key, limit)
   opened[key] = window
   return window
 end
 
 local function charge(window)
-  if window.used == 0 then window.reset_us = window.length_us end
+  if window.used == 0 then window.reset_us = window.limit.length_us end
   window.charged, window.used = window.charged + 1, window.used + 1
 end
 

@@ -1,0 +1,199 @@
+"""The servers that are measured: each a process of its own, pinned to a core; and Redis beside them."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from service.store import embedded
+
+ROOT = Path(__file__).parent.parent
+STACKS = Path(__file__).parent / "stacks"
+SECRET = "a-secret-of-32-bytes-for-the-bench!!"
+TENANT_TOKEN = "bench-tenant-token"
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+CORES = sorted(os.sched_getaffinity(0))
+HUGE = [{"per": "ip", "requests": 1_000_000, "window": 60}]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def cpu_s(*pids: int) -> float:
+    """CPU seconds, user and system, that these processes have used."""
+    total = 0.0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) * TICK_S
+    return total
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@dataclass
+class Server:
+    """A process that answers on a port."""
+
+    pids: list[int]
+    port: int
+
+
+@dataclass
+class Row:
+    """One line of the table: what runs, and what it is asked."""
+
+    name: str
+    command: list[str]
+    requests: Callable[[int], bytes]
+    status: int = 200
+    workers: int = 1
+
+
+@contextmanager
+def process(command: list[str], port: int, cores: set[int], environment: dict[str, str] | None = None) -> Iterator[int]:
+    """A process on these cores; yields its id once it listens."""
+    told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    made = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **told)  # type: ignore[call-overload]
+    os.sched_setaffinity(made.pid, cores)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if made.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"does not listen: {command}")
+            time.sleep(0.05)
+        yield made.pid
+    finally:
+        made.terminate()
+        made.wait(30)
+
+
+@contextmanager
+def redis_beside(folder: Path) -> Iterator[tuple[int, int]]:
+    """A Redis on the load's core; yields its process id and port."""
+    binary = embedded.find_server()
+    if binary is None:
+        raise SystemExit("a Redis server is needed: install redis-server")
+    port = free_port()
+    command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with process(command, port, {CORES[-1]}) as pid:
+        yield pid, port
+
+
+def token_of(user: str) -> str:
+    claims = {"sub": user, "exp": int(time.time()) + 86_400}
+    return jwt.encode(claims, SECRET, algorithm="HS256", headers={"kid": "k"})
+
+
+def asking(path: str, user: str = "user", **headers: str) -> bytes:
+    """A request as bytes."""
+    own = {"host": "bench", "x-tenant-token": TENANT_TOKEN, "x-token": token_of(user), **headers}
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in own.items())
+    return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def constant(raw: bytes) -> Callable[[int], bytes]:
+    return lambda number: raw
+
+
+def rollcall(folder: Path, name: str, redis_port: int, *, limits: dict[str, Any], **server: Any) -> list[str]:
+    """The command of a Rollcall of our own."""
+    key = {"kid": "k", "alg": "HS256", "secret": SECRET}
+    named = {operation: [{"name": f"{operation}-ip", **one} for one in own] for operation, own in limits.items()}
+    content = {
+        "server": {"port": 0, **server},
+        "redis": {"url": f"redis://127.0.0.1:{redis_port}"},
+        "limits": named,
+        "tenants": {"bench": {"token": TENANT_TOKEN, "jwt": {"keys": [key]}}},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(content))
+    return [sys.executable, "-m", "service", "--config", str(path)]
+
+
+def fastify(port_of_redis: int) -> Row | None:
+    """Fastify's stack, where npm is there; its packages are installed once."""
+    npm, node, folder = shutil.which("npm"), shutil.which("node"), STACKS / "fastify"
+    if npm is None or node is None:
+        return None
+    if not (folder / "node_modules").exists():
+        quiet = ["install", "--no-audit", "--no-fund", "--silent"]
+        if subprocess.run([npm, *quiet], cwd=folder, check=False).returncode != 0:
+            return None
+    command = [node, str(folder / "server.mjs"), "{port}", f"redis://127.0.0.1:{port_of_redis}", SECRET]
+    return Row("Fastify, jwt with cache, rate-limit", command, constant(asking("/auth/status")))
+
+
+def rows(folder: Path, redis_port: int) -> list[Row]:
+    """Everything that is measured."""
+    python, status = sys.executable, constant(asking("/auth/status"))
+    ours = partial(rollcall, folder, redis_port=redis_port)
+    stack = ["{port}", f"redis://127.0.0.1:{redis_port}", SECRET]
+    addresses = [asking("/auth/status", x_forwarded_for=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(8000)]
+    one = [{"per": "ip", "requests": 1, "window": 3600}]
+    found = [
+        Row("a constant, without reading HTTP", [python, str(STACKS / "floor.py"), "{port}"], status),
+        Row("bare aiohttp, a constant", [python, str(STACKS / "bare.py"), "{port}"], status),
+        Row("Rollcall, /auth/status", ours(name="status", limits={"status": HUGE}), status),
+        Row("Rollcall, /auth/logout", ours(name="logout", limits={"logout": HUGE}), constant(asking("/auth/logout"))),
+        Row(
+            "Rollcall, /auth/status, access_log: all",
+            ours(name="log", limits={"status": HUGE}, access_log="all"),
+            status,
+        ),
+        Row("Rollcall, refused again and again", ours(name="again", limits={"status": one}), status, status=429),
+        Row(
+            "Rollcall, refused for the first time",
+            ours(name="first", limits={"status": one}, trusted_proxies=["127.0.0.1"], access_log="none"),
+            lambda number: addresses[number % len(addresses)],
+            status=429,
+        ),
+        Row(
+            "Rollcall, /auth/status, 2 workers", ours(name="two", limits={"status": HUGE}, workers=2), status, workers=2
+        ),
+        Row("aiohttp, PyJWT, limits (moving)", [python, str(STACKS / "usual.py"), *stack], status),
+        Row(
+            "FastAPI, PyJWT, limits (sliding)",
+            [python, str(STACKS / "fastapi_limits.py"), *stack],
+            status,
+        ),
+    ]
+    node = fastify(redis_port)
+    return [*found, node] if node else found
+
+
+@contextmanager
+def running(row: Row) -> Iterator[Server]:
+    """The row's server, on the first core; several workers on all of them."""
+    port = free_port()
+    command = [word.replace("{port}", str(port)) for word in row.command]
+    cores = {CORES[0]} if row.workers == 1 else set(CORES)
+    with ExitStack() as stack:
+        pid = stack.enter_context(process(command, port, cores, {"SERVICE__SERVER__PORT": str(port)}))
+        if row.workers == 1:
+            yield Server([pid], port)
+            return
+        while len(workers := children(pid)) < row.workers:
+            time.sleep(0.05)
+        time.sleep(1)  # until they serve
+        for worker, core in zip(workers, CORES, strict=False):
+            os.sched_setaffinity(worker, {core})
+        yield Server(workers, port)
