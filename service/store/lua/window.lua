@@ -24,7 +24,8 @@ local function pack(n)
   return string.char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
 end
 
--- Ticks since an entry. Negative for one that lies ahead: a bucket that has not ended, or a clock set back.
+-- Ticks since an entry. Negative for one that lies ahead: a bucket that has not ended, or a clock set back (by up
+-- to an eighth of the modulus: nine minutes where a tick is 1 µs).
 local function age(window, i)
   local ticks = (window.now - u32(window.text, window.offset + window.stride * (i - 1))) % MODULUS
   return ticks < AHEAD and ticks or ticks - MODULUS
