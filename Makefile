@@ -34,7 +34,7 @@ format: $(VENV)/.dev ## Bring the code into shape.
 typecheck: $(VENV)/.dev ## Check the types (mypy --strict).
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev ## Measure the cost of a request beside bare aiohttp.
+bench: $(VENV)/.bench ## Measure the cost of a request beside bare aiohttp, FastAPI and (with npm) Fastify; ten minutes.
 	$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove the virtual environment and caches; var/ (the data) stays.
@@ -54,6 +54,10 @@ $(VENV)/.redis: | $(VENV)/bin/pip
 
 $(VENV)/.run: pyproject.toml $(VENV)/.redis | $(VENV)/bin/pip
 	$(BIN)/pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.redis | $(VENV)/bin/pip

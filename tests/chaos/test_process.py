@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -378,3 +379,42 @@ def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: 
         process.terminate()
         assert process.wait(20) == 0
     assert not (tmp_path / "var").exists()
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_a_thousand_clients_that_hang_up_leave_no_wrong_answer_and_nothing_behind(start: Start) -> None:
+    unlimited = [{"name": "status-ip", "per": "ip", "requests": 1_000_000, "window": 60}]
+    service = start(config(limits={"status": unlimited})).wait_until_ready()
+    users = [credentials(f"user-{number}") for number in range(50)]
+    service.get("/auth/status", users[0])
+    before = open_files(service.process.pid)
+    stop, wrong, served = threading.Event(), [], []
+
+    def load() -> None:
+        number = 0
+        while not stop.is_set():
+            answer = service.get("/auth/status", users[number % 50])
+            if answer.status != 200 or answer.data["userId"] != f"user-{number % 50}":
+                wrong.append((number, answer.status, answer.body))
+            served.append(number)
+            number += 1
+
+    clients = [threading.Thread(target=load) for _ in range(4)]
+    for client in clients:
+        client.start()
+    for number in range(1000):
+        lines = "".join(f"{name}: {value}\r\n" for name, value in users[number % 50].items())
+        with socket.create_connection(("127.0.0.1", service.port)) as one:
+            one.sendall(f"GET /auth/status HTTP/1.1\r\nhost: x\r\n{lines}\r\n".encode())
+    wait_for(lambda: len(served) > 200)
+    stop.set()
+    for client in clients:
+        client.join()
+    assert not wrong
+    wait_for(lambda: open_files(service.process.pid) <= before + 1)  # a thread's own reading of it, perhaps
+    assert service.get("/auth/status", users[0]).status == 200
+    assert '"level": "error"' not in service.told
+    assert service.end() == 0, "nobody was left waiting"
