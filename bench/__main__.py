@@ -19,6 +19,8 @@ from bench import growth, load, plot
 from bench.servers import CORES, Row, cpu_s, redis_beside, rows, running
 
 RESULTS = Path(__file__).parent / "results"
+CONNECTIONS = 64
+"""For each worker: as many wait at once whether there is one or two."""
 BASE, OURS = "bare aiohttp, a constant", "Rollcall, /auth/status"
 
 
@@ -55,7 +57,7 @@ def measure(row: Row, redis_pid: int, count: int) -> Round:
         load.run(server.port, row.requests, warm, status=200 if first else row.status)
         count = min(count, 8000) if first else count
         before, redis_before = cpu_s(*server.pids), cpu_s(redis_pid)
-        outcome = load.run(server.port, row.requests, count, status=row.status)
+        outcome = load.run(server.port, row.requests, count, status=row.status, connections=CONNECTIONS * row.workers)
         cpu, redis_cpu = cpu_s(*server.pids) - before, cpu_s(redis_pid) - redis_before
     if outcome.wrong:
         raise RuntimeError(f"{row.name}: {outcome.wrong} of {count} answers had another status than {row.status}")
@@ -113,7 +115,7 @@ def main() -> int:
                 rounds[row.name].append(measure(row, redis_pid, options.requests))
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         results = summary(rounds)
-        grown = growth.measure(Path(folder), redis_pid, redis_port, options.users) if options.users else None
+        grown = growth.measure(Path(folder), redis_port, options.users) if options.users else None
     text = table(results) + ("\n\n" + growth.table(grown) if grown else "")
     print(text)
     if not options.only:

@@ -3,14 +3,17 @@
 import asyncio
 import random
 import string
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Process
 from pathlib import Path
 from statistics import median
 
 import redis
 
 from bench import load
-from bench.servers import HUGE, Row, asking, cpu_s, rollcall, running
+from bench.servers import HUGE, Row, asking, cpu_s, redis_beside, rollcall, running
 from service.core.admission import Question, Terms
 from service.core.limits import Limit, Per
 from service.core.tokens import Identity
@@ -30,8 +33,8 @@ WINDOWS = 2_000
 class Growth:
     """What was measured at each step, and for windows of each size."""
 
-    users: list[tuple[int, float, float, float]]
-    """Known users, server CPU µs and Redis CPU µs per request, Redis's bytes per user."""
+    users: list[tuple[int, float, float, float, float]]
+    """Known users, server CPU µs per request, that to the fewest users', Redis CPU µs, Redis's bytes per user."""
     windows: list[tuple[int, float]]
     """Admitted requests in an exact window, Redis's bytes of the window, its key included."""
 
@@ -77,39 +80,55 @@ def _one_of(raws: list[bytes], number: int) -> bytes:
     return raws[number % len(raws)]
 
 
-def measure(folder: Path, redis_pid: int, port: int, most: int) -> Growth:
-    """Fill Redis step by step, asking about the same number of active users at each."""
-    windows = [(entries, _windows(port, entries)) for entries in (1, 10, 30, 100)]
-    flush(port)
-    empty, known, found = _memory(port), 0, []
+def _fill(port: int, count: int) -> None:
+    """Make so many users known, in a process of its own: this one stays as lean as it was."""
     terms = Terms("bench", "status", capabilities=("status",))
-    for step in (one for one in STEPS if one <= most):
-        more = [
-            Question(terms, "10.0.0.1", "r", Identity("bench", user, EXPIRES_MS, None)) for user in names(step, known)
-        ]
-        asyncio.run(_ask(port, more))
-        known = step
-        per_user = (_memory(port) - empty) / step
-        chosen = random.Random(step).sample(range(step), ACTIVE)
-        raws = [asking("/auth/status", names(n + 1, n)[0]) for n in chosen]
-        row = Row(
-            "growth", rollcall(folder, "growth", port, limits={"status": HUGE}), lambda n, raws=raws: raws[n % ACTIVE]
-        )  # type: ignore[misc]
-        cpu, redis_cpu = [], []
-        with running(row) as server:
-            load.run(server.port, row.requests, 3 * ACTIVE)
-            for _ in range(ROUNDS):
-                before, redis_before = cpu_s(*server.pids), cpu_s(redis_pid)
-                load.run(server.port, row.requests, REQUESTS)
-                cpu.append((cpu_s(*server.pids) - before) / REQUESTS * 1e6)
-                redis_cpu.append((cpu_s(redis_pid) - redis_before) / REQUESTS * 1e6)
-        found.append((step, median(cpu), median(redis_cpu), per_user))
-    return Growth(found, windows)
+    chunk = 50_000
+    for start in range(0, count, chunk):
+        users = (Identity("bench", user, EXPIRES_MS, None) for user in names(min(count, start + chunk), start))
+        asyncio.run(_ask(port, [Question(terms, "10.0.0.1", "r", user) for user in users]))
+
+
+def measure(folder: Path, port: int, most: int) -> Growth:
+    """Ask about as many active users among more and more known ones, each in a Redis of its own, interleaved."""
+    windows = [(entries, _windows(port, entries)) for entries in (1, 10, 30, 100)]
+    steps = [one for one in STEPS if one <= most]
+    with ExitStack() as stack:
+        places = {}
+        for step in steps:
+            pid, own = stack.enter_context(redis_beside(folder))
+            empty = _memory(own)
+            filling = Process(target=_fill, args=(own, step))
+            filling.start()
+            filling.join()
+            active = random.Random(step).sample(range(step), ACTIVE)
+            raws = [asking("/auth/status", names(number + 1, number)[0]) for number in active]
+            command = rollcall(folder, f"growth{step}", own, limits={"status": HUGE})
+            places[step] = (pid, Row("growth", command, partial(_one_of, raws)), (_memory(own) - empty) / step)
+        cpu: dict[int, list[float]] = {step: [] for step in steps}
+        redis_cpu: dict[int, list[float]] = {step: [] for step in steps}
+        for _ in range(ROUNDS):
+            for step, (pid, row, _) in places.items():
+                with running(row) as server:
+                    load.run(server.port, row.requests, 3 * ACTIVE)
+                    before, redis_before = cpu_s(*server.pids), cpu_s(pid)
+                    load.run(server.port, row.requests, REQUESTS)
+                    cpu[step].append((cpu_s(*server.pids) - before) / REQUESTS * 1e6)
+                    redis_cpu[step].append((cpu_s(pid) - redis_before) / REQUESTS * 1e6)
+    ratio = {step: median(one / few for one, few in zip(cpu[step], cpu[steps[0]], strict=True)) for step in steps}
+    users = [(step, median(cpu[step]), ratio[step], median(redis_cpu[step]), places[step][2]) for step in steps]
+    return Growth(users, windows)
 
 
 def table(growth: Growth) -> str:
-    lines = ["| known users | CPU µs/request | Redis µs/request | Redis bytes/user |", "|---:|---:|---:|---:|"]
-    lines += [f"| {users:,} | {cpu:.1f} | {own:.1f} | {size:.0f} |" for users, cpu, own, size in growth.users]
+    lines = [
+        "| known users | CPU µs/request | to 1,000 | Redis µs/request | Redis bytes/user |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {users:,} | {cpu:.1f} | {ratio:.2f} | {own:.1f} | {size:.0f} |"
+        for users, cpu, ratio, own, size in growth.users
+    ]
     lines += ["", "| admitted in a window | Redis bytes of the window, key included |", "|---:|---:|"]
     lines += [f"| {entries} | {size:.0f} |" for entries, size in growth.windows]
     return "\n".join(lines)

@@ -31,6 +31,7 @@ from service.web.metrics import Metrics
 from service.web.middlewares import Middlewares
 from service.web.pages import ROOT
 from service.web.policy import LivePolicy, Operator, Policy
+from service.web.repeats import Repeats
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -40,6 +41,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, access: RedisAccess) -> None:
         self.metrics = Metrics()
+        self.repeats = Repeats()
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets()
         self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.metrics.redis_up.set)
@@ -91,12 +93,14 @@ class Runtime:
             self.sweeper.run_forever(),
             self.key_sets.run_forever(),
             self.metrics.run_forever(),
+            self.repeats.run_forever(),
             self.admissions.refusals.listen_forever(self.access.client),
         )
         tasks = [asyncio.create_task(one) for one in beside]
         yield
         await _end(tasks)
         self.metrics.pour()
+        self.repeats.tell()
         with suppress(StoreUnavailable):
             await self.sweeper.release()
         await self.admissions.close()
@@ -114,6 +118,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
         policy=runtime.policy,
         verified=runtime.verified,
         metrics=runtime.metrics,
+        repeats=runtime.repeats,
         operations={auth.logout: "logout", auth.status: "status"},
         decide=runtime.decide,
         refetch_keys=runtime.key_sets.refetch,
@@ -126,7 +131,11 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     )
     app[RUNTIME] = runtime
     app[keys.GATE] = gate
-    app[keys.SHORT_WAY] = {("GET", "/auth/status"): middlewares.around(auth.status)}
+    app[keys.SHORT_WAY] = {
+        ("GET", "/auth/status"): middlewares.around(auth.status),
+        ("GET", "/auth/logout"): middlewares.around(auth.logout),
+        ("POST", "/auth/logout"): middlewares.around(auth.logout),
+    }
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
     _add_routes(app)

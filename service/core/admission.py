@@ -82,6 +82,8 @@ class Admission:
     """What Redis was not there to decide: `limits`, `sessions`."""
     unavailable: str | None = None
     """Of these, what may not be decided without it."""
+    remembered: bool = False
+    """It was refused a moment ago, and Redis was not asked again."""
 
     @property
     def refused(self) -> bool:

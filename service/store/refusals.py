@@ -67,7 +67,7 @@ class Refusals:
             return None
         passed_us = int((now - refusal.at) * MICRO)
         standings = [replace(one, reset_us=max(0, one.reset_us - passed_us)) for one in refusal.admission.standings]
-        return Admission(standings)
+        return Admission(standings, remembered=True)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:
         """Remember that `question`, asked at `at`, was refused."""

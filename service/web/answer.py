@@ -13,42 +13,44 @@ from wsgiref.handlers import format_date_time
 from aiohttp import ClientConnectionResetError, web
 from aiohttp.abc import AbstractStreamWriter
 
-SECURITY_FIELDS = (("server", "rollcall"), ("x-content-type-options", "nosniff"))
+SECURITY_LINES = "server: rollcall\r\nx-content-type-options: nosniff\r\n"
 """On every answer, page and file."""
 
-_CONSTANT = "".join(
-    f"{name}: {value}\r\n"
-    for name, value in (
-        ("content-type", "application/json; charset=utf-8"),
-        ("cache-control", "no-store"),
-        *SECURITY_FIELDS,
-    )
-)
+_CONSTANT = f"content-type: application/json; charset=utf-8\r\ncache-control: no-store\r\n{SECURITY_LINES}"
+
+
+def line(name: str, value: str) -> str:
+    """A header line, of a value that may come from outside.
+
+    Raises:
+        ValueError: it holds a line break, and would be two.
+    """
+    if "\r" in value or "\n" in value:
+        raise ValueError("a header field holds a line break")
+    return f"{name}: {value}\r\n"
 
 
 class Answer(web.StreamResponse):
-    """A JSON answer. What is to be added to its headers goes to `fields`; `headers` is not used."""
+    """A JSON answer. What is to be added to its headers goes to `lines`, each ended; `headers` is not used."""
 
     def __init__(self, status: int, content: bytes) -> None:
         # Not the base's __init__: it builds what is not used here.
         self._status = status
         self._content = content
-        self.fields: list[tuple[str, str]] = []
+        self.lines = ""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write the answer. aiohttp calls this once, and `write_eof` after it."""
         keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
         self._keep_alive = keep_alive
-        fields = "".join([f"{name}: {value}\r\n" for name, value in self.fields])
-        if fields.count("\n") != len(self.fields) or fields.count("\r") != len(self.fields):
-            raise ValueError("a header field holds a line break")
+        lines = self.lines
         if not keep_alive:
-            fields += "connection: close\r\n"
+            lines += "connection: close\r\n"
         elif request.version < (1, 1):
-            fields += "connection: keep-alive\r\n"
+            lines += "connection: keep-alive\r\n"
         head = (
             f"{_head(self._status)}content-length: {len(self._content)}\r\n"
-            f"date: {_date(int(time.time()))}\r\n{fields}\r\n"
+            f"date: {_date(int(time.time()))}\r\n{lines}\r\n"
         )
         transport = request.transport
         if transport is None or transport.is_closing():

@@ -3,6 +3,7 @@
 from aiohttp import hdrs, web
 
 from service.web import keys
+from service.web.answer import line
 
 _ALLOWED = "authorization, content-type, x-passive, x-request-id, x-tenant-token, x-token"
 _EXPOSED = (
@@ -12,16 +13,17 @@ _EXPOSED = (
 _PREFLIGHT_MAX_AGE_S = 600
 
 
-def cors_fields(request: web.Request) -> list[tuple[str, str]]:
-    """What an answer under `/auth/` says to a browser, where origins are configured."""
+def cors_lines(request: web.Request) -> str:
+    """What an answer under `/auth/` says to a browser, where origins are configured: header lines."""
     origins = request[keys.EXCHANGE].gate.policy.current.cors_origins
     if not request.path.startswith("/auth/"):
-        return []
-    fields: list[tuple[str, str]] = [(hdrs.VARY, "origin")]
+        return ""
+    lines = "Vary: origin\r\n"
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None and (origin in origins or "*" in origins):
-        fields += [(hdrs.ACCESS_CONTROL_ALLOW_ORIGIN, origin), (hdrs.ACCESS_CONTROL_EXPOSE_HEADERS, _EXPOSED)]
-    return fields
+        lines += line("Access-Control-Allow-Origin", origin)
+        lines += line("Access-Control-Expose-Headers", _EXPOSED)
+    return lines
 
 
 async def preflight(request: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ from service.core.tenants import Tenant
 from service.core.tokens import Identity, VerifiedTokens
 from service.web.metrics import Metrics
 from service.web.policy import LivePolicy
+from service.web.repeats import Repeats
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Gate:
     policy: LivePolicy
     verified: VerifiedTokens
     metrics: Metrics
+    repeats: Repeats
     operations: dict[object, str]
     """Handler → the operation that it is; handlers that are not in it stand outside the admission."""
     decide: Callable[[Question], Awaitable[Admission]]

@@ -6,7 +6,6 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from itertools import chain
 
 import structlog
@@ -26,13 +25,13 @@ from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
 from service.core.tokens import MAX_TOKEN_CHARS, Identity
 from service.web import keys
-from service.web.answer import SECURITY_FIELDS, Answer
-from service.web.cors import cors_fields
+from service.web.answer import SECURITY_LINES, Answer, line
+from service.web.cors import cors_lines
 from service.web.envelope import failure, request_id_of
 from service.web.forwarded import client_address
 from service.web.pages import is_page, problem_page
 from service.web.problems import BAD_REQUEST, problem_of
-from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, limit_fields
+from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, limit_lines
 
 log = structlog.get_logger()
 
@@ -50,7 +49,11 @@ class Middlewares:
 
     def around(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """`handler` with both around it, as aiohttp would call it."""
-        return partial(self.problems, handler=partial(self.authentication, handler=handler))
+
+        def authenticated(request: web.Request) -> Awaitable[web.StreamResponse]:
+            return self.authentication(request, handler)
+
+        return lambda request: self.problems(request, authenticated)
 
     @web.middleware
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -58,7 +61,7 @@ class Middlewares:
         began = time.perf_counter()
         gate = self._gate
         exchange = request[keys.EXCHANGE] = keys.Exchange(gate, request_id_of(request))
-        code, fields = "", [("x-request-id", exchange.request_id)]
+        code, told = "", ""
         try:
             if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
                 raise web.HTTPBadRequest
@@ -66,18 +69,19 @@ class Middlewares:
         except web.HTTPRedirection as redirection:
             response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
         except Exception as error:  # the last line: whatever it is gets an envelope
-            response, code = _tell(request, error, fields)
+            response, code, told = _tell(request, error)
         admission = exchange.admission
         if admission is not None:
-            fields += limit_fields(admission, response.status)
+            told = limit_lines(admission, response.status) + told
             gate.metrics.count_admission(admission)
         policy = gate.policy.current
         if policy.cors_origins:
-            fields += cors_fields(request)
+            told += cors_lines(request)
+        lines = f"x-request-id: {exchange.request_id}\r\n{told}"
         if isinstance(response, Answer):
-            response.fields += fields
+            response.lines = lines
         else:
-            _complete(response, fields)
+            _complete(response, lines)
         gate.metrics.count_request(exchange.operation, response.status)
         if policy.access_log == "all" or response.status >= 400 or (admission is not None and admission.came_from):
             _log(request, exchange, response.status, code, began)
@@ -157,9 +161,10 @@ def client_of(request: web.Request) -> str:
     return exchange.client
 
 
-def _tell(request: web.Request, error: Exception, fields: list[tuple[str, str]]) -> tuple[web.StreamResponse, str]:
-    """The answer to an error, and its code for the log; what it says in headers is added to `fields`."""
+def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, str, str]:
+    """The answer to an error, its code for the log, and what it says in header lines."""
     problem = problem_of(error)
+    lines = ""
     if problem.status >= 500 and not isinstance(error, StoreUnavailable):
         log.error("a request failed", request_id=request[keys.EXCHANGE].request_id, exc_info=error)
     if is_page(request):
@@ -167,29 +172,35 @@ def _tell(request: web.Request, error: Exception, fields: list[tuple[str, str]])
     else:
         response = failure(request, problem.code, problem.status, problem.message)
     if problem.status == 401:
-        fields.append(("www-authenticate", 'Bearer realm="rollcall"'))
-    if problem.status == 503:
-        fields.append(("Retry-After", str(UNAVAILABLE_RETRY_S)))
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        fields.append(("allow", ", ".join(sorted(error.allowed_methods))))
+        lines = 'www-authenticate: Bearer realm="rollcall"\r\n'
+    elif problem.status == 503:
+        lines = f"Retry-After: {UNAVAILABLE_RETRY_S}\r\n"
+    elif isinstance(error, web.HTTPMethodNotAllowed):
+        lines = line("allow", ", ".join(sorted(error.allowed_methods)))
     if problem is BAD_REQUEST:
         response.force_close()
-    return response, problem.code
+    return response, problem.code, lines
 
 
-def _complete(response: web.StreamResponse, fields: list[tuple[str, str]]) -> None:
+def _complete(response: web.StreamResponse, lines: str) -> None:
     """The headers of a page or a file: what an answer of the API has by itself, where not said otherwise."""
     headers = response.headers
-    headers.update([*SECURITY_FIELDS, *fields])
+    for one in f"{SECURITY_LINES}{lines}".splitlines():
+        name, _, value = one.partition(": ")
+        headers[name] = value
     # A static file is the same for everybody, and asked for again only to hear that it has not changed.
     headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
 
 
 def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, began: float) -> None:
     """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
-    if exchange.gate.policy.current.access_log == "none":
+    mode = exchange.gate.policy.current.access_log
+    if mode == "none":
         return
     admission = exchange.admission
+    if mode == "refused" and admission is not None and admission.remembered:
+        exchange.gate.repeats.count(exchange.operation, client_of(request))
+        return
     fields: dict[str, object] = {"request_id": exchange.request_id, "client": client_of(request)}
     if code:
         fields["code"] = code

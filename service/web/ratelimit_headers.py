@@ -10,11 +10,11 @@ UNAVAILABLE_RETRY_S = 1
 """What a 503 asks to wait: the service notices within a second that Redis is back."""
 
 
-def limit_fields(admission: Admission, status: int) -> list[tuple[str, str]]:
-    """What `admission` says of limits in the headers of an answer with `status`."""
-    fields = [("x-degraded", ", ".join(admission.degraded))] if admission.degraded else []
+def limit_lines(admission: Admission, status: int) -> str:
+    """What `admission` says of limits in the headers of an answer with `status`: lines, each ended."""
+    lines = f"x-degraded: {', '.join(admission.degraded)}\r\n" if admission.degraded else ""
     if status == 503:
-        return fields
+        return lines
     policies, states = [], []
     tightest: tuple[int, int, int] | None = None
     for standing in admission.standings:
@@ -27,14 +27,12 @@ def limit_fields(admission: Admission, status: int) -> list[tuple[str, str]]:
         if tightest is None or (remaining, -reset_s) < tightest[:2]:
             tightest = (remaining, -reset_s, limit.requests)
     if tightest is None:
-        return fields
-    fields += (
-        ("RateLimit-Policy", ", ".join(policies)),
-        ("RateLimit", ", ".join(states)),
-        ("X-RateLimit-Limit", str(tightest[2])),
-        ("X-RateLimit-Remaining", str(tightest[0])),
-        ("X-RateLimit-Reset", str(-tightest[1])),
+        return lines
+    lines += (
+        f"RateLimit-Policy: {', '.join(policies)}\r\nRateLimit: {', '.join(states)}\r\n"
+        f"X-RateLimit-Limit: {tightest[2]}\r\nX-RateLimit-Remaining: {tightest[0]}\r\n"
+        f"X-RateLimit-Reset: {-tightest[1]}\r\n"
     )
     if status == 429:
-        fields.append(("Retry-After", str(admission.retry_after_s)))
-    return fields
+        lines += f"Retry-After: {admission.retry_after_s}\r\n"
+    return lines

@@ -418,3 +418,13 @@ def test_a_thousand_clients_that_hang_up_leave_no_wrong_answer_and_nothing_behin
     assert service.get("/auth/status", users[0]).status == 200
     assert '"level": "error"' not in service.told
     assert service.end() == 0, "nobody was left waiting"
+
+
+def test_refusals_that_repeat_are_logged_once_a_second(start: Start) -> None:
+    service = start(config(limits={"logout": [{"name": "logout-ip", "per": "ip", "requests": 1, "window": 60}]}))
+    service.wait_until_ready()
+    wait_for(lambda: service.get("/auth/logout", credentials()).status == 429)
+    for _ in range(50):
+        assert service.get("/auth/logout", credentials()).status == 429
+    wait_for(lambda: '"event": "refused again"' in service.told)
+    assert service.told.count('"status": 429') < 20

@@ -1,0 +1,39 @@
+"""Refusals that repeat, told once a second: the log shall not be the most expensive part of them."""
+
+import asyncio
+from collections import Counter
+
+import structlog
+
+log = structlog.get_logger()
+
+TELL_EVERY_S = 1.0
+MOST = 100
+"""So many addresses are told of by themselves each second; the others together."""
+
+
+class Repeats:
+    """Refused again while the refusal stood: how often, by operation and address."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def count(self, operation: str, client: str) -> None:
+        """Count one; it is told within a second."""
+        self._counts[operation, client] += 1
+
+    def tell(self) -> None:
+        """A line for each address, the most frequent first."""
+        counts, self._counts = self._counts, Counter()
+        told = counts.most_common(MOST)
+        for (operation, client), times in told:
+            log.info("refused again", operation=operation, client=client, times=times)
+        if len(counts) > MOST:
+            others = counts.total() - sum(times for _, times in told)
+            log.info("refused again", clients=len(counts) - MOST, times=others)
+
+    async def run_forever(self) -> None:
+        """Tell once a second."""
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            self.tell()

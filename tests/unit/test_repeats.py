@@ -1,0 +1,29 @@
+"""Refusals that repeat are told once a second, with their number."""
+
+from structlog.testing import capture_logs
+
+from service.web.repeats import MOST, Repeats
+
+
+def test_each_address_is_told_once_with_its_count() -> None:
+    repeats = Repeats()
+    for _ in range(3):
+        repeats.count("logout", "10.0.0.1")
+    repeats.count("status", "10.0.0.2")
+    with capture_logs() as lines:
+        repeats.tell()
+        repeats.tell()
+    assert [(line["operation"], line["client"], line["times"]) for line in lines] == [
+        ("logout", "10.0.0.1", 3),
+        ("status", "10.0.0.2", 1),
+    ]
+
+
+def test_of_many_addresses_the_rest_is_told_together() -> None:
+    repeats = Repeats()
+    for number in range(MOST + 7):
+        repeats.count("logout", str(number))
+    with capture_logs() as lines:
+        repeats.tell()
+    assert len(lines) == MOST + 1
+    assert (lines[-1]["clients"], lines[-1]["times"]) == (7, 7)
