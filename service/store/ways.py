@@ -160,7 +160,10 @@ class ClusterWays:
         """Take the map of slots as the Cluster tells it now; links to who is no master any more are given up."""
         nodes: Any = self._client.nodes_manager
         try:
-            await nodes.initialize()
+            if self._links:
+                await nodes.initialize()
+            else:
+                await self._client.initialize()  # the first time: what people's commands need to know too
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("the cluster does not tell its slots", reason=f"{type(error).__name__}: {error}")
             return

@@ -1,0 +1,68 @@
+"""Passwords and TLS on a Cluster and under Sentinels."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from service.store.admissions import Admissions, SessionRules
+from service.store.connection import RedisAccess, TlsFiles
+from service.store.embedded import find_server
+from service.store.sessions import Sessions
+from tests.deployments import Certificate, redis_cluster, redis_sentinels
+from tests.kit import needs
+from tests.store.making import ask_about
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+PASSWORD = "a-password"
+
+
+async def admits(url: str, tls: TlsFiles | None = None) -> bool:
+    """Whether an admission by this URL is recorded, and can be read by people's way."""
+    access = RedisAccess.by_url(url, tls or TlsFiles())
+    ways = access.ways(timeout_s=2)
+    await ways.open()
+    admissions = Admissions(ways, SessionRules(60_000, 0))
+    try:
+        await admissions.ask(ask_about("alice"))
+        return await Sessions(access.client).get("acme", "alice") is not None
+    finally:
+        await admissions.close()
+        await ways.close()
+        await access.close()
+
+
+@pytest.fixture
+def sentinels_with_passwords() -> Iterator[str]:
+    with redis_sentinels(password=PASSWORD) as sentinels:
+        yield sentinels.url
+
+
+@pytest.fixture
+def cluster_with_tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Its URL, and the file of the authority that vouches for it."""
+    binary = find_server()
+    needs("a Redis server", found=binary is not None)
+    told = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True, check=False)
+    if "Bad directive" in told.stdout + told.stderr:
+        pytest.skip(f"{binary} was built without TLS")
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    files = Certificate(*(str(tmp_path / name) for name in ("cert.pem", "key.pem", "ca.pem")))
+    authority.cert_pem.write_to_path(files.ca)
+    issued.private_key_pem.write_to_path(files.key)
+    issued.cert_chain_pems[0].write_to_path(files.cert)
+    with redis_cluster(password=PASSWORD, certificate=files) as cluster:
+        yield cluster.url, Path(files.ca)
+
+
+async def test_sentinels_and_their_master_with_passwords(sentinels_with_passwords: str) -> None:
+    assert await admits(sentinels_with_passwords)
+
+
+async def test_a_cluster_with_a_password_over_tls(cluster_with_tls: tuple[str, Path]) -> None:
+    url, ca = cluster_with_tls
+    assert url.startswith("rediss+cluster://")
+    assert await admits(url, TlsFiles(ca_file=ca))
