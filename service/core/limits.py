@@ -32,9 +32,12 @@ class OnOutage(StrEnum):
     DENY = "deny"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limit:
-    """At most `requests` admitted in any `window_s` seconds, for each subject of the kind `per`."""
+    """At most `requests` admitted in any `window_s` seconds, for each subject of the kind `per`.
+
+    Made with the configuration, and compared, and hashed, as itself.
+    """
 
     name: str
     per: Per

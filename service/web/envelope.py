@@ -10,10 +10,12 @@ from itertools import count
 from typing import Any
 
 from aiohttp import web
+from multidict import istr
 
 from service.web.answer import Answer
 from service.web.keys import EXCHANGE
 
+REQUEST_ID = istr("x-request-id")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -35,7 +37,7 @@ os.register_at_fork(after_in_child=_renew_prefix)
 
 def request_id_of(request: web.Request) -> str:
     """The client's request id where it is well-formed, otherwise a new one: a random prefix and a number."""
-    given = request.headers.get("x-request-id")
+    given = request.headers.get(REQUEST_ID)
     if given is not None and REQUEST_ID_FORM.fullmatch(given):
         return given
     return f"{_prefix}{next(_numbers):08x}"

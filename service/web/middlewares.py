@@ -10,6 +10,7 @@ from itertools import chain
 
 import structlog
 from aiohttp import web
+from multidict import istr
 
 from service.core.admission import Question, Terms, judge
 from service.core.errors import (
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+TENANT_TOKEN, USER_TOKEN, PASSIVE = istr("x-tenant-token"), istr("x-token"), istr("x-passive")
 MAX_HEADER_BYTES = 16 * 1024
 """All header fields together."""
 
@@ -121,7 +123,7 @@ class Middlewares:
 
 def find_tenant(request: web.Request, directory: Directory) -> Tenant:
     """The tenant whose token the request brings."""
-    token = request.headers.get("x-tenant-token")
+    token = request.headers.get(TENANT_TOKEN)
     if not token:
         raise MissingTenantToken
     tenant = directory.find(token)
@@ -132,7 +134,7 @@ def find_tenant(request: web.Request, directory: Directory) -> Tenant:
 
 def user_token(request: web.Request) -> str:
     """`x-token`, or in its place `authorization: Bearer …` (RFC 6750, section 2.1)."""
-    token = request.headers.get("x-token")
+    token = request.headers.get(USER_TOKEN)
     if not token:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         token = credentials.strip() if scheme.lower() == "bearer" else ""
@@ -147,8 +149,8 @@ def make_question(
     request: web.Request, terms: Terms, identity: Identity | None, refusal: Unauthenticated | None
 ) -> Question:
     """Everything that the admission needs to know of the request."""
-    passive = "x-passive" in request.headers and request.headers["x-passive"].lower() == "true"
-    passive = passive and terms.cause is Cause.REQUEST
+    said = request.headers.get(PASSIVE)
+    passive = said is not None and said.lower() == "true" and terms.cause is Cause.REQUEST
     return Question(terms, client_of(request), request[keys.EXCHANGE].request_id, identity, passive, refusal)
 
 

@@ -5,7 +5,7 @@ import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from service.web import keys
@@ -91,8 +91,8 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
         return response
 
     def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
-        if "expect" in request.headers:
-            return handler(request) if request.headers["expect"].lower() == "100-continue" else refuse()
+        if hdrs.EXPECT in request.headers:
+            return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse()
         answer = short_way.get((request.method, request.raw_path))
         return handler(request) if answer is None else answer(request)
 
