@@ -101,7 +101,11 @@ class Admissions:
         """What to send: with each script call those whom it is about, in the order of its answers."""
         groups: dict[tuple[TenantKeys, Terms], list[_Waiting]] = {}
         for waiting in batch:
-            groups.setdefault((waiting.keys, waiting.question.terms), []).append(waiting)
+            on = (waiting.keys, waiting.question.terms)
+            if on in groups:
+                groups[on].append(waiting)
+            else:
+                groups[on] = [waiting]
         if self._ways.one_call:
             calls = [list(groups.items())]
         else:
