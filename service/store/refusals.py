@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 MOST = 10_000
 """Refusals remembered for each tenant; the oldest is forgotten first."""
-BEAT_S = 0.05
+BEAT_S = 0.03
 """How often the subscription is asked for a sign of life."""
 SILENT_S = 0.1
 """Without one for so long, nothing that is remembered counts."""
