@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import suppress
 from importlib.resources import as_file, files
 
@@ -15,17 +15,18 @@ from redis.exceptions import RedisError
 from service.core.admission import Admission, OutagePolicy, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit
+from service.core.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant, digest
 from service.core.tokens import KeyRing, VerifiedTokens
 from service.jwks import RemoteKeySets, Source
-from service.settings import OPERATIONS, LimitSection, Settings, TenantSection
+from service.settings import OPERATIONS, LimitSection, RouteSection, Settings, TenantSection
 from service.store.admissions import Admissions, SessionRules
 from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
-from service.web import auth, cors, dashboard, health, keys
+from service.web import auth, cors, dashboard, forward_auth, health, keys
 from service.web.forwarded import ClientAddressRules
 from service.web.metrics import Metrics
 from service.web.middlewares import Middlewares
@@ -34,6 +35,7 @@ from service.web.policy import LivePolicy, Operator, Policy
 from service.web.repeats import Repeats
 
 MAX_BODY_BYTES = 64 * 1024
+LOGOUT, STATUS = keys.Operation("logout"), keys.Operation("status")
 
 
 class Runtime:
@@ -67,6 +69,20 @@ class Runtime:
                 for name, section in settings.tenants.items()
                 if section.jwt.jwks_url is not None
             }
+        )
+
+    def gate(self, operations: dict[object, keys.Operation]) -> keys.Gate:
+        """What requests ask of this."""
+        return keys.Gate(
+            policy=self.policy,
+            verified=self.verified,
+            metrics=self.metrics,
+            repeats=self.repeats,
+            operations=operations,
+            decide=self.decide,
+            refetch_keys=self.key_sets.refetch,
+            is_down=lambda: self.ways.is_down,
+            is_ready=self.is_ready,
         )
 
     async def decide(self, question: Question) -> Admission:
@@ -114,28 +130,14 @@ RUNTIME = web.AppKey("RUNTIME", Runtime)
 def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop."""
     runtime = Runtime(settings, access)
-    gate = keys.Gate(
-        policy=runtime.policy,
-        verified=runtime.verified,
-        metrics=runtime.metrics,
-        repeats=runtime.repeats,
-        operations={auth.logout: "logout", auth.status: "status"},
-        decide=runtime.decide,
-        refetch_keys=runtime.key_sets.refetch,
-        is_down=lambda: runtime.ways.is_down,
-        is_ready=runtime.is_ready,
-    )
+    gate = runtime.gate({auth.logout: LOGOUT, auth.status: STATUS} | dict(forward_auth.PROFILES.values()))
     middlewares = Middlewares(gate)
     app = web.Application(
         middlewares=[middlewares.problems, middlewares.authentication], client_max_size=MAX_BODY_BYTES
     )
     app[RUNTIME] = runtime
     app[keys.GATE] = gate
-    app[keys.SHORT_WAY] = {
-        ("GET", "/auth/status"): middlewares.around(auth.status),
-        ("GET", "/auth/logout"): middlewares.around(auth.logout),
-        ("POST", "/auth/logout"): middlewares.around(auth.logout),
-    }
+    app[keys.SHORT_WAY] = _short_way(middlewares)
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
     _add_routes(app)
@@ -147,6 +149,24 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
         pages.get_template(name)  # read now: no request waits for the disk
     app.cleanup_ctx.append(runtime.run)
     return app
+
+
+def _short_way(middlewares: Middlewares) -> Callable[[str, str], keys.Answering | None]:
+    """Past aiohttp's router, for what is asked at the full rate."""
+    logout = middlewares.around(auth.logout)
+    by_method = {
+        ("GET", "/auth/status"): middlewares.around(auth.status),
+        ("GET", "/auth/logout"): logout,
+        ("POST", "/auth/logout"): logout,
+    }
+    verify = {path: middlewares.around(handler) for path, (handler, _) in forward_auth.PROFILES.items()}
+    behind, envoy = f"{forward_auth.ENVOY}/", verify[forward_auth.ENVOY]
+
+    def find(method: str, path: str) -> keys.Answering | None:
+        # Envoy's request goes no other way: the router would resolve the dots of a path that is another's.
+        return verify.get(path) or by_method.get((method, path)) or (envoy if path.startswith(behind) else None)
+
+    return find
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
@@ -167,6 +187,7 @@ def _add_routes(app: web.Application) -> None:
                 web.options("/auth/logout", cors.preflight),
                 web.get("/auth/status", auth.status),
                 web.options("/auth/status", cors.preflight),
+                *(web.route("*", path, handler) for path, (handler, _) in forward_auth.PROFILES.items()),
                 web.get("/healthz", health.healthz),
                 web.get("/readyz", health.readyz),
                 web.get("/metrics", health.metrics),
@@ -182,14 +203,13 @@ def _add_routes(app: web.Application) -> None:
 
 def make_policy(settings: Settings) -> Policy:
     """What requests are judged by. Reads key files and stretches the cookie key: not for the event loop."""
-    tenants = [_tenant(name, section, settings) for name, section in settings.tenants.items()]
     operators = tuple(
         Operator(one.name, one.digest, one.role == "operator", frozenset(one.tenants)) for one in settings.admin.tokens
     )
     tokens = b"".join(sorted(operator.token_digest for operator in operators))
     metrics_token = settings.metrics.token
     return Policy(
-        directory=Directory(tenants, _terms(settings)),
+        directory=_directory(settings),
         client_address=ClientAddressRules(
             settings.server.trusted_proxies, settings.server.client_address, settings.server.ipv6_prefix
         ),
@@ -214,16 +234,36 @@ def sweep_rules(settings: Settings) -> SweepRules:
     return SweepRules(leeways_ms, settings.sessions.retention * 1000)
 
 
-def _tenant(name: str, section: TenantSection, settings: Settings) -> Tenant:
+def _directory(settings: Settings) -> Directory:
+    for_all = [_route(one) for one in settings.routes]
+    table = RouteTable(for_all)
+
+    def protected(terms: Terms, section: TenantSection | None = None) -> Protected | None:
+        own = [_route(one) for one in section.routes] if section is not None else []
+        if not own and not for_all:
+            return None
+        restricted = section.restricted_capabilities if section is not None else ()
+        return Protected(RouteTable([*own, *for_all]) if own else table, terms, restricted)
+
+    tenants = []
+    for name, section in settings.tenants.items():
+        terms = _terms(settings, name, section)
+        restricted = frozenset(section.restricted_capabilities)
+        routes = protected(terms["verify"], section)
+        tenants.append(Tenant(name, section.digest, _ring(name, section), terms, routes, restricted))
+    terms = _terms(settings)
+    return Directory(tenants, terms, protected(terms["verify"]))
+
+
+def _ring(name: str, section: TenantSection) -> KeyRing:
     jwt = section.jwt
-    ring = KeyRing(
+    return KeyRing(
         name,
         [key.key() for key in jwt.keys],
         issuer=jwt.issuer,
         audience=jwt.audiences,
         leeway_s=jwt.leeway,
     )
-    return Tenant(name, section.digest, ring, _terms(settings, name, section))
 
 
 def _terms(settings: Settings, name: str | None = None, tenant: TenantSection | None = None) -> dict[str, Terms]:
@@ -239,6 +279,16 @@ def _terms(settings: Settings, name: str | None = None, tenant: TenantSection | 
         )
         for operation in OPERATIONS
     }
+
+
+def _route(section: RouteSection) -> Route:
+    return Route(
+        pattern=tuple(filter(None, section.path.split("/"))),
+        methods=frozenset(section.methods or ()),
+        capability=section.capability,
+        limits=tuple(map(_limit, section.limits)),
+        open=section.open,
+    )
 
 
 def _limits(settings: Settings, operation: str, tenant: TenantSection | None = None) -> tuple[Limit, ...]:

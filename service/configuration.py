@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from service.core.tenants import digest
-from service.settings import ENV_PREFIX, SECRET_NAMES, Settings, secrets_of
+from service.settings import ENV_PREFIX, SECRET_NAMES, LimitSection, RouteSection, Settings, TenantLimits, secrets_of
 
 SHIPPED_SECRETS = frozenset(
     {
@@ -181,6 +181,7 @@ def cross_checks(settings: Settings, tenants: Collection[str] = ()) -> list[Mist
     return [
         *_shared_tokens(settings),
         *_limit_names(settings),
+        *_route_limits(settings),
         *_operators(settings, tenants),
         *_shipped_secrets(settings),
     ]
@@ -254,20 +255,46 @@ def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
 def _limit_names(settings: Settings) -> Iterator[Mistake]:
     """A limit counts under its name, so a name stands once at the top, and for a tenant in the same operation."""
     places: dict[str, str] = {}
-    for operation in type(settings.limits).model_fields:
-        for limit in getattr(settings.limits, operation):
-            if limit.name in places:
-                yield Mistake(f"limits.{operation}", f"{limit.name} stands in {places[limit.name]} already", limit.name)
-            places.setdefault(limit.name, operation)
+    for operation, limit in _limits_of(settings.limits):
+        if limit.name in places:
+            yield Mistake(f"limits.{operation}", f"{limit.name} stands in {places[limit.name]} already", limit.name)
+        places.setdefault(limit.name, operation)
     for name, tenant in settings.tenants.items():
         own: dict[str, str] = {}
-        for operation in type(tenant.limits).model_fields:
-            for limit in getattr(tenant.limits, operation):
-                place = own.get(limit.name) or places.get(limit.name, operation)
-                if limit.name in own or place != operation:
-                    path = f"tenants.{name}.limits.{operation}"
-                    yield Mistake(path, f"{limit.name} stands in {place} already", limit.name)
-                own[limit.name] = operation
+        for operation, limit in _limits_of(tenant.limits):
+            place = own.get(limit.name) or places.get(limit.name, operation)
+            if limit.name in own or place != operation:
+                path = f"tenants.{name}.limits.{operation}"
+                yield Mistake(path, f"{limit.name} stands in {place} already", limit.name)
+            own[limit.name] = operation
+
+
+def _route_limits(settings: Settings) -> Iterator[Mistake]:
+    """Routes may share a limit, which then counts for all of them: it has to be the same one."""
+    at_top = {limit.name for _, limit in _limits_of(settings.limits)}
+    own = {name: {limit.name for _, limit in _limits_of(one.limits)} for name, one in settings.tenants.items()}
+    for_all: dict[str, LimitSection] = {}
+    yield from _route_limits_in("routes", settings.routes, at_top.union(*own.values()), for_all)
+    for name, tenant in settings.tenants.items():
+        yield from _route_limits_in(f"tenants.{name}.routes", tenant.routes, at_top | own[name], dict(for_all))
+
+
+def _route_limits_in(
+    path: str, routes: Sequence[RouteSection], taken: set[str], shared: dict[str, LimitSection]
+) -> Iterator[Mistake]:
+    for at, route in enumerate(routes):
+        for limit in route.limits:
+            if limit.name in taken:
+                yield Mistake(f"{path}.{at}.limits", "counts for an operation; give it another name", limit.name)
+            elif shared.setdefault(limit.name, limit) != limit:
+                what = "stands in another route with other values; routes that share a limit write it alike"
+                yield Mistake(f"{path}.{at}.limits", what, limit.name)
+
+
+def _limits_of(section: TenantLimits) -> Iterator[tuple[str, LimitSection]]:
+    for operation in type(section).model_fields:
+        for limit in getattr(section, operation):
+            yield operation, limit
 
 
 def _operators(settings: Settings, tenants: Collection[str]) -> Iterator[Mistake]:

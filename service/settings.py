@@ -4,6 +4,7 @@ Everything is frozen and typed; unknown keys are refused; `load` tells all mista
 path and the value it had. Secrets are `SecretStr`, so that no log and no error shows them.
 """
 
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -170,6 +171,37 @@ class LimitsSection(TenantLimits):
     login: Limits = _limit("login-ip", 10, 60)
 
 
+def _pattern(path: str) -> str:
+    names = path.split("/")[1:]
+    if names[-1] == "":
+        names.pop()
+    if not path.startswith("/") or "" in names:
+        raise mistake("must be a path from the root, such as /api/payments/*, without empty segments")
+    if any("*" in name and name != "*" for name in names):
+        raise mistake("a * stands for a whole segment: /api/*/items, or /api/* for everything below")
+    if {".", ".."} & set(names) or not re.fullmatch(r"[^\x00-\x20\x7f%?#;\\]*", path):
+        raise mistake("is matched against the decoded path: write it without dots, %, ?, #, ; and backslashes")
+    return "/" + "/".join(names)
+
+
+class RouteSection(_Section):
+    """A rule for proxied requests. The first of the list that matches holds."""
+
+    path: Annotated[str, Field(max_length=1024), AfterValidator(_pattern)]
+    methods: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z_-]{0,31}$")], ...] | None = Field(None, min_length=1)
+    capability: Capability | None = None
+    limits: Limits = ()
+    open: bool = False
+
+    @model_validator(mode="after")
+    def _open_to_all(self) -> Self:
+        if self.open and self.capability is not None:
+            raise mistake("an open route needs no credentials, so nobody can be restricted from it: drop capability")
+        if self.open and any(limit.per is Per.USER for limit in self.limits):
+            raise mistake("an open route knows no user: its limits are per ip or per tenant")
+        return self
+
+
 class Metrics(_Section):
     """Who may read /metrics; no token: anyone who can reach it."""
 
@@ -256,6 +288,7 @@ class TenantSection(_WithToken):
     jwt: Jwt
     restricted_capabilities: tuple[Capability, ...] = ()
     limits: TenantLimits = TenantLimits()
+    routes: tuple[RouteSection, ...] = ()
 
 
 class OperatorSection(_WithToken):
@@ -283,6 +316,7 @@ class Settings(BaseSettings):
     redis: Redis = Redis()
     sessions: SessionsSection = SessionsSection()
     limits: LimitsSection = LimitsSection()
+    routes: tuple[RouteSection, ...] = ()
     metrics: Metrics = Metrics()
     tenants: dict[Name, TenantSection] = Field(min_length=1)
     admin: Admin = Admin()

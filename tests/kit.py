@@ -57,7 +57,7 @@ def config(**changes: Any) -> dict[str, Any]:
     """The configuration of the tests, with `section={…}` merged into its section."""
     made: dict[str, Any] = json.loads(json.dumps(CONFIG))
     for section, values in changes.items():
-        made[section] = {**made.get(section, {}), **values}
+        made[section] = {**made.get(section, {}), **values} if isinstance(values, dict) else values
     return made
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from service.core.errors import (
+    Forbidden,
     RestrictedCapability,
     StoreUnavailable,
     TooManyRequests,
     Unauthenticated,
+    UnreadableRequest,
     UserSuspended,
     UserTerminated,
 )
@@ -32,6 +34,10 @@ class Terms:
     restricted: str | None = None
     """The capability of these that the configuration already restricts."""
     cause: Cause = Cause.REQUEST
+    open: bool = False
+    """Needs no credentials, and looks at none."""
+    forbidden: bool = False
+    """No rule admits it, whoever asks."""
     anonymous: "Terms" = field(init=False, repr=False)
     """The same for a request whose user is not known: limits per user are skipped."""
 
@@ -52,8 +58,8 @@ class Question:
     request_id: str
     user: Identity | None = None
     passive: bool = False
-    failure: Unauthenticated | None = None
-    """Why the credentials are not good, told once no limit has refused."""
+    failure: Unauthenticated | UnreadableRequest | None = None
+    """Why the credentials are not good, or the request is not to be understood; told once no limit has refused."""
 
     @property
     def needs_store(self) -> bool:
@@ -109,7 +115,8 @@ def judge(question: Question, admission: Admission) -> None:
         TooManyRequests: a limit refuses; it wins over everything below.
         StoreUnavailable: Redis was away and what it was asked may not be decided without it.
         Unauthenticated: the credentials were not good.
-        Denied: the user is suspended or terminated, or restricted from what is asked.
+        UnreadableRequest: what a proxy asked about is not to be understood.
+        Denied: the user is suspended or terminated, or restricted from what is asked, or no rule admits it.
     """
     if admission.refused:
         raise TooManyRequests(admission.retry_after_s)
@@ -126,6 +133,8 @@ def judge(question: Question, admission: Admission) -> None:
             raise UserTerminated
     if admission.restricted is not None:
         raise RestrictedCapability(admission.restricted)
+    if question.terms.forbidden:
+        raise Forbidden
 
 
 @dataclass(slots=True)

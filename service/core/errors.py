@@ -13,6 +13,7 @@ DomainError
 │   ├── UserTerminated
 │   ├── RestrictedCapability
 │   └── Forbidden
+├── UnreadableRequest            what a proxy asks about was not told, or cannot be normalised
 ├── TooManyRequests
 ├── StoreUnavailable             Redis did not answer; what was asked may have taken effect
 ├── StoreOutdated                Redis answered, and is too old to be used
@@ -101,6 +102,17 @@ class Forbidden(Denied):
     """Not for this caller, for a reason that is none of the above."""
 
     message = "Forbidden"
+
+
+class UnreadableRequest(DomainError):
+    """What is asked cannot be understood, so no rule can be held to it."""
+
+    message = "Bad Request"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+        """For the log: what was wrong, without quoting it."""
 
 
 class NotFound(DomainError):

@@ -1,10 +1,11 @@
 """Who may ask: tenants, found by the digest of their token, with what the configuration says of them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from service.core.admission import Terms
+from service.core.routes import Protected, with_capabilities
 from service.core.tokens import KeyRing
 
 
@@ -17,14 +18,28 @@ class Tenant:
     ring: KeyRing
     terms: Mapping[str, Terms]
     """Operation → on what terms it is admitted."""
+    routes: Protected | None = None
+    """What `verify` holds a proxied request to; None: no routes are configured."""
+    restricted: Collection[str] = ()
+    """Capabilities that the configuration restricts it from."""
+    _with: dict[tuple[Terms, str], Terms] = field(default_factory=dict, repr=False)
+
+    def terms_with(self, terms: Terms, capability: str) -> Terms:
+        """`terms`, with one more capability needed; made once, so for capabilities that the code names."""
+        made = self._with.get((terms, capability))
+        if made is None:
+            needed = (*terms.capabilities, capability)
+            made = self._with[terms, capability] = with_capabilities(terms, needed, self.restricted)
+        return made
 
 
 class Directory:
-    """All tenants of one configuration, and the terms for requests that name none."""
+    """All tenants of one configuration, and the terms and routes for requests that name none."""
 
-    def __init__(self, tenants: Iterable[Tenant], terms: Mapping[str, Terms]) -> None:
+    def __init__(self, tenants: Iterable[Tenant], terms: Mapping[str, Terms], routes: Protected | None = None) -> None:
         self.tenants = {tenant.name: tenant for tenant in tenants}
         self.terms = terms
+        self.routes = routes
         self._by_digest = {tenant.token_digest: tenant for tenant in self.tenants.values()}
         self._known: dict[str, Tenant] = {}
 

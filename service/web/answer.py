@@ -39,6 +39,15 @@ class Answer(web.StreamResponse):
         self._content = content
         self.lines = ""
 
+    @property
+    def text(self) -> str:
+        """The body."""
+        return self._content.decode()
+
+    def change_status(self, status: int) -> None:
+        """Say `status` in the status line. What the body says stays."""
+        self._status = status
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write the answer. aiohttp calls this once, and `write_eof` after it."""
         keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive

@@ -50,6 +50,11 @@ def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: Clie
     return own
 
 
+def is_proxy(peer: str | None, rules: ClientAddressRules) -> bool:
+    """Whether the peer is a proxy of ours."""
+    return _peer(peer or "", rules)[0]
+
+
 @lru_cache(maxsize=16_384)
 def _peer(peer: str, rules: ClientAddressRules) -> tuple[bool, str]:
     """Whether the peer is a proxy of ours, and its own address as limits count it."""

@@ -14,6 +14,8 @@ from service.web.metrics import Metrics
 from service.web.policy import LivePolicy
 from service.web.repeats import Repeats
 
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 @dataclass(slots=True)
 class UserContext:
@@ -25,6 +27,15 @@ class UserContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Operation:
+    """What a handler is to the admission."""
+
+    name: str
+    original: Callable[[web.Request], tuple[str, str]] | None = None
+    """Method and target of the request that this one asks about, where it is another's (UnreadableRequest: untold)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """What requests ask of the rest of the service, in one place: a request looks it up once."""
 
@@ -32,8 +43,8 @@ class Gate:
     verified: VerifiedTokens
     metrics: Metrics
     repeats: Repeats
-    operations: dict[object, str]
-    """Handler → the operation that it is; handlers that are not in it stand outside the admission."""
+    operations: dict[object, Operation]
+    """Handlers that are not in it stand outside the admission."""
     decide: Callable[[Question], Awaitable[Admission]]
     """The one admission, outages included."""
     refetch_keys: Callable[[str], Awaitable[None]]
@@ -52,15 +63,15 @@ class Exchange:
     operation: str = "-"
     client: str | None = None
     """The client's address as limits count it, once somebody asked."""
+    original: tuple[str, str] | None = None
+    """Method and target of the request that a proxy asks about."""
     admission: Admission | None = None
     context: UserContext | None = None
 
 
 GATE = web.AppKey("GATE", Gate)
 SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
-SHORT_WAY: web.AppKey[dict[tuple[str, str], Callable[[web.Request], Awaitable[web.StreamResponse]]]] = web.AppKey(
-    "SHORT_WAY"
-)
+SHORT_WAY: web.AppKey[Callable[[str, str], Answering | None]] = web.AppKey("SHORT_WAY")
 """Method and raw path → what answers it, for the operations that are asked at the deployment's full rate: the same
 middlewares and handler that aiohttp's router leads to, without the way there (`web/server.py`)."""
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")

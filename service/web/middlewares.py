@@ -5,7 +5,7 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from itertools import chain
 
 import structlog
@@ -21,11 +21,12 @@ from service.core.errors import (
     StoreUnavailable,
     Unauthenticated,
     UnknownKey,
+    UnreadableRequest,
 )
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
 from service.core.tokens import MAX_TOKEN_CHARS, Identity
-from service.web import keys
+from service.web import forward_auth, keys
 from service.web.answer import SECURITY_LINES, Answer, line
 from service.web.cors import cors_lines
 from service.web.envelope import failure, request_id_of
@@ -36,11 +37,13 @@ from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, limit_lines
 
 log = structlog.get_logger()
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = keys.Answering
 
 TENANT_TOKEN, USER_TOKEN, PASSIVE = istr("x-tenant-token"), istr("x-token"), istr("x-passive")
 MAX_HEADER_BYTES = 16 * 1024
 """All header fields together."""
+MOST_OF_A_PATH = 200
+"""Characters of a proxied request's path that the log tells."""
 
 
 class Middlewares:
@@ -49,7 +52,7 @@ class Middlewares:
     def __init__(self, gate: keys.Gate) -> None:
         self._gate = gate
 
-    def around(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def around(self, handler: Handler) -> Handler:
         """`handler` with both around it, as aiohttp would call it."""
 
         def authenticated(request: web.Request) -> Awaitable[web.StreamResponse]:
@@ -61,9 +64,7 @@ class Middlewares:
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give every answer its request id and headers, every error its envelope, and tell the log."""
         began = time.perf_counter()
-        gate = self._gate
-        exchange = request[keys.EXCHANGE] = keys.Exchange(gate, request_id_of(request))
-        code, told = "", ""
+        request[keys.EXCHANGE] = self.exchange(request)
         try:
             if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
                 raise web.HTTPBadRequest
@@ -71,22 +72,46 @@ class Middlewares:
         except web.HTTPRedirection as redirection:
             response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
         except Exception as error:  # the last line: whatever it is gets an envelope
-            response, code, told = _tell(request, error)
+            return self.refuse(request, error, began)
+        return self._finish(request, response, began)
+
+    def exchange(self, request: web.Request) -> keys.Exchange:
+        """What `request` is to carry."""
+        return keys.Exchange(self._gate, request_id_of(request))
+
+    def refuse(self, request: web.Request, error: Exception, began: float) -> web.StreamResponse:
+        """The answer to an error, told to the log as well."""
+        response, code, lines = _tell(request, error)
+        answer = self._finish(request, response, began, error, code, lines)
+        forward_auth.translate(request, answer)
+        return answer
+
+    def _finish(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        began: float,
+        error: Exception | None = None,
+        code: str = "",
+        lines: str = "",
+    ) -> web.StreamResponse:
+        """Headers, metrics and log, which every answer has."""
+        gate, exchange = self._gate, request[keys.EXCHANGE]
         admission = exchange.admission
         if admission is not None:
-            told = limit_lines(admission, response.status) + told
+            lines = limit_lines(admission, response.status) + lines
             gate.metrics.count_admission(admission)
         policy = gate.policy.current
         if policy.cors_origins:
-            told += cors_lines(request)
-        lines = f"x-request-id: {exchange.request_id}\r\n{told}"
+            lines += cors_lines(request)
+        lines = f"x-request-id: {exchange.request_id}\r\n{lines}"
         if isinstance(response, Answer):
-            response.lines = lines
+            response.lines += lines
         else:
             _complete(response, lines)
         gate.metrics.count_request(exchange.operation, response.status)
         if policy.access_log == "all" or response.status >= 400 or (admission is not None and admission.came_from):
-            _log(request, exchange, response.status, code, began)
+            _log(request, exchange, response.status, code, error, began)
         return response
 
     @web.middleware
@@ -94,31 +119,58 @@ class Middlewares:
         """Admit the request, or raise what stands in its way. What is no operation passes."""
         gate = self._gate
         operation = gate.operations.get(handler)
-        if operation is None:
-            return await handler(request)
-        exchange = request[keys.EXCHANGE]
-        exchange.operation = operation
+        if operation is not None:
+            await self.admit(request, operation)
+        return await handler(request)
+
+    async def admit(self, request: web.Request, operation: keys.Operation, capability: str | None = None) -> None:
+        """Ask the one admission, or raise what stands in the request's way.
+
+        Args:
+            request: with its `keys.EXCHANGE`.
+            operation: what is asked.
+            capability: one more that is needed.
+        """
+        gate, exchange = self._gate, request[keys.EXCHANGE]
+        exchange.operation = operation.name
         directory = gate.policy.current.directory
         tenant: Tenant | None = None
         identity: Identity | None = None
-        refusal: Unauthenticated | None = None
+        refusal: Unauthenticated | UnreadableRequest | None = None
         try:
             tenant = find_tenant(request, directory)
-            token = user_token(request)
-            try:
-                identity = gate.verified.verify(tenant.ring, token, time.time())
-            except UnknownKey:  # wait a moment for the tenant's keys
-                await gate.refetch_keys(tenant.name)
-                identity = gate.verified.verify(tenant.ring, token, time.time())
         except Unauthenticated as error:
             refusal = error
-        terms = (directory if tenant is None else tenant).terms[operation]
+        asked = directory if tenant is None else tenant
+        terms = asked.terms[operation.name]
+        if operation.original is not None and asked.routes is not None:
+            try:
+                exchange.original = operation.original(request)
+                terms = asked.routes.terms(*exchange.original)
+            except UnreadableRequest as error:
+                refusal = error
+        if terms.open and capability is None:
+            refusal = None
+        elif tenant is not None and refusal is None:
+            if capability is not None:
+                terms = tenant.terms_with(terms, capability)
+            try:
+                identity = await self._identity(request, tenant)
+            except Unauthenticated as error:
+                refusal = error
         question = make_question(request, terms if identity is not None else terms.anonymous, identity, refusal)
         admission = exchange.admission = await gate.decide(question)
         judge(question, admission)
         if tenant is not None and identity is not None:
             exchange.context = keys.UserContext(tenant, identity, admission)
-        return await handler(request)
+
+    async def _identity(self, request: web.Request, tenant: Tenant) -> Identity:
+        gate, token = self._gate, user_token(request)
+        try:
+            return gate.verified.verify(tenant.ring, token, time.time())
+        except UnknownKey:  # wait a moment for the tenant's keys
+            await gate.refetch_keys(tenant.name)
+            return gate.verified.verify(tenant.ring, token, time.time())
 
 
 def find_tenant(request: web.Request, directory: Directory) -> Tenant:
@@ -146,7 +198,10 @@ def user_token(request: web.Request) -> str:
 
 
 def make_question(
-    request: web.Request, terms: Terms, identity: Identity | None, refusal: Unauthenticated | None
+    request: web.Request,
+    terms: Terms,
+    identity: Identity | None,
+    refusal: Unauthenticated | UnreadableRequest | None,
 ) -> Question:
     """Everything that the admission needs to know of the request."""
     said = request.headers.get(PASSIVE)
@@ -194,7 +249,9 @@ def _complete(response: web.StreamResponse, lines: str) -> None:
     headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
 
 
-def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, began: float) -> None:
+def _log(
+    request: web.Request, exchange: keys.Exchange, status: int, code: str, error: Exception | None, began: float
+) -> None:
     """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
     mode = exchange.gate.policy.current.access_log
     if mode == "none":
@@ -206,6 +263,11 @@ def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, 
     fields: dict[str, object] = {"request_id": exchange.request_id, "client": client_of(request)}
     if code:
         fields["code"] = code
+    if isinstance(error, UnreadableRequest):
+        fields["reason"] = error.reason
+    if exchange.original is not None:
+        method, target = exchange.original
+        fields["original"] = f"{method} {target.partition('?')[0][:MOST_OF_A_PATH]}"
     if admission is not None and admission.session is not None:
         fields["user"] = admission.session.user
         if admission.came_from is not None:

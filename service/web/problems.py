@@ -18,6 +18,7 @@ _TABLE: dict[type[errors.DomainError], tuple[str, int]] = {
     errors.UserTerminated: ("USER_TERMINATED", 403),
     errors.RestrictedCapability: ("RESTRICTED_CAPABILITY", 403),
     errors.Forbidden: ("FORBIDDEN", 403),
+    errors.UnreadableRequest: ("BAD_REQUEST", 400),
     errors.NotFound: ("NOT_FOUND", 404),
     errors.TooManyRequests: ("TOO_MANY_REQUESTS", 429),
     errors.StoreUnavailable: ("SERVICE_UNAVAILABLE", 503),

@@ -93,7 +93,7 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
     def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
         if hdrs.EXPECT in request.headers:
             return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse()
-        answer = short_way.get((request.method, request.raw_path))
+        answer = short_way(request.method, request.raw_path)
         return handler(request) if answer is None else answer(request)
 
     return handle

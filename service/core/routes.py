@@ -1,0 +1,132 @@
+"""Protected routes: which rule holds for a request, and on what terms it is then admitted.
+
+The rules are compiled into a tree by segment, so that a thousand cost what ten cost. The first rule of the list
+that matches holds, as if they were tried one after the other.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from service.core.admission import Terms
+from service.core.limits import Limit
+from service.core.paths import Segments, readings
+
+_NEVER = 1 << 30
+"""Behind every rule of a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One rule."""
+
+    pattern: Segments
+    """`*` stands for one segment; at the end for whatever follows, nothing included."""
+    methods: frozenset[str] = frozenset()
+    """None named: all. Who names GET means HEAD too, as servers do."""
+    capability: str | None = None
+    limits: tuple[Limit, ...] = ()
+    open: bool = False
+    """Needs no credentials."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """Where some rules have come to. A rule's number is its place in the list; by method, None for all methods."""
+
+    following: dict[str, "_Node"] = field(default_factory=dict)
+    ending: dict[str | None, int] = field(default_factory=dict)
+    below: dict[str | None, int] = field(default_factory=dict)
+
+
+class RouteTable:
+    """An ordered list of rules, compiled."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        self._root = _Node()
+        for number, route in enumerate(self.routes):
+            self._add(number, route)
+
+    def _add(self, number: int, route: Route) -> None:
+        node, open_ended = self._root, route.pattern[-1:] == ("*",)
+        for name in route.pattern[:-1] if open_ended else route.pattern:
+            node = node.following.setdefault(name, _Node())
+        methods: set[str | None] = set(route.methods) or {None}
+        if "GET" in methods:
+            methods.add("HEAD")
+        for method in methods:
+            (node.below if open_ended else node.ending).setdefault(method, number)
+
+    def find(self, method: str, path: Segments) -> int | None:
+        """The number of the first rule that matches; None: none does."""
+        best, nodes = _NEVER, [self._root]
+        for name in path:
+            further = []
+            for node in nodes:
+                best = _first(node.below, method, best)
+                further += [node.following[key] for key in {name, "*"} if key in node.following]
+            nodes = further
+        for node in nodes:
+            best = _first(node.below, method, _first(node.ending, method, best))
+        return None if best == _NEVER else best
+
+
+def _first(numbers: dict[str | None, int], method: str, best: int) -> int:
+    return min(best, numbers.get(method, best), numbers.get(None, best)) if numbers else best
+
+
+class Protected:
+    """The routes that hold for a tenant (or for a request that names none), and their terms.
+
+    Args:
+        table: the rules.
+        terms: of the operation itself, which every route's come on top of.
+        restricted: the capabilities that the configuration restricts the tenant from.
+    """
+
+    def __init__(self, table: RouteTable, terms: Terms, restricted: Collection[str]) -> None:
+        self._table = table
+        self._terms = terms
+        self._restricted = restricted
+        self._made: dict[int | None, Terms] = {None: replace(terms, forbidden=True)}
+
+    def terms(self, method: str, target: str) -> Terms:
+        """On what terms a request is admitted: those of its rule, and of the operation.
+
+        Raises:
+            UnreadableRequest: the target cannot be normalised.
+        """
+        ways = readings(target)
+        number = self._table.find(method, ways[0])
+        if len(ways) > 1:
+            others = [self._table.find(method, way) for way in ways[1:]]
+            numbers = {one for one in (number, *others) if one is not None}
+            if None in others:
+                number = None
+            elif len(numbers) > 1:
+                return self._make(sorted(numbers))  # not kept: clients could ask for any combination of rules
+        made = self._made.get(number)
+        if made is None and number is not None:
+            made = self._made[number] = self._make([number])
+        return made or self._made[None]
+
+    def _make(self, numbers: Iterable[int]) -> Terms:
+        """Terms that hold for all of these rules."""
+        routes = [self._table.routes[number] for number in numbers]
+        asked = (*self._terms.capabilities, *(route.capability for route in routes))
+        limits = (*self._terms.limits, *(limit for route in routes for limit in route.limits))
+        return with_capabilities(
+            replace(
+                self._terms,
+                limits=tuple({limit.name: limit for limit in limits}.values()),
+                open=all(route.open for route in routes),
+            ),
+            [capability for capability in asked if capability is not None],
+            self._restricted,
+        )
+
+
+def with_capabilities(terms: Terms, capabilities: Iterable[str], restricted: Collection[str]) -> Terms:
+    """The same terms, with these capabilities needed, of which `restricted` may name some."""
+    needed = tuple(dict.fromkeys(capabilities))
+    return replace(terms, capabilities=needed, restricted=next((one for one in needed if one in restricted), None))

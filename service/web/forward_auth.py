@@ -1,0 +1,140 @@
+"""`/auth/verify`: what a proxy asks about each request of the deployment, in the words of each proxy.
+
+Where the original request is told, and what the proxy makes of an answer, differs. Who tells it is believed only
+as one of `server.trusted_proxies`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from aiohttp import web
+
+from service.core.errors import UnreadableRequest
+from service.web import keys
+from service.web.answer import Answer, line
+from service.web.envelope import success, timestamp
+from service.web.forwarded import is_proxy
+
+ROOT = "/auth/verify"
+NGINX = f"{ROOT}/nginx"
+ENVOY = f"{ROOT}/envoy"
+
+_METHOD = re.compile(r"[A-Z][A-Z_-]{0,31}")
+_VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+_AS_IT_IS = re.compile(f"[{re.escape(_VISIBLE)}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The original request in two header fields, each set by the proxy and sent once."""
+
+    method: str
+    target: str
+
+    def __call__(self, request: web.Request) -> tuple[str, str]:
+        """Read it.
+
+        Raises:
+            UnreadableRequest: it is not there.
+        """
+        return _told(request, self.method), _told(request, self.target)
+
+
+ORIGINAL = Told("x-original-method", "x-original-uri")
+FORWARDED = Told("x-forwarded-method", "x-forwarded-uri")
+
+
+def either(request: web.Request) -> tuple[str, str]:
+    """For a proxy that is not known: what one pair tells or the other. Where they differ, one is the client's."""
+    told = [one(request) for one in (ORIGINAL, FORWARDED) if {one.method, one.target} & request.headers.keys()]
+    if not told:
+        raise UnreadableRequest("neither X-Original-Method and -URI nor X-Forwarded-Method and -Uri are sent")
+    if told[0] != told[-1]:
+        raise UnreadableRequest("X-Original-… and X-Forwarded-… differ: clear the pair that is not in use")
+    return told[0]
+
+
+def the_rest(request: web.Request) -> tuple[str, str]:
+    """For a proxy that sends the request's own method, and its target behind ours (Envoy's `path_prefix`)."""
+    return request.method, request.raw_path.removeprefix(ENVOY) or "/"
+
+
+def _told(request: web.Request, name: str) -> str:
+    values = request.headers.getall(name, [])
+    if len(values) != 1:
+        raise UnreadableRequest(f"{name} is sent {len(values)} times: the proxy has to set it")
+    return values[0]
+
+
+def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> Callable[[web.Request], tuple[str, str]]:
+    """`read`, of a trusted proxy's request alone."""
+
+    def original(request: web.Request) -> tuple[str, str]:
+        rules = request[keys.EXCHANGE].gate.policy.current.client_address
+        if not is_proxy(request.remote, rules):
+            raise UnreadableRequest("who asks is not one of server.trusted_proxies")
+        method, target = read(request)
+        if not _METHOD.fullmatch(method):
+            raise UnreadableRequest("the original method is none")
+        return method, target
+
+    return original
+
+
+def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[keys.Answering, keys.Operation]:
+    """A handler of its own for each profile: by it the authentication knows where the original request is told."""
+
+    async def verify(request: web.Request) -> web.StreamResponse:
+        """Say who asks, for the backend; an open route's request is nobody's."""
+        answer = success(request, {"success": True})
+        context = request[keys.EXCHANGE].context
+        if context is not None:
+            answer.lines = identity_lines(context)
+        return answer
+
+    return verify, keys.Operation("verify", from_a_proxy(read))
+
+
+PROFILES = {
+    ROOT: _profile(either),
+    NGINX: _profile(ORIGINAL),
+    f"{ROOT}/haproxy": _profile(ORIGINAL),
+    f"{ROOT}/traefik": _profile(FORWARDED),
+    f"{ROOT}/caddy": _profile(FORWARDED),
+    ENVOY: _profile(the_rest),
+}
+"""Path → what answers it, and what it is to the admission."""
+
+
+def identity_lines(context: keys.UserContext) -> str:
+    """Who asks, in header lines for the backend: `x-auth-*`."""
+    user = context.identity.user
+    session = context.admission.session
+    lines = (
+        f"x-auth-tenant: {context.tenant.name}\r\nx-auth-user: {escaped(user)}\r\n"
+        f"x-auth-expires: {timestamp(context.identity.expires_ms)}\r\n"
+    )
+    if session is not None:
+        return f"{lines}x-auth-status: {session.status.value}\r\n"
+    if "sessions" in context.admission.degraded:
+        return lines  # not known without Redis, and nothing is made up
+    return f"{lines}x-auth-status: none\r\n"
+
+
+def escaped(user: str) -> str:
+    """A user's id as a header field: percent-encoded but for visible ASCII. Spaces at a field's end would be lost."""
+    return user if _AS_IT_IS.fullmatch(user) else quote(user, safe=_VISIBLE)
+
+
+def translate(request: web.Request, response: web.StreamResponse) -> None:
+    """Put a refusal in nginx's words: `auth_request` makes a 500 of whatever is not 2xx, 401 or 403.
+
+    The real status, and the body, which nginx drops, travel in header fields (nginx, `error_page` and `return`).
+    """
+    if isinstance(response, Answer) and request.raw_path.partition("?")[0] == NGINX:
+        body = line("x-deny-body", response.text) if request.method != "HEAD" else ""
+        response.lines += f"x-deny-status: {response.status}\r\n{body}"
+        if response.status not in (401, 403):
+            response.change_status(403)

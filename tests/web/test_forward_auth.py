@@ -1,0 +1,282 @@
+"""`/auth/verify`: what a proxy asks, in each profile, and what it is told."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.core.sessions import Cause
+from service.store.connection import RedisAccess
+from service.store.events import Events
+from service.store.sessions import Sessions
+from service.web.forward_auth import PROFILES, escaped
+from tests.conftest import Client, MakeClient
+from tests.kit import OTHER_TENANT_TOKEN, credentials, tenant
+
+ROUTES = [
+    {
+        "path": "/api/payments/*",
+        "methods": ["POST"],
+        "capability": "payments",
+        "limits": [{"name": "payments-user", "per": "user", "requests": 2, "window": 60}],
+    },
+    {"path": "/public/*", "open": True},
+    {"path": "/*", "methods": ["OPTIONS"], "open": True},
+    {"path": "/api/*", "capability": "api"},
+]
+TRUSTED = {"trusted_proxies": ["127.0.0.0/8"]}
+
+
+def asking(profile: str, method: str, target: str) -> tuple[str, str, dict[str, str]]:
+    """How the proxy of this profile asks about `method` and `target`: method, path, header fields."""
+    if profile == "envoy":
+        return method, f"/auth/verify/envoy{target}", {}
+    kind = "forwarded" if profile in ("traefik", "caddy") else "original"
+    path = "/auth/verify" + (f"/{profile}" if profile else "")
+    return "GET", path, {f"x-{kind}-method": method, f"x-{kind}-uri": target}
+
+
+ALL = ["", "nginx", "haproxy", "traefik", "caddy", "envoy"]
+
+
+async def ask(client: Client, profile: str, method: str, target: str, headers: dict[str, str]) -> Any:
+    asked, path, told = asking(profile, method, target)
+    return await client.request(asked, path, headers=headers | told, allow_redirects=False)
+
+
+@pytest.fixture
+async def guarded(make_client: MakeClient) -> Client:
+    return await make_client(server=TRUSTED, routes=ROUTES)
+
+
+@pytest.mark.parametrize("profile", ALL)
+async def test_who_is_admitted_is_told_to_the_backend(guarded: Client, profile: str) -> None:
+    answer = await ask(guarded, profile, "GET", "/api/things?x=1", credentials(exp=1893456000.5))
+    assert answer.status == 200
+    assert (await answer.json())["data"] == {"success": True}
+    told = {name: value for name, value in answer.headers.items() if name.startswith("x-auth-")}
+    assert told == {
+        "x-auth-tenant": "acme",
+        "x-auth-user": "alice",
+        "x-auth-status": "logged_in",
+        "x-auth-expires": "2030-01-01T00:00:00.500Z",
+    }
+
+
+@pytest.mark.parametrize("profile", ALL)
+async def test_the_first_rule_that_matches_the_original_request_holds(guarded: Client, profile: str) -> None:
+    headers = credentials()
+    payment = await ask(guarded, profile, "POST", "/api/payments/7", headers)
+    assert payment.headers["RateLimit"].startswith('"payments-user";r=1')
+    assert "RateLimit" not in (await ask(guarded, profile, "GET", "/api/payments/7", headers)).headers
+    assert (await ask(guarded, profile, "GET", "/public/logo", {})).status == 200
+    assert (await ask(guarded, profile, "OPTIONS", "/api/payments/7", {})).status == 200
+    elsewhere = await ask(guarded, profile, "GET", "/elsewhere", headers)
+    assert elsewhere.headers.get("x-deny-status", "403") == "403"
+    assert (elsewhere.status, (await elsewhere.json())["error"]["code"]) == (403, "FORBIDDEN")
+    assert (await ask(guarded, profile, "GET", "/elsewhere", {})).status == 401
+
+
+async def test_an_open_route_looks_at_no_credentials_and_tells_of_none(guarded: Client, access: RedisAccess) -> None:
+    await Sessions(access.client).act("acme", "alice", Cause.SUSPEND, by="root")
+    for headers in ({}, credentials(), {"x-tenant-token": "wrong", "x-token": "wrong"}):
+        answer = await ask(guarded, "", "GET", "/public/x", headers)
+        assert answer.status == 200
+        assert not [name for name in answer.headers if name.startswith("x-auth-")]
+
+
+@pytest.mark.parametrize("profile", ALL)
+async def test_every_method_is_judged_and_a_head_has_no_body(guarded: Client, profile: str) -> None:
+    for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "POST", "PROPFIND"):
+        answer = await ask(guarded, profile, method, "/api/x", credentials())
+        assert answer.status == 200, method
+        body = await answer.read()
+        assert bool(body) is not (profile == "envoy" and method == "HEAD")
+
+
+@pytest.mark.parametrize("profile", [one for one in ALL if one != "nginx"])
+async def test_a_refusal_is_the_envelope_with_its_real_status(guarded: Client, profile: str) -> None:
+    headers = credentials()
+    for _ in range(2):
+        assert (await ask(guarded, profile, "POST", "/api/payments/1", headers)).status == 200
+    refused = await ask(guarded, profile, "POST", "/api/payments/1", headers)
+    assert refused.status == 429
+    assert refused.headers["Retry-After"] == "60"
+    assert (await refused.json())["error"]["code"] == "TOO_MANY_REQUESTS"
+    assert "x-deny-status" not in refused.headers
+    assert not [name for name in refused.headers if name.startswith("x-auth-")]
+
+
+async def test_nginx_hears_403_and_the_real_status_and_body_in_fields(guarded: Client) -> None:
+    headers = credentials()
+    for _ in range(2):
+        await ask(guarded, "nginx", "POST", "/api/payments/1", headers)
+    refused = await ask(guarded, "nginx", "POST", "/api/payments/1", headers)
+    assert refused.status == 403
+    assert refused.headers["x-deny-status"] == "429"
+    assert refused.headers["Retry-After"] == "60"
+    assert refused.headers["x-deny-body"] == await refused.text()
+    unknown = await ask(guarded, "nginx", "GET", "/api/x", {})
+    assert (unknown.status, unknown.headers["x-deny-status"]) == (401, "401")
+    unreadable = await ask(guarded, "nginx", "GET", "/%00", headers)
+    assert (unreadable.status, unreadable.headers["x-deny-status"]) == (403, "400")
+    too_long = await ask(guarded, "nginx", "GET", "/api/x", headers | {"x-long": "x" * 16_380})
+    assert (too_long.status, too_long.headers["x-deny-status"]) == (403, "400")
+
+
+@pytest.mark.parametrize("profile", [one for one in ALL if one not in ("nginx", "envoy")])
+async def test_an_original_request_that_is_not_told_is_a_bad_request(guarded: Client, profile: str) -> None:
+    _, path, told = asking(profile, "GET", "/public/x")
+    for name in told:
+        answer = await guarded.get(path, headers=credentials() | {n: v for n, v in told.items() if n != name})
+        assert answer.status == 400, f"without {name}"
+        assert (await answer.json())["error"] == {"message": "Bad Request", "code": "BAD_REQUEST", "status": 400}
+    assert (await guarded.get(path, headers=told | {next(iter(told)): "get"})).status == 400
+
+
+async def test_an_original_request_told_twice_is_not_believed(guarded: Client) -> None:
+    twice = [("x-original-method", "GET"), ("x-original-uri", "/api/x"), ("x-original-uri", "/public/x")]
+    assert (await guarded.get("/auth/verify", headers=twice)).status == 400
+    both = {"x-original-method": "GET", "x-original-uri": "/public/x", "x-forwarded-method": "GET"}
+    assert (await guarded.get("/auth/verify", headers=both)).status == 400
+    differ = both | {"x-forwarded-uri": "/api/x"}
+    assert (await guarded.get("/auth/verify", headers=differ)).status == 400
+    assert (await guarded.get("/auth/verify", headers=both | {"x-forwarded-uri": "/public/x"})).status == 200
+
+
+@pytest.mark.parametrize("profile", ALL)
+async def test_who_is_not_a_trusted_proxy_is_not_believed(make_client: MakeClient, profile: str) -> None:
+    client = await make_client(server={"trusted_proxies": ["10.0.0.0/8"]}, routes=ROUTES)
+    answer = await ask(client, profile, "GET", "/public/x", credentials())
+    assert answer.status == (403 if profile == "nginx" else 400)
+    assert (await answer.json())["error"]["code"] == "BAD_REQUEST"
+
+
+async def test_where_no_routes_are_configured_no_original_request_is_needed(client: Client) -> None:
+    answer = await client.get("/auth/verify", headers=credentials())
+    assert (answer.status, answer.headers["x-auth-user"]) == (200, "alice")
+    assert (await client.get("/auth/verify")).status == 401
+
+
+async def test_a_tenants_own_routes_stand_before_those_for_all(make_client: MakeClient) -> None:
+    own = tenant(routes=[{"path": "/public/*", "capability": "api"}, {"path": "/own/*"}])
+    client = await make_client(server=TRUSTED, routes=ROUTES, tenants={"acme": own})
+    assert (await ask(client, "", "GET", "/public/x", {})).status == 200
+    assert (await ask(client, "", "GET", "/public/x", {"x-tenant-token": own["token"]})).status == 401
+    assert (await ask(client, "", "GET", "/own/x", credentials())).status == 200
+    globex = credentials(tenant_token=OTHER_TENANT_TOKEN, secret="another-secret-of-32-bytes-for-tests")
+    assert (await ask(client, "", "GET", "/own/x", globex)).status == 403
+
+
+async def test_limits_of_verify_and_of_the_route_both_hold(make_client: MakeClient) -> None:
+    limits = {"verify": [{"name": "verify-ip", "per": "ip", "requests": 3, "window": 60}]}
+    client = await make_client(server=TRUSTED, routes=ROUTES, limits=limits)
+    headers = credentials()
+    first = await ask(client, "", "POST", "/api/payments/1", headers)
+    assert first.headers["RateLimit"] == '"verify-ip";r=2;t=60, "payments-user";r=1;t=60'
+    assert (await ask(client, "", "POST", "/api/payments/1", headers)).status == 200
+    assert (await ask(client, "", "POST", "/api/payments/1", headers)).status == 429
+    free = await ask(client, "", "GET", "/api/x", headers)
+    assert free.headers["RateLimit"].startswith('"verify-ip";r=0'), "the refused one used up nothing"
+    assert (await ask(client, "", "GET", "/api/x", headers)).status == 429
+    unreadable = await ask(client, "", "GET", "/%00", headers)
+    assert unreadable.status == 429, "a limit wins over everything below"
+    assert (await ask(client, "", "GET", "/nowhere", {})).status != 404
+
+
+async def test_a_bad_request_and_a_forbidden_one_are_charged(make_client: MakeClient) -> None:
+    limits = {"verify": [{"name": "verify-ip", "per": "ip", "requests": 3, "window": 60}]}
+    client = await make_client(server=TRUSTED, routes=ROUTES, limits=limits)
+    unreadable = await ask(client, "", "GET", "/%00", credentials())
+    assert (unreadable.status, unreadable.headers["RateLimit"]) == (400, '"verify-ip";r=2;t=60')
+    nowhere = await ask(client, "", "GET", "/nowhere", credentials())
+    assert nowhere.status == 403
+    assert nowhere.headers["RateLimit"].startswith('"verify-ip";r=1')
+
+
+@pytest.mark.parametrize("named", ["payments", "verify"])
+async def test_a_restricted_capability_is_refused(make_client: MakeClient, named: str) -> None:
+    acme = tenant(restricted_capabilities=[named])
+    client = await make_client(server=TRUSTED, routes=ROUTES, tenants={"acme": acme})
+    answer = await ask(client, "", "POST", "/api/payments/1", credentials())
+    assert answer.status == 403
+    assert (await answer.json())["error"]["message"] == f"Capability {named} is restricted"
+    assert (await ask(client, "", "GET", "/api/x", credentials())).status == (200 if named == "payments" else 403)
+
+
+async def test_a_capability_restricted_in_redis_holds_for_the_very_next_request(
+    guarded: Client, access: RedisAccess
+) -> None:
+    sessions = Sessions(access.client)
+    headers = credentials()
+    assert (await ask(guarded, "", "GET", "/api/x", headers)).status == 200
+    await sessions.restrict("acme", "alice", "api")
+    assert (await ask(guarded, "", "GET", "/api/x", headers)).status == 403
+    assert (await ask(guarded, "", "POST", "/api/payments/1", headers)).status == 200
+    await sessions.unrestrict("acme", "alice", "api")
+    assert (await ask(guarded, "", "GET", "/api/x", headers)).status == 200
+
+
+async def test_a_request_after_logout_logs_in_again_with_one_event_unless_passive(
+    guarded: Client, access: RedisAccess
+) -> None:
+    headers = credentials()
+    await ask(guarded, "", "GET", "/api/x", headers)
+    await guarded.get("/auth/logout", headers=headers)
+    passive = await ask(guarded, "", "GET", "/api/x", headers | {"x-passive": "true"})
+    assert (passive.status, passive.headers["x-auth-status"]) == (200, "logged_out")
+    for _ in range(3):
+        assert (await ask(guarded, "", "GET", "/api/x", headers)).headers["x-auth-status"] == "logged_in"
+    history = await Events(access.client).history("acme", "alice", most=10)
+    assert [event.fields["to"] for event in history.events][::-1] == ["logged_in", "logged_out", "logged_in"]
+
+
+async def test_a_user_nobody_saw_yet_is_none_to_a_passive_request(guarded: Client) -> None:
+    answer = await ask(guarded, "", "GET", "/api/x", credentials() | {"x-passive": "true"})
+    assert answer.headers["x-auth-status"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("user", "field"),
+    [
+        ("alice@example.com", "alice@example.com"),
+        (" alice ", "%20alice%20"),
+        ("100%", "100%25"),
+        ("søren", "s%C3%B8ren"),
+        ('a"b,c;d=e', 'a"b,c;d=e'),
+    ],
+)
+async def test_a_users_id_is_told_so_that_no_two_are_taken_for_one(client: Client, user: str, field: str) -> None:
+    assert escaped(user) == field
+    answer = await client.get("/auth/verify", headers=credentials(user))
+    assert answer.headers["x-auth-user"] == field
+
+
+async def test_a_path_behind_envoys_prefix_leads_nowhere_else(guarded: Client) -> None:
+    """The router would resolve the dots and answer with our own health or dashboard, as 200."""
+    reader, writer = await asyncio.open_connection(guarded.host, guarded.port)
+    for target in ("/../../../healthz", "/%2e%2e/%2e%2e/%2e%2e/healthz", "//healthz", "/public/../../healthz"):
+        writer.write(f"GET /auth/verify/envoy{target} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.split()[1] in (b"400", b"401"), target
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        await reader.readexactly(int(length.split()[1]))
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/auth/verify/", "/auth/verify/other", "/auth/verify/nginx/x", "/auth/verifyx"])
+async def test_a_profile_that_is_not_there_is_404(client: Client, path: str) -> None:
+    assert (await client.get(path, headers=credentials())).status == 404
+
+
+async def test_a_query_of_our_own_changes_nothing(guarded: Client) -> None:
+    """Aiohttp's router answers it, with the same middlewares."""
+    told = {"x-original-method": "GET", "x-original-uri": "/api/x"}
+    answer = await guarded.get("/auth/verify/nginx?x=1", headers=credentials() | told)
+    assert answer.status == 200
+    refused = await guarded.get("/auth/verify/nginx?x=1", headers=told)
+    assert refused.headers["x-deny-status"] == "401"
+
+
+def test_there_is_a_profile_for_each_proxy() -> None:
+    assert set(PROFILES) == {f"/auth/verify{name and '/'}{name}" for name in ALL}
