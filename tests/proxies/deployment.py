@@ -1,0 +1,222 @@
+"""A whole deployment on loopback: proxy as in `examples/`, service, Redis, and an upstream that records."""
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import redis
+import yaml
+
+from examples.upstream import Echo
+from service.core.sessions import Cause
+from service.store.connection import RedisAccess, TlsFiles
+from service.store.sessions import Sessions
+from tests.kit import ROOT, Answer, Service, free_port, needs, redis_server, wait_for
+
+EXAMPLES = ROOT / "examples"
+_HERE = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """How an example is started: its folder's files, with the ports and paths of a test put in."""
+
+    name: str
+    command: tuple[str, ...]
+    without_rollcall: int = 503
+    """What it answers when it cannot ask."""
+    keeps_5xx: bool = True
+
+    def program(self) -> str | None:
+        return shutil.which(self.command[0], path=os.pathsep.join([str(_HERE), os.environ["PATH"], "/usr/sbin"]))
+
+
+PROXIES = {
+    one.name: one
+    for one in (
+        Proxy("nginx", ("nginx", "-p", ".", "-c", "nginx.conf", "-g", "daemon off;")),
+        Proxy("caddy", ("caddy", "run", "--config", "Caddyfile"), without_rollcall=502),
+        Proxy("haproxy", ("haproxy", "-f", "haproxy.cfg")),
+        Proxy("envoy", ("envoy", "-c", "envoy.yaml", "--base-id", "{port}"), keeps_5xx=False),
+    )
+}
+
+
+class Upstream:
+    """The API of the example, that remembers what reached it."""
+
+    def __init__(self) -> None:
+        seen: list[dict[str, Any]] = []
+        self.seen = seen
+
+        class Recording(Echo):
+            def tell(self, told: dict[str, Any]) -> bytes:
+                seen.append(told)
+                return super().tell(told)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Recording)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Relay:
+    """Between proxy and service: keeps what the proxy sends."""
+
+    def __init__(self, to: int) -> None:
+        self.sent = sent = bytearray()
+
+        class Passing(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", to)) as far:
+                    back = threading.Thread(target=_pump, args=(far, self.request))
+                    back.start()
+                    _pump(self.request, far, sent)
+                    back.join()
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Passing)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _pump(source: socket.socket, sink: socket.socket, keep: bytearray | None = None) -> None:
+    with contextlib.suppress(OSError):
+        while content := source.recv(65536):
+            if keep is not None:
+                keep.extend(content)
+            sink.sendall(content)
+    for one in (source, sink):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class Deployment:
+    """All of it, running."""
+
+    proxy: Proxy
+    port: int
+    service: Service
+    upstream: Upstream
+    relay: Relay
+    redis_url: str
+
+    def ask(
+        self, method: str, target: str, headers: Mapping[str, str] | list[tuple[str, str]] = (), body: bytes = b""
+    ) -> Answer:
+        """One request at the proxy."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.putrequest(method, target, skip_accept_encoding=True)
+            for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+                connection.putheader(name, value)
+            if body:
+                connection.putheader("content-length", str(len(body)))
+            connection.endheaders(body or None)
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    async def act(self, tenant: str, user: str, cause: Cause) -> None:
+        """What an operator would do."""
+        access = RedisAccess.by_url(self.redis_url, TlsFiles())
+        await Sessions(access.client).act(tenant, user, cause, by="test")
+        await access.close()
+
+    def events(self, tenant: str) -> list[tuple[str, str]]:
+        """(user, new status) of each event."""
+        with redis.Redis(unix_socket_path=self.redis_url.removeprefix("unix://")) as client:
+            return [(e[b"user"].decode(), e[b"to"].decode()) for _, e in client.xrange(f"rc:{{{tenant}}}:events")]
+
+    def kill_redis(self) -> None:
+        with redis.Redis(unix_socket_path=self.redis_url.removeprefix("unix://")) as client:
+            os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
+
+
+def rollcall_config(redis_url: str) -> dict[str, Any]:
+    """`examples/rollcall.yaml`, on a test's Redis."""
+    content: dict[str, Any] = yaml.safe_load((EXAMPLES / "rollcall.yaml").read_text())
+    del content["server"]["port"]
+    return {**content, "redis": {"url": redis_url, "timeout": 0.5}}
+
+
+@contextmanager
+def deployed(
+    proxy: Proxy, folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None
+) -> Iterator[Deployment]:
+    """Start all of it; end all of it."""
+    program = proxy.program()
+    needs(proxy.name, found=program is not None)
+    with ExitStack() as stack:
+        url = stack.enter_context(redis_server())
+        content = rollcall_config(url)
+        change(content)
+        service = Service(folder, content)
+        stack.callback(service.end)
+        service.wait_until_ready()
+        upstream = Upstream()
+        stack.callback(upstream.close)
+        relay = Relay(service.port)
+        stack.callback(relay.close)
+        port = free_port()
+        # Of its own under /tmp: a worker of nginx's that gave up root does not reach into pytest's folders.
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp")))
+        scratch.chmod(0o711)
+        _copy(proxy, folder / proxy.name, scratch, {8000: port, 8080: relay.port, 9000: upstream.port})
+        log = stack.enter_context((folder / "proxy.log").open("wb"))
+        process = subprocess.Popen(
+            [str(program), *(word.format(port=port) for word in proxy.command[1:])],
+            cwd=folder / proxy.name, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)},
+        )  # fmt: skip
+        stack.callback(_end, process)
+        made = Deployment(proxy, port, service, upstream, relay, url)
+        wait_for(lambda: _listens(port) or process.poll() is not None)
+        assert process.poll() is None, (folder / "proxy.log").read_text()
+        yield made
+
+
+def _copy(proxy: Proxy, folder: Path, scratch: Path, ports: Mapping[int, int]) -> None:
+    shutil.copytree(EXAMPLES / proxy.name, folder)
+    for file in folder.iterdir():
+        text = file.read_text().replace("/tmp/rollcall-example-nginx", str(scratch / "nginx"))
+        for example, ours in ports.items():
+            text = re.sub(rf"(127\.0\.0\.1:|port_value: ){example}\b", rf"\g<1>{ours}", text)
+        file.write_text(text)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
