@@ -1,4 +1,4 @@
-"""An API to stand in front of: answers every request with what reached it. `python examples/upstream.py --port 9000`."""
+"""An API to stand in front of: answers each request with what reached it. `python examples/upstream.py --port 9000`."""
 
 import argparse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

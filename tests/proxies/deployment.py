@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
@@ -125,7 +125,7 @@ class Deployment:
     redis_url: str
 
     def ask(
-        self, method: str, target: str, headers: Mapping[str, str] | list[tuple[str, str]] = (), body: bytes = b""
+        self, method: str, target: str, headers: Mapping[str, str] | Sequence[tuple[str, str]] = (), body: bytes = b""
     ) -> Answer:
         """One request at the proxy."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -166,9 +166,19 @@ def rollcall_config(redis_url: str) -> dict[str, Any]:
 
 @contextmanager
 def deployed(
-    proxy: Proxy, folder: Path, change: Callable[[dict[str, Any]], None] = lambda _: None
+    proxy: Proxy,
+    folder: Path,
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
+    upstream_port: int | None = None,
 ) -> Iterator[Deployment]:
-    """Start all of it; end all of it."""
+    """Start all of it; end all of it.
+
+    Args:
+        proxy: which one stands in front.
+        folder: for configurations and logs.
+        change: what is to be different in the configuration of the example.
+        upstream_port: of another upstream than the recording one.
+    """
     program = proxy.program()
     needs(proxy.name, found=program is not None)
     with ExitStack() as stack:
@@ -186,15 +196,15 @@ def deployed(
         # Of its own under /tmp: a worker of nginx's that gave up root does not reach into pytest's folders.
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp")))
         scratch.chmod(0o711)
-        _copy(proxy, folder / proxy.name, scratch, {8000: port, 8080: relay.port, 9000: upstream.port})
+        _copy(proxy, folder / proxy.name, scratch, {8000: port, 8080: relay.port, 9000: upstream_port or upstream.port})
         log = stack.enter_context((folder / "proxy.log").open("wb"))
         process = subprocess.Popen(
             [str(program), *(word.format(port=port) for word in proxy.command[1:])],
             cwd=folder / proxy.name, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)},
         )  # fmt: skip
-        stack.callback(_end, process)
+        stack.callback(stop, process)
         made = Deployment(proxy, port, service, upstream, relay, url)
-        wait_for(lambda: _listens(port) or process.poll() is not None)
+        wait_for(lambda: listens(port) or process.poll() is not None)
         assert process.poll() is None, (folder / "proxy.log").read_text()
         yield made
 
@@ -204,16 +214,16 @@ def _copy(proxy: Proxy, folder: Path, scratch: Path, ports: Mapping[int, int]) -
     for file in folder.iterdir():
         text = file.read_text().replace("/tmp/rollcall-example-nginx", str(scratch / "nginx"))
         for example, ours in ports.items():
-            text = re.sub(rf"(127\.0\.0\.1:|port_value: ){example}\b", rf"\g<1>{ours}", text)
+            text = re.sub(rf"(127\.0\.0\.1:|http://:|port_value: ){example}\b", rf"\g<1>{ours}", text)
         file.write_text(text)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def stop(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     try:
         process.wait(10)
