@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from bench import growth, load, plot
+from bench import gate, growth, load, plot
 from bench.servers import CORES, Row, cpu_s, redis_beside, rows, running
 
 RESULTS = Path(__file__).parent / "results"
 CONNECTIONS = 64
 """For each worker: as many wait at once whether there is one or two."""
+NO_NGINX = "Nothing was measured through nginx: it is not on this machine."
 BASE, OURS = "bare aiohttp, a constant", "Rollcall, /auth/status"
 
 
@@ -115,8 +116,10 @@ def main() -> int:
                 rounds[row.name].append(measure(row, redis_pid, options.requests))
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         results = summary(rounds)
+        passages = gate.measure(Path(folder), redis_port)
         grown = growth.measure(Path(folder), redis_port, options.users) if options.users else None
-    text = table(results) + ("\n\n" + growth.table(grown) if grown else "")
+    tables = [table(results), gate.table(passages) if passages else NO_NGINX, growth.table(grown) if grown else ""]
+    text = "\n\n".join(filter(None, tables))
     print(text)
     if not options.only:
         where = f"{platform.machine()}, {len(CORES)} cores, Python {platform.python_version()}"

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,8 @@ TENANT_TOKEN = "bench-tenant-token"
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 HUGE = [{"per": "ip", "requests": 1_000_000, "window": 60}]
+ROUTES = [{"path": f"/api/part{n}/*", "capability": f"part{n}"} for n in range(99)] + [{"path": "/*"}]
+TRUSTING = {"trusted_proxies": ["127.0.0.1"]}
 
 
 def free_port() -> int:
@@ -114,7 +116,9 @@ def constant(raw: bytes) -> Callable[[int], bytes]:
     return lambda number: raw
 
 
-def rollcall(folder: Path, name: str, redis_port: int, *, limits: dict[str, Any], **server: Any) -> list[str]:
+def rollcall(
+    folder: Path, name: str, redis_port: int, *, limits: dict[str, Any], routes: Sequence[Any] = (), **server: Any
+) -> list[str]:
     """The command of a Rollcall of our own."""
     key = {"kid": "k", "alg": "HS256", "secret": SECRET}
     named = {operation: [{"name": f"{operation}-ip", **one} for one in own] for operation, own in limits.items()}
@@ -122,6 +126,7 @@ def rollcall(folder: Path, name: str, redis_port: int, *, limits: dict[str, Any]
         "server": {"port": 0, **server},
         "redis": {"url": f"redis://127.0.0.1:{redis_port}"},
         "limits": named,
+        "routes": routes,
         "tenants": {"bench": {"token": TENANT_TOKEN, "jwt": {"keys": [key]}}},
     }
     path = folder / f"{name}.yaml"
@@ -155,6 +160,11 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
         Row("Rollcall, /auth/status", ours(name="status", limits={"status": HUGE}), status),
         Row("Rollcall, /auth/logout", ours(name="logout", limits={"logout": HUGE}), constant(asking("/auth/logout"))),
         Row(
+            "Rollcall, /auth/verify, 100 routes",
+            ours(name="verify", limits={"verify": HUGE}, routes=ROUTES, **TRUSTING),
+            constant(asking("/auth/verify/nginx", x_original_method="GET", x_original_uri="/api/part50/7")),
+        ),
+        Row(
             "Rollcall, /auth/status, access_log: all",
             ours(name="log", limits={"status": HUGE}, access_log="all"),
             status,
@@ -162,7 +172,7 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
         Row("Rollcall, refused again and again", ours(name="again", limits={"status": one}), status, status=429),
         Row(
             "Rollcall, refused for the first time",
-            ours(name="first", limits={"status": one}, trusted_proxies=["127.0.0.1"], access_log="none"),
+            ours(name="first", limits={"status": one}, access_log="none", **TRUSTING),
             lambda number: addresses[number % len(addresses)],
             status=429,
         ),

@@ -2,14 +2,14 @@
 
 from aiohttp import web
 
-from service.web.envelope import quoted, success, success_of, timestamp
+from service.web.envelope import DONE, quoted, success_of, timestamp
 from service.web.keys import user_context
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
     """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
     user_context(request)
-    return success(request, {"success": True})
+    return success_of(request, DONE)
 
 
 async def status(request: web.Request) -> web.StreamResponse:

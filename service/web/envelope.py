@@ -18,6 +18,9 @@ from service.web.keys import EXCHANGE
 REQUEST_ID = istr("x-request-id")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+DONE = '{"success": true}'
+"""The data of what has nothing else to tell."""
+
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 quoted = json.encoder.encode_basestring
 """A string as JSON, quotes included; much faster than an encoder for a whole object."""

@@ -57,6 +57,11 @@ PROXIES = {
 }
 
 
+class _Quiet(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A proxy that hangs up is none."""
+
+
 class Upstream:
     """The API of the example, that remembers what reached it."""
 
@@ -69,7 +74,7 @@ class Upstream:
                 seen.append(told)
                 return super().tell(told)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Recording)
+        self._server = _Quiet(("127.0.0.1", 0), Recording)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -83,9 +88,12 @@ class Relay:
 
     def __init__(self, to: int) -> None:
         self.sent = sent = bytearray()
+        connections: list[Any] = []
+        self.connections = connections
 
         class Passing(socketserver.BaseRequestHandler):
             def handle(self) -> None:
+                connections.append(self.client_address)
                 with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", to)) as far:
                     back = threading.Thread(target=_pump, args=(far, self.request))
                     back.start()

@@ -49,6 +49,7 @@ def _forget(request: pytest.FixtureRequest) -> None:
         deployment: Deployment = request.getfixturevalue("deployment")
         deployment.upstream.seen.clear()
         deployment.relay.sent.clear()
+        deployment.relay.connections.clear()
 
 
 def refused(deployment: Deployment, answer: Any, status: int, code: str) -> None:
@@ -183,6 +184,12 @@ def test_what_cannot_be_read_as_a_path_is_refused(deployment: Deployment) -> Non
     answer = deployment.ask("GET", "/public/%2", credentials())
     assert answer.status == 400
     assert deployment.upstream.seen == []
+
+
+def test_the_proxy_keeps_its_connection_to_the_service(deployment: Deployment) -> None:
+    for headers in [credentials(), {}] * 20:
+        deployment.ask("GET", "/api/things", headers)
+    assert len(deployment.relay.connections) <= 4
 
 
 @pytest.fixture(params=PROXIES)

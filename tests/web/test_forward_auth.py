@@ -1,6 +1,7 @@
 """`/auth/verify`: what a proxy asks, in each profile, and what it is told."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -92,6 +93,24 @@ async def test_every_method_is_judged_and_a_head_has_no_body(guarded: Client, pr
         assert answer.status == 200, method
         body = await answer.read()
         assert bool(body) is not (profile == "envoy" and method == "HEAD")
+
+
+@pytest.mark.parametrize("profile", ALL)
+async def test_a_proxy_that_prefers_little_hears_of_an_admission_without_a_body(guarded: Client, profile: str) -> None:
+    minimal = {"prefer": "return=minimal"}
+    admitted = await ask(guarded, profile, "GET", "/api/x", credentials() | minimal)
+    assert (admitted.status, await admitted.read()) == (200, b"")
+    assert admitted.headers["x-auth-user"] == "alice"
+    refused = await ask(guarded, profile, "GET", "/api/x", minimal)
+    assert (await refused.json())["error"]["code"] == "MISSING_TENANT_TOKEN", "a refusal is told whole"
+
+
+async def test_nginx_may_ask_with_head_and_hears_all_there_is(guarded: Client) -> None:
+    _, path, told = asking("nginx", "GET", "/api/x")
+    answer = await guarded.head(path, headers=told)
+    assert (answer.status, answer.headers["x-deny-status"]) == (401, "401")
+    assert json.loads(answer.headers["x-deny-body"])["error"]["code"] == "MISSING_TENANT_TOKEN"
+    assert await answer.read() == b""
 
 
 @pytest.mark.parametrize("profile", [one for one in ALL if one != "nginx"])
