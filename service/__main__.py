@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.configuration import ConfigurationError, load
+from service.configuration import ConfigurationError, doubts, load
 from service.serving import EXIT_CONFIGURATION, serve
 from service.settings import Settings
 from service.signing import NoSigningSecret, sign
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "token":
             print(sign(settings, options.tenant, options.user, options.ttl))
         else:
+            for doubt in doubts(settings):
+                print(f"but: {doubt}", file=sys.stderr)
             print(f"{options.config} is good: {len(settings.tenants)} tenant(s), redis {_shown(settings)}")
     except (ConfigurationError, NoSigningSecret, ValueError) as error:
         print(error, file=sys.stderr)

@@ -291,6 +291,19 @@ def _route_limits_in(
                 yield Mistake(f"{path}.{at}.limits", what, limit.name)
 
 
+def doubts(settings: Settings) -> Iterator[str]:
+    """What is valid and yet hardly meant, in a sentence each."""
+    sections = {f"tenants.{name}.": tenant for name, tenant in settings.tenants.items()}
+    routes = [*settings.routes, *(route for tenant in sections.values() for route in tenant.routes)]
+    if routes and not settings.server.trusted_proxies:
+        yield "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400"
+    known = {*type(settings.limits).model_fields, *(route.capability for route in routes)}
+    for path, tenant in sections.items():
+        for capability in tenant.restricted_capabilities:
+            if capability not in known:
+                yield f"{path}restricted_capabilities: no operation and no route asks for {capability}"
+
+
 def _limits_of(section: TenantLimits) -> Iterator[tuple[str, LimitSection]]:
     for operation in type(section).model_fields:
         for limit in getattr(section, operation):

@@ -15,7 +15,7 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import make_app
-from service.configuration import ConfigurationError, load
+from service.configuration import ConfigurationError, doubts, load
 from service.reload import Reloader
 from service.settings import Settings
 from service.store import embedded
@@ -77,6 +77,8 @@ def listeners_of(settings: Settings) -> Iterator[list[socket.socket]]:
 
 
 def _tell(settings: Settings, on_listening: Callable[[Settings], None]) -> None:
+    for doubt in doubts(settings):
+        log.warning(doubt)
     log.info("listening", host=settings.server.host, port=settings.server.port, workers=settings.server.workers)
     on_listening(settings)
 

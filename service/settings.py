@@ -184,17 +184,25 @@ def _pattern(path: str) -> str:
     return "/" + "/".join(names)
 
 
+def _method(name: str) -> str:
+    if not re.fullmatch(r"[A-Z][A-Z_-]{0,31}", name):
+        raise mistake("must be a method as requests have it, in capitals, such as GET")
+    return name
+
+
 class RouteSection(_Section):
     """A rule for proxied requests. The first of the list that matches holds."""
 
     path: Annotated[str, Field(max_length=1024), AfterValidator(_pattern)]
-    methods: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z_-]{0,31}$")], ...] | None = Field(None, min_length=1)
+    methods: tuple[Annotated[str, AfterValidator(_method)], ...] | None = None
     capability: Capability | None = None
     limits: Limits = ()
     open: bool = False
 
     @model_validator(mode="after")
-    def _open_to_all(self) -> Self:
+    def _makes_sense(self) -> Self:
+        if self.methods == ():
+            raise mistake("an empty list of methods matches nothing: leave methods out for all of them")
         if self.open and self.capability is not None:
             raise mistake("an open route needs no credentials, so nobody can be restricted from it: drop capability")
         if self.open and any(limit.per is Per.USER for limit in self.limits):

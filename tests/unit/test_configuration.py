@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from service.app import make_policy
-from service.configuration import ConfigurationError, is_loopback, load
-from tests.kit import ROOT, SECRET, config, tenant
+from service.configuration import ConfigurationError, doubts, is_loopback, load
+from tests.kit import ROOT, SECRET, config, settings, tenant
 
 SHIPPED = ("demo-tenant-token", "demo-operator-token", "demo-signing-secret-for-trying-out-only")
 BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
@@ -120,6 +120,17 @@ def test_shipped_secrets_are_good_for_loopback_alone(
     load(write(tmp_path, own.replace(secret, "own-secret-that-is-long-enough-for-hs256")))
     monkeypatch.setenv("SERVICE__SERVER__HOST", "192.168.1.1")
     assert "192.168.1.1" in mistakes(ROOT / "config.yaml")[0]
+
+
+def test_what_is_hardly_meant_is_told_as_a_doubt() -> None:
+    routes = [{"path": "/api/*", "capability": "api"}]
+    told = list(doubts(settings(routes=routes, tenants={"acme": tenant(restricted_capabilities=["logout", "apo"])})))
+    assert told == [
+        "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400",
+        "tenants.acme.restricted_capabilities: no operation and no route asks for apo",
+    ]
+    assert not list(doubts(settings(routes=routes, server={"trusted_proxies": ["127.0.0.1"]})))
+    assert not list(doubts(settings()))
 
 
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
