@@ -24,12 +24,12 @@ coverage: $(VENV)/.dev ## Run all tests, and hold the coverage of branches.
 	$(BIN)/coverage report
 
 lint: $(VENV)/.dev ## Check the code's style.
-	$(BIN)/ruff check service tests bench
-	$(BIN)/ruff format --check service tests bench
+	$(BIN)/ruff check service tests bench examples
+	$(BIN)/ruff format --check service tests bench examples
 
 format: $(VENV)/.dev ## Bring the code into shape.
-	$(BIN)/ruff check --fix service tests bench
-	$(BIN)/ruff format service tests bench
+	$(BIN)/ruff check --fix service tests bench examples
+	$(BIN)/ruff format service tests bench examples
 
 typecheck: $(VENV)/.dev ## Check the types (mypy --strict).
 	$(BIN)/mypy

@@ -12,8 +12,9 @@ from service.web import keys
 
 HEADER_DEADLINE_S = 10.0
 """How long a new connection may take for its first header. Later ones are bounded by the keep-alive."""
-KEEPALIVE_S = 75.0
-"""Longer than the usual proxy keeps its idle connections (nginx: 60 s), so that it is the one to close."""
+KEEPALIVE_S = 130.0
+"""Longer than the usual proxy keeps its idle connections (nginx 60 s, Traefik 90 s, Caddy 120 s), so that it is the
+one to close."""
 SHUTDOWN_S = 10.0
 """How long requests that are under way may take at SIGTERM; aiohttp waits it up to twice."""
 MAX_LINE_BYTES = 16 * 1024

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from service.app import make_app
 from service.settings import OPERATIONS, Limits, Settings, TenantLimits
 from service.store.connection import RedisAccess
+from service.web.forward_auth import PROFILES
 from tests.kit import ROOT, settings
 
 README = (ROOT / "README.md").read_text()
@@ -80,11 +81,14 @@ def test_the_limits_that_are_told_are_those_that_hold() -> None:
     }
 
 
-@pytest.mark.parametrize("path", ["/auth/logout", "/auth/status", "/dashboard", "/healthz", "/readyz", "/metrics"])
+ROUTES = ["/auth/logout", "/auth/status", *PROFILES, "/dashboard", "/healthz", "/readyz", "/metrics"]
+
+
+@pytest.mark.parametrize("path", ROUTES)
 def test_every_route_of_the_table_is_there(path: str) -> None:
     app = make_app(settings(), RedisAccess.in_process())
     assert path in {resource.canonical for resource in app.router.resources()}
-    assert f"{path}`" in README
+    assert re.search(rf"{path}[`/]", README)
 
 
 def test_every_make_target_that_is_named_exists() -> None:
