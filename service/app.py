@@ -21,21 +21,23 @@ from service.core.tenants import Directory, Tenant, digest
 from service.core.tokens import KeyRing, VerifiedTokens
 from service.jwks import RemoteKeySets, Source
 from service.settings import OPERATIONS, LimitSection, RouteSection, Settings, TenantSection
+from service.store.acts import OperatorActs
 from service.store.admissions import Admissions, SessionRules
 from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
-from service.web import auth, cors, dashboard, forward_auth, health, keys
+from service.web import admin, auth, cors, dashboard, forward_auth, health, keys
 from service.web.forwarded import ClientAddressRules
 from service.web.metrics import Metrics
 from service.web.middlewares import Middlewares
-from service.web.pages import ROOT
+from service.web.pages import API, ROOT
 from service.web.policy import LivePolicy, Operator, Policy
 from service.web.repeats import Repeats
 
-MAX_BODY_BYTES = 64 * 1024
-LOGOUT, STATUS = keys.Operation("logout"), keys.Operation("status")
+MAX_BODY_BYTES = 256 * 1024
+"""A call about 1,000 users fits."""
+LOGOUT, STATUS, TERMINATE = keys.Operation("logout"), keys.Operation("status"), keys.Operation("terminate")
 
 
 class Runtime:
@@ -51,6 +53,7 @@ class Runtime:
         self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
+        self.acts = OperatorActs(access.client)
         self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings), self.metrics.count_swept)
         self.access = access
         self.policy = LivePolicy(make_policy(settings))
@@ -130,7 +133,8 @@ RUNTIME = web.AppKey("RUNTIME", Runtime)
 def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop."""
     runtime = Runtime(settings, access)
-    gate = runtime.gate({auth.logout: LOGOUT, auth.status: STATUS} | dict(forward_auth.PROFILES.values()))
+    operations: dict[object, keys.Operation] = {auth.logout: LOGOUT, auth.status: STATUS, auth.terminate: TERMINATE}
+    gate = runtime.gate({**operations, **dict(forward_auth.PROFILES.values())})
     middlewares = Middlewares(gate)
     app = web.Application(
         middlewares=[middlewares.problems, middlewares.authentication], client_max_size=MAX_BODY_BYTES
@@ -140,6 +144,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     app[keys.SHORT_WAY] = _short_way(middlewares)
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
+    app[keys.ACTS] = runtime.acts
     _add_routes(app)
     loader = jinja2.PackageLoader("service.web", "templates")
     pages = aiohttp_jinja2.setup(
@@ -188,6 +193,10 @@ def _add_routes(app: web.Application) -> None:
                 web.get("/auth/status", auth.status),
                 web.options("/auth/status", cors.preflight),
                 *(web.route("*", path, handler) for path, (handler, _) in forward_auth.PROFILES.items()),
+                web.post("/auth/terminate", auth.terminate),
+                web.options("/auth/terminate", cors.preflight),
+                *admin.routes("/admin/v1"),
+                *admin.routes(API),
                 web.get("/healthz", health.healthz),
                 web.get("/readyz", health.readyz),
                 web.get("/metrics", health.metrics),

@@ -57,7 +57,10 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Int = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, Field(pattern=NAME)]
-Capability = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
+MAX_REQUESTS, MAX_WINDOW_S = 10_000_000, 31 * 86_400
+"""What a limit may be."""
+CAPABILITY = r"^[A-Za-z0-9._:-]{1,64}$"
+Capability = Annotated[str, Field(pattern=CAPABILITY)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
 
@@ -139,8 +142,8 @@ class LimitSection(_Section):
 
     name: Name
     per: Per
-    requests: Int = Field(ge=1, le=10_000_000)
-    window: Int = Field(ge=1, le=31 * 86_400)
+    requests: Int = Field(ge=1, le=MAX_REQUESTS)
+    window: Int = Field(ge=1, le=MAX_WINDOW_S)
     shadow: bool = False
     on_outage: OnOutage = OnOutage.LOCAL
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from service.core.errors import (
     Forbidden,
+    InvalidUserToken,
     RestrictedCapability,
     StoreUnavailable,
     TooManyRequests,
@@ -84,6 +85,8 @@ class Admission:
     """The status before, where this request made a transition."""
     restricted: str | None = None
     """The capability that this tenant or user is restricted from."""
+    revoked: bool = False
+    """An operator has refused the tokens that were issued up to a moment, and this is one."""
     degraded: tuple[str, ...] = ()
     """What Redis was not there to decide: `limits`, `sessions`."""
     unavailable: str | None = None
@@ -124,6 +127,8 @@ def judge(question: Question, admission: Admission) -> None:
         raise StoreUnavailable("limits")
     if question.failure is not None:
         raise question.failure
+    if admission.revoked:
+        raise InvalidUserToken
     if admission.unavailable == "sessions":
         raise StoreUnavailable("sessions")
     if admission.session is not None:

@@ -14,11 +14,16 @@ DomainError
 │   ├── RestrictedCapability
 │   └── Forbidden
 ├── UnreadableRequest            what a proxy asks about was not told, or cannot be normalised
+├── InvalidRequest               what was sent is not what was asked for, field by field
+├── NotFound
+├── Conflict                     the act makes no sense as things stand
 ├── TooManyRequests
 ├── StoreUnavailable             Redis did not answer; what was asked may have taken effect
 ├── StoreOutdated                Redis answered, and is too old to be used
 └── UnexpectedState              a mistake of ours, told without its details
 """
+
+from collections.abc import Sequence
 
 
 class DomainError(Exception):
@@ -113,6 +118,21 @@ class UnreadableRequest(DomainError):
         super().__init__()
         self.reason = reason
         """For the log: what was wrong, without quoting it."""
+
+
+class InvalidRequest(DomainError):
+    """What was sent is not what was asked for."""
+
+    message = "The request could not be processed"
+
+    def __init__(self, validation: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self.validation = tuple(validation)
+        """Field (dots between its steps) and what is wrong with it, of each mistake."""
+
+
+class Conflict(DomainError):
+    """The act makes no sense as things stand; says what conflicts with what."""
 
 
 class NotFound(DomainError):

@@ -7,8 +7,9 @@ has no bursts at a window's edge, and needs no more than the times themselves.
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 MICRO = 1_000_000
@@ -46,6 +47,11 @@ class Limit:
     shadow: bool = False
     """Counted and reported, never refusing."""
     on_outage: OnOutage = OnOutage.LOCAL
+
+    @lru_cache(maxsize=1024)  # noqa: B019  # bounded, and a limit lives as long as the configuration
+    def changed(self, requests: int, window_s: int) -> "Limit":
+        """The same limit, as an operator has set it for a tenant; one object for one setting."""
+        return replace(self, requests=requests, window_s=window_s)
 
 
 class Charge(NamedTuple):

@@ -1,4 +1,4 @@
-"""What operators look at: pages of sessions, histories, and what an act came to; and who provides them.
+"""What operators look at: pages of sessions, and histories; and who provides them.
 
 The protocols let `web` show what `store` reads without either knowing the other.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.core.sessions import RECORDED, Refusal, Session, Status
+from service.core.sessions import RECORDED, Session, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,22 @@ class Cursor:
 
     seen_ms: int
     user: str
+
+    def __str__(self) -> str:
+        """As addresses and the API spell it."""
+        return f"{self.seen_ms}.{self.user}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Read what `str` wrote.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        seen_ms, dot, user = text.partition(".")
+        if not dot or not seen_ms.isascii() or not seen_ms.isdigit() or len(seen_ms) > 15:
+            raise ValueError("not a cursor")
+        return cls(int(seen_ms), user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +46,16 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """What an operator's act came to."""
-
-    came_from: Status
-    outcome: Status | Refusal
-    session: Session | None
-
-
-@dataclass(frozen=True, slots=True)
 class Event:
-    """One transition, as its stream entry tells it."""
+    """One thing that happened, as its stream entry tells it."""
 
     id: str
     at_ms: int
     """When, by Redis's clock, in milliseconds since the epoch."""
     fields: dict[str, str]
-    """type, user, from, to, cause, and where known by, ip, request, reason."""
+    """`type`, and with it: for a `transition` user, from, to, cause; for a `restriction` capability, change, until; for
+    a `revocation` change, before; for a `limit` limit, change, requests, window, subject; for `forgotten` user, from;
+    for a `refusal` code, count, operation. Where known user, by, ip, request, reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,11 @@ class Protected:
         self._restricted = restricted
         self._made: dict[int | None, Terms] = {None: replace(terms, forbidden=True)}
 
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All that its rules name."""
+        return tuple(limit for route in self._table.routes for limit in route.limits)
+
     def terms(self, method: str, target: str) -> Terms:
         """On what terms a request is admitted: those of its rule, and of the operation.
 

@@ -6,6 +6,7 @@ is sent once; it is sent again only where Redis says that it ran nothing: NOSCRI
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -221,9 +222,10 @@ def encode(of: TenantKeys, terms: Terms, questions: Sequence[Question], keys: li
     known = terms is not terms.anonymous
     args += (len(questions), terms.cause.value if known else "", len(terms.limits))
     for limit in terms.limits:
-        args += (limit.requests, limit.window_s * MICRO, "1" if limit.shadow else "0")
+        args += (limit.name, limit.requests, limit.window_s * MICRO, "1" if limit.shadow else "0")
+    keys.append(of.rules)
     if known:
-        keys += (of.restrictions, *of.shared)
+        keys += of.shared
         args += ("0" if terms.restricted is None else "1", len(terms.capabilities), *terms.capabilities)
     for question in questions:
         for limit in terms.limits:
@@ -231,16 +233,21 @@ def encode(of: TenantKeys, terms: Terms, questions: Sequence[Question], keys: li
         identity = question.user
         if identity is not None:
             user = identity.user
-            keys += (of.user(user), of.user_restrictions(user))
+            keys += (of.user(user), of.user_rules(user))
             passive = "1" if question.passive else "0"
-            args += (user, identity.expires_ms, passive, question.client, question.request_id)
+            issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
+            args += (user, identity.expires_ms, passive, question.client, question.request_id, issued)
 
 
 def decode(question: Question, reply: Sequence[Any]) -> Admission:
     """Read what `lua/admit.lua` answers to one question."""
     terms, standings, at = question.terms, [], 0
     for limit in terms.limits:
-        standings.append(Standing(limit, reply[at], reply[at + 1], reply[at + 2] == 1))
+        over = reply[at + 2]
+        if isinstance(over, bytes):  # an operator has set the limit
+            over, requests, window_s = map(int, over.split())
+            limit = limit.changed(requests, window_s)
+        standings.append(Standing(limit, reply[at], reply[at + 1], over == 1))
         at += 3
     if at == len(reply) or question.user is None:
         return Admission(standings)
@@ -249,6 +256,8 @@ def decode(question: Question, reply: Sequence[Any]) -> Admission:
     came_from = None
     if before[0] != (record[0] if record else _NOBODY):
         came_from = STATUSES[before.decode()]
+    if restricted_at < 0:
+        return Admission(standings, session, revoked=True)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
     return Admission(standings, session, came_from, restricted)
 

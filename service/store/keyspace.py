@@ -11,16 +11,17 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:expiring` | sorted set | logged-in user → latest token expiry, ms | with its last member |
 | `rc:{T}:ending` | sorted set | logged-out or expired user → expiry (or since), ms | with its last member |
 | `rc:{T}:w:LIMIT:SUBJECT` | string | admitted times (`lua/window.lua`) | TTL: the limit's window + 1 s |
-| `rc:{T}:no` | hash | capability (`*`: a user's) → until ms (0: until lifted) | with its last; a TTL if all are timed |
-| `rc:{T}:no:USER` | hash | the same, for one user | the same |
-| `rc:{T}:events` | stream | transitions | capped at about 10,000; TTL: 30 days after the last |
+| `rc:{T}:rules` | hash | what operators have set (`lua/rules.lua`) | with its last; a TTL if all are timed |
+| `rc:{T}:rules:USER` | hash | the same, for one user | the same |
+| `rc:{T}:events` | stream | what happened | capped at about 10,000; TTL: 30 days after the last |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
+| `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps | TTL: 15 s |
 
 `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
-Not ended by the service: records and restrictions an operator made without an end (`suspended`,
-`terminated`, an untimed restriction); they are decisions, and stay until an operator lifts them.
+Not ended by the service: what an operator decided without an end (`suspended`, `terminated`, an untimed
+restriction, revoked tokens, a limit set over the configuration's); it stays until an operator lifts it.
 """
 
 from dataclasses import dataclass
@@ -36,8 +37,9 @@ SWEEPER_TTL_MS = 15_000
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
 PUSHES = "rc:pushes"
-ANY_USER = "*"
-"""Stands in a tenant's restrictions for whatever any of its users is restricted from."""
+NEWS = "rc:news"
+ANY_USER, REVOKED, ANY_REVOKED = "*", "<", "<*"
+"""Fields of a hash of rules that no capability can be called (`lua/rules.lua`)."""
 NO_TENANT = "?"
 """Stands for the tenant of requests that name none."""
 
@@ -51,7 +53,7 @@ class TenantKeys:
     expiring: str
     ending: str
     events: str
-    restrictions: str
+    rules: str
     shared: tuple[str, ...]
     """Indexes and events, in the order in which `lua/record.lua` takes them."""
 
@@ -59,9 +61,9 @@ class TenantKeys:
         """The record of one user."""
         return f"{self.tag}u:{user}"
 
-    def user_restrictions(self, user: str) -> str:
-        """What one user is restricted from."""
-        return f"{self.restrictions}:{user}"
+    def user_rules(self, user: str) -> str:
+        """What operators have set for one user."""
+        return f"{self.rules}:{user}"
 
     def window(self, limit: str, subject: str) -> str:
         """The admitted times of one subject under one limit."""
@@ -75,4 +77,4 @@ def keys_of(tenant: str) -> TenantKeys:
     by_status: dict[Status, str] = {status: f"{tag}by:{status.value}" for status in RECORDED}
     expiring, ending, events = f"{tag}expiring", f"{tag}ending", f"{tag}events"
     shared = (*by_status.values(), expiring, ending, events)
-    return TenantKeys(tag, by_status, expiring, ending, events, restrictions=f"{tag}no", shared=shared)
+    return TenantKeys(tag, by_status, expiring, ending, events, rules=f"{tag}rules", shared=shared)

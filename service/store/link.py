@@ -149,12 +149,11 @@ _IN_ORDER = (NoScriptError, AskError, TryAgainError)
 
 
 async def _prepare(wire: Wire) -> None:
-    """Learn version and role, and load every script, in one round trip: a distant Redis is slow, not away."""
-    loads = [("SCRIPT", "LOAD", verb.text) for verb in SCRIPTS.values()]
-    server, replication, *loaded = await wire.exchange([("INFO", "server"), ("INFO", "replication"), *loads])
-    for answer in loaded:
-        if isinstance(answer, ResponseError):
-            raise answer
+    """Learn version and role, and load the admission's script, in one round trip: a distant Redis is slow, not away."""
+    load = ("SCRIPT", "LOAD", SCRIPTS["admit"].text)
+    server, replication, loaded = await wire.exchange([("INFO", "server"), ("INFO", "replication"), load])
+    if isinstance(loaded, ResponseError):
+        raise loaded
     if isinstance(server, ResponseError):
         return  # not every user may ask (ACL), and fakeredis cannot tell
     found = re.search(rb"redis_version:(\d+)\.(\d+)", server)

@@ -1,7 +1,8 @@
 """The Lua verbs, and how they are called.
 
-A script is several texts in one: the transition table of `core/sessions.py` as Lua, the shared `record.lua`
-(and for the admission `window.lua`), and the verb. Redis knows a script by the SHA-1 of its text.
+A script is several texts in one: the transition table of `core/sessions.py` as Lua, what it shares with others
+(`record.lua`, and what it names of `window.lua` and `rules.lua`), and the verb. Redis knows a script by the SHA-1 of
+its text.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from service.core.sessions import TRANSITIONS, Refusal, Session, Status
-from service.store.keyspace import ANY_USER, EVENTS_CAP, EVENTS_TTL_MS
+from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, REVOKED
 
 LETTERS = {
     Status.NONE: "-",
@@ -60,7 +61,7 @@ def _preamble() -> str:
     return (
         f"local MOVES = {{{moves}}}\nlocal NAMES = {{{names}}}\n"
         f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}\n"
-        f"local ANY_USER = '{ANY_USER}'\n"
+        f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'\nlocal NEWS = '{NEWS}'\n"
     )
 
 
@@ -71,7 +72,18 @@ def _read(name: str, *shared: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_VERBS = (("admit", "window"), ("act",), ("restrict",), ("reset",), ("due",), ("sweep",))
+_VERBS = (
+    ("admit", "window"),
+    ("act", "rules"),
+    ("restrict", "rules"),
+    ("revoke", "rules"),
+    ("override", "rules"),
+    ("forget",),
+    ("peek", "window"),
+    ("reset",),
+    ("due",),
+    ("sweep",),
+)
 
 SCRIPTS = {verb[0]: _read(*verb) for verb in _VERBS}
 """Every verb, by the name of its file in `lua/`; read at import, so that no request waits for the disk."""

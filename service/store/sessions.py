@@ -1,4 +1,4 @@
-"""Reading and listing sessions, and what an operator does to one.
+"""Reading and listing sessions.
 
 A page is cut from the sorted sets of the statuses, newest first, by a cursor (last seen, user): it costs
 the same at a thousand and at ten million users, and stays right while sessions change. Nothing scans.
@@ -10,11 +10,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from service.core.listing import Act, Cursor, Page
-from service.core.sessions import RECORDED, Cause, Refusal, Session, Status
-from service.store.keyspace import PUSHES, keys_of
-from service.store.reach import reaching, run
-from service.store.scripts import LETTERS, STATUSES, parse_record
+from service.core.listing import Cursor, Page
+from service.core.sessions import RECORDED, Session, Status
+from service.store.keyspace import keys_of
+from service.store.reach import reaching
+from service.store.scripts import parse_record
 
 PREFIX_REACH = 10_000
 """A prefix is looked for among this many newest sessions."""
@@ -67,59 +67,6 @@ class Sessions:
             after=shown[-1] if len(found) > size else None,
             examined=examined if prefix else None,
         )
-
-    @reaching
-    async def act(
-        self,
-        tenant: str,
-        user: str,
-        cause: Cause,
-        *,
-        by: str,
-        client: str = "",
-        request_id: str = "",
-        reason: str = "",
-    ) -> Act:
-        """Do what an operator asks, where the table of transitions allows it; tell it as one event."""
-        keys = keys_of(tenant)
-        before, after, record = await run(
-            self._client,
-            "act",
-            [keys.user(user), *keys.shared],
-            [cause.value, user, by, client, request_id, reason],
-        )
-        letter = after.decode()
-        outcome = STATUSES[letter] if letter in LETTERS.values() else Refusal(letter)
-        return Act(STATUSES[before.decode()], outcome, parse_record(user, record))
-
-    @reaching
-    async def restrict(self, tenant: str, user: str | None, capability: str, *, until_ms: int | None = None) -> bool:
-        """Restrict a user (None: the whole tenant) from `capability`, for good or until a moment.
-
-        Returns whether that changed anything. It holds for the very next request.
-        """
-        return await self._restriction(tenant, user, capability, until_ms or 0)
-
-    @reaching
-    async def unrestrict(self, tenant: str, user: str | None, capability: str) -> bool:
-        """Lift a restriction. Returns whether there was one."""
-        return await self._restriction(tenant, user, capability, -1)
-
-    @reaching
-    async def reset_limit(self, tenant: str, limit: str, subject: str) -> bool:
-        """Give a subject of a limit its whole quota back, on every worker. Returns whether any was used.
-
-        Args:
-            tenant: whose limit it is.
-            limit: its name.
-            subject: the client's address as limits count it, the user, or `-` for a limit per tenant.
-        """
-        return bool(await run(self._client, "reset", [keys_of(tenant).window(limit, subject)], [PUSHES, tenant]))
-
-    async def _restriction(self, tenant: str, user: str | None, capability: str, until_ms: int) -> bool:
-        keys = keys_of(tenant)
-        at = [keys.restrictions] if user is None else [keys.restrictions, keys.user_restrictions(user)]
-        return bool(await run(self._client, "restrict", at, [capability, until_ms]))
 
     async def _newest(
         self, tenant: str, statuses: Sequence[Status], after: Cursor | None, chunk: int

@@ -2,8 +2,13 @@
 
 from aiohttp import web
 
-from service.web.envelope import DONE, quoted, success_of, timestamp
-from service.web.keys import user_context
+from service.core.acts import Author
+from service.core.errors import UserSuspended, UserTerminated
+from service.core.sessions import Cause, Refusal, Status
+from service.web.envelope import DONE, quoted, success, success_of, timestamp
+from service.web.keys import ACTS, EXCHANGE, user_context
+from service.web.middlewares import client_of
+from service.web.schemas import TerminateBody, read_body
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
@@ -33,6 +38,18 @@ async def status(request: web.Request) -> web.StreamResponse:
             f'"status": {status}, "previousStatus": null, "since": null, "lastSeen": null, "tokenExpiresAt": {expires}'
         )
     return success_of(request, f"{{{who}, {stands}}}")
+
+
+async def terminate(request: web.Request) -> web.StreamResponse:
+    """A user ends its own account: `soft` suspends it, `hard` terminates it."""
+    body = await read_body(request, TerminateBody)
+    context = user_context(request)
+    cause = Cause.SUSPEND if body.strategy == "soft" else Cause.TERMINATE
+    author = Author("user", client_of(request), request[EXCHANGE].request_id, body.reason)
+    [done] = await request.app[ACTS].act(context.tenant.name, [context.identity.user], cause, author)
+    if isinstance(done.outcome, Refusal):  # another was faster, and has terminated it
+        raise UserTerminated if done.came_from is Status.TERMINATED else UserSuspended
+    return success(request, {"success": True}, status=201)
 
 
 def _time(ms: int | None) -> str:

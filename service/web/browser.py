@@ -28,6 +28,10 @@ class Browser:
     form_token: str
     operator: Operator | None
 
+    def gave(self, token: str) -> bool:
+        """Whether `token` is the form token that this browser was given."""
+        return hmac.compare_digest(token.encode("utf-8", "replace"), self.form_token.encode())
+
 
 def browser_of(request: web.Request) -> Browser | None:
     """Who the cookie names; None where there is none, or it is forged, or too old."""
@@ -80,14 +84,14 @@ async def read_form(request: web.Request) -> dict[str, str]:
         raise web.HTTPBadRequest from error
     browser = browser_of(request)
     given = fields.get(FORM_FIELD, "")
-    same_site = request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-    if (
-        browser is None
-        or not same_site
-        or not hmac.compare_digest(given.encode("utf-8", "replace"), browser.form_token.encode())
-    ):
+    if browser is None or not is_own_page(request) or not browser.gave(given):
         raise Forbidden
     return fields
+
+
+def is_own_page(request: web.Request) -> bool:
+    """Whether the browser says that a page of ours sent this (Fetch Metadata); older browsers say nothing."""
+    return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
 
 
 def _signer(policy: Policy) -> URLSafeTimedSerializer:

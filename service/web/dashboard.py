@@ -1,21 +1,18 @@
 """The dashboard: log in, look at counts and sessions, look at one user."""
 
-import hmac
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from service.core.admission import Question, judge
 from service.core.errors import NotFound, StoreUnavailable
 from service.core.listing import Cursor, Page
 from service.core.sessions import RECORDED, Status
-from service.core.tenants import digest
 from service.core.tokens import MAX_USER_CHARS
 from service.web import keys
 from service.web.browser import Browser, browser_of, forget, read_form, remember
-from service.web.middlewares import client_of
+from service.web.operators import admit_anyone, find_operator
 from service.web.pages import ROOT, render, visible
 from service.web.policy import Operator
 
@@ -25,7 +22,7 @@ HISTORY_SIZE = 20
 View = Callable[[web.Request, Browser, Operator], Awaitable[web.StreamResponse]]
 
 
-def for_operators(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Show `view` to an operator; send anyone else to the login, and back afterwards."""
 
     @wraps(view)
@@ -50,11 +47,9 @@ async def login_form(request: web.Request) -> web.StreamResponse:
 
 async def login(request: web.Request) -> web.StreamResponse:
     """Take an operator's token, and remember who it was in the cookie."""
-    await _admit_login(request)
+    await admit_anyone(request, "login")
     form = await read_form(request)
-    given = digest(form.get("token", "").strip())
-    operators = request.app[keys.GATE].policy.current.operators
-    operator = next((one for one in operators if hmac.compare_digest(one.token_digest, given)), None)
+    operator = find_operator(request, form.get("token", "").strip())
     if operator is None:
         return _show_login(request, form.get("next", ""), wrong=True)
     response = web.Response(status=303, headers={"location": _own_page(form.get("next", ""))})
@@ -70,7 +65,7 @@ async def logout(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@for_operators
+@signed_in
 async def overview(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
     """Counts per status of each tenant, and the sessions of one, by last seen."""
     tenants = _tenants_of(request, operator)
@@ -97,7 +92,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
         )
     filters = {"tenant": tenant, "status": status or "", "user": user} | ({"exact": "1"} if exact else {})
     filters = {name: value for name, value in filters.items() if value}
-    older = f"{ROOT}?{urlencode({**filters, 'after': _spell(page.after)})}" if page.after else ""
+    older = f"{ROOT}?{urlencode({**filters, 'after': str(page.after)})}" if page.after else ""
     content = {
         "browser": browser,
         "operator": operator,
@@ -118,7 +113,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
     return render(request, "overview.html", content)
 
 
-@for_operators
+@signed_in
 async def user(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
     """One user: where it stands, and what happened lately."""
     tenant, name = request.query.get("tenant", ""), request.query.get("user", "")
@@ -139,15 +134,6 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
         "urlencode": urlencode,
     }
     return render(request, "user.html", content)
-
-
-async def _admit_login(request: web.Request) -> None:
-    """Logins are limited like all else, so that guessing is."""
-    exchange = request[keys.EXCHANGE]
-    terms = exchange.gate.policy.current.directory.terms["login"].anonymous
-    question = Question(terms, client_of(request), exchange.request_id)
-    exchange.admission = await exchange.gate.decide(question)
-    judge(question, exchange.admission)
 
 
 def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.StreamResponse:
@@ -187,15 +173,8 @@ def _origin_of(request: web.Request) -> str:
         return "http://127.0.0.1:8080"
 
 
-def _spell(cursor: Cursor) -> str:
-    return f"{cursor.seen_ms}.{cursor.user}"
-
-
 def _cursor_of(request: web.Request) -> Cursor | None:
-    wanted = request.query.get("after")
-    if wanted is None:
-        return None
-    seen_ms, _, user = wanted.partition(".")
-    if not seen_ms.isascii() or not seen_ms.isdigit() or len(seen_ms) > 15:
-        raise web.HTTPBadRequest
-    return Cursor(int(seen_ms), user)
+    try:
+        return Cursor.parse(request.query["after"]) if "after" in request.query else None
+    except ValueError:
+        raise web.HTTPBadRequest from None

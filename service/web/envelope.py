@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -59,9 +60,9 @@ def _to_the_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def success(request: web.Request, data: Any) -> Answer:
+def success(request: web.Request, data: Any, status: int = 200) -> Answer:
     """The envelope around `data`."""
-    return success_of(request, _encode(data))
+    return _answer(request, f'"data": {_encode(data)}', status)
 
 
 def success_of(request: web.Request, data: str) -> Answer:
@@ -69,9 +70,14 @@ def success_of(request: web.Request, data: str) -> Answer:
     return _answer(request, f'"data": {data}', 200)
 
 
-def failure(request: web.Request, code: str, status: int, message: str) -> Answer:
-    """The envelope around an error."""
-    return _answer(request, f'"error": {_encode({"message": message, "code": code, "status": status})}', status)
+def failure(
+    request: web.Request, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
+) -> Answer:
+    """The envelope around an error; `validation` tells fields and what is wrong with them."""
+    error: dict[str, Any] = {"message": message, "code": code, "status": status}
+    if validation:
+        error["validation"] = [{"field": field, "message": told} for field, told in validation]
+    return _answer(request, f'"error": {_encode(error)}', status)
 
 
 def _answer(request: web.Request, content: str, status: int) -> Answer:

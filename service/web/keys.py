@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from service.core.acts import Acts
 from service.core.admission import Admission, Question
 from service.core.errors import UnexpectedState
 from service.core.listing import Histories, SessionLists
@@ -74,6 +75,7 @@ SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
 SHORT_WAY: web.AppKey[Callable[[str, str], Answering | None]] = web.AppKey("SHORT_WAY")
 """Method and raw path → what answers it, for the operations that are asked at the deployment's full rate: the same
 middlewares and handler that aiohttp's router leads to, without the way there (`web/server.py`)."""
+ACTS: web.AppKey[Acts] = web.AppKey("ACTS")
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
 
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)

@@ -14,6 +14,7 @@ from multidict import istr
 
 from service.core.admission import Question, Terms, judge
 from service.core.errors import (
+    InvalidRequest,
     InvalidTenantToken,
     InvalidUserToken,
     MissingTenantToken,
@@ -227,7 +228,8 @@ def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, s
     if is_page(request):
         response: web.StreamResponse = problem_page(request, problem)
     else:
-        response = failure(request, problem.code, problem.status, problem.message)
+        validation = error.validation if isinstance(error, InvalidRequest) else ()
+        response = failure(request, problem.code, problem.status, problem.message, validation)
     if problem.status == 401:
         lines = 'www-authenticate: Bearer realm="rollcall"\r\n'
     elif problem.status == 503:

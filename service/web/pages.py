@@ -12,6 +12,8 @@ from service.web.envelope import timestamp
 from service.web.problems import Problem
 
 ROOT = "/dashboard"
+API = f"{ROOT}/api"
+"""The admin API once more, for the dashboard's own pages: by cookie instead of bearer token."""
 
 _HEADERS = {
     "content-security-policy": (
@@ -59,7 +61,8 @@ def _is_unseen(character: str) -> bool:
 
 def is_page(request: web.Request) -> bool:
     """Whether the answer is for somebody's eyes."""
-    return request.path == ROOT or request.path.startswith(f"{ROOT}/")
+    path = request.path
+    return path == ROOT or (path.startswith(f"{ROOT}/") and not path.startswith(f"{API}/"))
 
 
 def render(request: web.Request, template: str, content: dict[str, Any], *, status: int = 200) -> web.Response:

@@ -23,9 +23,10 @@ import redis
 import yaml
 
 from examples.upstream import Echo
+from service.core.acts import Author
 from service.core.sessions import Cause
+from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess, TlsFiles
-from service.store.sessions import Sessions
 from tests.kit import ROOT, Answer, Service, free_port, needs, redis_server, wait_for
 
 EXAMPLES = ROOT / "examples"
@@ -152,7 +153,7 @@ class Deployment:
     async def act(self, tenant: str, user: str, cause: Cause) -> None:
         """What an operator would do."""
         access = RedisAccess.by_url(self.redis_url, TlsFiles())
-        await Sessions(access.client).act(tenant, user, cause, by="test")
+        await OperatorActs(access.client).act(tenant, [user], cause, Author("test"))
         await access.close()
 
     def events(self, tenant: str) -> list[tuple[str, str]]:

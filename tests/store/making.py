@@ -29,11 +29,12 @@ def ask_about(
     passive: bool = False,
     capabilities: tuple[str, ...] = ("status",),
     client: str = "10.0.0.1",
+    issued_s: float | None = None,
 ) -> Question:
     """A question about `user`; None asks about limits alone, as for a request that names no tenant."""
     identity = None
     if user is not None:
-        identity = Identity(tenant, user, now_ms() + HOUR_MS if expires_ms is None else expires_ms, None)
+        identity = Identity(tenant, user, now_ms() + HOUR_MS if expires_ms is None else expires_ms, issued_s)
     name = None if user is None else tenant
     terms = Terms(name, "some", tuple(limits), capabilities=capabilities, cause=cause)
     return Question(terms if user is not None else terms.anonymous, client, "req-1", user=identity, passive=passive)

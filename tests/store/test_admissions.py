@@ -5,12 +5,13 @@ import time
 
 import pytest
 
+from service.core.acts import Act, Author
 from service.core.admission import Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
-from service.core.listing import Act
 from service.core.sessions import Cause, Refusal, Session, Status
 from service.core.tokens import Identity
+from service.store.acts import OperatorActs
 from service.store.admissions import MAX_WAITING, Admissions, SessionRules
 from service.store.connection import RedisAccess
 from service.store.events import Events
@@ -20,6 +21,8 @@ from tests.store.making import HOUR_MS, ask_about, exact_window, now_ms, sweeper
 
 N, I, O, E, S, T = Status  # noqa: E741  # the columns of the contract's table
 DENIED, CONFLICT, UNKNOWN = Refusal
+
+BY = Author("root")
 
 
 def limit(requests: int, window_s: int = 3600, **how: object) -> Limit:
@@ -184,7 +187,8 @@ async def cause_of(
 
 
 async def act(access: RedisAccess, cause: Cause) -> Act:
-    return await Sessions(access.client).act("acme", "alice", cause, by="root", reason="because")
+    [act] = await OperatorActs(access.client).act("acme", ["alice"], cause, Author("root", reason="because"))
+    return act
 
 
 async def sweep(access: RedisAccess) -> None:
@@ -240,17 +244,17 @@ async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
 
 
 async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
-    sessions = Sessions(access.client)
-    await sessions.restrict("acme", "alice", "past", until_ms=now_ms() - 1000)
-    await sessions.restrict("acme", "alice", "soon", until_ms=now_ms() + HOUR_MS)
+    acts = OperatorActs(access.client)
+    await acts.restrict("acme", "alice", "past", BY, until_ms=now_ms() - 1000)
+    await acts.restrict("acme", "alice", "soon", BY, until_ms=now_ms() + HOUR_MS)
     question = ask_about("alice", capabilities=("past", "soon"))
     assert (await admissions.ask(question)).restricted == "soon"
-    assert 0 < await access.client.pttl(keys_of("acme").user_restrictions("alice")) <= HOUR_MS
-    assert await sessions.restrict("acme", "alice", "soon")
-    assert await access.client.pttl(keys_of("acme").user_restrictions("alice")) == -1, "untimed now: it stays"
-    assert not await sessions.restrict("acme", "alice", "soon"), "nothing changed"
-    assert await sessions.unrestrict("acme", "alice", "soon")
-    assert not await sessions.unrestrict("acme", "alice", "soon")
+    assert 0 < await access.client.pttl(keys_of("acme").user_rules("alice")) <= HOUR_MS
+    assert await acts.restrict("acme", "alice", "soon", BY)
+    assert await access.client.pttl(keys_of("acme").user_rules("alice")) == -1, "untimed now: it stays"
+    assert not await acts.restrict("acme", "alice", "soon", BY), "nothing changed"
+    assert await acts.unrestrict("acme", "alice", "soon", BY)
+    assert not await acts.unrestrict("acme", "alice", "soon", BY)
     assert (await admissions.ask(question)).restricted is None
 
 

@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
+from service.core.acts import Author
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import Limit, Per, Standing
+from service.store.acts import OperatorActs
 from service.store.admissions import Admissions
 from service.store.connection import RedisAccess
 from service.store.refusals import MOST, SILENT_S, Refusals
-from service.store.sessions import Sessions
 
 TWO = Terms("acme", "some", (Limit("some", Per.IP, 2, 3600),))
+
+BY = Author("root")
 
 
 class Clock:
@@ -116,7 +119,7 @@ async def test_a_reset_clears_it_within_100_ms(
     for _ in range(3):
         admission = await admissions.ask(question())
     assert admission.refused
-    assert await Sessions(access.client).reset_limit("acme", "some", "10.0.0.1")
+    assert await OperatorActs(access.client).reset_limit("acme", "some", "10.0.0.1", BY)
     async with asyncio.timeout(0.1):
         while (await admissions.ask(question())).refused:  # noqa: ASYNC110
             await asyncio.sleep(0.005)

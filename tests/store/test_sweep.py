@@ -2,7 +2,9 @@
 
 import pytest
 
+from service.core.acts import Author
 from service.core.sessions import Cause, Status
+from service.store.acts import OperatorActs
 from service.store.admissions import Admissions
 from service.store.connection import RedisAccess
 from service.store.events import Events
@@ -55,7 +57,7 @@ async def test_past_the_retention_record_and_indexes_are_gone(
 @pytest.mark.parametrize("cause", [Cause.SUSPEND, Cause.TERMINATE])
 async def test_what_an_operator_decided_stays(admissions: Admissions, access: RedisAccess, cause: Cause) -> None:
     await admissions.ask(ask_about("alice", expires_ms=now_ms() - 9 * HOUR_MS))
-    await Sessions(access.client).act("acme", "alice", cause, by="root")
+    await OperatorActs(access.client).act("acme", ["alice"], cause, Author("root"))
     assert await sweeper(access, retention_ms=0).sweep() == Swept(0, 0)
     assert await Sessions(access.client).get("acme", "alice") is not None
     assert await access.client.exists(keys_of("acme").expiring, keys_of("acme").ending) == 0

@@ -13,14 +13,17 @@ from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from service.app import make_app
+from service.core.acts import Author
 from service.core.sessions import Cause
+from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess
-from service.store.sessions import Sessions
 from service.web import auth, keys
 from tests.conftest import Client, MakeClient
 from tests.kit import OTHER_SECRET, OTHER_TENANT_TOKEN, TENANT_TOKEN, OurServer, credentials, settings, sign, tenant
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+BY = Author("root")
 
 
 async def error_of(answer: Any) -> dict[str, Any]:
@@ -32,7 +35,7 @@ async def error_of(answer: Any) -> dict[str, Any]:
 
 
 async def act(access: RedisAccess, cause: Cause, user: str = "alice") -> None:
-    await Sessions(access.client).act("acme", user, cause, by="root")
+    await OperatorActs(access.client).act("acme", [user], cause, Author("root"))
 
 
 async def test_a_logout_answers_the_envelope_and_its_headers(client: Client) -> None:
@@ -128,20 +131,20 @@ async def test_a_capability_restricted_for_one_user_in_redis_holds_for_the_next_
     client: Client, access: RedisAccess
 ) -> None:
     assert (await client.get("/auth/logout", headers=credentials())).status == 200
-    sessions = Sessions(access.client)
-    assert await sessions.restrict("acme", "alice", "logout")
+    acts = OperatorActs(access.client)
+    assert await acts.restrict("acme", "alice", "logout", BY)
     answer = await client.get("/auth/logout", headers=credentials())
     expected = {"message": "Capability logout is restricted", "code": "RESTRICTED_CAPABILITY", "status": 403}
     assert await error_of(answer) == expected
     assert (await client.get("/auth/logout", headers=credentials("bob"))).status == 200, "only hers"
-    assert await sessions.unrestrict("acme", "alice", "logout")
+    assert await acts.unrestrict("acme", "alice", "logout", BY)
     assert (await client.get("/auth/logout", headers=credentials())).status == 200
 
 
 async def test_a_capability_restricted_for_a_tenant_in_redis_holds_for_it_alone(
     client: Client, access: RedisAccess
 ) -> None:
-    await Sessions(access.client).restrict("acme", None, "status")
+    await OperatorActs(access.client).restrict("acme", None, "status", BY)
     assert (await client.get("/auth/status", headers=credentials())).status == 403
     other = credentials(tenant_token=OTHER_TENANT_TOKEN, secret=OTHER_SECRET)
     assert (await client.get("/auth/status", headers=other)).status == 200

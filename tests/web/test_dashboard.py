@@ -7,9 +7,10 @@ import pytest
 from aiohttp import ClientResponse
 from yarl import URL
 
+from service.core.acts import Author
 from service.core.sessions import Cause
+from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess
-from service.store.sessions import Sessions
 from tests.conftest import Client, MakeClient
 from tests.kit import (
     OPERATOR_TOKEN,
@@ -201,7 +202,7 @@ async def test_pages_lead_from_the_newest_to_the_oldest_and_back(make_client: Ma
 async def test_one_users_page_tells_status_and_history(client: Client, access: RedisAccess) -> None:
     await client.get("/auth/logout", headers=credentials() | {"x-request-id": "first-one"})
     await client.get("/auth/status", headers=credentials())
-    await Sessions(access.client).act("acme", "alice", Cause.SUSPEND, by="root", reason="<b>why</b>")
+    await OperatorActs(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root", reason="<b>why</b>"))
     await log_in(client)
     text = await page(client, "/dashboard/user", tenant="acme", user="alice")
     assert '<span class="badge suspended">' in text

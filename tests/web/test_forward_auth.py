@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from service.core.acts import Author
 from service.core.sessions import Cause
+from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess
 from service.store.events import Events
-from service.store.sessions import Sessions
 from service.web.forward_auth import PROFILES, escaped
 from tests.conftest import Client, MakeClient
 from tests.kit import OTHER_TENANT_TOKEN, credentials, tenant
@@ -26,6 +27,8 @@ ROUTES = [
     {"path": "/api/*", "capability": "api"},
 ]
 TRUSTED = {"trusted_proxies": ["127.0.0.0/8"]}
+
+BY = Author("root")
 
 
 def asking(profile: str, method: str, target: str) -> tuple[str, str, dict[str, str]]:
@@ -79,7 +82,7 @@ async def test_the_first_rule_that_matches_the_original_request_holds(guarded: C
 
 
 async def test_an_open_route_looks_at_no_credentials_and_tells_of_none(guarded: Client, access: RedisAccess) -> None:
-    await Sessions(access.client).act("acme", "alice", Cause.SUSPEND, by="root")
+    await OperatorActs(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root"))
     for headers in ({}, credentials(), {"x-tenant-token": "wrong", "x-token": "wrong"}):
         answer = await ask(guarded, "", "GET", "/public/x", headers)
         assert answer.status == 200
@@ -226,13 +229,13 @@ async def test_a_restricted_capability_is_refused(make_client: MakeClient, named
 async def test_a_capability_restricted_in_redis_holds_for_the_very_next_request(
     guarded: Client, access: RedisAccess
 ) -> None:
-    sessions = Sessions(access.client)
+    acts = OperatorActs(access.client)
     headers = credentials()
     assert (await ask(guarded, "", "GET", "/api/x", headers)).status == 200
-    await sessions.restrict("acme", "alice", "api")
+    await acts.restrict("acme", "alice", "api", BY)
     assert (await ask(guarded, "", "GET", "/api/x", headers)).status == 403
     assert (await ask(guarded, "", "POST", "/api/payments/1", headers)).status == 200
-    await sessions.unrestrict("acme", "alice", "api")
+    await acts.unrestrict("acme", "alice", "api", BY)
     assert (await ask(guarded, "", "GET", "/api/x", headers)).status == 200
 
 

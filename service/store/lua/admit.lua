@@ -2,15 +2,17 @@
 --
 -- ARGV    seen_every ms, logout_grace ms, then for each group of questions on the same terms:
 --         how many questions; the cause ('' where no user is known: then only limits are asked about)
---         number of limits, and for each: requests, window µs, shadow (1|0)
+--         number of limits, and for each: name, requests, window µs, shadow (1|0)
 --         with a cause: restricted by the configuration (1|0), number of capabilities, each capability
---         and with a cause for each question: user, token expiry ms, passive (1|0), client address, request id
--- KEYS    for each group with a cause: the tenant's restrictions, its indexes (record.lua)
---         and for each question: the window of each limit; with a cause the user's record and restrictions
+--         and with a cause for each question: user, token expiry ms, passive (1|0), client address, request id,
+--         second in which the token was issued ('' unknown)
+-- KEYS    for each group: the tenant's rules (rules.lua), with a cause its indexes (record.lua)
+--         and for each question: the window of each limit; with a cause the user's record and rules
 -- Returns for each question, in order: a list
---         for each limit: used, µs until there is more quota, over (1|0)
+--         for each limit: used, µs until there is more quota, over (1|0; where an operator has set the limit
+--         "over requests window-in-seconds")
 --         and where a user is known and no limit refused: record, status letter before,
---         index of the first restricted capability (0 none)
+--         index of the first restricted capability (0 none, -1: the token is revoked)
 --         or the text of an error, which is that question's own
 
 local seen_every, grace = number(), number()
@@ -19,15 +21,40 @@ local records = {}
 -- Errors that are not one question's, but the server's: they are everybody's, and open the circuit breaker.
 local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }
 
+-- The group, and with it all that the tenant's rules say of it: asked once in a batch.
 local function parse_group()
-  local group = { questions = number(), cause = arg(), limits = {}, capabilities = {}, restricted = {} }
-  for i = 1, number() do
-    group.limits[i] = new_limit(number(), number(), arg() == '1')
+  local group = { questions = number(), cause = arg(), limits = {}, capabilities = {} }
+  local count, fields = number(), {}
+  for i = 1, count do
+    group.limits[i] = { name = arg(), requests = number(), length_us = number(), shadow = arg() == '1' }
+    fields[i] = '=' .. group.limits[i].name
+  end
+  group.rules = key()
+  if group.cause ~= '' then
+    group.indexes = take_indexes()
+    group.configured = arg() == '1'
+    for i = 1, number() do
+      group.capabilities[i] = arg()
+      fields[count + i] = group.capabilities[i]
+    end
+    fields[#fields + 1] = ANY_USER
+    fields[#fields + 1] = REVOKED
+    fields[#fields + 1] = ANY_REVOKED
+  end
+  local said = #fields > 0 and redis.pcall('HMGET', group.rules, unpack(fields)) or {}
+  if said.err then group.broken, said = said, {} end  -- these questions' own error, not the whole batch's
+  for i, limit in ipairs(group.limits) do
+    local requests, window = overridden(said[i])
+    if requests then
+      group.limits[i] = new_limit(requests, window * 1000000, limit.shadow)
+      group.limits[i].told = ' ' .. said[i]
+    else
+      group.limits[i] = new_limit(limit.requests, limit.length_us, limit.shadow)
+    end
   end
   if group.cause ~= '' then
-    group.restrictions, group.indexes = key(), take_indexes()
-    group.configured = arg() == '1'
-    for i = 1, number() do group.capabilities[i] = arg() end
+    group.said, group.said_from = said, count
+    group.any_user, group.revoked, group.any_revoked = said[#fields - 2], tonumber(said[#fields - 1]), said[#fields]
   end
   return group
 end
@@ -36,32 +63,33 @@ local function holds(until_ms)
   return until_ms and (until_ms == '0' or tonumber(until_ms) > now_ms)
 end
 
--- Whether the whole tenant is restricted; asked once in a batch.
-local function tenant_is_restricted(group, capability)
-  local known = group.restricted[capability]
-  if known == nil then
-    known = holds(redis.call('HGET', group.restrictions, capability)) or false
-    group.restricted[capability] = known
-  end
-  return known
-end
-
-local function restricted_index(group, restrictions)
+-- Of the capabilities that are asked for, the first that the tenant or the user is restricted from.
+local function restricted_index(group, user_rules)
   if group.configured then return 1 end
-  local any_user_is = tenant_is_restricted(group, ANY_USER)
+  local any_user = holds(group.any_user)
   for index, capability in ipairs(group.capabilities) do
-    if tenant_is_restricted(group, capability) then return index end
-    if any_user_is and holds(redis.call('HGET', restrictions, capability)) then return index end
+    if holds(group.said[group.said_from + index]) then return index end
+    if any_user and holds(redis.call('HGET', user_rules, capability)) then return index end
   end
   return 0
 end
 
+local function is_revoked(group, user_rules, issued)
+  local before = group.revoked
+  if group.any_revoked then
+    local own = tonumber(redis.call('HGET', user_rules, REVOKED))
+    if own then before = math.max(before or own, own) end
+  end
+  return before and (issued == '' or tonumber(issued) <= before)
+end
+
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
-local function pass(group, record_key, restrictions, user, expires, passive, ip, request)
+local function pass(group, record_key, user_rules, user, expires, passive, ip, request, issued)
   local record = records[record_key] or read(record_key)
   records[record_key] = record
   local from = record.status
-  local restricted = restricted_index(group, restrictions)
+  if is_revoked(group, user_rules, issued) then return record, from, -1 end
+  local restricted = restricted_index(group, user_rules)
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
   local cause = restricted > 0 and 'request' or group.cause
   local to = MOVES[cause][from]
@@ -84,6 +112,7 @@ local function pass(group, record_key, restrictions, user, expires, passive, ip,
 end
 
 local function decide(group, first_key, first_arg)
+  if group.broken then error(group.broken) end
   local answer, windows, refused = {}, {}, false
   local limits = group.limits
   local count = #limits
@@ -97,11 +126,14 @@ local function decide(group, first_key, first_arg)
     local window = windows[i]
     local over = window.used >= limits[i].requests
     if not refused and not over then charge(window) end
-    answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = window.used, window.reset_us, over and 1 or 0
+    local told = over and 1 or 0
+    if limits[i].told then told = told .. limits[i].told end
+    answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = window.used, window.reset_us, told
   end
   if group.cause ~= '' and not refused then
     local record, from, restricted = pass(group, KEYS[first_key + count + 1], KEYS[first_key + count + 2],
-      ARGV[first_arg + 1], ARGV[first_arg + 2], ARGV[first_arg + 3], ARGV[first_arg + 4], ARGV[first_arg + 5])
+      ARGV[first_arg + 1], ARGV[first_arg + 2], ARGV[first_arg + 3], ARGV[first_arg + 4], ARGV[first_arg + 5],
+      ARGV[first_arg + 6])
     answer[3 * count + 1], answer[3 * count + 2], answer[3 * count + 3] = record.text, from, restricted
   end
   return answer
@@ -111,7 +143,7 @@ local answers = {}
 while arg_at < #ARGV do
   local group = parse_group()
   local keys_each, args_each = #group.limits, 0
-  if group.cause ~= '' then keys_each, args_each = keys_each + 2, 5 end
+  if group.cause ~= '' then keys_each, args_each = keys_each + 2, 6 end
   for _ = 1, group.questions do
     local well, answer = pcall(decide, group, key_at, arg_at)
     key_at, arg_at = key_at + keys_each, arg_at + args_each

@@ -61,17 +61,31 @@ local function write(record_key, indexes, user, record, from)
   end
 end
 
--- Make the transition from where `record` stands to `to`, and append its one event.
--- `about` holds by, ip, request, reason; an empty one is left out.
-local function move(record_key, indexes, user, record, to, cause, about)
-  local from = record.status
-  record.previous, record.status, record.since = from, to, now_ms
-  write(record_key, indexes, user, record, from)
-  local entry = { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }
+-- Append an event, and wake whoever reads the tenant's stream. `about` holds by, ip, request, reason; an empty one is
+-- left out.
+local function tell(events, entry, about)
   for _, field in ipairs({ 'by', 'ip', 'request', 'reason' }) do
     local value = about[field]
     if value and value ~= '' then entry[#entry + 1] = field; entry[#entry + 1] = value end
   end
-  redis.call('XADD', indexes.events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
-  redis.call('PEXPIRE', indexes.events, EVENTS_TTL_MS)
+  redis.call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
+  redis.call('PEXPIRE', events, EVENTS_TTL_MS)
+  redis.call('PUBLISH', NEWS, string.match(events, '{(.*)}'))
+end
+
+-- Make the transition from where `record` stands to `to`, and append its one event.
+local function move(record_key, indexes, user, record, to, cause, about)
+  local from = record.status
+  record.previous, record.status, record.since = from, to, now_ms
+  write(record_key, indexes, user, record, from)
+  tell(indexes.events,
+    { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }, about)
+end
+
+-- Remove a record, and the user from every index.
+local function forget(record_key, indexes, user)
+  redis.call('DEL', record_key)
+  for _, index in ipairs({ 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }) do
+    redis.call('ZREM', indexes[index], user)
+  end
 end

@@ -1,10 +1,14 @@
--- Give a subject its whole quota back, and tell every worker to forget that it was refused.
+-- Give a subject of a limit its whole quota back, and tell every worker to forget that it was refused.
 --
--- KEYS    the window
--- ARGV    the channel of pushes, the tenant
+-- KEYS    the window, the tenant's events
+-- ARGV    the limit's name, the subject, the channel of pushes, the tenant, by, client address, request id, reason
 -- Returns 1 where something was used, else 0
 
-local reset = redis.call('DEL', key())
-local channel = arg()
-redis.call('PUBLISH', channel, arg())
+local window, events = key(), key()
+local limit, subject, channel, tenant = arg(), arg(), arg(), arg()
+local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
+
+local reset = redis.call('DEL', window)
+redis.call('PUBLISH', channel, tenant)
+if reset == 1 then tell(events, { 'type', 'limit', 'limit', limit, 'change', 'reset', 'subject', subject }, about) end
 return reset

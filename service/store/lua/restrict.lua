@@ -1,42 +1,33 @@
--- Restrict a tenant or a user from a capability, or lift that.
+-- Restrict a tenant or a user from a capability, or lift that. Tells it as an event where it changes something.
 --
--- KEYS    the restrictions of the tenant; for a user, its own after them
--- ARGV    capability, until ms (0: until lifted; -1: lift now)
+-- KEYS    the tenant's rules and events; for a user, its own rules after them (rules.lua)
+-- ARGV    capability, until ms (0: until lifted; -1: lift now), user ('' for the tenant), by, client address, request id,
+--         reason
 -- Returns 1 where something changed, else 0
--- A hash whose entries are all timed ends with the last of them. The tenant's entry `ANY_USER` says until when
--- any of its users may be restricted, so that an admission looks at a user's own only where there may be some.
 
-local tenant, user = key(), key()
-local capability, until_ms = arg(), number()
+local tenant_rules, events, user_rules = key(), key(), key()
+local capability, until_ms, user = arg(), number(), arg()
+local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 
-local function settle(restrictions)
-  local last, timed = 0, true
-  local entries = redis.call('HGETALL', restrictions)
-  for i = 1, #entries, 2 do
-    local ends = tonumber(entries[i + 1])
-    if ends == 0 then
-      timed = false
-    elseif ends <= now_ms then
-      redis.call('HDEL', restrictions, entries[i])
-    end
-    last = math.max(last, ends)
-  end
-  if timed then redis.call('PEXPIREAT', restrictions, whole(last)) else redis.call('PERSIST', restrictions) end
-end
-
-local restrictions = user or tenant
+local rules = user_rules or tenant_rules
 local changed
 if until_ms < 0 then
-  changed = redis.call('HDEL', restrictions, capability)
+  changed = redis.call('HDEL', rules, capability)
 else
-  changed = redis.call('HGET', restrictions, capability) == whole(until_ms) and 0 or 1
-  redis.call('HSET', restrictions, capability, whole(until_ms))
+  changed = redis.call('HGET', rules, capability) == whole(until_ms) and 0 or 1
+  redis.call('HSET', rules, capability, whole(until_ms))
 end
-if user and until_ms >= 0 then
-  local any = tonumber(redis.call('HGET', tenant, ANY_USER) or 1)
+if user_rules and until_ms >= 0 then
+  local any = tonumber(redis.call('HGET', tenant_rules, ANY_USER) or 1)
   local for_good = any == 0 or until_ms == 0
-  redis.call('HSET', tenant, ANY_USER, for_good and '0' or whole(math.max(any, until_ms)))
-  settle(tenant)
+  redis.call('HSET', tenant_rules, ANY_USER, for_good and '0' or whole(math.max(any, until_ms)))
+  settle(tenant_rules)
 end
-settle(restrictions)
+settle(rules)
+if changed == 1 then
+  local entry = { 'type', 'restriction', 'capability', capability, 'change', until_ms < 0 and 'lifted' or 'set' }
+  if user ~= '' then entry[#entry + 1] = 'user'; entry[#entry + 1] = user end
+  if until_ms > 0 then entry[#entry + 1] = 'until'; entry[#entry + 1] = whole(until_ms) end
+  tell(events, entry, about)
+end
 return changed

@@ -9,24 +9,17 @@ local indexes = take_indexes()
 local leeway, retention = number(), number()
 local expired, removed = 0, 0
 
-local function forget(record_key, user)
-  redis.call('DEL', record_key)
-  for _, index in ipairs({ 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }) do
-    redis.call('ZREM', indexes[index], user)
-  end
-end
-
 while arg_at < #ARGV do
   local record_key, user = key(), arg()
   local record = read(record_key)
   local status = record.status
   if status == '-' then
-    forget(record_key, user)
+    forget(record_key, indexes, user)
   elseif status == 'i' and counted_from(record) + leeway <= now_ms then
     move(record_key, indexes, user, record, MOVES.expiry.i, 'expiry', { by = 'sweep' })
     expired = expired + 1
   elseif (status == 'o' or status == 'e') and counted_from(record) + retention <= now_ms then
-    forget(record_key, user)
+    forget(record_key, indexes, user)
     removed = removed + 1
   else
     -- It was not due: an index says so wrongly, so both are put right.

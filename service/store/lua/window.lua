@@ -72,6 +72,13 @@ local function new_limit(requests, length_us, shadow)
   return measure(limit, exponent)
 end
 
+-- What an operator has set in place of a limit's requests and window (s); nothing where the configuration holds.
+local function overridden(text)
+  if not text then return nil end
+  local requests, window = string.match(text, '^(%d+) (%d+)$')
+  return tonumber(requests), tonumber(window)
+end
+
 -- A window from its text, '' for an empty one of this kind; `anew` says that it has to be written whole.
 -- All fields at once: a table that grows field by field is several times slower.
 local function parse(key, limit, text, exact, exponent)

@@ -1,0 +1,136 @@
+"""Who asks the admin API: an operator by bearer token, or by the dashboard's cookie; and what it works with."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Protocol
+
+from aiohttp import hdrs, web
+
+from service.core.acts import Acts, Author
+from service.core.admission import Question, judge
+from service.core.errors import Forbidden, NotFound, StoreUnavailable, Unauthorized
+from service.core.listing import Histories, SessionLists
+from service.core.tenants import Tenant, digest
+from service.web import keys
+from service.web.browser import browser_of, is_own_page
+from service.web.middlewares import client_of
+from service.web.pages import ROOT
+from service.web.policy import Operator
+
+CSRF_HEADER = "x-csrf-token"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """An operator at work on one request."""
+
+    operator: Operator
+    tenant: Tenant | None
+    """The one that the path names."""
+    sessions: SessionLists
+    acts: Acts
+    histories: Histories
+    request: web.Request
+
+    @property
+    def at(self) -> str:
+        """The name of the tenant."""
+        assert self.tenant is not None  # noqa: S101  # the routes that ask for it name one
+        return self.tenant.name
+
+    def author(self, reason: str) -> Author:
+        """Who does it, and why."""
+        return Author(self.operator.name, client_of(self.request), self.request[keys.EXCHANGE].request_id, reason)
+
+
+class View(Protocol):
+    """A handler of the admin API."""
+
+    def __call__(self, request: web.Request, desk: Desk, /) -> Awaitable[web.StreamResponse]:
+        """Answer."""
+
+
+def for_viewers(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """`view` for whoever may look at the tenant that the path names."""
+    return _guarded(view, changes=False)
+
+
+def for_operators(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """`view` for whoever may change things, too."""
+    return _guarded(view, changes=True)
+
+
+def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    @wraps(view)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        await admit_anyone(request, "admin")
+        operator = _operator_of(request)
+        if changes and not operator.may_change:
+            raise Forbidden
+        named = request.match_info.get("tenant")
+        tenant = None if named is None else tenant_of(request, operator, named)
+        if request.app[keys.GATE].is_down():
+            raise StoreUnavailable("the circuit breaker is open")
+        app = request.app
+        desk = Desk(operator, tenant, app[keys.SESSIONS], app[keys.ACTS], app[keys.HISTORIES], request)
+        return await view(request, desk)
+
+    return guarded
+
+
+def tenant_of(request: web.Request, operator: Operator, name: str) -> Tenant:
+    """A tenant of this operator's.
+
+    Raises:
+        Forbidden: it is not.
+        NotFound: there is none of that name.
+    """
+    if not operator.sees(name):
+        raise Forbidden
+    tenant = request.app[keys.GATE].policy.current.directory.tenants.get(name)
+    if tenant is None:
+        raise NotFound("There is no such tenant")
+    return tenant
+
+
+async def admit_anyone(request: web.Request, operation: str) -> None:
+    """Hold a request to the limits of `operation`, whoever sends it.
+
+    Raises:
+        TooManyRequests: one refuses.
+        StoreUnavailable: Redis is away, and a limit may not be decided without it.
+    """
+    exchange = request[keys.EXCHANGE]
+    exchange.operation = operation
+    terms = exchange.gate.policy.current.directory.terms[operation].anonymous
+    question = Question(terms, client_of(request), exchange.request_id)
+    exchange.admission = await exchange.gate.decide(question)
+    judge(question, exchange.admission)
+
+
+def find_operator(request: web.Request, token: str) -> Operator | None:
+    """Whose token that is."""
+    given, found = digest(token), None
+    for one in request.app[keys.GATE].policy.current.operators:  # all of them, so that the time tells nothing
+        if hmac.compare_digest(one.token_digest, given):
+            found = one
+    return found
+
+
+def _operator_of(request: web.Request) -> Operator:
+    if request.path.startswith(f"{ROOT}/"):
+        browser = browser_of(request)
+        if browser is None or browser.operator is None:
+            raise Unauthorized
+        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+            given = request.headers.get(CSRF_HEADER, "")
+            if not is_own_page(request) or not browser.gave(given):
+                raise Forbidden
+        return browser.operator
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    operator = find_operator(request, token.strip()) if scheme.lower() == "bearer" else None
+    if operator is None:
+        raise Unauthorized
+    return operator

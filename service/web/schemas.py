@@ -1,0 +1,171 @@
+"""What the admin API reads: bodies and queries, as types. The description at /openapi.json is made from them."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from service.core.errors import InvalidRequest
+from service.core.sessions import Status
+from service.core.tokens import MAX_USER_CHARS, is_user_id
+from service.settings import CAPABILITY, MAX_REQUESTS, MAX_WINDOW_S
+
+MAX_USERS = 1000
+"""Of one call."""
+MAX_REASON_CHARS = 500
+MAX_PAGE = 500
+
+
+def _is_a_user(user: str) -> str:
+    if not is_user_id(user):
+        raise ValueError("must be a user: 1 to 128 characters without control characters")
+    return user
+
+
+User = Annotated[str, Field(min_length=1, max_length=MAX_USER_CHARS), AfterValidator(_is_a_user)]
+Reason = Annotated[str, Field(max_length=MAX_REASON_CHARS)]
+Subject = Annotated[
+    str,
+    Field(description="the address as limits count it, the user, or - for the tenant"),
+    AfterValidator(_is_a_user),
+]
+Capability = Annotated[str, Field(pattern=CAPABILITY)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
+
+
+class Told(_Schema):
+    """Why something is done."""
+
+    reason: Reason = ""
+
+
+class ActBody(Told):
+    """Log out, suspend, reinstate or terminate one user."""
+
+    everywhere: bool = Field(False, description="logout alone: refuse the tokens issued until now as well")
+
+
+class ManyBody(ActBody):
+    """The same for many users."""
+
+    users: list[User] = Field(min_length=1, max_length=MAX_USERS)
+
+
+class RestrictBody(Told):
+    """Restrict from a capability."""
+
+    until: AwareDatetime | None = Field(None, description="null: until it is lifted")
+
+
+class RevokeBody(Told):
+    """Refuse tokens that were issued up to a moment."""
+
+    before: AwareDatetime | None = Field(None, description="null: now")
+
+
+class LimitBody(Told):
+    """A limit in place of the configuration's."""
+
+    requests: int = Field(ge=1, le=MAX_REQUESTS, strict=True)
+    window: int = Field(ge=1, le=MAX_WINDOW_S, strict=True, description="seconds")
+
+
+class ResetBody(Told):
+    """Whose quota is given back."""
+
+    subject: Subject
+
+
+class TerminateBody(Told):
+    """A user's own account."""
+
+    strategy: Literal["soft", "hard"] = Field(description="soft: suspended, hard: terminated")
+
+
+class SessionsQuery(_Schema):
+    """Which sessions."""
+
+    status: Status | None = None
+    user: User | None = Field(None, description="exactly this user")
+    prefix: str = Field("", max_length=MAX_USER_CHARS, description="users that begin so, among the newest 10,000")
+    after: str | None = Field(None, description="`next` of the page before")
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+
+
+class SubjectQuery(_Schema):
+    """Whose standing."""
+
+    subject: Subject
+
+
+class EventsQuery(_Schema):
+    """Whose events."""
+
+    tenant: str
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+async def read_body(request: web.Request, schema: type[Schema]) -> Schema:
+    """The body as `schema`; none is an empty one.
+
+    Raises:
+        InvalidRequest: it is not.
+        web.HTTPRequestEntityTooLarge: it is too long.
+    """
+    content = await request.read()
+    try:
+        return schema.model_validate_json(content or b"{}")
+    except ValidationError as error:
+        raise _mistakes(error) from None
+
+
+def read_query(request: web.Request, schema: type[Schema]) -> Schema:
+    """The query as `schema`.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    given: dict[str, Any] = {}
+    for name in request.query:
+        values = request.query.getall(name)
+        if len(values) > 1:
+            raise InvalidRequest([(name, "stands more than once")])
+        given[name] = values[0]
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise _mistakes(error) from None
+
+
+def read_user(request: web.Request) -> str:
+    """The user of the path.
+
+    Raises:
+        InvalidRequest: no user can be called that.
+    """
+    user = request.match_info["user"]
+    try:
+        return _is_a_user(user)
+    except ValueError as error:
+        raise InvalidRequest([("user", str(error))]) from None
+
+
+def _mistakes(error: ValidationError) -> InvalidRequest:
+    return InvalidRequest(
+        [
+            (".".join(map(str, one["loc"])) or "body", one["msg"].removeprefix("Value error, "))
+            for one in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+    )
+
+
+def moment_ms(moment: datetime | None) -> int | None:
+    """A moment in milliseconds since the epoch."""
+    return None if moment is None else int(moment.timestamp() * 1000)

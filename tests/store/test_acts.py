@@ -1,0 +1,192 @@
+"""What operators do, against each kind of Redis: what it changes, what it tells, and that it holds at once."""
+
+import pytest
+
+from service.core.acts import Author, Rules
+from service.core.errors import StoreUnavailable
+from service.core.limits import Limit, Per
+from service.core.sessions import RECORDED, Cause, Refusal, Status
+from service.store.acts import OperatorActs
+from service.store.admissions import Admissions
+from service.store.connection import RedisAccess
+from service.store.events import Events
+from service.store.sessions import Sessions
+from tests.store.making import HOUR_MS, ask_about, now_ms
+
+BY = Author("root", "10.0.0.9", "req-7", "because")
+LIMIT = Limit("some", Per.IP, 3, 60)
+
+
+@pytest.fixture
+def acts(access: RedisAccess) -> OperatorActs:
+    return OperatorActs(access.client)
+
+
+async def told(access: RedisAccess, user: str = "alice") -> list[dict[str, str]]:
+    """The user's events, newest first, without who and why."""
+    events = (await Events(access.client).history("acme", user, most=50)).events
+    for event in events:
+        if event.fields["type"] != "transition" or event.fields["cause"] not in ("request", "logout"):
+            about = [event.fields.pop(name) for name in ("by", "ip", "request", "reason")]
+            assert about == ["root", "10.0.0.9", "req-7", "because"]
+    return [event.fields for event in events]
+
+
+async def test_an_act_on_many_tells_one_by_one_what_happened(
+    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+) -> None:
+    users = [f"u{n}" for n in range(230)]
+    for user in users[:3]:
+        await admissions.ask(ask_about(user))
+    await acts.act("acme", ["u1"], Cause.TERMINATE, BY)
+    done = await acts.act("acme", users, Cause.OPERATOR_LOGOUT, BY)
+    assert [one.user for one in done] == users
+    assert [(one.came_from, one.outcome) for one in done[:4]] == [
+        (Status.LOGGED_IN, Status.LOGGED_OUT),
+        (Status.TERMINATED, Refusal.CONFLICT),
+        (Status.LOGGED_IN, Status.LOGGED_OUT),
+        (Status.NONE, Refusal.UNKNOWN),
+    ]
+    assert {one.outcome for one in done[3:]} == {Refusal.UNKNOWN}
+    counts = (await Sessions(access.client).counts(["acme"]))["acme"]
+    assert (counts[Status.LOGGED_OUT], counts[Status.TERMINATED]) == (2, 1)
+
+
+async def test_a_logout_everywhere_refuses_the_tokens_issued_until_now(
+    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice", issued_s=now_ms() / 1000))
+    [done] = await acts.act("acme", ["alice"], Cause.OPERATOR_LOGOUT, BY, everywhere=True)
+    assert done.outcome is Status.LOGGED_OUT
+    for issued_s in (now_ms() / 1000 - 5, None):
+        refused = await admissions.ask(ask_about("alice", issued_s=issued_s))
+        assert refused.revoked
+        assert refused.came_from is None
+    assert (await Sessions(access.client).get("acme", "alice")).status is Status.LOGGED_OUT  # type: ignore[union-attr]
+    assert not (await admissions.ask(ask_about("bob"))).revoked, "it is about one user"
+    fresh = await admissions.ask(ask_about("alice", issued_s=now_ms() / 1000 + 2))
+    assert (fresh.revoked, fresh.came_from) == (False, Status.LOGGED_OUT)
+    assert [event["type"] for event in await told(access)] == ["transition", "revocation", "transition", "transition"]
+
+
+async def test_a_revocation_outlives_the_record_and_is_lifted_by_an_operator_alone(
+    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice"))
+    before_s = await acts.revoke("acme", "alice", BY)
+    assert abs(before_s - now_ms() / 1000) < 5
+    assert await acts.forget("acme", "alice", BY) is Status.LOGGED_IN
+    assert (await admissions.ask(ask_about("alice"))).revoked
+    assert (await acts.rules("acme", "alice")).revoked_before_s == before_s
+    assert await access.client.pttl("rc:{acme}:rules:alice") == -1
+    await acts.restore("acme", "alice", BY)
+    assert not (await admissions.ask(ask_about("alice"))).revoked
+    changes = [(event["type"], event.get("change")) for event in await told(access)]
+    assert changes[1:4] == [("revocation", "lifted"), ("forgotten", None), ("revocation", "set")]
+
+
+async def test_a_revocation_of_a_tenant_is_about_all_of_its_users(admissions: Admissions, acts: OperatorActs) -> None:
+    moment_s = now_ms() // 1000 - 100
+    assert await acts.revoke("acme", None, BY, before_s=moment_s) == moment_s
+    for user, issued_s, revoked in [("a", None, True), ("b", moment_s + 0.9, True), ("c", moment_s + 1, False)]:
+        assert (await admissions.ask(ask_about(user, issued_s=issued_s))).revoked is revoked, user
+    await acts.revoke("acme", "c", BY, before_s=moment_s + 50)
+    assert (await admissions.ask(ask_about("c", issued_s=moment_s + 50))).revoked, "the later of the two holds"
+    assert (await admissions.ask(ask_about("b", issued_s=moment_s))).revoked
+    assert not (await admissions.ask(ask_about("a", tenant="globex"))).revoked
+    await acts.restore("acme", None, BY)
+    assert not (await admissions.ask(ask_about("a"))).revoked
+    assert (await admissions.ask(ask_about("c", issued_s=moment_s + 50))).revoked, "its own stays"
+
+
+async def test_a_restriction_survives_a_revocation_and_the_reverse(admissions: Admissions, acts: OperatorActs) -> None:
+    await acts.revoke("acme", "alice", BY)
+    await acts.restrict("acme", "alice", "status", BY, until_ms=now_ms() + HOUR_MS)
+    await acts.restrict("acme", None, "past", BY, until_ms=now_ms() - HOUR_MS)
+    rules = await acts.rules("acme", "alice")
+    assert rules.revoked_before_s is not None
+    assert list(rules.restrictions) == ["status"]
+    await acts.restore("acme", "alice", BY)
+    assert (await admissions.ask(ask_about("alice"))).restricted == "status"
+    assert await acts.unrestrict("acme", "alice", "status", BY)
+    assert await acts.rules("acme", "alice") == Rules()
+
+
+async def test_who_is_forgotten_is_in_no_index(admissions: Admissions, acts: OperatorActs, access: RedisAccess) -> None:
+    for cause in (Cause.REQUEST, Cause.LOGOUT):
+        await admissions.ask(ask_about("alice", cause=cause))
+        assert await acts.forget("acme", "alice", BY) in RECORDED
+        assert await Sessions(access.client).get("acme", "alice") is None
+        assert sum((await Sessions(access.client).counts(["acme"]))["acme"].values()) == 0
+        assert await access.client.exists("rc:{acme}:expiring", "rc:{acme}:ending") == 0
+    assert await acts.forget("acme", "alice", BY) is Status.NONE
+    await acts.act("acme", ["alice"], Cause.TERMINATE, BY)
+    assert await acts.forget("acme", "alice", BY) is Status.TERMINATED
+    assert await Sessions(access.client).get("acme", "alice") is not None
+
+
+async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted_counted(
+    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+) -> None:
+    question = ask_about("alice", limits=[LIMIT])
+    for _ in range(2):
+        assert not (await admissions.ask(question)).refused
+    assert await acts.set_limit("acme", "some", 2, 120, BY)
+    assert not await acts.set_limit("acme", "some", 2, 120, BY), "nothing new"
+    refused = await admissions.ask(question)
+    assert refused.refused
+    assert [(one.limit.requests, one.limit.window_s, one.used) for one in refused.standings] == [(2, 120, 2)]
+    anonymous = ask_about("alice", limits=[LIMIT])
+    anonymous.terms, anonymous.user = anonymous.terms.anonymous, None
+    assert (await admissions.ask(anonymous)).refused, "it holds without a good token, too"
+    assert (await admissions.ask(ask_about("a", tenant="globex", limits=[LIMIT]))).standings[0].limit is LIMIT
+    assert (await acts.rules("acme")).limits == {"some": (2, 120)}
+    await acts.set_limit("acme", "some", 5000, 60, BY)
+    standing = (await OperatorActs(access.client).peek("acme", [(LIMIT, "10.0.0.1")]))[0]
+    assert (standing.limit.requests, standing.used) == (5000, 2)
+    assert await acts.unset_limit("acme", "some", BY)
+    assert not await acts.unset_limit("acme", "some", BY)
+    assert (await acts.rules("acme")).limits == {}
+    assert await access.client.exists("rc:{acme}:rules") == 0
+
+
+async def test_looking_at_a_limit_uses_nothing_up(admissions: Admissions, acts: OperatorActs) -> None:
+    question = ask_about("alice", limits=[LIMIT])
+    await admissions.ask(question)
+    for _ in range(5):
+        [standing] = await acts.peek("acme", [(LIMIT, "10.0.0.1")])
+        assert (standing.used, standing.remaining, standing.over) == (1, 2, False)
+        assert 0 < standing.reset_s <= 60
+    [unused] = await acts.peek("acme", [(LIMIT, "10.0.0.2")])
+    assert (unused.used, unused.reset_us) == (0, 0)
+    for _ in range(2):
+        await admissions.ask(question)
+    [full] = await acts.peek("acme", [(LIMIT, "10.0.0.1")])
+    assert full.over
+    assert await acts.reset_limit("acme", "some", "10.0.0.1", BY)
+    assert not await acts.reset_limit("acme", "some", "10.0.0.1", BY)
+    assert (await acts.peek("acme", [(LIMIT, "10.0.0.1")]))[0].used == 0
+
+
+async def test_what_operators_set_is_told_as_events(acts: OperatorActs, access: RedisAccess) -> None:
+    await acts.restrict("acme", "alice", "pay", BY)
+    await acts.restrict("acme", "alice", "pay", BY)
+    await acts.restrict("acme", "alice", "fly", BY, until_ms=4_000_000_000_000)
+    await acts.unrestrict("acme", "alice", "pay", BY)
+    assert await told(access) == [
+        {"type": "restriction", "capability": "pay", "change": "lifted", "user": "alice"},
+        {"type": "restriction", "capability": "fly", "change": "set", "user": "alice", "until": "4000000000000"},
+        {"type": "restriction", "capability": "pay", "change": "set", "user": "alice"},
+    ]
+    await acts.set_limit("acme", "some", 7, 60, BY)
+    entries = await access.client.xrevrange("rc:{acme}:events", count=1)
+    fields = {name.decode(): value.decode() for name, value in entries[0][1].items()}
+    assert {"type", "limit", "change", "requests", "window"} <= fields.keys()
+    assert (fields["limit"], fields["requests"], fields["by"]) == ("some", "7", "root")
+
+
+async def test_a_broken_key_of_rules_is_its_tenants_error_alone(admissions: Admissions, access: RedisAccess) -> None:
+    await access.client.set("rc:{acme}:rules", "what is this")
+    with pytest.raises(StoreUnavailable):
+        await admissions.ask(ask_about("alice"))
+    assert (await admissions.ask(ask_about("bob", tenant="globex"))).session is not None
