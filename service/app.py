@@ -35,8 +35,7 @@ from service.web.pages import API, ROOT
 from service.web.policy import LivePolicy, Operator, Policy
 from service.web.repeats import Repeats
 
-MAX_BODY_BYTES = 256 * 1024
-"""A call about 1,000 users fits."""
+MAX_BODY_BYTES = 64 * 1024
 LOGOUT, STATUS, TERMINATE = keys.Operation("logout"), keys.Operation("status"), keys.Operation("terminate")
 
 

@@ -321,22 +321,23 @@ def routes(root: str) -> list[web.RouteDef]:
     """The API under `root`."""
     at = f"{root}/tenants/{{tenant}}"
     name = r"{limit:[^/]+}"
+    user = "{user:[^/]+}"
     acting = "{act:" + "|".join(CAUSES) + "}"
     found = [
         web.get(f"{root}/tenants", tenants),
         web.get(at, tenant),
         web.get(f"{at}/sessions", sessions),
         web.post(f"{at}/sessions/{acting}", act_on_many),
-        web.get(f"{at}/users/{{user}}", session),
-        web.delete(f"{at}/users/{{user}}", forget),
-        web.post(f"{at}/users/{{user}}/{acting}", act),
+        web.get(f"{at}/users/{user}", session),
+        web.delete(f"{at}/users/{user}", forget),
+        web.post(f"{at}/users/{user}/{acting}", act),
         web.get(f"{at}/limits", limits),
         web.get(f"{at}/limits/{name}", peek),
         web.put(f"{at}/limits/{name}", set_limit),
         web.delete(f"{at}/limits/{name}", unset_limit),
         web.post(f"{at}/limits/{name}/reset", reset),
     ]
-    for whose in (at, f"{at}/users/{{user}}"):
+    for whose in (at, f"{at}/users/{user}"):
         found += [
             web.put(f"{whose}/restrictions/{{capability:[A-Za-z0-9._:-]{{1,64}}}}", restrict),
             web.delete(f"{whose}/restrictions/{{capability:[A-Za-z0-9._:-]{{1,64}}}}", unrestrict),

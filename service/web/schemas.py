@@ -14,6 +14,8 @@ from service.settings import CAPABILITY, MAX_REQUESTS, MAX_WINDOW_S
 
 MAX_USERS = 1000
 """Of one call."""
+MAX_BODY_BYTES = 256 * 1024
+"""A call about so many users fits."""
 MAX_REASON_CHARS = 500
 MAX_PAGE = 500
 
@@ -119,9 +121,13 @@ async def read_body(request: web.Request, schema: type[Schema]) -> Schema:
         InvalidRequest: it is not.
         web.HTTPRequestEntityTooLarge: it is too long.
     """
-    content = await request.read()
+    content = bytearray()
+    async for part in request.content.iter_any():
+        content += part
+        if len(content) > MAX_BODY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY_BYTES, actual_size=len(content))
     try:
-        return schema.model_validate_json(content or b"{}")
+        return schema.model_validate_json(bytes(content) or b"{}")
     except ValidationError as error:
         raise _mistakes(error) from None
 
