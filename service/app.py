@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from service.core.admission import Admission, OutagePolicy, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit
+from service.core.pulse import Pulse
 from service.core.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant, digest
@@ -25,11 +26,13 @@ from service.store.acts import OperatorActs
 from service.store.admissions import Admissions, SessionRules
 from service.store.connection import RedisAccess
 from service.store.events import Events
+from service.store.news import News
+from service.store.pulse import Pulses
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
 from service.web import admin, auth, cors, dashboard, forward_auth, health, keys
 from service.web.forwarded import ClientAddressRules
-from service.web.metrics import Metrics
+from service.web.metrics import POUR_EVERY_S, Metrics
 from service.web.middlewares import Middlewares
 from service.web.pages import API, ROOT
 from service.web.policy import LivePolicy, Operator, Policy
@@ -53,7 +56,10 @@ class Runtime:
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
         self.acts = OperatorActs(access.client)
-        self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings), self.metrics.count_swept)
+        self.news = News(access.client)
+        self.pulse = Pulse()
+        self.pulses = Pulses(access.client)
+        self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings), self.count_swept)
         self.access = access
         self.policy = LivePolicy(make_policy(settings))
         self.apply(settings, self.policy.current)
@@ -80,12 +86,18 @@ class Runtime:
             verified=self.verified,
             metrics=self.metrics,
             repeats=self.repeats,
+            pulse=self.pulse,
             operations=operations,
             decide=self.decide,
             refetch_keys=self.key_sets.refetch,
             is_down=lambda: self.ways.is_down,
             is_ready=self.is_ready,
         )
+
+    def count_swept(self, tenant: str, expired: int, removed: int) -> None:
+        """Count what the sweep did to a tenant."""
+        self.metrics.count_swept(expired, removed)
+        self.pulse.transition(tenant, expired)
 
     async def decide(self, question: Question) -> Admission:
         """The one admission: Redis decides, or in its absence what the configuration says of outages."""
@@ -104,6 +116,23 @@ class Runtime:
         except (RedisError, OSError, TimeoutError):
             return False
 
+    async def pour(self) -> None:
+        """Hand what was counted for the charts to Redis; while it is away, that is lost."""
+        for tenant, beat in self.pulse.take().items():
+            with suppress(StoreUnavailable):
+                await self.pulses.pour(tenant, beat)
+
+    async def pour_forever(self) -> None:
+        """Once a second."""
+        while True:
+            await asyncio.sleep(POUR_EVERY_S)
+            if not self.ways.is_down:
+                await self.pour()
+
+    async def hush(self, _: web.Application) -> None:
+        """For `on_shutdown`: end the answers that would go on for ever."""
+        self.news.close()
+
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: what runs beside the requests."""
         await self.ways.open()
@@ -113,12 +142,15 @@ class Runtime:
             self.metrics.run_forever(),
             self.repeats.run_forever(),
             self.admissions.refusals.listen_forever(self.access.client),
+            self.news.run_forever(),
+            self.pour_forever(),
         )
         tasks = [asyncio.create_task(one) for one in beside]
         yield
         await _end(tasks)
         self.metrics.pour()
         self.repeats.tell()
+        await self.pour()
         with suppress(StoreUnavailable):
             await self.sweeper.release()
         await self.admissions.close()
@@ -144,6 +176,8 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
     app[keys.ACTS] = runtime.acts
+    app[keys.FEEDS] = runtime.news
+    app[keys.PULSES] = runtime.pulses
     _add_routes(app)
     loader = jinja2.PackageLoader("service.web", "templates")
     pages = aiohttp_jinja2.setup(
@@ -152,6 +186,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     for name in loader.list_templates():
         pages.get_template(name)  # read now: no request waits for the disk
     app.cleanup_ctx.append(runtime.run)
+    app.on_shutdown.append(runtime.hush)
     return app
 
 

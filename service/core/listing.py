@@ -3,10 +3,12 @@
 The protocols let `web` show what `store` reads without either knowing the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.core.pulse import Activity
 from service.core.sessions import RECORDED, Session, Status
 
 
@@ -59,6 +61,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Events that a listener was not, or may not have been, told of."""
+
+    after: str | None
+    """The last one that it knows of."""
+    dropped: bool = False
+    """It was too slow, and is told no more; else the capped stream does not reach back so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """One user's latest events, newest first, and how far back the capped stream reaches."""
 
@@ -86,6 +98,32 @@ class SessionLists(Protocol):
         size: int = 50,
     ) -> Page:
         """A page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
+
+
+class Following(Protocol):
+    """What one listener is told."""
+
+    since: str
+    """The event that it begins after."""
+    end: Callable[[], None]
+    """Tell no more."""
+
+    def __aiter__(self) -> AsyncIterator[Event | Gap]:
+        """What happens, in order."""
+
+
+class Feeds(Protocol):
+    """Tells what happens as it happens."""
+
+    def follow(self, tenant: str, after: str | None) -> AbstractAsyncContextManager[Following]:
+        """What happens from now on, or from after the event of that id. Raises StoreUnavailable."""
+
+
+class ActivityCharts(Protocol):
+    """Reads the last hour. Raises StoreUnavailable where Redis does not answer."""
+
+    async def activity(self, tenant: str) -> Activity:
+        """Of one tenant."""
 
 
 class Histories(Protocol):

@@ -25,7 +25,7 @@ class Events:
         while len(found) < most:
             entries = await self._client.xrevrange(keys_of(tenant).events, max=newest, count=_CHUNK)
             for entry_id, fields in entries:
-                event = _event(entry_id, fields)
+                event = event_of(entry_id, fields)
                 oldest = event.at_ms
                 if event.fields.get("user") == user and len(found) < most:
                     found.append(event)
@@ -35,7 +35,8 @@ class Events:
         return History(tuple(found), oldest)
 
 
-def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
+def event_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
+    """A stream entry as what it tells."""
     text = entry_id.decode()
     return Event(
         id=text,

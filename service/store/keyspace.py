@@ -14,6 +14,8 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:rules` | hash | what operators have set (`lua/rules.lua`) | with its last; a TTL if all are timed |
 | `rc:{T}:rules:USER` | hash | the same, for one user | the same |
 | `rc:{T}:events` | stream | what happened | capped at about 10,000; TTL: 30 days after the last |
+| `rc:{T}:pulse:SLOT` | hash | kind and bucket of 10 s → how many; `=LIMIT` → shadow refusals | TTL: 80 min |
+| `rc:{T}:refused:SLOT` | sorted set | address → refusals in these 10 min, the most frequent 1,000 | TTL: 80 min |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
@@ -33,6 +35,7 @@ EVENTS_CAP = 10_000
 """Events kept per tenant, about (XADD MAXLEN ~)."""
 EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
 SWEEPER_TTL_MS = 15_000
+PULSE_TTL_S = 80 * 60
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
@@ -64,6 +67,14 @@ class TenantKeys:
     def user_rules(self, user: str) -> str:
         """What operators have set for one user."""
         return f"{self.rules}:{user}"
+
+    def pulse(self, slot: int) -> str:
+        """What happened in ten minutes."""
+        return f"{self.tag}pulse:{slot}"
+
+    def refused(self, slot: int) -> str:
+        """Who was refused in ten minutes."""
+        return f"{self.tag}refused:{slot}"
 
     def window(self, limit: str, subject: str) -> str:
         """The admitted times of one subject under one limit."""

@@ -46,7 +46,7 @@ class Sweeper:
         self,
         client: Redis,
         rules: Callable[[], SweepRules],
-        on_swept: Callable[[int, int], None] = lambda expired, removed: None,
+        on_swept: Callable[[str, int, int], None] = lambda tenant, expired, removed: None,
     ) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._rules = rules
@@ -59,7 +59,6 @@ class Sweeper:
             try:
                 if await self.hold_lease():
                     swept = await self.sweep()
-                    self._on_swept(swept.expired, swept.removed)
                     if swept.expired or swept.removed:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
             except StoreUnavailable as error:
@@ -91,6 +90,7 @@ class Sweeper:
         for raw in await self._client.smembers(TENANTS):
             tenant = raw.decode()
             swept = await self._sweep_tenant(tenant, rules)
+            self._on_swept(tenant, swept.expired, swept.removed)
             expired += swept.expired
             removed += swept.removed
             if tenant not in rules.leeways_ms and not await self._client.exists(

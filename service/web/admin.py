@@ -8,7 +8,7 @@ from aiohttp import web
 from service.core.acts import Act, Rules
 from service.core.errors import Conflict, InvalidRequest, NotFound
 from service.core.limits import Limit, Standing
-from service.core.listing import Cursor, Event, Page
+from service.core.listing import Cursor, Page
 from service.core.sessions import RECORDED, Cause, Refusal, Session, Status
 from service.web import keys
 from service.web.envelope import DONE, success, success_of, timestamp
@@ -28,6 +28,7 @@ from service.web.schemas import (
     read_query,
     read_user,
 )
+from service.web.stream import event_data, events
 
 HISTORY_SIZE = 100
 CAUSES = {
@@ -54,6 +55,22 @@ async def tenant(request: web.Request, desk: Desk) -> web.StreamResponse:
     counts = await desk.sessions.counts([desk.at])
     rules = await desk.acts.rules(desk.at)
     return success(request, {"tenant": desk.at, "counts": counts[desk.at], **_rules(rules)})
+
+
+@for_viewers
+async def activity(request: web.Request, desk: Desk) -> web.StreamResponse:
+    """The last hour: transitions and refusals in buckets, and who was refused most."""
+    found = await request.app[keys.PULSES].activity(desk.at)
+    told = {
+        "bucketSeconds": found.bucket_s,
+        "until": _time(found.ends_s * 1000),
+        "transitions": found.transitions,
+        "refusals": found.refusals,
+        "shadowRefusals": found.shadow,
+        "addresses": [{"address": address, "refusals": many} for address, many in found.addresses],
+        "shadowLimits": [{"limit": limit, "refusals": many} for limit, many in found.shadow_limits.items()],
+    }
+    return success(request, told)
 
 
 @for_viewers
@@ -117,7 +134,10 @@ async def _act(request: web.Request, desk: Desk, users: Sequence[str], body: Act
     name = request.match_info["act"]
     if body.everywhere and name != "logout":
         raise InvalidRequest([("everywhere", "goes with logout alone")])
-    return await desk.acts.act(desk.at, users, CAUSES[name], desk.author(body.reason), everywhere=body.everywhere)
+    acts = await desk.acts.act(desk.at, users, CAUSES[name], desk.author(body.reason), everywhere=body.everywhere)
+    made = sum(isinstance(done.outcome, Status) and done.outcome is not done.came_from for done in acts)
+    request[keys.EXCHANGE].gate.pulse.transition(desk.at, made)
+    return acts
 
 
 @for_operators
@@ -235,25 +255,6 @@ def session_data(tenant: str, session: Session) -> dict[str, Any]:
     }
 
 
-_NAMES = {"user": "userId", "request": "requestId"}
-_NUMBERS = ("requests", "window", "count")
-
-
-def event_data(event: Event) -> dict[str, Any]:
-    """An event, with its moments as timestamps and its numbers as numbers."""
-    told: dict[str, Any] = {"id": event.id, "at": timestamp(event.at_ms)}
-    for name, value in event.fields.items():
-        if name in _NUMBERS:
-            told[name] = int(value)
-        elif name == "until":
-            told[name] = timestamp(int(value))
-        elif name == "before" and event.fields.get("type") == "revocation":
-            told[name] = timestamp(int(value) * 1000)
-        else:
-            told[_NAMES.get(name, name)] = value
-    return told
-
-
 def _rules(rules: Rules) -> dict[str, Any]:
     limits = {name: {"requests": requests, "window": window_s} for name, (requests, window_s) in rules.limits.items()}
     return {
@@ -324,8 +325,10 @@ def routes(root: str) -> list[web.RouteDef]:
     user = "{user:[^/]+}"
     acting = "{act:" + "|".join(CAUSES) + "}"
     found = [
+        web.get(f"{root}/events", events),
         web.get(f"{root}/tenants", tenants),
         web.get(at, tenant),
+        web.get(f"{at}/activity", activity),
         web.get(f"{at}/sessions", sessions),
         web.post(f"{at}/sessions/{acting}", act_on_many),
         web.get(f"{at}/users/{user}", session),

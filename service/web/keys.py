@@ -8,7 +8,8 @@ from aiohttp import web
 from service.core.acts import Acts
 from service.core.admission import Admission, Question
 from service.core.errors import UnexpectedState
-from service.core.listing import Histories, SessionLists
+from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
+from service.core.pulse import Pulse
 from service.core.tenants import Tenant
 from service.core.tokens import Identity, VerifiedTokens
 from service.web.metrics import Metrics
@@ -44,6 +45,7 @@ class Gate:
     verified: VerifiedTokens
     metrics: Metrics
     repeats: Repeats
+    pulse: Pulse
     operations: dict[object, Operation]
     """Handlers that are not in it stand outside the admission."""
     decide: Callable[[Question], Awaitable[Admission]]
@@ -62,6 +64,8 @@ class Exchange:
     gate: Gate
     request_id: str
     operation: str = "-"
+    tenant: str | None = None
+    """Whose request it is, once its token said so."""
     client: str | None = None
     """The client's address as limits count it, once somebody asked."""
     original: tuple[str, str] | None = None
@@ -75,6 +79,8 @@ SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
 SHORT_WAY: web.AppKey[Callable[[str, str], Answering | None]] = web.AppKey("SHORT_WAY")
 """Method and raw path → what answers it, for the operations that are asked at the deployment's full rate: the same
 middlewares and handler that aiohttp's router leads to, without the way there (`web/server.py`)."""
+PULSES: web.AppKey[ActivityCharts] = web.AppKey("PULSES")
+FEEDS: web.AppKey[Feeds] = web.AppKey("FEEDS")
 ACTS: web.AppKey[Acts] = web.AppKey("ACTS")
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
 

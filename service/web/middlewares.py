@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 from multidict import istr
 
-from service.core.admission import Question, Terms, judge
+from service.core.admission import Admission, Question, Terms, judge
 from service.core.errors import (
     InvalidRequest,
     InvalidTenantToken,
@@ -24,6 +24,7 @@ from service.core.errors import (
     UnknownKey,
     UnreadableRequest,
 )
+from service.core.pulse import Refused
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
 from service.core.tokens import MAX_TOKEN_CHARS, Identity
@@ -102,6 +103,8 @@ class Middlewares:
         if admission is not None:
             lines = limit_lines(admission, response.status) + lines
             gate.metrics.count_admission(admission)
+            if exchange.tenant is not None:
+                _beat(exchange, admission, response.status, code)
         policy = gate.policy.current
         if policy.cors_origins:
             lines += cors_lines(request)
@@ -143,6 +146,7 @@ class Middlewares:
         except Unauthenticated as error:
             refusal = error
         asked = directory if tenant is None else tenant
+        exchange.tenant = None if tenant is None else tenant.name
         terms = asked.terms[operation.name]
         if operation.original is not None and asked.routes is not None:
             try:
@@ -249,6 +253,18 @@ def _complete(response: web.StreamResponse, lines: str) -> None:
         headers[name] = value
     # A static file is the same for everybody, and asked for again only to hear that it has not changed.
     headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
+
+
+def _beat(exchange: keys.Exchange, admission: Admission, status: int, code: str) -> None:
+    """Count for the charts: transitions, refusals, and what shadow limits would have refused."""
+    pulse, tenant = exchange.gate.pulse, exchange.tenant or ""
+    if admission.came_from is not None:
+        pulse.transition(tenant)
+    if code and status < 500:
+        pulse.refusal(tenant, Refused(code, exchange.operation, exchange.client or ""))
+    for standing in admission.standings:
+        if standing.over and standing.limit.shadow:
+            pulse.shadow(tenant, standing.limit.name)
 
 
 def _log(

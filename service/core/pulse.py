@@ -1,0 +1,81 @@
+"""What happens per second, counted in the worker until it is poured into Redis: for the charts, and sampled events.
+
+Bounded whatever clients send: past `MOST` addresses of a second the rest is counted without its address.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+MOST = 1000
+"""Addresses told apart between two pourings, of each tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A kind of refusal, from one address."""
+
+    code: str
+    operation: str
+    client: str
+
+
+@dataclass(slots=True)
+class Beat:
+    """What happened to one tenant since it was last poured."""
+
+    transitions: int = 0
+    refusals: Counter[Refused] = field(default_factory=Counter)
+    shadow: Counter[str] = field(default_factory=Counter)
+    """Limit → how often it would have refused."""
+
+
+class Pulse:
+    """Counts, by tenant."""
+
+    def __init__(self) -> None:
+        self._beats: dict[str, Beat] = {}
+
+    def transition(self, tenant: str, many: int = 1) -> None:
+        """Count transitions."""
+        if many:
+            self._beat(tenant).transitions += many
+
+    def refusal(self, tenant: str, refused: Refused) -> None:
+        """Count a request that was refused."""
+        refusals = self._beat(tenant).refusals
+        if len(refusals) >= MOST and refused not in refusals:
+            refused = Refused(refused.code, refused.operation, "")
+        refusals[refused] += 1
+
+    def shadow(self, tenant: str, limit: str) -> None:
+        """Count a request that a shadow limit would have refused."""
+        self._beat(tenant).shadow[limit] += 1
+
+    def take(self) -> dict[str, Beat]:
+        """All that was counted, by tenant; counting begins anew."""
+        beats, self._beats = self._beats, {}
+        return beats
+
+    def _beat(self, tenant: str) -> Beat:
+        beat = self._beats.get(tenant)
+        if beat is None:
+            beat = self._beats[tenant] = Beat()
+        return beat
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """The last hour of a tenant."""
+
+    bucket_s: int
+    """How long each bucket is."""
+    ends_s: int
+    """When the last one ends, in seconds since the epoch."""
+    transitions: list[int]
+    """Of each bucket, the oldest first."""
+    refusals: list[int]
+    shadow: list[int]
+    addresses: list[tuple[str, int]]
+    """The most refused, and how often."""
+    shadow_limits: dict[str, int]
+    """Shadow limit → how often it would have refused."""

@@ -1,0 +1,247 @@
+"""The event stream: told at once, in order, none missed across a reconnect; and the hour's activity."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+
+from service.core.acts import Author
+from service.core.listing import Event
+from service.core.pulse import MOST, Pulse, Refused
+from service.core.sessions import Cause
+from service.store.acts import OperatorActs
+from service.store.connection import RedisAccess
+from service.store.events import Events
+from service.store.news import MOST_WAITING, Listener
+from service.store.pulse import HOUR_S, Pulses
+from tests.conftest import Client, MakeClient
+from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, config, credentials
+
+OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
+BY = Author("root", reason="because")
+EVENTS = "/admin/v1/events?tenant=acme"
+
+
+class Stream:
+    """A listener's end of the stream."""
+
+    def __init__(self, answer: ClientResponse) -> None:
+        self.answer = answer
+        self.last = ""
+
+    async def next(self) -> tuple[str, Any]:
+        """Kind and data of the next event; pings are passed over."""
+        kind = data = ""
+        async with asyncio.timeout(5):
+            while line := (await self.answer.content.readline()).decode():
+                name, _, value = line.rstrip("\r\n").partition(": ")
+                if name == "event":
+                    kind = value
+                elif name == "id":
+                    self.last = value
+                elif name == "data":
+                    data = value
+                elif not line.strip() and data:
+                    return kind, json.loads(data)
+        raise EOFError
+
+    async def transitions(self, count: int) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        while len(found) < count:
+            kind, data = await self.next()
+            assert kind == "transition", (kind, data)
+            found.append((data["userId"], data["to"]))
+        return found
+
+
+@asynccontextmanager
+async def listening(client: Client, after: str = "", **headers: str) -> AsyncIterator[Stream]:
+    told = {"last-event-id": after} if after else {}
+    answer = await client.get(EVENTS, headers=OPERATOR | told | headers)
+    assert answer.status == 200
+    stream = Stream(answer)
+    kind, _ = await stream.next()
+    assert kind in ("ready", "gap")
+    yield stream
+    answer.close()
+
+
+async def test_a_transition_is_told_as_it_happens(client: Client) -> None:
+    async with listening(client) as stream:
+        assert stream.answer.headers["content-type"] == "text/event-stream"
+        assert stream.answer.headers["cache-control"] == "no-store"
+        await client.get("/auth/status", headers=credentials("alice") | {"x-request-id": "my-1"})
+        kind, data = await stream.next()
+        assert kind == "transition"
+        assert data.pop("at").endswith("Z")
+        assert data.pop("id") == stream.last
+        assert data == {
+            "type": "transition",
+            "userId": "alice",
+            "from": "none",
+            "to": "logged_in",
+            "cause": "request",
+            "by": "user",
+            "ip": "127.0.0.1",
+            "requestId": "my-1",
+        }
+
+
+async def test_events_come_in_order_and_of_one_tenant_alone(client: Client, access: RedisAccess) -> None:
+    acts = OperatorActs(access.client)
+    async with listening(client) as one, listening(client) as other:
+        for number in range(5):
+            await acts.act("globex", [f"g{number}"], Cause.SUSPEND, BY)
+            await acts.act("acme", [f"u{number}"], Cause.SUSPEND, BY)
+        await acts.restrict("acme", "u1", "pay", BY)
+        expected = [(f"u{number}", "suspended") for number in range(5)]
+        assert await one.transitions(5) == expected
+        assert await other.transitions(5) == expected
+        kind, data = await one.next()
+        assert (kind, data["capability"], data["change"], data["reason"]) == ("restriction", "pay", "set", "because")
+
+
+async def test_nothing_is_missed_across_a_reconnect(client: Client, access: RedisAccess) -> None:
+    acts = OperatorActs(access.client)
+    async with listening(client) as stream:
+        before = stream.last
+        await acts.act("acme", ["a"], Cause.SUSPEND, BY)
+        assert await stream.transitions(1) == [("a", "suspended")]
+    users = [f"u{number}" for number in range(700)]
+    await acts.act("acme", users, Cause.SUSPEND, BY)
+    async with listening(client, after=stream.last) as again:
+        await acts.act("acme", ["z"], Cause.SUSPEND, BY)
+        assert [user for user, _ in await again.transitions(701)] == [*users, "z"]
+    async with listening(client, after=before) as from_before:
+        assert await from_before.transitions(1) == [("a", "suspended")], "also one that saw no event yet"
+
+
+async def test_what_the_capped_stream_lost_meanwhile_is_told_as_a_gap(client: Client, access: RedisAccess) -> None:
+    await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+    answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": "1000-0"})
+    stream = Stream(answer)
+    assert (await stream.next())[0] == "ready"
+    assert await stream.next() == ("gap", {"after": "1000-0"})
+    assert await stream.transitions(1) == [("a", "suspended")]
+    answer.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "status"),
+    [
+        ({}, EVENTS, 401),
+        ({"authorization": f"Bearer {VIEWER_TOKEN}"}, EVENTS, 403),
+        (OPERATOR, "/admin/v1/events?tenant=nobody", 404),
+        (OPERATOR, "/admin/v1/events", 400),
+        (OPERATOR | {"last-event-id": "yesterday"}, EVENTS, 400),
+    ],
+)
+async def test_who_may_not_listen_is_told_so(client: Client, headers: dict[str, str], path: str, status: int) -> None:
+    answer = await client.get(path, headers=headers)
+    assert answer.status == status
+    assert "error" in await answer.json()
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_however_many_listen_there_is_one_reader(client: Client, access: RedisAccess) -> None:
+    async with asyncio.timeout(20):
+        streams = [listening(client) for _ in range(40)]
+        opened = [await one.__aenter__() for one in streams]
+        await access.client.config_resetstat()
+        await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+        for stream in opened:
+            assert await stream.transitions(1) == [("a", "suspended")]
+        stats = await access.client.info("commandstats")
+        assert stats["cmdstat_xrange"]["calls"] <= 4
+        assert len(await access.client.client_list(_type="pubsub")) == 2, "of the refusals, and of the events"
+        for one in streams:
+            await one.__aexit__(None, None, None)
+
+
+def event(number: int) -> Event:
+    return Event(f"{number}-0", number, {})
+
+
+async def test_a_listener_that_is_too_slow_is_dropped_and_the_others_are_not() -> None:
+    slow, fast = Listener(None), Listener(None)
+    for number in range(1, MOST_WAITING + 3):
+        slow.hear(event(number))
+        fast.hear(event(number))
+        assert (await fast.next()) == event(number)
+    assert (slow.dropped, fast.dropped) == (True, False)
+    assert await slow.next() is None
+
+
+async def test_a_listener_is_not_told_twice() -> None:
+    listener = Listener("5-0")
+    for number in (4, 5, 6, 6, 7):
+        listener.hear(event(number))
+    listener.end()
+    assert [await listener.next(), await listener.next(), await listener.next()] == [event(6), event(7), None]
+
+
+async def test_the_stream_ends_with_the_service(make_client: MakeClient) -> None:
+    client = await make_client()
+    async with listening(client) as stream:
+        await client.server.close()
+        with pytest.raises(EOFError):
+            await stream.next()
+
+
+async def test_refusals_are_told_as_a_sample_and_counted_whole(make_client: MakeClient, access: RedisAccess) -> None:
+    limits = [
+        {"name": "status-ip", "per": "ip", "requests": 2, "window": 60},
+        {"name": "status-shadow", "per": "tenant", "requests": 1, "window": 60, "shadow": True},
+    ]
+    client = await make_client(limits=config()["limits"] | {"status": limits})
+    async with listening(client) as stream:
+        for _ in range(6):
+            await client.get("/auth/status", headers=credentials("alice"))
+        await client.get("/auth/status", headers=credentials("alice", ttl_s=-10))
+        assert await stream.transitions(1) == [("alice", "logged_in")]
+        kind, data = await stream.next()
+        assert (kind, data["code"], data["operation"], data["ip"]) == (
+            "refusal",
+            "TOO_MANY_REQUESTS",
+            "status",
+            "127.0.0.1",
+        )
+        assert (data["count"], data["all"]) == (5, 5)
+    answer = await client.get("/admin/v1/tenants/acme/activity", headers=OPERATOR)
+    told = (await answer.json())["data"]
+    assert (told["bucketSeconds"], len(told["transitions"])) == (10, 360)
+    assert (sum(told["transitions"]), sum(told["refusals"]), sum(told["shadowRefusals"])) == (1, 5, 1)
+    assert told["addresses"] == [{"address": "127.0.0.1", "refusals": 5}]
+    assert told["shadowLimits"] == [{"limit": "status-shadow", "refusals": 1}]
+
+
+async def test_an_hour_is_shown_whole_and_what_is_older_is_not(access: RedisAccess) -> None:
+    now = 1_800_000_005.0
+    pulses = Pulses(access.client, clock=lambda: now)
+    for seconds_ago in (0, 10, HOUR_S - 20, HOUR_S + 10):
+        now = 1_800_000_005.0 - seconds_ago
+        pulse = Pulse()
+        pulse.transition("acme", 3)
+        pulse.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.0.{seconds_ago % 7}"))
+        await pulses.pour("acme", pulse.take()["acme"])
+    now = 1_800_000_005.0
+    activity = await pulses.activity("acme")
+    assert activity.ends_s == 1_800_000_010
+    assert [at for at, many in enumerate(activity.transitions) if many] == [1, 358, 359]
+    assert sum(activity.refusals) == 3
+    assert (await Pulses(access.client, clock=lambda: now).activity("globex")).addresses == []
+    assert (await Events(access.client).history("acme", "nobody", most=1)).events == ()
+
+
+def test_what_is_counted_is_bounded_whatever_clients_send() -> None:
+    pulse = Pulse()
+    for number in range(3 * MOST):
+        pulse.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.{number >> 8}.{number & 255}"))
+    beat = pulse.take()["acme"]
+    assert len(beat.refusals) == MOST + 1
+    assert beat.refusals.total() == 3 * MOST
+    assert pulse.take() == {}
