@@ -236,6 +236,7 @@ def _add_routes(app: web.Application) -> None:
                 web.get("/metrics", health.metrics),
                 web.get(ROOT, dashboard.overview),
                 web.get(f"{ROOT}/user", dashboard.user),
+                web.get(f"{ROOT}/rules", dashboard.rules),
                 web.get(f"{ROOT}/login", dashboard.login_form),
                 web.post(f"{ROOT}/login", dashboard.login),
                 web.post(f"{ROOT}/logout", dashboard.logout),

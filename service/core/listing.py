@@ -129,5 +129,8 @@ class ActivityCharts(Protocol):
 class Histories(Protocol):
     """Reads what happened. Raises StoreUnavailable where Redis does not answer."""
 
+    async def latest(self, tenant: str, *, most: int) -> list[Event]:
+        """What happened last to a tenant, newest first."""
+
     async def history(self, tenant: str, user: str, *, most: int) -> History:
         """The latest events of one user, newest first."""

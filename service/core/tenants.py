@@ -5,8 +5,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from service.core.admission import Terms
+from service.core.limits import Limit
 from service.core.routes import Protected, with_capabilities
 from service.core.tokens import KeyRing
+
+
+WITHOUT_A_TENANT = ("admin", "login")
+"""Operations of operators: whatever tenant they are about, they count for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,13 @@ class Tenant:
     restricted: Collection[str] = ()
     """Capabilities that the configuration restricts it from."""
     _with: dict[tuple[Terms, str], Terms] = field(default_factory=dict, repr=False)
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """All limits that its own requests count under, by name."""
+        own = [terms for operation, terms in self.terms.items() if operation not in WITHOUT_A_TENANT]
+        found = {limit.name: limit for terms in own for limit in terms.limits}
+        return found | {limit.name: limit for limit in self.routes.limits} if self.routes else found
 
     def terms_with(self, terms: Terms, capability: str) -> Terms:
         """`terms`, with one more capability needed; made once, so for capabilities that the code names."""

@@ -18,6 +18,12 @@ class Events:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
 
     @reaching
+    async def latest(self, tenant: str, *, most: int) -> list[Event]:
+        """What happened last, newest first."""
+        entries = await self._client.xrevrange(keys_of(tenant).events, count=most)
+        return [event_of(entry_id, fields) for entry_id, fields in entries]
+
+    @reaching
     async def history(self, tenant: str, user: str, *, most: int) -> History:
         """The latest events of one user, looked for in the tenant's stream."""
         found: list[Event] = []

@@ -199,7 +199,7 @@ async def limits(request: web.Request, desk: Desk) -> web.StreamResponse:
     """The tenant's limits: as configured, and as they hold."""
     rules = await desk.acts.rules(desk.at)
     listed = []
-    for limit in _limits_of(desk).values():
+    for limit in desk.tenant.limits.values():
         requests, window_s = rules.limits.get(limit.name, (limit.requests, limit.window_s))
         told = {"limit": limit.name, "per": limit.per, "shadow": limit.shadow, "requests": requests, "window": window_s}
         listed.append({**told, "configured": {"requests": limit.requests, "window": limit.window_s}})
@@ -288,15 +288,8 @@ def _standing(standing: Standing) -> dict[str, Any]:
     }
 
 
-def _limits_of(desk: Desk) -> dict[str, Limit]:
-    tenant = desk.tenant
-    assert tenant is not None  # noqa: S101  # the routes that ask for it name one
-    found = {limit.name: limit for terms in tenant.terms.values() for limit in terms.limits}
-    return found | {limit.name: limit for limit in tenant.routes.limits} if tenant.routes else found
-
-
 def _limit_of(request: web.Request, desk: Desk) -> Limit:
-    limit = _limits_of(desk).get(request.match_info["limit"])
+    limit = desk.tenant.limits.get(request.match_info["limit"])
     if limit is None:
         raise NotFound("There is no such limit")
     return limit

@@ -1,19 +1,24 @@
 """The dashboard: log in, look at counts and sessions, look at one user."""
 
+import json
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from urllib.parse import urlencode
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
+from service.core.acts import Rules
 from service.core.errors import NotFound, StoreUnavailable
+from service.core.limits import Per
 from service.core.listing import Cursor, Page
 from service.core.sessions import RECORDED, Status
-from service.core.tokens import MAX_USER_CHARS
+from service.core.tokens import is_user_id
 from service.web import keys
 from service.web.browser import Browser, browser_of, forget, read_form, remember
+from service.web.charts import charts_of
 from service.web.operators import admit_anyone, find_operator
-from service.web.pages import ROOT, render, visible
+from service.web.pages import API, ROOT, render, visible
 from service.web.policy import Operator
 
 PAGE_SIZE = 50
@@ -94,10 +99,8 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
     filters = {name: value for name, value in filters.items() if value}
     older = f"{ROOT}?{urlencode({**filters, 'after': str(page.after)})}" if page.after else ""
     content = {
-        "browser": browser,
-        "operator": operator,
+        **_about(browser, operator, tenant),
         "tenants": tenants,
-        "tenant": tenant,
         "counts": counts,
         "total": sum(counts[tenant].values()) if tenant in counts else 0,
         "statuses": RECORDED,
@@ -108,32 +111,65 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
         "newest": f"{ROOT}?{urlencode(filters)}" if "after" in request.query else "",
         "older": older,
         "origin": _origin_of(request),
-        "urlencode": urlencode,
     }
+    if tenant:
+        activity = await request.app[keys.PULSES].activity(tenant)
+        happened = await request.app[keys.HISTORIES].latest(tenant, most=HISTORY_SIZE)
+        content |= {
+            "charts": charts_of(activity),
+            "addresses": activity.addresses[:5],
+            "shadow_limits": activity.shadow_limits,
+            "events": happened,
+        }
     return render(request, "overview.html", content)
 
 
 @signed_in
 async def user(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
-    """One user: where it stands, and what happened lately."""
-    tenant, name = request.query.get("tenant", ""), request.query.get("user", "")
-    if tenant not in _tenants_of(request, operator) or not 1 <= len(name) <= MAX_USER_CHARS:
+    """One user: where it stands, what is set for it, and what happened lately."""
+    tenant, name = _tenant_of(request, operator), request.query.get("user", "")
+    if not is_user_id(name):
         raise NotFound
     session = await request.app[keys.SESSIONS].get(tenant, name)
     history = await request.app[keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
-    if session is None and not history.events:
+    rules = await request.app[keys.ACTS].rules(tenant, name)
+    if session is None and not history.events and rules == Rules():
         raise NotFound(f"Nothing is kept of {visible(name)} in {tenant}")
     content = {
-        "browser": browser,
-        "operator": operator,
-        "tenant": tenant,
+        **_about(browser, operator, tenant),
         "user": name,
         "session": session,
         "history": history,
         "most": HISTORY_SIZE,
-        "urlencode": urlencode,
+        "rules": rules,
+        "at_user": f"/tenants/{tenant}/users/{quote(name, safe='')}",
+        "about": json.dumps({"users": [name]}),
+        "everywhere": json.dumps({"users": [name], "everywhere": True}),
     }
     return render(request, "user.html", content)
+
+
+@signed_in
+async def rules(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
+    """What holds for all users of a tenant: restrictions, revoked tokens, limits."""
+    tenant = _tenant_of(request, operator)
+    acts, subject = request.app[keys.ACTS], request.query.get("subject", "").strip()
+    limits = list(request.app[keys.GATE].policy.current.directory.tenants[tenant].limits.values())
+    charges = [(limit, "-" if limit.per is Per.TENANT else subject) for limit in limits]
+    content = {
+        **_about(browser, operator, tenant),
+        "rules": await acts.rules(tenant),
+        "limits": limits,
+        "subject": subject,
+        "standings": await acts.peek(tenant, charges) if is_user_id(subject) else [],
+    }
+    return render(request, "rules.html", content)
+
+
+def _about(browser: Browser, operator: Operator, tenant: str) -> dict[str, Any]:
+    """What every page knows."""
+    at = f"/tenants/{tenant}"
+    return {"browser": browser, "operator": operator, "tenant": tenant, "api": API, "at": at, "urlencode": urlencode}
 
 
 def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.StreamResponse:
@@ -149,6 +185,13 @@ def _own_page(wanted: str) -> str:
     """Where to go after the login: a page of the dashboard, never another place."""
     inside = wanted == ROOT or wanted.startswith((f"{ROOT}?", f"{ROOT}/"))
     return wanted if inside and wanted.isprintable() and "\\" not in wanted else ROOT
+
+
+def _tenant_of(request: web.Request, operator: Operator) -> str:
+    tenant = request.query.get("tenant", "")
+    if tenant not in _tenants_of(request, operator):
+        raise NotFound
+    return tenant
 
 
 def _tenants_of(request: web.Request, operator: Operator) -> list[str]:

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from service.core.acts import Acts, Author
 from service.core.admission import Question, judge
-from service.core.errors import Forbidden, NotFound, StoreUnavailable, Unauthorized
+from service.core.errors import Forbidden, NotFound, StoreUnavailable, Unauthorized, UnexpectedState
 from service.core.listing import Histories, SessionLists
 from service.core.tenants import Tenant, digest
 from service.web import keys
@@ -27,17 +27,27 @@ class Desk:
     """An operator at work on one request."""
 
     operator: Operator
-    tenant: Tenant | None
-    """The one that the path names."""
+    named: Tenant | None
+    """The tenant that the path names."""
     sessions: SessionLists
     acts: Acts
     histories: Histories
     request: web.Request
 
     @property
+    def tenant(self) -> Tenant:
+        """The tenant that the path names.
+
+        Raises:
+            UnexpectedState: it names none.
+        """
+        if self.named is None:
+            raise UnexpectedState("Missing tenant")
+        return self.named
+
+    @property
     def at(self) -> str:
-        """The name of the tenant."""
-        assert self.tenant is not None  # noqa: S101  # the routes that ask for it name one
+        """The tenant's name."""
         return self.tenant.name
 
     def author(self, reason: str) -> Author:

@@ -5,9 +5,19 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs
+from tests.kit import (
+    OPERATOR_TOKEN,
+    OTHER_SECRET,
+    OTHER_TENANT_TOKEN,
+    VIEWER_TOKEN,
+    Service,
+    config,
+    credentials,
+    needs,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FLAGS = (
@@ -34,7 +44,9 @@ def service(start: Callable[..., Service]) -> Service:
     return made
 
 
-async def open_dashboard(browser: Browser, service: Service, **how: object) -> tuple[Page, list[str]]:
+async def open_dashboard(
+    browser: Browser, service: Service, token: str = OPERATOR_TOKEN, **how: object
+) -> tuple[Page, list[str]]:
     """A page that is logged in, and what its console has to complain about."""
     context = await browser.new_context(**how)  # type: ignore[arg-type]
     page = await context.new_page()
@@ -43,9 +55,9 @@ async def open_dashboard(browser: Browser, service: Service, **how: object) -> t
     page.on("pageerror", lambda error: complaints.append(str(error)))
     await page.goto(f"http://127.0.0.1:{service.port}/dashboard")
     await page.wait_for_function("document.activeElement.id === 'token'")  # the field has the focus by itself
-    await page.keyboard.type(OPERATOR_TOKEN)
+    await page.keyboard.type(token)
     await page.keyboard.press("Enter")
-    await page.wait_for_selector("table")
+    await page.wait_for_selector('#live[data-state="on"]')
     return page, complaints
 
 
@@ -61,7 +73,7 @@ async def test_an_operator_logs_in_filters_opens_a_user_and_sees_a_logout(
     await page.get_by_role("button", name="Filter").click()
     await page.wait_for_url("**user=al**")
     assert await page.locator("tbody th a").all_inner_texts() == ["alice"]
-    await page.get_by_role("link", name="alice").click()
+    await page.locator("tbody th a").click()
     assert await page.locator(".badge").first.inner_text() == "Logged in"
     assert "just now" in await page.locator(".facts").inner_text()
     since = page.locator(".facts time:not([data-relative])").first
@@ -101,7 +113,7 @@ async def test_it_fits_a_desk_and_a_phone_in_light_and_dark(
 async def test_everything_is_reached_by_keyboard_and_the_focus_is_seen(browser: Browser, service: Service) -> None:
     page, _ = await open_dashboard(browser, service)
     reached: list[str] = []
-    for _ in range(20):
+    for _ in range(60):
         await page.keyboard.press("Tab")
         if await page.evaluate("document.activeElement === document.body"):
             break  # once around
@@ -122,3 +134,120 @@ async def test_the_logout_of_the_operator_ends_the_view(browser: Browser, servic
     await page.wait_for_url("**/dashboard/login")
     await page.goto(f"http://127.0.0.1:{service.port}/dashboard")
     assert "/dashboard/login" in page.url
+
+
+LIVE_MS = 1000
+"""Within so long a page shows what happened elsewhere."""
+
+
+async def act(page: Page, button: str, reason: str) -> None:
+    """Click, give the reason, confirm; and see it told."""
+    await page.locator(".acts").get_by_role("button", name=button, exact=True).click()
+    await page.fill("#act-reason", reason)
+    await page.locator("dialog").get_by_role("button", name=button, exact=True).click()
+    await expect(page.locator("#told")).to_contain_text(f"{button}: 1 of 1 done")
+
+
+async def test_two_browsers_see_at_once_what_happens_and_what_an_operator_does(
+    browser: Browser, service: Service
+) -> None:
+    (one, complaints), (other, more) = [await open_dashboard(browser, service) for _ in range(2)]
+    assert service.get("/auth/logout", credentials("alice")).status == 200
+    for page in (one, other):
+        await expect(page.locator(".count.logged_out .number")).to_have_text("1", timeout=LIVE_MS)
+        await expect(page.locator("tbody tr", has_text="alice").locator(".badge")).to_have_text("Logged out")
+        await expect(page.locator(".events li").first).to_contain_text("logged in → logged out")
+
+    await one.locator("tbody th a", has_text="bob").click()
+    await one.wait_for_selector('#live[data-state="on"]')
+    await act(one, "Suspend", "looks odd")
+    await expect(other.locator(".count.suspended .number")).to_have_text("1", timeout=LIVE_MS)
+    await expect(other.locator(".events li").first).to_contain_text("looks odd")
+    refused = service.get("/auth/status", credentials("bob"))
+    assert (refused.status, refused.code) == (403, "USER_SUSPENDED")
+    await expect(one.locator("h1 .badge")).to_have_text("Suspended")
+
+    await act(one, "Reinstate", "a mistake")
+    assert service.get("/auth/status", credentials("bob")).status == 200
+    await expect(other.locator("tbody tr", has_text="bob").locator(".badge")).to_have_text("Logged in")
+    assert complaints == more == []
+
+
+async def test_many_are_chosen_and_what_came_of_each_is_said(browser: Browser, service: Service) -> None:
+    page, complaints = await open_dashboard(browser, service)
+    bar = page.locator("#bulk")
+    await expect(bar).to_be_hidden()
+    await page.check("#choose-all")
+    await expect(bar.locator("output")).to_have_text("3 chosen")
+    assert service.get("/auth/logout", credentials("alice")).status == 200
+    await expect(page.locator(".count.logged_out .number")).to_have_text("1")
+    await expect(bar.locator("output")).to_have_text("3 chosen")  # an update does not lose the choice
+    await bar.get_by_role("button", name="Reinstate").click()
+    await page.locator("dialog").get_by_role("button", name="Reinstate").click()
+    await expect(page.locator("#told")).to_contain_text("0 of 3 done")
+    await expect(page.locator("#told")).to_contain_text("alice: reinstate conflicts with the status logged_out")
+    assert complaints == []
+
+
+async def test_restrictions_and_limits_are_set_and_lifted(browser: Browser, service: Service) -> None:
+    page, _ = await open_dashboard(browser, service)
+    await page.get_by_role("link", name="Restrictions and limits").click()
+    await page.wait_for_selector('#live[data-state="on"]')
+    await page.get_by_role("button", name="Restrict", exact=True).click()
+    await page.fill("#act-capability", "status")
+    await page.locator("dialog [type=submit]").click()
+    await expect(page.locator("[data-live=restrictions] code")).to_have_text("status")
+    assert service.get("/auth/status", credentials("alice")).code == "RESTRICTED_CAPABILITY"
+    await page.get_by_role("button", name="Lift").click()
+    await page.locator("dialog [type=submit]").click()
+    await expect(page.locator("[data-live=restrictions]")).to_contain_text("No restriction is set here")
+    assert service.get("/auth/status", credentials("alice")).status == 200
+
+    row = page.locator("tbody tr", has_text="logout-ip")
+    await row.get_by_role("button", name="Set", exact=True).click()
+    await page.fill("#act-requests", "1")
+    await page.locator("dialog [type=submit]").click()
+    await expect(row).to_contain_text("30 in 3600 s")
+    answers = [service.get("/auth/logout", credentials("alice")).status for _ in range(2)]
+    assert answers == [200, 429]
+
+
+async def test_a_viewer_sees_no_button_that_changes_anything(browser: Browser, service: Service) -> None:
+    other = credentials("zoe", tenant_token=OTHER_TENANT_TOKEN, secret=OTHER_SECRET)
+    assert service.get("/auth/status", other).status == 200
+    page, complaints = await open_dashboard(browser, service, VIEWER_TOKEN)
+    for path in ("/dashboard", "/dashboard/user?tenant=globex&user=zoe", "/dashboard/rules?tenant=globex"):
+        await page.goto(f"http://127.0.0.1:{service.port}{path}")
+        await page.wait_for_selector('#live[data-state="on"]')
+        assert await page.locator("button[data-path], input[name=chosen], dialog").count() == 0
+    answer = await page.request.post(
+        f"http://127.0.0.1:{service.port}/dashboard/api/tenants/globex/sessions/suspend", data={"users": ["zoe"]}
+    )
+    assert answer.status == 403
+    assert complaints == []
+
+
+async def test_a_page_says_when_it_is_not_live_and_is_again_by_itself(browser: Browser, service: Service) -> None:
+    page, _ = await open_dashboard(browser, service)
+    service.end()
+    await expect(page.locator("#live")).to_contain_text("Not live")
+    service.start()
+    service.wait_until_ready()
+    await expect(page.locator('#live[data-state="on"]')).to_be_visible(timeout=10_000)
+    assert service.get("/auth/logout", credentials("bob")).status == 200
+    await expect(page.locator(".count.logged_out .number")).to_have_text("1")
+
+
+async def test_axe_finds_no_serious_fault(browser: Browser, service: Service) -> None:
+    for scheme in ("light", "dark"):
+        page, _ = await open_dashboard(browser, service, color_scheme=scheme, bypass_csp=True)
+        for path in ("/dashboard", "/dashboard/user?tenant=acme&user=alice", "/dashboard/rules?tenant=acme"):
+            await page.goto(f"http://127.0.0.1:{service.port}{path}")
+            await page.wait_for_selector('#live[data-state="on"]')
+            found = await Axe().run(page)
+            serious = [
+                (one["id"], [node["html"] for node in one["nodes"]])
+                for one in found.response["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+            assert serious == [], f"{scheme} {path}"

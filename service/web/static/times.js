@@ -13,7 +13,7 @@ function ago(moment, now) {
   }
 }
 
-function show() {
+export function show() {
   const now = Date.now();
   for (const element of document.querySelectorAll("time[datetime]")) {
     const moment = Date.parse(element.dateTime);

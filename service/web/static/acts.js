@@ -1,0 +1,114 @@
+// What an operator does: each button says what it asks of the API, a dialog asks for the reason, and what came of it is told.
+
+import { refresh } from "./live.js";
+
+const main = document.querySelector("main[data-api]");
+const dialog = document.getElementById("act");
+const told = document.getElementById("told");
+const TOLD_MS = 8000;
+
+function tell(text, wrong = false) {
+  told.textContent = text;
+  clearTimeout(tell.ends);
+  if (!wrong) tell.ends = setTimeout(() => (told.textContent = ""), TOLD_MS);
+  told.classList.toggle("wrong", wrong);
+}
+
+function selected() {
+  return [...document.querySelectorAll("input[name=chosen]:checked")].map((box) => box.value);
+}
+
+function count() {
+  const bar = document.getElementById("bulk");
+  if (!bar) return;
+  const many = selected().length;
+  bar.hidden = many === 0;
+  bar.querySelector("output").textContent = `${many} chosen`;
+}
+
+function field(name, label, value) {
+  const row = document.createElement("p");
+  const input = Object.assign(document.createElement("input"), { name, id: `act-${name}`, value: value ?? "" });
+  input.type = { until: "datetime-local", before: "datetime-local", requests: "number", window: "number" }[name] ?? "text";
+  if (input.type === "number") Object.assign(input, { min: 1, required: true });
+  row.append(Object.assign(document.createElement("label"), { htmlFor: input.id, textContent: label }), input);
+  return row;
+}
+
+// "name:Label=value|name:Label"
+function fields(text) {
+  return (text ?? "").split("|").filter(Boolean).map((one) => {
+    const [, name, label, value] = one.match(/^(\w+):([^=]*)=?(.*)$/);
+    return field(name, label, value);
+  });
+}
+
+function ask(button) {
+  const users = "chosen" in button.dataset ? selected() : null;
+  const title = button.dataset.title.replace("{chosen}", users ? `${users.length} user${users.length === 1 ? "" : "s"}` : "");
+  dialog.querySelector("h2").textContent = title;
+  dialog.querySelector(".more").replaceChildren(...fields(button.dataset.fields));
+  dialog.querySelector(".warning").textContent = button.dataset.warning ?? "";
+  dialog.querySelector("[name=reason]").value = "";
+  dialog.querySelector("[type=submit]").textContent = button.textContent.trim();
+  dialog.onclose = () => {
+    if (dialog.returnValue === "do") run(button, users, new FormData(dialog.querySelector("form")));
+    dialog.returnValue = "";
+  };
+  dialog.showModal();
+}
+
+function bodyOf(button, users, form) {
+  const body = { ...JSON.parse(button.dataset.body ?? "{}") };
+  if (users) body.users = users;
+  for (const [name, value] of form) {
+    if (value === "" || name === "capability") continue;
+    if (name === "until" || name === "before") body[name] = new Date(value).toISOString();
+    else body[name] = name === "requests" || name === "window" ? Number(value) : value;
+  }
+  return body;
+}
+
+async function run(button, users, form) {
+  const path = button.dataset.path.replace("{capability}", encodeURIComponent(form.get("capability") ?? ""));
+  try {
+    const answer = await fetch(main.dataset.api + path, {
+      method: button.dataset.method,
+      headers: { "content-type": "application/json", "x-csrf-token": main.dataset.csrf },
+      body: JSON.stringify(bodyOf(button, users, form)),
+    });
+    const content = await answer.json();
+    if (content.error) {
+      const why = (content.error.validation ?? []).map((one) => `${one.field}: ${one.message}`).join("; ");
+      tell(`${button.textContent.trim()}: ${why || content.error.message}`, true);
+    } else {
+      for (const box of document.querySelectorAll("input:checked[name=chosen], #choose-all")) box.checked = false;
+      tell(outcome(button.textContent.trim(), content.data));
+    }
+  } catch {
+    tell(`${button.textContent.trim()}: the service does not answer`, true);
+  }
+  await refresh();
+}
+
+function outcome(what, data) {
+  if (!data.results) return `${what}: done`;
+  const failed = data.results.filter((one) => !one.done);
+  const parts = [`${what}: ${data.results.length - failed.length} of ${data.results.length} done`];
+  for (const one of failed.slice(0, 5)) parts.push(`${one.userId}: ${one.message}`);
+  if (failed.length > 5) parts.push(`and ${failed.length - 5} more`);
+  return parts.join("; ");
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-path]");
+  if (button) ask(button);
+});
+document.addEventListener("change", (event) => {
+  if (event.target.id === "choose-all") {
+    for (const box of document.querySelectorAll("input[name=chosen]")) box.checked = event.target.checked;
+  }
+  count();
+});
+document.addEventListener("refreshed", count);
+dialog?.querySelector("[value=cancel]").addEventListener("click", () => dialog.close("cancel"));
