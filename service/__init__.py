@@ -3,3 +3,5 @@
 Read `app.py` first: it is the composition root, the one module that sees everything.
 `core` is plain Python without I/O, `store` is everything Redis, `web` is everything HTTP.
 """
+
+__version__ = "0.1.0"

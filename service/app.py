@@ -30,7 +30,7 @@ from service.store.news import News
 from service.store.pulse import Pulses
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
-from service.web import admin, auth, cors, dashboard, forward_auth, health, keys
+from service.web import admin, auth, cors, dashboard, docs, forward_auth, health, keys
 from service.web.forwarded import ClientAddressRules
 from service.web.metrics import POUR_EVERY_S, Metrics
 from service.web.middlewares import Middlewares
@@ -218,7 +218,7 @@ async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
 
 
 def _add_routes(app: web.Application) -> None:
-    with as_file(files("service.web") / "static") as static:
+    with as_file(files("service.web") / "static") as static, as_file(files("swagger_ui") / "static") as reader:
         app.add_routes(
             [
                 web.get("/auth/logout", auth.logout, allow_head=False),
@@ -241,6 +241,9 @@ def _add_routes(app: web.Application) -> None:
                 web.post(f"{ROOT}/login", dashboard.login),
                 web.post(f"{ROOT}/logout", dashboard.logout),
                 web.static(f"{ROOT}/static", static),
+                web.get("/openapi.json", docs.described),
+                web.get(docs.ROOT, docs.reader),
+                web.static(f"{docs.ROOT}/ui", reader),
             ]
         )
 

@@ -9,7 +9,6 @@ from service.core.limits import Limit
 from service.core.routes import Protected, with_capabilities
 from service.core.tokens import KeyRing
 
-
 WITHOUT_A_TENANT = ("admin", "login")
 """Operations of operators: whatever tenant they are about, they count for none."""
 

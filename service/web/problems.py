@@ -35,6 +35,15 @@ _HTTP: dict[int, tuple[str, str]] = {
 }
 
 
+CODES = {
+    **dict(_TABLE.values()),
+    **{code: status for status, (code, _) in _HTTP.items()},
+    "BAD_REQUEST": 400,
+    "INTERNAL_SERVER": 500,
+}
+"""Code → status, of all that there are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is told instead of what was asked."""

@@ -26,11 +26,23 @@ def _is_a_user(user: str) -> str:
     return user
 
 
-User = Annotated[str, Field(min_length=1, max_length=MAX_USER_CHARS), AfterValidator(_is_a_user)]
+_PRINTED: Any = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+"""What `_is_a_user` holds users to, for the description."""
+
+User = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_USER_CHARS, json_schema_extra=_PRINTED),
+    AfterValidator(_is_a_user),
+]
 Reason = Annotated[str, Field(max_length=MAX_REASON_CHARS)]
 Subject = Annotated[
     str,
-    Field(description="the address as limits count it, the user, or - for the tenant"),
+    Field(
+        min_length=1,
+        max_length=MAX_USER_CHARS,
+        json_schema_extra=_PRINTED,
+        description="the address as limits count it, the user, or - for the tenant",
+    ),
     AfterValidator(_is_a_user),
 ]
 Capability = Annotated[str, Field(pattern=CAPABILITY)]
@@ -95,7 +107,9 @@ class SessionsQuery(_Schema):
     status: Status | None = None
     user: User | None = Field(None, description="exactly this user")
     prefix: str = Field("", max_length=MAX_USER_CHARS, description="users that begin so, among the newest 10,000")
-    after: str | None = Field(None, description="`next` of the page before")
+    after: str | None = Field(
+        None, description="`next` of the page before", json_schema_extra={"pattern": r"^[0-9]{1,15}\."}
+    )
     limit: int = Field(50, ge=1, le=MAX_PAGE)
 
 
@@ -173,5 +187,5 @@ def _mistakes(error: ValidationError) -> InvalidRequest:
 
 
 def moment_ms(moment: datetime | None) -> int | None:
-    """A moment in milliseconds since the epoch."""
-    return None if moment is None else int(moment.timestamp() * 1000)
+    """A moment in milliseconds since the epoch; none before it."""
+    return None if moment is None else max(1, int(moment.timestamp() * 1000))
