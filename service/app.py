@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from importlib.resources import as_file, files
 
@@ -14,10 +14,12 @@ from redis.exceptions import RedisError
 
 from service.core.admission import Admission, OutagePolicy, Question, Terms
 from service.core.errors import StoreUnavailable
+from service.core.hooks import Hook, key_of
 from service.core.limits import Limit
 from service.core.pulse import Pulse
 from service.core.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
+from service.core.tasks import end
 from service.core.tenants import Directory, Tenant, digest
 from service.core.tokens import KeyRing, VerifiedTokens
 from service.jwks import RemoteKeySets, Source
@@ -26,6 +28,7 @@ from service.store.acts import OperatorActs
 from service.store.admissions import Admissions, SessionRules
 from service.store.connection import RedisAccess
 from service.store.events import Events
+from service.store.hooks import Hooks
 from service.store.news import News
 from service.store.pulse import Pulses
 from service.store.sessions import Sessions
@@ -37,6 +40,7 @@ from service.web.middlewares import Middlewares
 from service.web.pages import API, ROOT
 from service.web.policy import LivePolicy, Operator, Policy
 from service.web.repeats import Repeats
+from service.webhooks import Webhooks
 
 MAX_BODY_BYTES = 64 * 1024
 LOGOUT, STATUS, TERMINATE = keys.Operation("logout"), keys.Operation("status"), keys.Operation("terminate")
@@ -57,6 +61,8 @@ class Runtime:
         self.events = Events(access.client)
         self.acts = OperatorActs(access.client)
         self.news = News(access.client)
+        self.hooks = Hooks(access.client)
+        self.webhooks = Webhooks(self.hooks, self.news)
         self.pulse = Pulse()
         self.pulses = Pulses(access.client)
         self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings), self.count_swept)
@@ -70,6 +76,7 @@ class Runtime:
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)
         self.admissions.refusals.forget()
+        self.webhooks.follow(hooks_of(settings))
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
         self.key_sets.follow(
             {
@@ -144,10 +151,11 @@ class Runtime:
             self.admissions.refusals.listen_forever(self.access.client),
             self.news.run_forever(),
             self.pour_forever(),
+            self.webhooks.run_forever(),
         )
         tasks = [asyncio.create_task(one) for one in beside]
         yield
-        await _end(tasks)
+        await end(tasks)
         self.metrics.pour()
         self.repeats.tell()
         await self.pour()
@@ -178,6 +186,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     app[keys.ACTS] = runtime.acts
     app[keys.FEEDS] = runtime.news
     app[keys.PULSES] = runtime.pulses
+    app[keys.HOOKS] = runtime.hooks
     _add_routes(app)
     loader = jinja2.PackageLoader("service.web", "templates")
     pages = aiohttp_jinja2.setup(
@@ -206,15 +215,6 @@ def _short_way(middlewares: Middlewares) -> Callable[[str, str], keys.Answering 
         return verify.get(path) or by_method.get((method, path)) or (envoy if path.startswith(behind) else None)
 
     return find
-
-
-async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel until it is heard: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 def _add_routes(app: web.Application) -> None:
@@ -269,6 +269,15 @@ def make_policy(settings: Settings) -> Policy:
     )
 
 
+def hooks_of(settings: Settings) -> list[Hook]:
+    """All webhooks."""
+    return [
+        Hook(name, one.name, str(one.url), key_of(one.secret.get_secret_value()), frozenset(one.events))
+        for name, tenant in settings.tenants.items()
+        for one in tenant.webhooks
+    ]
+
+
 def session_rules(settings: Settings) -> SessionRules:
     """`sessions:` as the admission reads it."""
     sessions = settings.sessions
@@ -297,7 +306,8 @@ def _directory(settings: Settings) -> Directory:
         terms = _terms(settings, name, section)
         restricted = frozenset(section.restricted_capabilities)
         routes = protected(terms["verify"], section)
-        tenants.append(Tenant(name, section.digest, _ring(name, section), terms, routes, restricted))
+        webhooks = tuple(one.name for one in section.webhooks)
+        tenants.append(Tenant(name, section.digest, _ring(name, section), terms, routes, restricted, webhooks))
     terms = _terms(settings)
     return Directory(tenants, terms, protected(terms["verify"]))
 

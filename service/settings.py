@@ -25,7 +25,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.core.limits import OnOutage, Per
+from service.core.admission import CAPABILITY
+from service.core.hooks import key_of
+from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S, OnOutage, Per
 from service.core.tenants import digest
 from service.core.tokens import ALGORITHMS, ASYMMETRIC, Key, make_key
 from service.store.address import Address
@@ -57,9 +59,6 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Int = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, Field(pattern=NAME)]
-MAX_REQUESTS, MAX_WINDOW_S = 10_000_000, 31 * 86_400
-"""What a limit may be."""
-CAPABILITY = r"^[A-Za-z0-9._:-]{1,64}$"
 Capability = Annotated[str, Field(pattern=CAPABILITY)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
@@ -293,6 +292,26 @@ class Jwt(_Section):
         return (self.audience,) if isinstance(self.audience, str) else self.audience or ()
 
 
+EVENT_TYPES = ("transition", "restriction", "revocation", "limit", "forgotten", "refusal")
+
+
+class WebhookSection(_Section):
+    """A receiver of the tenant's events."""
+
+    name: Name
+    url: AnyHttpUrl
+    secret: SecretStr
+    events: tuple[Literal[EVENT_TYPES], ...] = EVENT_TYPES  # type: ignore[valid-type]  # a tuple of names
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Self:
+        try:
+            key_of(self.secret.get_secret_value())
+        except ValueError as error:
+            raise mistake(f"{error}") from None
+        return self
+
+
 class TenantSection(_WithToken):
     """A customer of the deployment."""
 
@@ -300,6 +319,14 @@ class TenantSection(_WithToken):
     restricted_capabilities: tuple[Capability, ...] = ()
     limits: TenantLimits = TenantLimits()
     routes: tuple[RouteSection, ...] = ()
+    webhooks: tuple[WebhookSection, ...] = ()
+
+    @model_validator(mode="after")
+    def _webhooks_differ(self) -> Self:
+        names = [webhook.name for webhook in self.webhooks]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise mistake(f"the webhook {name} stands twice; each has a name of its own")
+        return self
 
 
 class OperatorSection(_WithToken):

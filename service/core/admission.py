@@ -21,6 +21,9 @@ from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per, Stan
 from service.core.sessions import Cause, Session, Status
 from service.core.tokens import Identity
 
+CAPABILITY = r"^[A-Za-z0-9._:-]{1,64}$"
+"""What a capability may be called."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Terms:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 MICRO = 1_000_000
 """Windows are kept in microseconds, the resolution of Redis's own clock."""
+MAX_REQUESTS, MAX_WINDOW_S = 10_000_000, 31 * 86_400
+"""What a limit may be."""
 
 
 class Per(StrEnum):

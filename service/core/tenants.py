@@ -26,6 +26,8 @@ class Tenant:
     """What `verify` holds a proxied request to; None: no routes are configured."""
     restricted: Collection[str] = ()
     """Capabilities that the configuration restricts it from."""
+    webhooks: tuple[str, ...] = ()
+    """The names of those that are told of its events."""
     _with: dict[tuple[Terms, str], Terms] = field(default_factory=dict, repr=False)
 
     @property

@@ -16,6 +16,8 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:events` | stream | what happened | capped at about 10,000; TTL: 30 days after the last |
 | `rc:{T}:pulse:SLOT` | hash | kind and bucket of 10 s → how many; `=LIMIT` → shadow refusals | TTL: 80 min |
 | `rc:{T}:refused:SLOT` | sorted set | address → refusals in these 10 min, the most frequent 1,000 | TTL: 80 min |
+| `rc:{T}:hook:NAME` | hash | a webhook: cursor, failed attempts, last error | TTL: 30 days after the last |
+| `rc:{T}:hook:NAME:lease` | string | which worker tells it | TTL: 15 s |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
@@ -36,6 +38,7 @@ EVENTS_CAP = 10_000
 EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
 SWEEPER_TTL_MS = 15_000
 PULSE_TTL_S = 80 * 60
+HOOK_LEASE_MS = 15_000
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
@@ -75,6 +78,14 @@ class TenantKeys:
     def refused(self, slot: int) -> str:
         """Who was refused in ten minutes."""
         return f"{self.tag}refused:{slot}"
+
+    def hook(self, name: str) -> str:
+        """How far a webhook has been told."""
+        return f"{self.tag}hook:{name}"
+
+    def hook_lease(self, name: str) -> str:
+        """Which worker tells it."""
+        return f"{self.hook(name)}:lease"
 
     def window(self, limit: str, subject: str) -> str:
         """The admitted times of one subject under one limit."""

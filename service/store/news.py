@@ -8,7 +8,7 @@ there by itself, and joins the others.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.core.listing import Event, Gap
+from service.core.tasks import end
 from service.store.events import event_of
 from service.store.keyspace import NEWS, keys_of
 from service.store.reach import reaching
@@ -138,9 +139,7 @@ class News:
                     while self._listeners:
                         await self._read()
                 finally:
-                    hearing.cancel()
-                    with suppress(asyncio.CancelledError, RedisError, OSError):
-                        await hearing
+                    await end([hearing])
                 self._woken.clear()
             except (RedisError, OSError, TimeoutError) as error:
                 log.debug("no news", reason=f"{type(error).__name__}: {error}")

@@ -110,6 +110,17 @@ async def session(request: web.Request, desk: Desk) -> web.StreamResponse:
     return success(request, told)
 
 
+@for_viewers
+async def webhooks(request: web.Request, desk: Desk) -> web.StreamResponse:
+    """The tenant's webhooks: how far each has been told, and how it goes."""
+    told = []
+    for name in desk.tenant.webhooks:
+        state = await request.app[keys.HOOKS].state(desk.at, name)
+        one = {"webhook": name, "lastEvent": state.cursor, "failedAttempts": state.attempts, "error": state.error}
+        told.append(one)
+    return success(request, {"webhooks": told})
+
+
 @for_operators
 async def act(request: web.Request, desk: Desk) -> web.StreamResponse:
     """Log out, suspend, reinstate or terminate one user."""
@@ -322,6 +333,7 @@ def routes(root: str) -> list[web.RouteDef]:
         web.get(f"{root}/tenants", tenants),
         web.get(at, tenant),
         web.get(f"{at}/activity", activity),
+        web.get(f"{at}/webhooks", webhooks),
         web.get(f"{at}/sessions", sessions),
         web.post(f"{at}/sessions/{acting}", act_on_many),
         web.get(f"{at}/users/{user}", session),

@@ -154,12 +154,14 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
     """What holds for all users of a tenant: restrictions, revoked tokens, limits."""
     tenant = _tenant_of(request, operator)
     acts, subject = request.app[keys.ACTS], request.query.get("subject", "").strip()
-    limits = list(request.app[keys.GATE].policy.current.directory.tenants[tenant].limits.values())
+    known = request.app[keys.GATE].policy.current.directory.tenants[tenant]
+    limits = list(known.limits.values())
     charges = [(limit, "-" if limit.per is Per.TENANT else subject) for limit in limits]
     content = {
         **_about(browser, operator, tenant),
         "rules": await acts.rules(tenant),
         "limits": limits,
+        "webhooks": [(name, await request.app[keys.HOOKS].state(tenant, name)) for name in known.webhooks],
         "subject": subject,
         "standings": await acts.peek(tenant, charges) if is_user_id(subject) else [],
     }

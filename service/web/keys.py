@@ -8,6 +8,7 @@ from aiohttp import web
 from service.core.acts import Acts
 from service.core.admission import Admission, Question
 from service.core.errors import UnexpectedState
+from service.core.hooks import HookStates
 from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
 from service.core.pulse import Pulse
 from service.core.tenants import Tenant
@@ -80,6 +81,7 @@ SHORT_WAY: web.AppKey[Callable[[str, str], Answering | None]] = web.AppKey("SHOR
 """Method and raw path → what answers it, for the operations that are asked at the deployment's full rate: the same
 middlewares and handler that aiohttp's router leads to, without the way there (`web/server.py`)."""
 PULSES: web.AppKey[ActivityCharts] = web.AppKey("PULSES")
+HOOKS: web.AppKey[HookStates] = web.AppKey("HOOKS")
 FEEDS: web.AppKey[Feeds] = web.AppKey("FEEDS")
 ACTS: web.AppKey[Acts] = web.AppKey("ACTS")
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.core.admission import CAPABILITY
 from service.core.sessions import RECORDED, Status
-from service.settings import CAPABILITY
 from service.web import schemas
 from service.web.problems import CODES
 
@@ -156,6 +156,12 @@ def _of_a_tenant() -> list[Operation]:
         "addresses": _list(_object({"address": {"type": "string"}, "refusals": _COUNT})),
         "shadowLimits": _list(_object({"limit": {"type": "string"}, "refusals": _COUNT})),
     }
+    hook = {
+        "webhook": {"type": "string"},
+        "lastEvent": {"type": ["string", "null"]},
+        "failedAttempts": _COUNT,
+        "error": {"type": "string"},
+    }
     page = {
         "sessions": _list(_A_SESSION),
         "next": {"type": ["string", "null"], "description": "`after` of the next page; null: this is the last"},
@@ -170,6 +176,7 @@ def _of_a_tenant() -> list[Operation]:
     found = [
         _operators("get", at, "Counts, and what operators have set", _object({"tenant": {"type": "string"}, "counts": _COUNTS, **told, "limits": limits})),
         _operators("get", f"{at}/activity", "The last hour", _object(activity)),
+        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", _object({"webhooks": _list(_object(hook))})),
         _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", _object(page), query=schemas.SessionsQuery),
         _operators("get", user, "One user, with history", _object(one)),
         _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.Told),

@@ -7,10 +7,11 @@ from aiohttp import web
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from service.core.admission import CAPABILITY
 from service.core.errors import InvalidRequest
+from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S
 from service.core.sessions import Status
 from service.core.tokens import MAX_USER_CHARS, is_user_id
-from service.settings import CAPABILITY, MAX_REQUESTS, MAX_WINDOW_S
 
 MAX_USERS = 1000
 """Of one call."""

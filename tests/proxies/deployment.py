@@ -157,9 +157,10 @@ class Deployment:
         await access.close()
 
     def events(self, tenant: str) -> list[tuple[str, str]]:
-        """(user, new status) of each event."""
+        """(user, new status) of each transition."""
         with redis.Redis(unix_socket_path=self.redis_url.removeprefix("unix://")) as client:
-            return [(e[b"user"].decode(), e[b"to"].decode()) for _, e in client.xrange(f"rc:{{{tenant}}}:events")]
+            events = [event for _, event in client.xrange(f"rc:{{{tenant}}}:events") if b"to" in event]
+        return [(event[b"user"].decode(), event[b"to"].decode()) for event in events]
 
     def kill_redis(self) -> None:
         with redis.Redis(unix_socket_path=self.redis_url.removeprefix("unix://")) as client:

@@ -217,7 +217,7 @@ async def test_refusals_are_told_as_a_sample_and_counted_whole(make_client: Make
     assert (sum(told["transitions"]), sum(told["refusals"])) == (1, 5)
     assert sum(told["shadowRefusals"]) == 6, "each that it would have refused"
     assert told["addresses"] == [{"address": "127.0.0.1", "refusals": 5}]
-    assert told["shadowLimits"] == [{"limit": "status-shadow", "refusals": 1}]
+    assert told["shadowLimits"] == [{"limit": "status-shadow", "refusals": 6}]
 
 
 async def test_an_hour_is_shown_whole_and_what_is_older_is_not(access: RedisAccess) -> None:

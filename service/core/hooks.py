@@ -1,0 +1,75 @@
+"""Webhooks: what is configured, how it goes, and how a message is signed.
+
+Source: Standard Webhooks (standardwebhooks.com), version 1: symmetric signatures.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+PREFIX = "whsec_"
+MIN_SECRET_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A receiver of one tenant's events."""
+
+    tenant: str
+    name: str
+    url: str = field(repr=False)
+    key: bytes = field(repr=False)
+    types: frozenset[str]
+    """Of the events that it wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookState:
+    """How far a webhook has been told, and how it goes."""
+
+    cursor: str | None
+    """The last event that arrived; None: it has not begun."""
+    attempts: int
+    """That failed in a row, for the next event."""
+    error: str
+    """What the last of them came to."""
+
+
+class HookStates(Protocol):
+    """Reads how webhooks go. Raises StoreUnavailable where Redis does not answer."""
+
+    async def state(self, tenant: str, hook: str) -> HookState:
+        """Of one."""
+
+
+def key_of(secret: str) -> bytes:
+    """The signing key: what stands behind `whsec_` in base64, else the text itself.
+
+    Raises:
+        ValueError: it is too short, or no base64.
+    """
+    if secret.startswith(PREFIX):
+        try:
+            key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
+        except binascii.Error:
+            raise ValueError("behind whsec_ there is base64") from None
+    else:
+        key = secret.encode()
+    if len(key) < MIN_SECRET_BYTES:
+        raise ValueError(f"a webhook's secret must have at least {MIN_SECRET_BYTES} bytes")
+    return key
+
+
+def signed(key: bytes, message_id: str, timestamp_s: int, body: bytes) -> Mapping[str, str]:
+    """The header fields that a message carries."""
+    content = f"{message_id}.{timestamp_s}.".encode() + body
+    signature = base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp_s),
+        "webhook-signature": f"v1,{signature}",
+    }
