@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Collection
 
-AGAIN_S = 1.0
-"""So long a task may take to clear up."""
+AGAIN_S = 0.3
+"""So long a task may take to clear up (a round trip or two)."""
 
 
 async def end(tasks: Collection[asyncio.Task[None]]) -> None:
