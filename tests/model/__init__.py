@@ -1,0 +1,1 @@
+"""A plain model of the contract, and random sequences held to it."""

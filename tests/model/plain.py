@@ -1,0 +1,224 @@
+"""Sections 2 and 7 of the contract as plain Python: lists, dictionaries and `if`, written from the page alone.
+
+It shares nothing with the service: its own table, its own windows. Times are microseconds.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+SECOND = 1_000_000
+MS = 1_000
+
+TABLE: dict[str, tuple[str | int, ...]] = {
+    #            none          logged_in     logged_out    expired       suspended      terminated
+    "request":   ("logged_in",  "logged_in",  "logged_in",  "logged_in",  403,           403),
+    "logout":    ("logged_out", "logged_out", "logged_out", "logged_out", 403,           403),
+    "operator":  (404,          "logged_out", "logged_out", "logged_out", 409,           409),
+    "suspend":   ("suspended",  "suspended",  "suspended",  "suspended",  "suspended",   409),
+    "reinstate": (404,          409,          409,          409,          "logged_out",  409),
+    "terminate": ("terminated", "terminated", "terminated", "terminated", "terminated",  "terminated"),
+}  # fmt: skip
+FROM = ("none", "logged_in", "logged_out", "expired", "suspended", "terminated")
+
+
+@dataclass
+class Limit:
+    """What the configuration says of one."""
+
+    name: str
+    per: str
+    requests: int
+    window_s: int
+    shadow: bool = False
+
+
+@dataclass
+class Rules:
+    """What a reload may change."""
+
+    limits: dict[str, list[Limit]]
+    grace_s: int = 0
+    seen_every_s: int = 60
+    retention_s: int = 90
+    leeway_s: int = 0
+
+
+@dataclass
+class User:
+    """What is kept of one; times in whole milliseconds, 0 unknown."""
+
+    status: str = "none"
+    previous: str | None = None
+    since: int = 0
+    seen: int = 0
+    expires: int = 0
+
+
+@dataclass
+class Asked:
+    """A request, as the model sees it."""
+
+    operation: str
+    tenant: str | None
+    """None: the tenant token is unknown."""
+    user: str
+    address: str
+    token: str = "good"
+    """`good`, `bad`, `missing` or `expired`."""
+    expires_us: int = 0
+    issued_s: int | None = None
+    passive: bool = False
+
+
+@dataclass
+class Answered:
+    """What the contract wants of the answer."""
+
+    status: int
+    code: str = ""
+    limits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Limit → remaining, and seconds until there is more."""
+    retry_after_s: int | None = None
+
+
+class Plain:
+    """The service, as the contract describes it."""
+
+    def __init__(self, now_us: int, rules: Rules) -> None:
+        self.now = now_us
+        self.rules = rules
+        self.users: dict[tuple[str, str], User] = {}
+        self.windows: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        self.events: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+        self.restricted: dict[tuple[str, str | None], dict[str, int | None]] = defaultdict(dict)
+        self.revoked: dict[tuple[str, str | None], int] = {}
+        self.limits_set: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def user(self, tenant: str, user: str) -> User:
+        """As it stands."""
+        return self.users.get((tenant, user), User())
+
+    # --- a request, section 4 step by step ------------------------------------------------------------
+
+    def request(self, asked: Asked) -> Answered:
+        """Decide it, and let it have its effect."""
+        known = asked.tenant is not None and asked.token == "good"
+        limits = [
+            self._as_set(asked.tenant, one)
+            for one in self.rules.limits.get(asked.operation, [])
+            if one.per != "user" or known
+        ]
+        windows = {one.name: self._window(one, asked) for one in limits}
+        over = {one.name: len(windows[one.name]) >= one.requests for one in limits}
+        refused = any(over[one.name] and not one.shadow for one in limits)
+        for one in limits:
+            if not refused and not over[one.name]:
+                windows[one.name].append(self.now)
+        told = {one.name: self._standing(one, windows[one.name]) for one in limits if not one.shadow}
+        if refused:
+            waits = [told[one.name][1] for one in limits if over[one.name] and not one.shadow]
+            return Answered(429, "TOO_MANY_REQUESTS", told, max(waits))
+        status, code = self._judged(asked)
+        return Answered(status, code, told)
+
+    def _judged(self, asked: Asked) -> tuple[int, str]:
+        if asked.tenant is None:
+            return 401, "INVALID_TENANT_TOKEN"
+        if asked.token != "good":
+            names = {"missing": "MISSING_USER_TOKEN", "expired": "EXPIRED_USER_TOKEN", "bad": "INVALID_USER_TOKEN"}
+            return 401, names[asked.token]
+        if self._is_revoked(asked.tenant, asked):
+            return 401, "INVALID_USER_TOKEN"
+        restricted = self._is_restricted(asked.tenant, asked)
+        # Who is refused for a capability had a valid token, so it counts as a request; nobody is logged out by it.
+        cause = "logout" if asked.operation == "logout" and not restricted else "request"
+        user = self.user(asked.tenant, asked.user)
+        to = TABLE[cause][FROM.index(user.status)]
+        if isinstance(to, int):
+            return to, f"USER_{user.status.upper()}"
+        if not asked.passive or asked.operation == "logout":
+            self._seen(asked.tenant, asked, user, cause, to)
+        return (403, "RESTRICTED_CAPABILITY") if restricted else (200, "")
+
+    def _seen(self, tenant: str, asked: Asked, user: User, cause: str, to: str) -> None:
+        now_ms = self.now // MS
+        if (
+            cause == "request"
+            and user.status == "logged_out"
+            and user.previous != "suspended"
+            and now_ms - user.since < self.rules.grace_s * 1000
+        ):
+            to = user.status
+        changed = replace(user, expires=max(user.expires, asked.expires_us // MS))
+        if to != user.status:
+            self._move(tenant, asked.user, changed, to, cause)
+            self.users[tenant, asked.user].seen = now_ms
+            return
+        if now_ms - user.seen >= self.rules.seen_every_s * 1000:
+            changed.seen = now_ms
+        self.users[tenant, asked.user] = changed
+
+    def _move(self, tenant: str, name: str, user: User, to: str, cause: str) -> None:
+        self.events[tenant].append((name, user.status, to))
+        previous = None if user.status == "none" else user.status
+        self.users[tenant, name] = replace(user, status=to, previous=previous, since=self.now // MS)
+
+    # --- limits, section 7 ----------------------------------------------------------------------------
+
+    def _as_set(self, tenant: str | None, limit: Limit) -> Limit:
+        found = self.limits_set.get((tenant or "", limit.name))
+        return replace(limit, requests=found[0], window_s=found[1]) if found else limit
+
+    def _window(self, limit: Limit, asked: Asked) -> list[int]:
+        subject = {"ip": asked.address, "user": asked.user, "tenant": "-"}[limit.per]
+        key = (asked.tenant or "", limit.name, subject)
+        self.windows[key] = [at for at in self.windows[key] if self.now - at < limit.window_s * SECOND]
+        return self.windows[key]
+
+    def _standing(self, limit: Limit, window: list[int]) -> tuple[int, int]:
+        """Remaining, and whole seconds until the admission falls out that leaves room for one more."""
+        remaining = max(0, limit.requests - len(window))
+        if not window:
+            return remaining, 0
+        frees = window[max(0, len(window) - limit.requests)] + limit.window_s * SECOND
+        return remaining, -(-(frees - self.now) // SECOND)
+
+    # --- what operators do ----------------------------------------------------------------------------
+
+    def act(self, tenant: str, name: str, act: str) -> int:
+        """`logout`, `suspend`, `reinstate`, `terminate`: the status of the answer."""
+        user = self.user(tenant, name)
+        to = TABLE["operator" if act == "logout" else act][FROM.index(user.status)]
+        if isinstance(to, int):
+            return to
+        if to != user.status:
+            self._move(tenant, name, user, to, act)
+        return 200
+
+    def forget(self, tenant: str, name: str) -> int:
+        """The status of the answer."""
+        status = self.user(tenant, name).status
+        if status in ("none", "terminated"):
+            return 404 if status == "none" else 409
+        del self.users[tenant, name]
+        return 200
+
+    def _is_restricted(self, tenant: str, asked: Asked) -> bool:
+        ends = (self.restricted[tenant, whose].get(asked.operation, 0) for whose in (None, asked.user))
+        return any(until is None or until > self.now // MS for until in ends)
+
+    def _is_revoked(self, tenant: str, asked: Asked) -> bool:
+        until = [self.revoked[tenant, whose] for whose in (None, asked.user) if (tenant, whose) in self.revoked]
+        return any(asked.issued_s is None or asked.issued_s <= one for one in until)
+
+    # --- time -----------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Who is logged in past the latest expiry is expired; who is past the retention is forgotten."""
+        now_ms, leeway, retention = self.now // MS, self.rules.leeway_s * 1000, self.rules.retention_s * 1000
+        for (tenant, name), user in list(self.users.items()):
+            if user.status == "logged_in" and user.expires + leeway <= now_ms:
+                self._move(tenant, name, user, "expired", "expiry")
+                user = self.users[tenant, name]
+            if user.status in ("logged_out", "expired") and (user.expires or user.since) + retention <= now_ms:
+                del self.users[tenant, name]

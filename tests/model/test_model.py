@@ -1,0 +1,80 @@
+"""The service does what the contract says, whatever happens in whatever order; and the test would notice if not.
+
+`MODEL_EXAMPLES` says how many sequences are played (`make model`: half an hour of them).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.machine import Machine
+from tests.model.world import World
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.timeout(7200)]
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
+CHECKS = list(HealthCheck)
+
+PLANTED = {
+    "a refusal uses up quota": {"admit": ("if not refused and not over then", "if not over then")},
+    "one more is admitted": {"admit": ("window.used >= limit.requests and", "window.used > limit.requests and")},
+    "a suspended user flips back": {"admit": ("['s']='denied'", "['s']='i'")},
+    "an event is told twice": {
+        "*": (
+            "write(record_key, indexes, user, record, from)\n  tell(",
+            "write(record_key, indexes, user, record, from)\n"
+            "  tell(indexes.events, { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to] }, {})\n"
+            "  tell(",
+        )
+    },
+    "a passive request counts": {"admit": ("passive == '1'", "passive == '2'")},
+    "a later expiry is not kept": {"admit": ("if later then record.expires = expires end", "")},
+    "a logout passes through logged_in": {
+        "admit": (
+            "  if to ~= from then\n    record.seen = now_ms\n",
+            "  if to ~= from then\n    record.seen = now_ms\n    if to == 'o' and from ~= 'i' then\n"
+            "      move(record_key, group.indexes, user, record, 'i', 'request', { by = 'user' })\n    end\n",
+        )
+    },
+    "a restriction of one user is not looked at": {"admit": ("if any_user and", "if false and")},
+    "the sweep leaves a user in an index": {
+        "sweep": (
+            "redis.call('ZREM', indexes[index], user)",
+            "if index ~= 'o' then redis.call('ZREM', indexes[index], user) end",
+        )
+    },
+}
+
+
+@contextmanager
+def world(planted: dict[str, tuple[str, str]] | None = None) -> Iterator[type[Machine]]:
+    """A machine on a world of its own."""
+    made = World(planted)
+    try:
+        yield type("Playing", (Machine,), {"world": made})
+    finally:
+        made.close()
+
+
+def test_any_sequence_comes_to_what_the_contract_says() -> None:
+    with world() as machine:
+        how = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None, suppress_health_check=CHECKS)
+        run_state_machine_as_test(machine, settings=how)
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(bug: str) -> None:
+    how = settings(
+        max_examples=300,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],  # found is enough: it need not be made small
+        suppress_health_check=CHECKS,
+    )
+    with world(PLANTED[bug]) as machine, pytest.raises((AssertionError, ExceptionGroup)):
+        run_state_machine_as_test(machine, settings=how)

