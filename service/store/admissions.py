@@ -13,22 +13,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from redis.exceptions import AskError, MovedError, NoScriptError
 
 from service.core.admission import NOTHING_ASKED, Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO, Standing
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
-from service.store.link import Link
+from service.store.link import BREAKER_IS_OPEN, Link
 from service.store.refusals import Refusals
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
 from service.store.ways import Ways
 from service.store.wire import Command
 
+log = structlog.get_logger()
+
 MAX_BATCH = 128
 """Questions per trip; about a millisecond of Redis's time."""
 MAX_WAITING = 4096
 """Beyond it a request is answered 503 at once: more waiting would only be answered late."""
+
+
+MOMENT_S = 0.005
+"""Who has waited no longer than this before a trip is told by the trip itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class Admissions:
         tenant = question.terms.tenant or NO_TENANT
         lane = self._lane(self._ways.link_to(tenant))
         if lane.link.is_down:
-            raise StoreUnavailable("the circuit breaker is open")
+            raise StoreUnavailable(BREAKER_IS_OPEN)
         if len(lane.waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis")
         loop = lane.loop
@@ -148,6 +155,7 @@ class _Lane:
         self.waiting: deque[_Waiting] = deque()
         self.trips: asyncio.Task[None] | None = None
         self._admissions = admissions
+        self._watching: asyncio.TimerHandle | None = None
 
     def join(self, waiting: _Waiting) -> None:
         """Take `waiting` along on the next trip."""
@@ -178,6 +186,8 @@ class _Lane:
         return batch
 
     async def _trip(self, batch: Sequence[_Waiting]) -> None:
+        if min(waiting.until for waiting in batch) < self.loop.time() + self.link.timeout_s - MOMENT_S:
+            self._watch(batch)
         try:
             calls = self._admissions.commands(batch)
             replies = await self.link.send([command for _, commands in calls for command in commands])
@@ -186,10 +196,26 @@ class _Lane:
             _fail((*batch, *self.waiting), error)
             self.waiting.clear()
             return
+        finally:
+            if self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
         at = 0
         for asked, commands in calls:
             at += len(commands)
-            self._deliver(asked, replies[at - 1])
+            try:
+                self._deliver(asked, replies[at - 1])
+            except Exception as error:  # an answer that is not what the script gives
+                log.error("an answer of redis was not understood", exc_info=error)
+                _fail(asked, error)
+
+    def _watch(self, batch: Sequence[_Waiting]) -> None:
+        """Tell each of a batch when its time is over: who waited for a turn has less left than the trip may take."""
+        now = self.loop.time()
+        late = [one for one in batch if one.until <= now + MOMENT_S]
+        _fail(late, StoreUnavailable("redis did not answer in time"))
+        rest = [one for one in batch if one.until > now + MOMENT_S] if late else batch
+        self._watching = self.loop.call_at(min(one.until for one in rest), self._watch, rest) if rest else None
 
     def _deliver(self, asked: Sequence[_Waiting], reply: Any) -> None:
         if isinstance(reply, NoScriptError | AskError):

@@ -22,6 +22,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps | TTL: 15 s |
+| `rc:probe` | string | nothing: whether Redis takes writes again | TTL: 1 s |
 
 `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
 Not ended by the service: what an operator decided without an end (`suspended`, `terminated`, an untimed
@@ -42,6 +43,7 @@ HOOK_LEASE_MS = 15_000
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
+PROBE = "rc:probe"
 PUSHES = "rc:pushes"
 NEWS = "rc:news"
 ANY_USER, REVOKED, ANY_REVOKED = "*", "<", "<*"

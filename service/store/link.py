@@ -14,6 +14,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
 
 from service.core.errors import StoreOutdated, StoreUnavailable
+from service.core.tasks import end
+from service.store.keyspace import PROBE
 from service.store.scripts import SCRIPTS
 from service.store.wire import Command, Wire, wire_of
 
@@ -32,8 +34,8 @@ CONNECT_S = 2.0
 class Link:
     """One connection to one node.
 
-    After a few failed trips in a row the breaker opens: callers are told at once, and a probe of the
-    link's own asks Redis four times a second whether it is back.
+    After a few failed trips in a row the breaker opens: callers are told at once, and probes of the link's own ask
+    Redis four times a second whether it is back. While it is open the probes alone speak to Redis.
     """
 
     def __init__(
@@ -42,7 +44,6 @@ class Link:
         self._make = make
         self._timeout_s = timeout_s
         self._on_change = on_change
-        self._connection: AbstractConnection | None = None
         self._wire: Wire | None = None
         self._failures = 0
         self._probe: asyncio.Task[None] | None = None
@@ -60,9 +61,13 @@ class Link:
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands together, once, and return their answers; what Redis refused is an exception among them.
 
+        One trip at a time: a second one would take the first one's answers.
+
         Raises:
             StoreUnavailable: Redis did not answer all of them in time; they may have taken effect.
         """
+        if self.is_down:
+            raise StoreUnavailable(BREAKER_IS_OPEN)
         try:
             async with asyncio.timeout(self._timeout_s):
                 answers = await (await self._connected()).exchange(commands)
@@ -92,58 +97,84 @@ class Link:
     async def close(self) -> None:
         """Stop probing and hang up."""
         if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.gather(self._probe, return_exceptions=True)
+            await end([self._probe])
             self._probe = None
-        if self._connection is not None:
-            await self._connection.disconnect()
+        await self._hang_up()
 
     async def _connected(self) -> Wire:
         if self._wire is not None and await self._wire.is_broken():
             await self._hang_up()  # Redis hung up while the connection was idle
         if self._wire is None:
-            connection = self._connection = cast("AbstractConnection", self._make())
+            self._wire = await self._connect()
+        return self._wire
+
+    async def _connect(self) -> Wire:
+        connection = cast("AbstractConnection", self._make())
+        try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             wire = wire_of(connection)
             await _prepare(wire)
-            self._wire = wire
-        return self._wire
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return wire
 
     async def _hang_up(self) -> None:
-        if self._connection is not None:
-            connection, self._connection, self._wire = self._connection, None, None
-            await connection.disconnect(nowait=True)
+        if self._wire is not None:
+            wire, self._wire = self._wire, None
+            await wire.hang_up()
 
     async def _failed(self, error: Exception) -> None:
-        # After an answer the connection is still in step; but a replica is not where it should lead to.
-        if not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
-            await self._hang_up()
         self._failures += 1
+        opens = self._failures >= FAILURES_TO_OPEN
+        # After an answer the connection is still in step; but a replica is not where it should lead to.
+        if opens or not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
+            await self._hang_up()
         log.warning("redis did not answer", reason=_reason(error), in_a_row=self._failures)
-        if self._failures >= FAILURES_TO_OPEN and self._probe is None:
+        if opens and self._probe is None:
             self._probe = asyncio.create_task(self._probe_until_back())
             log.error("redis is away: answering without it", reason=_reason(error))
             self._on_change(False)
 
     async def _probe_until_back(self) -> None:
-        last = ""
-        while True:
-            try:
-                async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
-                    await (await self._connected()).exchange([("PING",)])
-                break
-            except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
-                if _reason(error) != last:
-                    last = _reason(error)
-                    log.warning("redis is still away", reason=last)
-                await self._hang_up()
-                await asyncio.sleep(PROBE_EVERY_S)
+        """Ask again and again, each time on a connection of its own: one that hangs holds up no other."""
+        back: asyncio.Future[Wire] = asyncio.get_running_loop().create_future()
+        asking: set[asyncio.Task[None]] = set()
+        try:
+            while not back.done():
+                asking = {one for one in asking if not one.done()}
+                asking.add(asyncio.create_task(self._ask_whether_back(back)))
+                await asyncio.wait([back], timeout=PROBE_EVERY_S)
+        finally:
+            await end(asking)
+        self._wire = back.result()
         self._failures = 0
         self._probe = None
         self._on_change(True)
         log.info("redis is back")
 
+    async def _ask_whether_back(self, back: asyncio.Future[Wire]) -> None:
+        verb = SCRIPTS["probe"]
+        try:
+            async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
+                wire = await self._connect()
+                try:
+                    [answer] = await wire.exchange([("EVAL", verb.text, 1, PROBE)])
+                    if isinstance(answer, ResponseError):
+                        raise answer
+                except BaseException:
+                    await wire.hang_up()
+                    raise
+        except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
+            log.debug("redis is still away", reason=_reason(error))
+            return
+        if back.done():
+            await wire.hang_up()
+        else:
+            back.set_result(wire)
 
+
+BREAKER_IS_OPEN = "the circuit breaker is open"
 _IN_ORDER = (NoScriptError, AskError, TryAgainError)
 """Answers that say how to ask again (MOVED is an AskError too): Redis is well."""
 

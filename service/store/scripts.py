@@ -49,6 +49,7 @@ def parse_record(user: str, text: bytes) -> Session | None:
 
 
 def _preamble() -> str:
+    # SERVERS_OWN: errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
     def row(moves: dict[Status, Status | Refusal]) -> str:
         cells = (
             f"['{LETTERS[start]}']='{LETTERS[to] if isinstance(to, Status) else to.value}'"
@@ -62,6 +63,7 @@ def _preamble() -> str:
         f"local MOVES = {{{moves}}}\nlocal NAMES = {{{names}}}\n"
         f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}\n"
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'\nlocal NEWS = '{NEWS}'\n"
+        "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }\n"
     )
 
 
@@ -82,6 +84,7 @@ _VERBS = (
     ("peek", "window"),
     ("reset",),
     ("due",),
+    ("probe",),
     ("sweep",),
 )
 

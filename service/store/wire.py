@@ -29,6 +29,9 @@ class Wire(Protocol):
             redis.exceptions.ConnectionError: the connection ended, or Redis is not ready to answer at all.
         """
 
+    async def hang_up(self) -> None:
+        """End the connection."""
+
 
 def wire_of(connection: AbstractConnection) -> Wire:
     """The thin way over a connection that is connected; fakeredis has no socket, and goes redis-py's way."""
@@ -59,6 +62,9 @@ class _Plain:
                 answers.append(error)
         return answers
 
+    async def hang_up(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
 
 class _Thin(asyncio.Protocol):
     def __init__(self, connection: AbstractConnection, transport: asyncio.Transport) -> None:
@@ -83,10 +89,16 @@ class _Thin(asyncio.Protocol):
         return self._broken
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        if self._arrived is not None:
+            self._broken = True
+            raise RedisConnectionError("answers to another trip are still awaited here")
         self._answers, self._wanted = [], len(commands)
         self._arrived = self._loop.create_future()
         self._transport.write(packed(commands))
         return await self._arrived
+
+    async def hang_up(self) -> None:
+        await self._connection.disconnect(nowait=True)
 
     def data_received(self, data: bytes) -> None:
         """The socket brought some of the answers."""

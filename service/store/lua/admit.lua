@@ -18,9 +18,6 @@
 local seen_every, grace = number(), number()
 local records = {}
 
--- Errors that are not one question's, but the server's: they are everybody's, and open the circuit breaker.
-local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }
-
 -- The group, and with it all that the tenant's rules say of it: asked once in a batch.
 local function parse_group()
   local group = { questions = number(), cause = arg(), limits = {}, capabilities = {} }
