@@ -14,6 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from service.core.admission import Admission, Question, Terms
+from service.core.limits import MICRO
 from service.store.keyspace import PUSHES
 
 log = structlog.get_logger()
@@ -27,14 +28,13 @@ SILENT_S = 0.1
 AGAIN_S = 0.5
 """How long a subscription that broke is waited with."""
 
-MICRO = 1_000_000
-
 
 class _Refusal(NamedTuple):
     admission: Admission
-    at: float
-    """When it was asked about, in seconds of the clock: not when the answer came."""
+    told_at: float
+    """When the answer came, in seconds of the clock: what it said to wait counts from some moment before."""
     until: float
+    """Counted from when it was asked about, so from before it was decided: rather too early than too late."""
 
 
 class Refusals:
@@ -49,6 +49,8 @@ class Refusals:
         self._tenants: dict[str | None, dict[tuple[Terms, tuple[str, ...]], _Refusal]] = {}
         self.heard_at = float("-inf")
         """When the subscription was last heard of."""
+        self._forgotten_at = float("-inf")
+        """When something was last forgotten: what was asked before that may be about a limit as it was."""
 
     def find(self, question: Question) -> Admission | None:
         """The refusal of this question, if it still stands; other limits stand as they did when it was asked."""
@@ -65,20 +67,23 @@ class Refusals:
         if now >= refusal.until:
             del refusals[key]
             return None
-        passed_us = int((now - refusal.at) * MICRO)
+        passed_us = int((now - refusal.told_at) * MICRO)
         standings = [replace(one, reset_us=max(0, one.reset_us - passed_us)) for one in refusal.admission.standings]
         return Admission(standings, remembered=True)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:
-        """Remember that `question`, asked at `at`, was refused."""
+        """Remember that `question`, asked at `at`, was refused just now."""
+        if at <= self._forgotten_at:
+            return
         refusals = self._tenants.setdefault(question.terms.tenant, {})
         if len(refusals) >= MOST:
             del refusals[next(iter(refusals))]
         wait_us = max(one.reset_us for one in admission.standings if one.refuses)
-        refusals[_key(question)] = _Refusal(admission, at, at + wait_us / MICRO)
+        refusals[_key(question)] = _Refusal(admission, self._clock(), at + wait_us / MICRO)
 
     def forget(self, tenant: str | None = None) -> None:
         """Forget the refusals of a tenant; None: all."""
+        self._forgotten_at = self._clock()
         if tenant is None:
             self._tenants.clear()
         else:

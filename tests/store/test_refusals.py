@@ -47,10 +47,16 @@ def refusals(clock: Clock) -> Refusals:
 
 
 def test_a_refusal_stands_until_its_time_comes_and_says_how_long_that_is(refusals: Refusals, clock: Clock) -> None:
-    refusals.remember(question(), refused(), at=99.0)
+    refusals.remember(
+        question(), refused(), at=99.0
+    )  # it took a second to answer, and may have been decided at its end
     found = refusals.find(question())
     assert found is not None
-    assert (found.refused, found.retry_after_s) == (True, 4)
+    assert (found.refused, found.retry_after_s) == (True, 5), "whoever waits so long is admitted"
+    clock.now = refusals.heard_at = 101.0
+    found = refusals.find(question())
+    assert found is not None
+    assert found.retry_after_s == 4
     clock.now = refusals.heard_at = 104.0
     assert refusals.find(question()) is None
 
@@ -76,6 +82,14 @@ def test_a_push_forgets_its_tenant_alone(refusals: Refusals) -> None:
     refusals.forget("acme")
     assert refusals.find(question()) is None
     assert refusals.find(globex) is not None
+
+
+def test_what_was_asked_before_a_push_is_not_remembered_after_it(refusals: Refusals, clock: Clock) -> None:
+    asked_at = clock.now
+    clock.now += 0.01
+    refusals.forget("acme")
+    refusals.remember(question(), refused(), at=asked_at)
+    assert refusals.find(question()) is None, "it may have been decided before the limit was reset"
 
 
 def test_they_are_bounded(refusals: Refusals) -> None:
