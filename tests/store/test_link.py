@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -51,12 +51,10 @@ class Faulty:
 
     def __init__(self) -> None:
         self.mode = "silent"
-        self.serving: set[asyncio.Task[None]] = set()
+        self.served = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.serving.add(task)
+        self.served += 1
         while await reader.read(65536):
             if self.mode == "hang up":
                 break
@@ -70,20 +68,36 @@ class Faulty:
 
 
 @asynccontextmanager
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[RedisAccess]:
+    """The way to a server that serves so, until all whom it serves are gone."""
+    serving: list[asyncio.Task[None]] = []
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.append(task)
+        await serve(reader, writer)
+
+    server = await asyncio.start_server(tracked, "127.0.0.1", 0)
+    access = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
+    try:
+        yield access
+    finally:
+        await access.close()
+        server.close()
+        await asyncio.gather(*serving)
+
+
+@asynccontextmanager
 async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, Link]]:
     fault = Faulty()
     fault.mode = mode
-    server = await asyncio.start_server(fault.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    access = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
-    link = link_of(access, timeout_s=0.05)
-    try:
+    async with listening(fault.serve) as access:
+        link = link_of(access, timeout_s=0.05)
         yield fault, link
-    finally:
         await link.close()
-        await access.close()
-        server.close()
-        await asyncio.gather(*fault.serving)
 
 
 @pytest.mark.parametrize("mode", ["silent", "hang up", "loading", "old"])
@@ -116,7 +130,7 @@ async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> No
             first, *(admissions.ask(ask_about("bob")) for _ in range(99)), return_exceptions=True
         )
         assert all(isinstance(answer, StoreUnavailable) for answer in answers)
-        assert len(fault.serving) == 1, "there was one trip: nobody waited for a second deadline"
+        assert fault.served == 1, "there was one trip: nobody waited for a second deadline"
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
@@ -205,41 +219,30 @@ class Distant:
         await going
 
 
-@pytest.mark.parametrize("access", ["real"], indirect=True)
-async def test_a_distant_redis_is_slow_but_not_away(access: RedisAccess, redis_url: str) -> None:
-    server = await asyncio.start_server(Distant(redis_url.removeprefix("unix://"), 0.2).serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    distant = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
-    link = link_of(distant, timeout_s=0.6)
-    await link.open()
-    assert not link.is_down
-    admissions = Admissions(OneWay(link), RULES)
-    assert (await admissions.ask(ask_about("alice"))).session is not None
-    await admissions.close()
-    await link.close()
-    await distant.close()
-    server.close()
+async def test_a_distant_redis_is_slow_but_not_away(redis_url: str) -> None:
+    async with listening(Distant(redis_url.removeprefix("unix://"), 0.2).serve) as distant:
+        link = link_of(distant, timeout_s=0.6)
+        await link.open()
+        assert not link.is_down
+        admissions = Admissions(OneWay(link), RULES)
+        assert (await admissions.ask(ask_about("alice"))).session is not None
+        await admissions.close()
+        await link.close()
 
 
-@pytest.mark.parametrize("access", ["real"], indirect=True)
-async def test_nobody_waits_for_a_turn_longer_than_for_redis(
-    access: RedisAccess, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nobody_waits_for_a_turn_longer_than_for_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.store.admissions.MAX_BATCH", 1)
-    server = await asyncio.start_server(Distant(redis_url.removeprefix("unix://"), 0.05).serve, "127.0.0.1", 0)
-    distant = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
-    link = link_of(distant, timeout_s=1)
-    await link.open()
-    admissions = Admissions(OneWay(link), RULES)
-    answers = await asyncio.gather(*(admissions.ask(ask_about("alice")) for _ in range(60)), return_exceptions=True)
-    refused = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
-    assert {answer.reason for answer in refused} <= {"it waited too long for its turn", "redis did not answer in time"}
-    assert refused
-    assert not link.is_down, "Redis did nothing wrong"
-    await admissions.close()
-    await link.close()
-    await distant.close()
-    server.close()
+    async with listening(Distant(redis_url.removeprefix("unix://"), 0.05).serve) as distant:
+        link = link_of(distant, timeout_s=1)
+        await link.open()
+        admissions = Admissions(OneWay(link), RULES)
+        answers = await asyncio.gather(*(admissions.ask(ask_about("alice")) for _ in range(60)), return_exceptions=True)
+        refused = {answer.reason for answer in answers if isinstance(answer, StoreUnavailable)}
+        assert refused
+        assert refused <= {"it waited too long for its turn", "redis did not answer in time"}
+        assert not link.is_down, "Redis did nothing wrong"
+        await admissions.close()
+        await link.close()
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
@@ -294,30 +297,23 @@ async def test_a_redis_that_is_full_stays_away_until_it_takes_writes(own_redis: 
 
 async def test_a_probe_that_hangs_holds_up_no_later_one(redis_url: str) -> None:
     """Whoever took the first connections will never answer; the one after them does."""
-    taken = 0
+    fault, well = Faulty(), Distant(redis_url.removeprefix("unix://"), 0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal taken
-        taken += 1
-        if taken > FAILURES_TO_OPEN + 1:
-            await Distant(redis_url.removeprefix("unix://"), 0).serve(reader, writer)
-        await reader.read()
-        writer.close()
+        hangs = fault.served <= FAILURES_TO_OPEN
+        await (fault.serve(reader, writer) if hangs else well.serve(reader, writer))
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    access = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
-    link = link_of(access, timeout_s=0.05)
-    admissions = Admissions(OneWay(link), RULES)
-    for _ in range(FAILURES_TO_OPEN):
-        with pytest.raises(StoreUnavailable):
-            await admissions.ask(ask_about("alice"))
-    async with asyncio.timeout(CONNECT_S / 2):
-        while link.is_down:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    assert (await admissions.ask(ask_about("alice"))).session is not None
-    await link.close()
-    await access.close()
-    server.close()
+    async with listening(serve) as access:
+        link = link_of(access, timeout_s=0.05)
+        admissions = Admissions(OneWay(link), RULES)
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(StoreUnavailable):
+                await admissions.ask(ask_about("alice"))
+        async with asyncio.timeout(CONNECT_S / 2):
+            while link.is_down:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert (await admissions.ask(ask_about("alice"))).session is not None
+        await link.close()
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
