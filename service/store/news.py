@@ -16,9 +16,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.core.listing import Event, Gap
-from service.core.tasks import end
 from service.store.events import event_of
-from service.store.keyspace import NEWS, keys_of
+from service.store.keyspace import EVENTS_CAP, NEWS, keys_of
 from service.store.reach import reaching
 
 log = structlog.get_logger()
@@ -28,6 +27,8 @@ MOST_WAITING = 1000
 POLL_EVERY_S = 1.0
 """Tenants that are listened to are looked at so often even without a push."""
 AGAIN_S = 0.5
+MOST_SILENT = 3
+"""Seconds in a row in which the subscription says nothing, not even that it lives."""
 _CHUNK = 500
 _BEGINNING = "0-0"
 
@@ -86,8 +87,8 @@ class News:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._listeners: dict[str, set[Listener]] = {}
         self._read_to: dict[str, str] = {}
-        self._grown: set[str] = set()
-        self._woken = asyncio.Event()
+        self._wanted = asyncio.Event()
+        """Somebody listens."""
 
     @asynccontextmanager
     async def follow(self, tenant: str, after: str | None) -> AsyncIterator["Following"]:
@@ -97,10 +98,12 @@ class News:
             StoreUnavailable: Redis does not answer.
         """
         if tenant not in self._listeners:
-            self._read_to[tenant] = await self._newest(tenant)
+            newest = await self._newest(tenant)
+            if tenant not in self._listeners:  # another may have come first meanwhile
+                self._read_to[tenant] = newest
         listener = Listener(after if after is not None else self._read_to[tenant])
         self._listeners.setdefault(tenant, set()).add(listener)
-        self._woken.set()
+        self._wanted.set()
         try:
             yield Following(listener, self._tell(tenant, listener, catch_up=after is not None))
         finally:
@@ -110,8 +113,9 @@ class News:
 
     async def _tell(self, tenant: str, listener: Listener, *, catch_up: bool) -> AsyncIterator[Event | Gap]:
         if catch_up and listener.last is not None:
-            if gap := await self._gap(tenant, listener.last):
-                yield gap
+            if await self._may_have_lost(tenant, listener.last):
+                yield Gap(listener.last)
+                listener.last = min(listener.last, await self._newest(tenant), key=_order)
             while events := await self._after(tenant, listener.last):
                 for event in events:
                     listener.last = event.id
@@ -130,51 +134,47 @@ class News:
     async def run_forever(self) -> None:
         """Read what is new. While nobody listens there is no subscription, and nothing is asked."""
         while True:
-            await self._woken.wait()
+            await self._wanted.wait()
             pubsub = self._client.pubsub()
             try:
                 await pubsub.subscribe(NEWS)
-                hearing = asyncio.create_task(self._hear(pubsub))
-                try:
-                    while self._listeners:
-                        await self._read()
-                finally:
-                    await end([hearing])
-                self._woken.clear()
+                await self._read_while_wanted(pubsub)
             except (RedisError, OSError, TimeoutError) as error:
                 log.debug("no news", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(AGAIN_S)
             finally:
                 await pubsub.aclose()
 
-    async def _hear(self, pubsub: Any) -> None:
-        while True:
-            message = await pubsub.get_message(timeout=POLL_EVERY_S)
-            if message is not None and message["type"] == "message":
-                self._grown.add(message["data"].decode())
-                self._woken.set()
+    async def _read_while_wanted(self, pubsub: Any) -> None:
+        loop = asyncio.get_running_loop()
+        silent, looked_at = 0, loop.time()
+        while self._listeners:
+            grown = await _pushed(pubsub)
+            if grown is None:
+                silent += 1
+                if silent > MOST_SILENT:
+                    raise TimeoutError("the subscription fell silent")
+                await pubsub.ping()  # the answer is a sign of life
+            else:
+                silent = 0
+            tenants = self._listeners.keys() & (grown or ())
+            if loop.time() - looked_at >= POLL_EVERY_S:  # all: a push may have been lost
+                tenants, looked_at = set(self._listeners), loop.time()
+            await asyncio.gather(*(self._read_on(tenant) for tenant in tenants))
+        self._wanted.clear()
 
-    async def _read(self) -> None:
-        """Wait for a push, or a second; then read on wherever there may be something."""
-        self._woken.clear()
-        if not self._grown & self._listeners.keys():
-            try:
-                async with asyncio.timeout(POLL_EVERY_S):
-                    await self._woken.wait()
-                tenants = [tenant for tenant in self._grown if tenant in self._listeners]
-            except TimeoutError:
-                tenants = list(self._listeners)
-        else:
-            tenants = [tenant for tenant in self._grown if tenant in self._listeners]
-        self._grown.clear()
-        for tenant in tenants:
-            while events := await self._fetch(tenant, self._read_to.get(tenant)):
+    async def _read_on(self, tenant: str) -> None:
+        """Hand on what is new of one tenant. What is wrong with it is no other tenant's trouble."""
+        try:
+            while tenant in self._listeners and (events := await self._fetch(tenant, self._read_to[tenant])):
                 if tenant not in self._listeners:
-                    break
+                    return
                 self._read_to[tenant] = events[-1].id
                 for listener in tuple(self._listeners[tenant]):
                     for event in events:
                         listener.hear(event)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.debug("no news of a tenant", tenant=tenant, reason=f"{type(error).__name__}: {error}")
 
     @reaching
     async def _newest(self, tenant: str) -> str:
@@ -182,24 +182,36 @@ class News:
         return entries[0][0].decode() if entries else _BEGINNING
 
     @reaching
-    async def _gap(self, tenant: str, last: str) -> Gap | None:
-        """Whether events may have been lost behind `last`: it is no more, and neither may be what followed."""
-        if last == _BEGINNING:
-            return None
+    async def _may_have_lost(self, tenant: str, last: str) -> bool:
+        """Whether events behind `last` may have fallen out of the stream."""
         key = keys_of(tenant).events
-        if await self._client.xrange(key, min=last, max=last, count=1):
-            return None
-        return Gap(last)
+        if last != _BEGINNING:
+            return not await self._client.xrange(key, min=last, max=last, count=1)
+        if not await self._client.exists(key):
+            return False
+        told = await self._client.xinfo_stream(key)
+        return bool(told["length"] < told["entries-added"] if "entries-added" in told else told["length"] >= EVENTS_CAP)
 
     @reaching
     async def _after(self, tenant: str, last: str) -> list[Event]:
         return await self._fetch(tenant, last)
 
-    async def _fetch(self, tenant: str, last: str | None) -> list[Event]:
-        if last is None:
-            return []
+    async def _fetch(self, tenant: str, last: str) -> list[Event]:
         entries = await self._client.xrange(keys_of(tenant).events, min=f"({last}", count=_CHUNK)
         return [event_of(entry_id, fields) for entry_id, fields in entries]
+
+
+async def _pushed(pubsub: Any) -> set[str] | None:
+    """The tenants that pushes name, all that have come by now; empty: a sign of life; None: nothing for a second."""
+    message = await pubsub.get_message(timeout=POLL_EVERY_S)
+    if message is None:
+        return None
+    grown = set()
+    while message is not None:
+        if message["type"] == "message":
+            grown.add(message["data"].decode())
+        message = await pubsub.get_message(timeout=0)
+    return grown
 
 
 def _order(event_id: str) -> tuple[int, int]:

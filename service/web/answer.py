@@ -5,6 +5,7 @@ about half of what bare aiohttp spends on a small answer. An answer of the API h
 handful of headers, most of them constant, so it is one string and one write.
 """
 
+import asyncio
 import time
 from functools import lru_cache
 from http import HTTPStatus
@@ -15,6 +16,9 @@ from aiohttp.abc import AbstractStreamWriter
 
 SECURITY_LINES = "server: rollcall\r\nx-content-type-options: nosniff\r\n"
 """On every answer, page and file."""
+
+SEND_TIMEOUT_S = 10.0
+"""A client that takes nothing for so long is hung up on."""
 
 _CONSTANT = f"content-type: application/json; charset=utf-8\r\ncache-control: no-store\r\n{SECURITY_LINES}"
 
@@ -65,11 +69,34 @@ class Answer(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError("the client hung up")
         transport.write(head.encode() + (b"" if request.method == "HEAD" else self._content))
+        if request.protocol.writing_paused:
+            await _until_taken(request)
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Everything was written."""
         self._eof_sent = True
+
+
+async def _until_taken(request: web.BaseRequest) -> None:
+    """Wait for a client that asks faster than it reads: what it has not taken is kept in memory."""
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await request.protocol._drain_helper()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ClientConnectionResetError("the client takes no answers") from None
+
+
+def complete(response: web.StreamResponse, lines: str) -> None:
+    """The headers of a page, a file or a stream: what an answer of the API has by itself, where not said otherwise."""
+    headers = response.headers
+    for one in f"{SECURITY_LINES}{lines}".splitlines():
+        name, _, value = one.partition(": ")
+        headers[name] = value
+    # A static file is the same for everybody, and asked for again only to hear that it has not changed.
+    headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
 
 
 @lru_cache

@@ -29,7 +29,7 @@ from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
 from service.core.tokens import MAX_TOKEN_CHARS, Identity
 from service.web import forward_auth, keys
-from service.web.answer import SECURITY_LINES, Answer, line
+from service.web.answer import Answer, complete, line
 from service.web.cors import cors_lines
 from service.web.envelope import failure, request_id_of
 from service.web.forwarded import client_address
@@ -112,7 +112,7 @@ class Middlewares:
         if isinstance(response, Answer):
             response.lines += lines
         else:
-            _complete(response, lines)
+            complete(response, lines)
         gate.metrics.count_request(exchange.operation, response.status)
         if policy.access_log == "all" or response.status >= 400 or (admission is not None and admission.came_from):
             _log(request, exchange, response.status, code, error, began)
@@ -243,16 +243,6 @@ def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, s
     if problem is BAD_REQUEST:
         response.force_close()
     return response, problem.code, lines
-
-
-def _complete(response: web.StreamResponse, lines: str) -> None:
-    """The headers of a page or a file: what an answer of the API has by itself, where not said otherwise."""
-    headers = response.headers
-    for one in f"{SECURITY_LINES}{lines}".splitlines():
-        name, _, value = one.partition(": ")
-        headers[name] = value
-    # A static file is the same for everybody, and asked for again only to hear that it has not changed.
-    headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
 
 
 def _beat(exchange: keys.Exchange, admission: Admission, status: int, code: str) -> None:

@@ -76,7 +76,7 @@ def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[
     @wraps(view)
     async def guarded(request: web.Request) -> web.StreamResponse:
         await admit_anyone(request, "admin")
-        operator = _operator_of(request)
+        operator = operator_of(request)
         if changes and not operator.may_change:
             raise Forbidden
         named = request.match_info.get("tenant")
@@ -129,7 +129,13 @@ def find_operator(request: web.Request, token: str) -> Operator | None:
     return found
 
 
-def _operator_of(request: web.Request) -> Operator:
+def operator_of(request: web.Request) -> Operator:
+    """Who asks: by bearer token, or at the dashboard's addresses by its cookie.
+
+    Raises:
+        Unauthorized: nobody we know.
+        Forbidden: a change that does not come from our own page.
+    """
     if request.path.startswith(f"{ROOT}/"):
         browser = browser_of(request)
         if browser is None or browser.operator is None:

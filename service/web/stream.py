@@ -3,23 +3,27 @@
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
+import structlog
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from service.core.errors import InvalidRequest
+from service.core.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthorized
 from service.core.listing import Event, Gap
 from service.web import keys
+from service.web.answer import SEND_TIMEOUT_S, complete
 from service.web.envelope import timestamp
-from service.web.operators import Desk, for_viewers, tenant_of
+from service.web.operators import Desk, for_viewers, operator_of, tenant_of
+from service.web.ratelimit_headers import limit_lines
 from service.web.schemas import EventsQuery, read_query
 
+log = structlog.get_logger()
+
 RETRY_MS = 1000
-SEND_TIMEOUT_S = 10.0
-"""A listener that takes nothing for so long is hung up on."""
 PING_S = 15.0
-_EVENT_ID = re.compile(r"\d{1,15}-\d{1,19}")
+_EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 _NAMES = {"user": "userId", "request": "requestId"}
 _NUMBERS = ("requests", "window", "count", "all")
 
@@ -32,9 +36,9 @@ async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
     if after is not None and not _EVENT_ID.fullmatch(after):
         raise InvalidRequest([("last-event-id", "must be the id of an event")])
     async with request.app[keys.FEEDS].follow(tenant, after) as following:
-        headers = {"x-request-id": request[keys.EXCHANGE].request_id, "x-content-type-options": "nosniff"}
-        response = EventSourceResponse(headers=headers, send_timeout=SEND_TIMEOUT_S, ping_interval=PING_S)
+        response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=PING_S)
         response.headers["cache-control"] = "no-store"
+        complete(response, _lines(request))
         await response.prepare(request)
         async with response:
             hung_up = asyncio.create_task(response.wait())
@@ -42,13 +46,44 @@ async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
             try:
                 # Whoever loses the connection before the first event comes back with this place.
                 await response.send("{}", id=following.since, event="ready", retry=RETRY_MS)
+                may_hear = _may_still_hear(request, tenant)
                 async for item in following:
+                    if not may_hear():
+                        break
                     await _send(response, tenant, item)
             except (ConnectionError, TimeoutError):
                 pass
+            except Exception as error:  # the answer has begun: there is no other way to tell than to end it
+                reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
+                log.warning("an event stream ends", tenant=tenant, reason=reason)
             finally:
                 hung_up.cancel()
     return response
+
+
+def _lines(request: web.Request) -> str:
+    """What every answer tells in its headers; here before it is known how it ends."""
+    exchange = request[keys.EXCHANGE]
+    limits = limit_lines(exchange.admission, 200) if exchange.admission is not None else ""
+    return f"x-request-id: {exchange.request_id}\r\n{limits}"
+
+
+def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:
+    """Whether who listens still may; asked again whenever the configuration was reloaded."""
+    policy = request.app[keys.GATE].policy
+    judged_by = policy.current
+
+    def may_hear() -> bool:
+        nonlocal judged_by
+        if policy.current is not judged_by:
+            judged_by = policy.current
+            try:
+                tenant_of(request, operator_of(request), tenant)
+            except (Unauthorized, Forbidden, NotFound):
+                return False
+        return True
+
+    return may_hear
 
 
 async def _send(response: EventSourceResponse, tenant: str, item: Event | Gap) -> None:

@@ -337,3 +337,21 @@ async def test_the_empty_dashboard_is_shown_whatever_it_was_called(client: Clien
     answer = await client.get("/dashboard", headers={"host": host, "cookie": cookie})
     assert answer.status == 200
     assert "Nobody has been here yet" in await answer.text()
+
+
+async def test_a_client_that_asks_and_takes_no_answers_is_answered_no_further(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does not take is kept in memory, so it is asked to take it before more is answered."""
+    monkeypatch.setattr("service.web.answer.SEND_TIMEOUT_S", 0.2)
+    _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.transport.set_write_buffer_limits(high=0)
+
+    async def ask_for_ever() -> None:
+        while True:
+            writer.write(b"GET /auth/status HTTP/1.1\r\nhost: x\r\n\r\n" * 1000)
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):  # hung up on, rather than answered into memory
+        await asyncio.wait_for(ask_for_ever(), 20)
+    writer.transport.abort()

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientResponse
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.app import RUNTIME, make_policy
 from service.core.acts import Author
 from service.core.listing import Event
 from service.core.pulse import MOST, Pulse, Refused
@@ -16,10 +18,10 @@ from service.core.sessions import Cause
 from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess
 from service.store.events import Events
-from service.store.news import MOST_WAITING, Listener
+from service.store.news import MOST_WAITING, Listener, News
 from service.store.pulse import HOUR_S, Pulses
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, config, credentials
+from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, config, credentials, settings
 
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 BY = Author("root", reason="because")
@@ -160,6 +162,93 @@ async def test_however_many_listen_there_is_one_reader(client: Client, access: R
         assert len(await access.client.client_list(_type="pubsub")) == 2, "of the refusals, and of the events"
         for one in streams:
             await one.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_a_subscription_that_redis_ends_is_made_anew_and_nothing_is_missed(
+    client: Client, access: RedisAccess
+) -> None:
+    async with listening(client) as stream:
+        await access.client.client_kill_filter(_type="pubsub")
+        for number in range(3):
+            await OperatorActs(access.client).act("acme", [f"u{number}"], Cause.SUSPEND, BY)
+        assert await stream.transitions(3) == [(f"u{number}", "suspended") for number in range(3)]
+        async with asyncio.timeout(5):
+            while len(await access.client.client_list(_type="pubsub")) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_a_poll_that_fails_silences_nobody(
+    client: Client, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def away(*_: Any) -> Any:
+        failed.set()
+        raise RedisTimeoutError
+
+    async with listening(client) as stream:
+        with monkeypatch.context() as patch:
+            patch.setattr(News, "_fetch", away)
+            await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+            await asyncio.wait_for(failed.wait(), 5)
+        assert await stream.transitions(1) == [("a", "suspended")]
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_one_tenant_whose_stream_is_broken_silences_no_other(client: Client, access: RedisAccess) -> None:
+    await access.client.set("rc:{globex}:events", "no stream")
+    news = client.app[RUNTIME].news
+    news._listeners["globex"], news._read_to["globex"] = {Listener(None)}, "0-0"
+    async with listening(client) as stream:
+        await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+        assert await stream.transitions(1) == [("a", "suspended")]
+    del news._listeners["globex"], news._read_to["globex"]
+
+
+async def test_who_is_no_operator_any_more_is_told_nothing_more(make_client: MakeClient, access: RedisAccess) -> None:
+    client = await make_client()
+    async with listening(client) as stream:
+        runtime = client.app[RUNTIME]
+        others = [{"name": "other", "token": "another-token", "role": "operator", "tenants": ["*"]}]
+        changed = settings(admin={"tokens": others})
+        runtime.apply(changed, await asyncio.to_thread(make_policy, changed))
+        await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+        with pytest.raises(EOFError):
+            await stream.next()
+
+
+async def test_the_stream_tells_its_limits_like_every_answer(client: Client) -> None:
+    async with listening(client) as stream:
+        headers = stream.answer.headers
+        assert headers["RateLimit"].startswith('"admin-ip";r=')
+        assert (headers["server"], headers["cache-control"]) == ("rollcall", "no-store")
+
+
+@pytest.mark.parametrize("after", ["\u0663-\u0663", "1", "1-", "-1", "1-1-1", "x", "9" * 16 + "-0"])
+async def test_a_last_event_id_that_is_none_is_told_so(client: Client, after: str) -> None:
+    answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": after})
+    assert (answer.status, (await answer.json())["error"]["code"]) == (400, "VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize("after", ["0-0", "9999999999999-0"])
+async def test_a_place_that_is_not_in_the_stream_is_told_as_a_gap_and_what_follows_is_told(
+    client: Client, access: RedisAccess, after: str
+) -> None:
+    acts = OperatorActs(access.client)
+    await acts.act("acme", ["a", "b"], Cause.SUSPEND, BY)
+    await access.client.xtrim("rc:{acme}:events", maxlen=1, approximate=False)
+    if after == "0-0" and "entries-added" not in await access.client.xinfo_stream("rc:{acme}:events"):
+        pytest.skip("this server does not tell whether a stream was trimmed")
+    answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": after})
+    stream = Stream(answer)
+    assert await stream.next() == ("ready", {})
+    assert await stream.next() == ("gap", {"after": after})
+    await acts.act("acme", ["c"], Cause.SUSPEND, BY)
+    told = await stream.transitions(2 if after == "0-0" else 1)
+    assert told[-1] == ("c", "suspended")
+    answer.close()
 
 
 def event(number: int) -> Event:
