@@ -43,7 +43,8 @@ from service.web.repeats import Repeats
 from service.webhooks import Webhooks
 
 MAX_BODY_BYTES = 64 * 1024
-LOGOUT, STATUS, TERMINATE = keys.Operation("logout"), keys.Operation("status"), keys.Operation("terminate")
+LOGOUT, STATUS = keys.Operation("logout"), keys.Operation("status")
+TERMINATE = keys.Operation("terminate", own_terms=auth.ending)
 
 
 class Runtime:

@@ -38,15 +38,20 @@ class Terms:
     restricted: str | None = None
     """The capability of these that the configuration already restricts."""
     cause: Cause = Cause.REQUEST
+    reason: str = ""
+    """Why, where a request says so; then the terms are its own."""
     open: bool = False
     """Needs no credentials, and looks at none."""
     forbidden: bool = False
     """No rule admits it, whoever asks."""
+    counts_users: bool = field(init=False, repr=False)
+    """Some limit is per user."""
     anonymous: "Terms" = field(init=False, repr=False)
     """The same for a request whose user is not known: limits per user are skipped."""
 
     def __post_init__(self) -> None:
         known = tuple(limit for limit in self.limits if limit.per is not Per.USER)
+        object.__setattr__(self, "counts_users", len(known) < len(self.limits))
         same = len(known) == len(self.limits) and not self.capabilities
         anonymous = self if same else Terms(self.tenant, self.operation, known, cause=self.cause)
         object.__setattr__(self, "anonymous", anonymous)
@@ -134,7 +139,8 @@ def judge(question: Question, admission: Admission) -> None:
         raise InvalidUserToken
     if admission.unavailable == "sessions":
         raise StoreUnavailable("sessions")
-    if admission.session is not None:
+    # Who ended its own account with this request is suspended or terminated by it, and was not before.
+    if admission.session is not None and admission.came_from is None:
         if admission.session.status is Status.SUSPENDED:
             raise UserSuspended
         if admission.session.status is Status.TERMINATED:
@@ -154,7 +160,7 @@ class OutagePolicy:
     windows: LocalWindows = field(default_factory=LocalWindows)
 
     def decide(self, question: Question) -> Admission:
-        """Answer `question` without Redis. A logout is never answered: it could not be recorded."""
+        """Answer `question` without Redis. What is to be recorded, a logout or an account's end, is refused."""
         terms = question.terms
         local = [
             (terms.tenant or "", Charge(limit, question.subject(limit)))
@@ -164,7 +170,7 @@ class OutagePolicy:
         denies = any(limit.on_outage is OnOutage.DENY and not limit.shadow for limit in terms.limits)
         # A request that is going to be refused for want of Redis uses up nothing.
         standings = () if denies else tuple(self.windows.decide(local, self.clock_us()))
-        sessions_denied = question.user is not None and (not self.allow_sessions or terms.cause is Cause.LOGOUT)
+        sessions_denied = question.user is not None and (not self.allow_sessions or terms.cause is not Cause.REQUEST)
         degraded = ("limits",) * bool(terms.limits) + ("sessions",) * (question.user is not None)
         return Admission(
             standings=standings,

@@ -32,6 +32,9 @@ class Cause(StrEnum):
     SUSPEND = "suspend"
     REINSTATE = "reinstate"
     TERMINATE = "terminate"
+    OWN_SUSPEND = "own_suspend"
+    """Of one's own account."""
+    OWN_TERMINATE = "own_terminate"
     EXPIRY = "expiry"
 
 
@@ -57,6 +60,8 @@ TRANSITIONS: dict[Cause, dict[Status, Status | Refusal]] = {
     Cause.SUSPEND:         {_N: _S,       _I: _S,        _O: _S,        _E: _S,        _S: _S,        _T: _CONFLICT},
     Cause.REINSTATE:       {_N: _UNKNOWN, _I: _CONFLICT, _O: _CONFLICT, _E: _CONFLICT, _S: _O,        _T: _CONFLICT},
     Cause.TERMINATE:       {_N: _T,       _I: _T,        _O: _T,        _E: _T,        _S: _T,        _T: _T},
+    Cause.OWN_SUSPEND:     {_N: _S,       _I: _S,        _O: _S,        _E: _S,        _S: _DENIED,   _T: _DENIED},
+    Cause.OWN_TERMINATE:   {_N: _T,       _I: _T,        _O: _T,        _E: _T,        _S: _DENIED,   _T: _DENIED},
     Cause.EXPIRY:          {_N: _N,       _I: _E,        _O: _O,        _E: _E,        _S: _S,        _T: _T},
 }  # fmt: skip
 """Section 2 of the contract: cause → from → to. The same status means: stays, and nothing is told."""

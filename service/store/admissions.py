@@ -18,7 +18,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError
 
 from service.core.admission import NOTHING_ASKED, Admission, Question, Terms
 from service.core.errors import StoreUnavailable
-from service.core.limits import MICRO, Standing
+from service.core.limits import MICRO, Per, Standing
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
 from service.store.link import BREAKER_IS_OPEN, Link
 from service.store.refusals import Refusals
@@ -248,11 +248,12 @@ def encode(of: TenantKeys, terms: Terms, questions: Sequence[Question], keys: li
     known = terms is not terms.anonymous
     args += (len(questions), terms.cause.value if known else "", len(terms.limits))
     for limit in terms.limits:
-        args += (limit.name, limit.requests, limit.window_s * MICRO, "1" if limit.shadow else "0")
+        args += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
     keys.append(of.rules)
     if known:
         keys += of.shared
-        args += ("0" if terms.restricted is None else "1", len(terms.capabilities), *terms.capabilities)
+        configured = "0" if terms.restricted is None else "1"
+        args += (terms.reason, configured, len(terms.capabilities), *terms.capabilities)
     for question in questions:
         for limit in terms.limits:
             keys.append(of.window(limit.name, question.subject(limit)))
@@ -273,7 +274,8 @@ def decode(question: Question, reply: Sequence[Any]) -> Admission:
         if isinstance(over, bytes):  # an operator has set the limit
             over, requests, window_s = map(int, over.split())
             limit = limit.changed(requests, window_s)
-        standings.append(Standing(limit, reply[at], reply[at + 1], over == 1))
+        if reply[at] >= 0:
+            standings.append(Standing(limit, reply[at], reply[at + 1], over == 1))
         at += 3
     if at == len(reply) or question.user is None:
         return Admission(standings)
@@ -289,3 +291,5 @@ def decode(question: Question, reply: Sequence[Any]) -> Admission:
 
 
 _NOBODY = ord("-")
+_KINDS = {(False, False): "", (False, True): "u", (True, False): "s", (True, True): "su"}
+"""Whether a limit is in shadow, and per user, as the script reads it."""

@@ -29,6 +29,9 @@ AGAIN_S = 0.5
 """How long a subscription that broke is waited with."""
 
 
+_Key = tuple[Terms, float | None, tuple[str, ...]]
+
+
 class _Refusal(NamedTuple):
     admission: Admission
     told_at: float
@@ -46,7 +49,7 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._tenants: dict[str | None, dict[tuple[Terms, tuple[str, ...]], _Refusal]] = {}
+        self._tenants: dict[str | None, dict[_Key, _Refusal]] = {}
         self.heard_at = float("-inf")
         """When the subscription was last heard of."""
         self._forgotten_at = float("-inf")
@@ -119,5 +122,8 @@ class Refusals:
         raise TimeoutError("the subscription fell silent")
 
 
-def _key(question: Question) -> tuple[Terms, tuple[str, ...]]:
-    return question.terms, tuple([question.subject(limit) for limit in question.terms.limits])
+def _key(question: Question) -> _Key:
+    """What is refused alike. Of a user's tokens some may be revoked, and those do not count against its limits."""
+    user = question.user
+    issued_s = user.issued_s if user is not None and question.terms.counts_users else None
+    return question.terms, issued_s, tuple([question.subject(limit) for limit in question.terms.limits])

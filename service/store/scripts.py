@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from service.core.sessions import TRANSITIONS, Refusal, Session, Status
-from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, REVOKED
+from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, PUSHES, REVOKED
 
 LETTERS = {
     Status.NONE: "-",
@@ -37,7 +37,7 @@ def parse_record(user: str, text: bytes) -> Session | None:
     """A user's record as `record.lua` writes it; None where there is none."""
     if not text:
         return None
-    letters, since, seen, expires = text.decode().split(" ")
+    letters, since, seen, expires, *_ = text.decode().split(" ")
     return Session(
         user,
         STATUSES[letters[0]],
@@ -62,7 +62,7 @@ def _preamble() -> str:
     return (
         f"local MOVES = {{{moves}}}\nlocal NAMES = {{{names}}}\n"
         f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}\n"
-        f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'\nlocal NEWS = '{NEWS}'\n"
+        f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'\nlocal NEWS, PUSHES = '{NEWS}', '{PUSHES}'\n"
         "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }\n"
     )
 

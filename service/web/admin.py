@@ -307,8 +307,10 @@ def _limit_of(request: web.Request, desk: Desk) -> Limit:
 
 
 def _user(request: web.Request) -> str | None:
-    """The user of the path, where it is about one."""
-    return read_user(request) if "user" in request.match_info else None
+    """The user whom the address is about; None: it is about the tenant."""
+    resource = request.match_info.route.resource
+    about = resource.canonical.split("/") if resource is not None else []
+    return read_user(request) if {"user", "{user}"} & set(about) else None
 
 
 def _cursor(text: str | None) -> Cursor | None:
@@ -326,8 +328,9 @@ def routes(root: str) -> list[web.RouteDef]:
     """The API under `root`."""
     at = f"{root}/tenants/{{tenant}}"
     name = r"{limit:[^/]+}"
-    user = "{user:[^/]+}"
     acting = "{act:" + "|".join(CAUSES) + "}"
+    # By query as well: browsers and proxies take a user called `..` out of a path.
+    by_path, by_query = f"{at}/users/{{user:[^/]+}}", f"{at}/user"
     found = [
         web.get(f"{root}/events", events),
         web.get(f"{root}/tenants", tenants),
@@ -336,16 +339,15 @@ def routes(root: str) -> list[web.RouteDef]:
         web.get(f"{at}/webhooks", webhooks),
         web.get(f"{at}/sessions", sessions),
         web.post(f"{at}/sessions/{acting}", act_on_many),
-        web.get(f"{at}/users/{user}", session),
-        web.delete(f"{at}/users/{user}", forget),
-        web.post(f"{at}/users/{user}/{acting}", act),
         web.get(f"{at}/limits", limits),
         web.get(f"{at}/limits/{name}", peek),
         web.put(f"{at}/limits/{name}", set_limit),
         web.delete(f"{at}/limits/{name}", unset_limit),
         web.post(f"{at}/limits/{name}/reset", reset),
     ]
-    for whose in (at, f"{at}/users/{user}"):
+    for user in (by_path, by_query):
+        found += [web.get(user, session), web.delete(user, forget), web.post(f"{user}/{acting}", act)]
+    for whose in (at, by_path, by_query):
         found += [
             web.put(f"{whose}/restrictions/{{capability:[A-Za-z0-9._:-]{{1,64}}}}", restrict),
             web.delete(f"{whose}/restrictions/{{capability:[A-Za-z0-9._:-]{{1,64}}}}", unrestrict),

@@ -1,13 +1,13 @@
 """`/auth/*`: what a user's client asks."""
 
+from dataclasses import replace
+
 from aiohttp import web
 
-from service.core.acts import Author
-from service.core.errors import UserSuspended, UserTerminated
-from service.core.sessions import Cause, Refusal, Status
+from service.core.admission import Terms
+from service.core.sessions import Cause
 from service.web.envelope import DONE, quoted, success, success_of, timestamp
-from service.web.keys import ACTS, EXCHANGE, user_context
-from service.web.middlewares import client_of
+from service.web.keys import user_context
 from service.web.schemas import TerminateBody, read_body
 
 
@@ -40,15 +40,16 @@ async def status(request: web.Request) -> web.StreamResponse:
     return success_of(request, f"{{{who}, {stands}}}")
 
 
-async def terminate(request: web.Request) -> web.StreamResponse:
-    """A user ends its own account: `soft` suspends it, `hard` terminates it."""
+async def ending(request: web.Request, terms: Terms) -> Terms:
+    """On what terms a user ends its own account: `soft` suspends it, `hard` terminates it."""
     body = await read_body(request, TerminateBody)
-    context = user_context(request)
-    cause = Cause.SUSPEND if body.strategy == "soft" else Cause.TERMINATE
-    author = Author("user", client_of(request), request[EXCHANGE].request_id, body.reason)
-    [done] = await request.app[ACTS].act(context.tenant.name, [context.identity.user], cause, author)
-    if isinstance(done.outcome, Refusal):  # another was faster, and has terminated it
-        raise UserTerminated if done.came_from is Status.TERMINATED else UserSuspended
+    cause = Cause.OWN_SUSPEND if body.strategy == "soft" else Cause.OWN_TERMINATE
+    return replace(terms, cause=cause, reason=body.reason)
+
+
+async def terminate(request: web.Request) -> web.StreamResponse:
+    """Say that the account is ended: the admission has done it, or this is not reached."""
+    user_context(request)
     return success(request, {"success": True}, status=201)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -142,7 +142,8 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
         "history": history,
         "most": HISTORY_SIZE,
         "rules": rules,
-        "at_user": f"/tenants/{tenant}/users/{quote(name, safe='')}",
+        "at_user": f"/tenants/{tenant}/user",
+        "whose": f"?{urlencode({'user': name})}",
         "about": json.dumps({"users": [name]}),
         "everywhere": json.dumps({"users": [name], "everywhere": True}),
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from service.core.acts import Acts
-from service.core.admission import Admission, Question
+from service.core.admission import Admission, Question, Terms
 from service.core.errors import UnexpectedState
 from service.core.hooks import HookStates
 from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
@@ -36,6 +36,8 @@ class Operation:
     name: str
     original: Callable[[web.Request], tuple[str, str]] | None = None
     """Method and target of the request that this one asks about, where it is another's (UnreadableRequest: untold)."""
+    own_terms: Callable[[web.Request, Terms], Awaitable[Terms]] | None = None
+    """The terms of one request, where its body decides; what is wrong with that is raised once it is admitted."""
 
 
 @dataclass(frozen=True, slots=True)

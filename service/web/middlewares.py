@@ -148,6 +148,12 @@ class Middlewares:
         asked = directory if tenant is None else tenant
         exchange.tenant = None if tenant is None else tenant.name
         terms = asked.terms[operation.name]
+        mistake: Exception | None = None
+        if operation.own_terms is not None:
+            try:
+                terms = await operation.own_terms(request, terms)
+            except (InvalidRequest, web.HTTPException) as error:
+                mistake = error
         if operation.original is not None and asked.routes is not None:
             try:
                 exchange.original = operation.original(request)
@@ -166,6 +172,8 @@ class Middlewares:
         question = make_question(request, terms if identity is not None else terms.anonymous, identity, refusal)
         admission = exchange.admission = await gate.decide(question)
         judge(question, admission)
+        if mistake is not None:
+            raise mistake
         if tenant is not None and identity is not None:
             exchange.context = keys.UserContext(tenant, identity, admission)
 

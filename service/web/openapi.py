@@ -135,7 +135,12 @@ def _verify() -> list[Operation]:
 
 
 def _of_a_tenant() -> list[Operation]:
-    at, user = "/tenants/{tenant}", "/tenants/{tenant}/users/{user}"
+    at = "/tenants/{tenant}"
+    # By path, and by query for names that a client may take out of a path.
+    users: list[tuple[str, type[BaseModel] | None]] = [
+        (f"{at}/users/{{user}}", None),
+        (f"{at}/user", schemas.UserQuery),
+    ]
     told = {"restrictions": _RESTRICTIONS, "revokedBefore": _TIME}
     limits = {"type": "object", "additionalProperties": _LIMIT}
     standing = {"limit": {"type": "string"}, "requests": _COUNT, "window": _COUNT, "used": _COUNT}
@@ -178,25 +183,26 @@ def _of_a_tenant() -> list[Operation]:
         _operators("get", f"{at}/activity", "The last hour", _object(activity)),
         _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", _object({"webhooks": _list(_object(hook))})),
         _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", _object(page), query=schemas.SessionsQuery),
-        _operators("get", user, "One user, with history", _object(one)),
-        _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.Told),
         _operators("get", f"{at}/limits", "Limits, as they hold and as configured", _object({"limits": _list(_object(listed))})),
         _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", _object({**standing, "remaining": _COUNT, "reset": _COUNT}), query=schemas.SubjectQuery),
         _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's", body=schemas.LimitBody),
         _operators("delete", f"{at}/limits/{{limit}}", "Let the configuration's limit hold again", body=schemas.Told),
         _operators("post", f"{at}/limits/{{limit}}/reset", "Give a subject its whole quota back", _object({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
     ]  # fmt: skip
-    for act in ("logout", "suspend", "reinstate", "terminate"):
+    acts = ("logout", "suspend", "reinstate", "terminate")
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", _object({"results": _list(_RESULT)}), body=schemas.ManyBody) for act in acts]  # fmt: skip
+    for user, query in users:
         found += [
-            _operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _A_SESSION, errors=("CONFLICT",), body=schemas.ActBody),
-            _operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", _object({"results": _list(_RESULT)}), body=schemas.ManyBody),
+            _operators("get", user, "One user, with history", _object(one), query=query),
+            _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.Told, query=query),
+            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _A_SESSION, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in acts),
         ]  # fmt: skip
-    for whose in (at, user):
+    for whose, query in [(at, None), *users]:
         found += [
-            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability", body=schemas.RestrictBody),
-            _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.Told),
-            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment", _object({"revokedBefore": _MOMENT}), body=schemas.RevokeBody),
-            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", body=schemas.Told),
+            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability", body=schemas.RestrictBody, query=query),
+            _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.Told, query=query),
+            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment", _object({"revokedBefore": _MOMENT}), body=schemas.RevokeBody, query=query),
+            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", body=schemas.Told, query=query),
         ]  # fmt: skip
     return found
 
@@ -243,7 +249,6 @@ def document(version: str) -> Json:
             "title": "Rollcall",
             "version": version,
             "description": "Session status, sliding-window limits and restrictions in front of a multi-tenant API.",
-            "license": {"name": "see the project"},
         },
         "servers": [{"url": "/"}],
         "paths": paths,

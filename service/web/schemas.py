@@ -120,6 +120,12 @@ class SubjectQuery(_Schema):
     subject: Subject
 
 
+class UserQuery(_Schema):
+    """Which user, where the path does not say."""
+
+    user: User
+
+
 class EventsQuery(_Schema):
     """Whose events."""
 
@@ -166,11 +172,13 @@ def read_query(request: web.Request, schema: type[Schema]) -> Schema:
 
 
 def read_user(request: web.Request) -> str:
-    """The user of the path.
+    """The user of the path, or of the query.
 
     Raises:
         InvalidRequest: no user can be called that.
     """
+    if "user" not in request.match_info:
+        return read_query(request, UserQuery).user
     user = request.match_info["user"]
     try:
         return _is_a_user(user)

@@ -13,6 +13,7 @@ TABLE: dict[str, tuple[str | int, ...]] = {
     #            none          logged_in     logged_out    expired       suspended      terminated
     "request":   ("logged_in",  "logged_in",  "logged_in",  "logged_in",  403,           403),
     "logout":    ("logged_out", "logged_out", "logged_out", "logged_out", 403,           403),
+    "terminate own": ("suspended", "suspended", "suspended", "suspended", 403,       403),
     "operator":  (404,          "logged_out", "logged_out", "logged_out", 409,           409),
     "suspend":   ("suspended",  "suspended",  "suspended",  "suspended",  "suspended",   409),
     "reinstate": (404,          409,          409,          409,          "logged_out",  409),
@@ -52,6 +53,8 @@ class User:
     since: int = 0
     seen: int = 0
     expires: int = 0
+    logged_out: int = 0
+    """When last, counting those that changed nothing; 0 where an operator reinstated it."""
 
 
 @dataclass
@@ -103,6 +106,8 @@ class Plain:
     def request(self, asked: Asked) -> Answered:
         """Decide it, and let it have its effect."""
         known = asked.tenant is not None and asked.token == "good"
+        if known and asked.tenant is not None:
+            known = not self._is_revoked(asked.tenant, asked)
         limits = [
             self._as_set(asked.tenant, one)
             for one in self.rules.limits.get(asked.operation, [])
@@ -131,25 +136,26 @@ class Plain:
             return 401, "INVALID_USER_TOKEN"
         restricted = self._is_restricted(asked.tenant, asked)
         # Who is refused for a capability had a valid token, so it counts as a request; nobody is logged out by it.
-        cause = "logout" if asked.operation == "logout" and not restricted else "request"
+        causes = {"logout": "logout", "terminate": "terminate own"}
+        cause = "request" if restricted else causes.get(asked.operation, "request")
         user = self.user(asked.tenant, asked.user)
         to = TABLE[cause][FROM.index(user.status)]
         if isinstance(to, int):
             return to, f"USER_{user.status.upper()}"
-        if not asked.passive or asked.operation == "logout":
+        if not asked.passive or asked.operation in causes:
             self._seen(asked.tenant, asked, user, cause, to)
-        return (403, "RESTRICTED_CAPABILITY") if restricted else (200, "")
+        if restricted:
+            return 403, "RESTRICTED_CAPABILITY"
+        return (201, "") if asked.operation == "terminate" else (200, "")
 
     def _seen(self, tenant: str, asked: Asked, user: User, cause: str, to: str) -> None:
         now_ms = self.now // MS
-        if (
-            cause == "request"
-            and user.status == "logged_out"
-            and user.previous != "suspended"
-            and now_ms - user.since < self.rules.grace_s * 1000
-        ):
+        in_grace = now_ms - user.logged_out < self.rules.grace_s * 1000
+        if cause == "request" and user.status == "logged_out" and in_grace:
             to = user.status
         changed = replace(user, expires=max(user.expires, asked.expires_us // MS))
+        if cause == "logout" and self.rules.grace_s:
+            changed.logged_out = now_ms
         if to != user.status:
             self._move(tenant, asked.user, changed, to, cause)
             self.users[tenant, asked.user].seen = now_ms
@@ -161,7 +167,9 @@ class Plain:
     def _move(self, tenant: str, name: str, user: User, to: str, cause: str) -> None:
         self.events[tenant].append((name, user.status, to))
         previous = None if user.status == "none" else user.status
-        self.users[tenant, name] = replace(user, status=to, previous=previous, since=self.now // MS)
+        now_ms = self.now // MS
+        logged_out = now_ms if to == "logged_out" and cause != "reinstate" else 0
+        self.users[tenant, name] = replace(user, status=to, previous=previous, since=now_ms, logged_out=logged_out)
 
     # --- limits, section 7 ----------------------------------------------------------------------------
 
@@ -193,6 +201,8 @@ class Plain:
             return to
         if to != user.status:
             self._move(tenant, name, user, to, act)
+        elif act == "logout":
+            user.logged_out = self.now // MS
         return 200
 
     def forget(self, tenant: str, name: str) -> int:
@@ -214,9 +224,9 @@ class Plain:
     # --- time -----------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Who is logged in past the latest expiry is expired; who is past the retention is forgotten."""
+        """Who is logged in past the latest expiry is expired, soonest first; who is past the retention is forgotten."""
         now_ms, leeway, retention = self.now // MS, self.rules.leeway_s * 1000, self.rules.retention_s * 1000
-        for (tenant, name), user in list(self.users.items()):
+        for (tenant, name), user in sorted(self.users.items(), key=lambda one: (one[1].expires, one[0])):
             if user.status == "logged_in" and user.expires + leeway <= now_ms:
                 self._move(tenant, name, user, "expired", "expiry")
                 user = self.users[tenant, name]

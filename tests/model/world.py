@@ -179,7 +179,9 @@ class World:
             headers["x-token"] = sign(asked.user, secret=secret, exp=expires_s, iat=asked.issued_s)
         if asked.passive:
             headers["x-passive"] = "true"
-        async with self._client.get(f"/auth/{asked.operation}", headers=headers) as answer:
+        ends = asked.operation == "terminate"
+        how: Any = {"method": "POST", "json": {"strategy": "soft"}} if ends else {"method": "GET"}
+        async with self._client.request(path=f"/auth/{asked.operation}", headers=headers, **how) as answer:
             told = await answer.json()
             limits = _STATE.findall(answer.headers.get("RateLimit", ""))
             wait = answer.headers.get("Retry-After")
@@ -196,7 +198,7 @@ class World:
 
     async def _admin(self, method: str, path: str, body: Mapping[str, Any]) -> int:
         async with self._client.request(method, f"/admin/v1/tenants/{path}", json=body, headers=OPERATOR) as answer:
-            if "/limits/" in path:
+            if "/limits/" in path or "/revocation" in path:
                 await asyncio.sleep(0.1)  # so long it may take until a remembered refusal is forgotten
             return answer.status
 
@@ -244,7 +246,8 @@ def _settings(rules: Rules) -> Settings:
     made = settings(
         server={"trusted_proxies": ["127.0.0.1"], "access_log": "none"},
         sessions={"seen_every": rules.seen_every_s, "retention": rules.retention_s, "logout_grace": rules.grace_s},
-        limits={"admin": []} | {name: [_limit(one) for one in own] for name, own in rules.limits.items()},
+        limits={"admin": [], "terminate": []}
+        | {name: [_limit(one) for one in own] for name, own in rules.limits.items()},
     )
     tenants = {
         name: one.model_copy(update={"jwt": one.jwt.model_copy(update={"leeway": rules.leeway_s})})

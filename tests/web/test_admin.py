@@ -335,3 +335,21 @@ async def test_ending_an_account_asks_for_credentials_and_a_strategy(make_client
     answer = await client.post("/auth/terminate", json={"strategy": "hard"}, headers=credentials(tenant_token="t"))
     assert (answer.status, (await answer.json())["error"]["code"]) == (403, "RESTRICTED_CAPABILITY")
     assert (await client.get("/auth/terminate", headers=credentials())).status == 405
+
+
+@pytest.mark.parametrize("user", ["..", ".", "../alice", "revocation", "a/b", "ünï", "%2e%2e"])
+async def test_a_user_that_a_path_cannot_name_is_named_by_the_query(client: Client, user: str) -> None:
+    about: Any = {"params": {"user": user}, "headers": OPERATOR}
+    at = "/admin/v1/tenants/acme/user"
+    assert (await client.get("/auth/status", headers=credentials(user))).status == 200
+    assert (await client.put(f"{at}/restrictions/status", json={}, **about)).status == 200
+    assert (await client.get("/auth/status", headers=credentials(user))).status == 403
+    assert (await client.get("/auth/status", headers=credentials("another"))).status == 200, "nobody else is meant"
+    assert (await client.delete(f"{at}/restrictions/status", json={}, **about)).status == 200
+    assert (await client.put(f"{at}/revocation", json={}, **about)).status == 200
+    assert (await client.get("/auth/status", headers=credentials(user))).status == 401
+    assert (await client.get("/auth/status", headers=credentials("another"))).status == 200
+    assert (await (await client.post(f"{at}/suspend", json={}, **about)).json())["data"]["userId"] == user
+    assert (await (await client.get(at, **about)).json())["data"]["session"]["status"] == "suspended"
+    assert (await client.delete(at, json={}, **about)).status == 200
+    assert (await client.get(at, headers=OPERATOR)).status == 400, "nobody is named"

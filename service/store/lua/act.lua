@@ -16,9 +16,14 @@ while arg_at < #ARGV do
   local from = record.status
   local to = MOVES[cause][from]
   if NAMES[to] ~= nil then
-    if to ~= from then move(record_key, indexes, user, record, to, cause, about) end
+    if to ~= from then
+      move(record_key, indexes, user, record, to, cause, about)
+    elseif cause == 'operator_logout' then
+      record.again = now_ms
+      write(record_key, indexes, user, record, from)
+    end
     if everywhere then
-      local before_s = math.floor(now_ms / 1000)
+      local before_s = math.max(math.floor(now_ms / 1000), tonumber(redis.call('HGET', user_rules, REVOKED) or 0))
       revoke(tenant_rules, user_rules, before_s)
       tell(indexes.events, { 'type', 'revocation', 'change', 'set', 'user', user, 'before', whole(before_s) }, about)
     end

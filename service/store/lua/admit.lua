@@ -2,15 +2,15 @@
 --
 -- ARGV    seen_every ms, logout_grace ms, then for each group of questions on the same terms:
 --         how many questions; the cause ('' where no user is known: then only limits are asked about)
---         number of limits, and for each: name, requests, window µs, shadow (1|0)
---         with a cause: restricted by the configuration (1|0), number of capabilities, each capability
+--         number of limits, and for each: name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or ''
+--         with a cause: the reason that is given for it ('' none), restricted by the configuration (1|0), number of capabilities, each capability
 --         and with a cause for each question: user, token expiry ms, passive (1|0), client address, request id,
 --         second in which the token was issued ('' unknown)
 -- KEYS    for each group: the tenant's rules (rules.lua), with a cause its indexes (record.lua)
 --         and for each question: the window of each limit; with a cause the user's record and rules
 -- Returns for each question, in order: a list
---         for each limit: used, µs until there is more quota, over (1|0; where an operator has set the limit
---         "over requests window-in-seconds")
+--         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where an
+--         operator has set the limit "over requests window-in-seconds")
 --         and where a user is known and no limit refused: record, status letter before,
 --         index of the first restricted capability (0 none, -1: the token is revoked)
 --         or the text of an error, which is that question's own
@@ -23,12 +23,13 @@ local function parse_group()
   local group = { questions = number(), cause = arg(), limits = {}, capabilities = {} }
   local count, fields = number(), {}
   for i = 1, count do
-    group.limits[i] = { name = arg(), requests = number(), length_us = number(), shadow = arg() == '1' }
+    group.limits[i] = { name = arg(), requests = number(), length_us = number(), kind = arg() }
     fields[i] = '=' .. group.limits[i].name
   end
   group.rules = key()
   if group.cause ~= '' then
     group.indexes = take_indexes()
+    group.reason = arg()
     group.configured = arg() == '1'
     for i = 1, number() do
       group.capabilities[i] = arg()
@@ -42,12 +43,11 @@ local function parse_group()
   if said.err then group.broken, said = said, {} end  -- these questions' own error, not the whole batch's
   for i, limit in ipairs(group.limits) do
     local requests, window = overridden(said[i])
-    if requests then
-      group.limits[i] = new_limit(requests, window * 1000000, limit.shadow)
-      group.limits[i].told = ' ' .. said[i]
-    else
-      group.limits[i] = new_limit(limit.requests, limit.length_us, limit.shadow)
-    end
+    local shadow = string.sub(limit.kind, 1, 1) == 's'
+    local held = new_limit(requests or limit.requests, requests and window * 1000000 or limit.length_us, shadow)
+    if requests then held.told = ' ' .. said[i] end
+    held.per_user = string.sub(limit.kind, -1) == 'u'
+    group.limits[i] = held
   end
   if group.cause ~= '' then
     group.said, group.said_from = said, count
@@ -80,28 +80,34 @@ local function is_revoked(group, user_rules, issued)
   return before and (issued == '' or tonumber(issued) <= before)
 end
 
+-- When a user who is logged out said so last; not at all where an operator reinstated it.
+local function logged_out_at(record)
+  return record.again or (record.previous ~= 's' and record.since or 0)
+end
+
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
-local function pass(group, record_key, user_rules, user, expires, passive, ip, request, issued)
+local function pass(group, revoked, record_key, user_rules, user, expires, passive, ip, request)
   local record = records[record_key] or read(record_key)
   records[record_key] = record
   local from = record.status
-  if is_revoked(group, user_rules, issued) then return record, from, -1 end
+  if revoked then return record, from, -1 end
   local restricted = restricted_index(group, user_rules)
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
   local cause = restricted > 0 and 'request' or group.cause
   local to = MOVES[cause][from]
   if NAMES[to] == nil or (passive == '1' and cause == 'request') then return record, from, restricted end
-  if from == 'o' and cause == 'request' and record.previous ~= 's' and now_ms - record.since < grace then
-    to = from
-  end
+  if from == 'o' and cause == 'request' and now_ms - logged_out_at(record) < grace then to = from end
+  local again = from == 'o' and cause == 'logout' and grace > 0
+  if again then record.again = now_ms end
   expires = tonumber(expires)
   local later = expires > record.expires
   local stale = now_ms - record.seen >= seen_every
   if later then record.expires = expires end
   if to ~= from then
     record.seen = now_ms
-    move(record_key, group.indexes, user, record, to, cause, { by = 'user', ip = ip, request = request })
-  elseif later or stale then
+    local about = { by = 'user', ip = ip, request = request, reason = group.reason }
+    move(record_key, group.indexes, user, record, to, cause, about)
+  elseif later or stale or again then
     if stale then record.seen = now_ms end
     write(record_key, group.indexes, user, record, from)
   end
@@ -113,24 +119,31 @@ local function decide(group, first_key, first_arg)
   local answer, windows, refused = {}, {}, false
   local limits = group.limits
   local count = #limits
+  -- Who brings a revoked token is not the user: the user's own quota is none of its.
+  local revoked = group.cause ~= '' and is_revoked(group, KEYS[first_key + count + 2], ARGV[first_arg + 6])
   for i = 1, count do
     local limit = limits[i]
-    local window = open(KEYS[first_key + i], limit)
-    windows[i] = window
-    if window.used >= limit.requests and not limit.shadow then refused = true end
+    if not (revoked and limit.per_user) then
+      local window = open(KEYS[first_key + i], limit)
+      windows[i] = window
+      if window.used >= limit.requests and not limit.shadow then refused = true end
+    end
   end
   for i = 1, count do
     local window = windows[i]
-    local over = window.used >= limits[i].requests
-    if not refused and not over then charge(window) end
-    local told = over and 1 or 0
-    if limits[i].told then told = told .. limits[i].told end
-    answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = window.used, window.reset_us, told
+    if window then
+      local over = window.used >= limits[i].requests
+      if not refused and not over then charge(window) end
+      local told = over and 1 or 0
+      if limits[i].told then told = told .. limits[i].told end
+      answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = window.used, window.reset_us, told
+    else
+      answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = -1, 0, 0
+    end
   end
   if group.cause ~= '' and not refused then
-    local record, from, restricted = pass(group, KEYS[first_key + count + 1], KEYS[first_key + count + 2],
-      ARGV[first_arg + 1], ARGV[first_arg + 2], ARGV[first_arg + 3], ARGV[first_arg + 4], ARGV[first_arg + 5],
-      ARGV[first_arg + 6])
+    local record, from, restricted = pass(group, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2],
+      ARGV[first_arg + 1], ARGV[first_arg + 2], ARGV[first_arg + 3], ARGV[first_arg + 4], ARGV[first_arg + 5])
     answer[3 * count + 1], answer[3 * count + 2], answer[3 * count + 3] = record.text, from, restricted
   end
   return answer

@@ -3,6 +3,7 @@
 -- A record is a string of at most 44 bytes while times have 13 digits, which Redis embeds in one allocation:
 --   "io 1763838000000 1763838000000 1763841600000"
 --   status, previous ('-' none), since ms, last seen ms, latest token expiry ms (0 unknown)
+-- and of a few more where a user who is logged out has logged out again: when that was, ms.
 -- `MOVES` (cause → from → to, or the name of a refusal) and `NAMES` (letter → status) stand above this
 -- text; store/scripts.py writes them from core/sessions.py.
 
@@ -29,9 +30,9 @@ end
 local function read(record_key)
   local text = redis.call('GET', record_key)
   if not text then return { text = '', status = '-', previous = '-', since = 0, seen = 0, expires = 0 } end
-  local status, previous, since, seen, expires = string.match(text, '^(.)(.) (%d+) (%d+) (%d+)$')
+  local status, previous, since, seen, expires, again = string.match(text, '^(.)(.) (%d+) (%d+) (%d+) ?(%d*)$')
   return { text = text, status = status, previous = previous, since = tonumber(since), seen = tonumber(seen),
-           expires = tonumber(expires) }
+           expires = tonumber(expires), again = tonumber(again) }
 end
 
 -- The moment (ms) from which a leeway or the retention is counted. It is the score in `expiring` (logged_in) or
@@ -45,7 +46,7 @@ end
 local function write(record_key, indexes, user, record, from)
   local to = record.status
   record.text = to .. record.previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
-    .. ' ' .. whole(record.expires)
+    .. ' ' .. whole(record.expires) .. (record.again and ' ' .. whole(record.again) or '')
   redis.call('SET', record_key, record.text)
   if from ~= to and from ~= '-' then redis.call('ZREM', indexes[from], user) end
   redis.call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)
@@ -76,7 +77,7 @@ end
 -- Make the transition from where `record` stands to `to`, and append its one event.
 local function move(record_key, indexes, user, record, to, cause, about)
   local from = record.status
-  record.previous, record.status, record.since = from, to, now_ms
+  record.previous, record.status, record.since, record.again = from, to, now_ms, nil
   write(record_key, indexes, user, record, from)
   tell(indexes.events,
     { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }, about)

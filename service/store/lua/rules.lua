@@ -23,7 +23,8 @@ local function settle(rules)
   if timed then redis.call('PEXPIREAT', rules, whole(last)) else redis.call('PERSIST', rules) end
 end
 
--- Refuse the tokens that were issued up to a second; the user's, or without one the tenant's.
+-- Refuse the tokens that were issued up to a second; the user's, or without one the tenant's. Workers forget whom they
+-- refuse: whoever brings such a token is told that, not that the user's quota is used up.
 local function revoke(tenant_rules, user_rules, before_s)
   redis.call('HSET', user_rules or tenant_rules, REVOKED, whole(before_s))
   redis.call('PERSIST', user_rules or tenant_rules)
@@ -31,4 +32,5 @@ local function revoke(tenant_rules, user_rules, before_s)
     redis.call('HSET', tenant_rules, ANY_REVOKED, '1')
     redis.call('PERSIST', tenant_rules)
   end
+  redis.call('PUBLISH', PUSHES, string.match(tenant_rules, '{(.*)}'))
 end
