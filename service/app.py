@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from importlib.resources import as_file, files
 
@@ -19,7 +19,7 @@ from service.core.limits import Limit
 from service.core.pulse import Pulse
 from service.core.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
-from service.core.tasks import end
+from service.core.tasks import end, keep_running
 from service.core.tenants import Directory, Tenant, digest
 from service.core.tokens import KeyRing, VerifiedTokens
 from service.jwks import RemoteKeySets, Source
@@ -37,7 +37,7 @@ from service.web import admin, auth, cors, dashboard, docs, forward_auth, health
 from service.web.forwarded import ClientAddressRules
 from service.web.metrics import POUR_EVERY_S, Metrics
 from service.web.middlewares import Middlewares
-from service.web.pages import API, ROOT
+from service.web.pages import API, ROOT, files_of
 from service.web.policy import LivePolicy, Operator, Policy
 from service.web.repeats import Repeats
 from service.webhooks import Webhooks
@@ -144,17 +144,17 @@ class Runtime:
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: what runs beside the requests."""
         await self.ways.open()
-        beside = (
-            self.sweeper.run_forever(),
-            self.key_sets.run_forever(),
-            self.metrics.run_forever(),
-            self.repeats.run_forever(),
-            self.admissions.refusals.listen_forever(self.access.client),
-            self.news.run_forever(),
-            self.pour_forever(),
-            self.webhooks.run_forever(),
-        )
-        tasks = [asyncio.create_task(one) for one in beside]
+        beside: dict[str, Callable[[], Awaitable[None]]] = {
+            "sweep": self.sweeper.run_forever,
+            "key sets": self.key_sets.run_forever,
+            "metrics": self.metrics.run_forever,
+            "repeats": self.repeats.run_forever,
+            "refusals": lambda: self.admissions.refusals.listen_forever(self.access.client),
+            "news": self.news.run_forever,
+            "charts": self.pour_forever,
+            "webhooks": self.webhooks.run_forever,
+        }
+        tasks = [asyncio.create_task(keep_running(name, work)) for name, work in beside.items()]
         yield
         await end(tasks)
         self.metrics.pour()
@@ -241,10 +241,10 @@ def _add_routes(app: web.Application) -> None:
                 web.get(f"{ROOT}/login", dashboard.login_form),
                 web.post(f"{ROOT}/login", dashboard.login),
                 web.post(f"{ROOT}/logout", dashboard.logout),
-                web.static(f"{ROOT}/static", static),
+                web.get(f"{ROOT}/static/{{name:.+}}", files_of(static)),
                 web.get("/openapi.json", docs.described),
                 web.get(docs.ROOT, docs.reader),
-                web.static(f"{docs.ROOT}/ui", reader),
+                web.get(f"{docs.ROOT}/ui/{{name:.+}}", files_of(reader)),
             ]
         )
 
@@ -256,6 +256,8 @@ def make_policy(settings: Settings) -> Policy:
     )
     tokens = b"".join(sorted(operator.token_digest for operator in operators))
     metrics_token = settings.metrics.token
+    metrics_digest = None if metrics_token is None else digest(metrics_token.get_secret_value())
+    tenants = (section.digest for section in settings.tenants.values())
     return Policy(
         directory=_directory(settings),
         client_address=ClientAddressRules(
@@ -266,7 +268,8 @@ def make_policy(settings: Settings) -> Policy:
         cookie_key=hashlib.scrypt(tokens, salt=b"rollcall dashboard cookie", n=2**14, r=8, p=1),
         cors_origins=frozenset(settings.server.cors_origins),
         access_log=settings.server.access_log,
-        metrics_token_digest=None if metrics_token is None else digest(metrics_token.get_secret_value()),
+        metrics_token_digest=metrics_digest,
+        secrets=frozenset([*tenants, *(one.token_digest for one in operators), *filter(None, [metrics_digest])]),
     )
 
 

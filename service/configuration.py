@@ -37,6 +37,10 @@ SHIPPED_SECRETS = frozenset(
 """What the shipped config.yaml holds. Everybody knows these, so they are good for loopback alone."""
 
 
+HOLD_NO_SECRETS = (["server"], ["sessions"], ["limits"], ["routes"])
+_NOT_A_VALUE = ("extra_forbidden", "model_type", "model_attributes_type", "list_type", "tuple_type", "dict_type")
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """One thing that is wrong with the configuration."""
@@ -349,10 +353,16 @@ def _told(error: Any, secrets: set[str]) -> Mistake:
         what = "there is no such setting"
     value = error["input"]
     shown = repr(value)
-    if any(part in SECRET_NAMES for part in where) or any(secret in shown for secret in secrets if secret):
+    # A misspelt name may be that of a secret, and what stands in place of a section one of its values.
+    perhaps_secret = where[:1] not in HOLD_NO_SECRETS and error["type"] in _NOT_A_VALUE
+    if (
+        perhaps_secret
+        or any(part in SECRET_NAMES for part in where)
+        or any(secret in shown for secret in secrets if secret)
+    ):
         shown = "***"
-    elif error["type"] == "extra_forbidden" or not isinstance(value, str | int | float | None):
-        shown = ""  # a misspelt name may be that of a secret; a whole section may hold some
+    elif not isinstance(value, str | int | float | None):
+        shown = ""  # a whole section
     elif isinstance(value, str) and value.lstrip().startswith(("{", "[", "-----")):
         shown = ""  # JSON that is none, or a key where its file is asked for
     elif where and str(where[-1]).endswith("url"):

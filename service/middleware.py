@@ -73,7 +73,7 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
 
     async def open_with(app: web.Application) -> AsyncIterator[None]:
         with ExitStack() as stack:
-            reach = await asyncio.to_thread(stack.enter_context, redis_of(settings, path))
+            reach, _ = await asyncio.to_thread(stack.enter_context, redis_of(settings, path))
             runtime = await asyncio.to_thread(lambda: Runtime(settings, reach()))
             middlewares.append(Middlewares(runtime.gate(_OPERATIONS)))
             async with asynccontextmanager(runtime.run)(app):

@@ -40,8 +40,8 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop listens: an end in good order
     try:
         settings = load(path)
-        with redis_of(settings, path) as reach, listeners_of(settings) as listeners:
-            if settings.server.workers > 1 and reach is not RedisAccess.in_process:
+        with redis_of(settings, path) as (reach, shared), listeners_of(settings) as listeners:
+            if settings.server.workers > 1 and shared:
                 from service.workers import serve_with_workers  # gunicorn, for those who need it
 
                 return serve_with_workers(settings, path, listeners, reach, lambda: _tell(settings, on_listening))
@@ -84,11 +84,14 @@ def _tell(settings: Settings, on_listening: Callable[[Settings], None]) -> None:
 
 
 @contextmanager
-def redis_of(settings: Settings, path: Path) -> Iterator[Callable[[], RedisAccess]]:
-    """What makes ways to the Redis of `redis.url`; for `embedded`, the server itself for as long."""
+def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], RedisAccess], bool]]:
+    """What makes ways to the Redis of `redis.url` (for `embedded`, the server itself for as long), and whether several
+    processes may share it.
+    """
+    timeout_s = settings.redis.timeout
     if settings.redis.url != "embedded":
         tls = TlsFiles(**settings.redis.tls.model_dump())
-        yield lambda: RedisAccess.by_url(settings.redis.url, tls)
+        yield lambda: RedisAccess.by_url(settings.redis.url, tls, timeout_s=timeout_s), True
     elif embedded.find_server() is None:
         log.warning(
             "no Redis server on this machine: everything is kept inside this process and lost when it ends; "
@@ -96,10 +99,10 @@ def redis_of(settings: Settings, path: Path) -> Iterator[Callable[[], RedisAcces
         )
         if settings.server.workers > 1:
             log.warning("without a Redis server there is one worker", asked_for=settings.server.workers)
-        yield RedisAccess.in_process
+        yield RedisAccess.in_process, False
     else:
         with embedded.running(path.resolve().parent / "var" / "redis") as url:
-            yield lambda: RedisAccess.by_url(url, TlsFiles())
+            yield lambda: RedisAccess.by_url(url, TlsFiles(), timeout_s=timeout_s), True
 
 
 async def _serve(app: web.Application, listeners: Sequence[socket.socket], on_listening: Callable[[], None]) -> int:

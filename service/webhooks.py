@@ -18,7 +18,7 @@ import structlog
 from service.core.errors import StoreUnavailable
 from service.core.hooks import Hook, signed
 from service.core.listing import Feeds, Gap
-from service.core.tasks import end
+from service.core.tasks import end, keep_running
 from service.store.hooks import Hooks
 from service.web.stream import event_data
 
@@ -63,7 +63,8 @@ class Webhooks:
                     for hook in self._wanted:
                         if hook not in tasks:
                             teller = _Teller(hook, self._hooks, self._feeds, session, self._waits)
-                            tasks[hook] = asyncio.create_task(teller.run_forever())
+                            name = f"webhook {hook.name} of {hook.tenant}"
+                            tasks[hook] = asyncio.create_task(keep_running(name, teller.run_forever))
                     await self._changed.wait()
             finally:
                 await end(tasks.values())
@@ -137,7 +138,7 @@ class _Teller:
         try:
             async with self._session.post(self._hook.url, data=body, headers=headers, allow_redirects=False) as answer:
                 return "" if 200 <= answer.status < 300 else f"it answered {answer.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: a host that is none
             return type(error).__name__
 
 

@@ -11,6 +11,8 @@ from service.core.tokens import KeyRing
 
 WITHOUT_A_TENANT = ("admin", "login")
 """Operations of operators: whatever tenant they are about, they count for none."""
+MOST_TERMS = 1000
+"""Kept for capabilities that the code names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Tenant:
         """`terms`, with one more capability needed; made once, so for capabilities that the code names."""
         made = self._with.get((terms, capability))
         if made is None:
+            if len(self._with) >= MOST_TERMS:  # terms of a path that is read in several ways are made for each request
+                self._with.clear()
             needed = (*terms.capabilities, capability)
             made = self._with[terms, capability] = with_capabilities(terms, needed, self.restricted)
         return made

@@ -16,7 +16,7 @@ from service.store.link import Link
 from service.store.ways import ClusterWays, OneWay, Ways
 
 PEOPLE_TIMEOUT_S = 1.0
-"""What an operator may wait for one command; a request of the deployment waits `redis.timeout`."""
+"""What one command of a page, an act or the sweep may take, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,21 @@ class RedisAccess:
     """redis-py clients of the Sentinels, whom the pools ask where the master is."""
 
     @classmethod
-    def by_url(cls, url: str, tls: TlsFiles) -> "RedisAccess":
-        """Whatever `redis.url` may say, except `embedded`."""
+    def by_url(cls, url: str, tls: TlsFiles, *, timeout_s: float = PEOPLE_TIMEOUT_S) -> "RedisAccess":
+        """Whatever `redis.url` may say, except `embedded`.
+
+        Args:
+            url: as in the configuration.
+            tls: for `rediss://`.
+            timeout_s: what one command of people's may take; the admissions keep a deadline of their own.
+        """
         address = Address.parse(url)
         # Without driver_info=None redis-py reads its own version from disk, in the event loop, at every connection.
         options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "driver_info": None}
         if address.tls:
             files = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
             options |= {name: str(path) for name, path in files.items() if path is not None}
-        people = {"socket_timeout": PEOPLE_TIMEOUT_S, "socket_connect_timeout": PEOPLE_TIMEOUT_S}
+        people = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         requests = {"socket_timeout": None, "socket_connect_timeout": None}
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]

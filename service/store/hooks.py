@@ -1,12 +1,12 @@
 """Webhooks in Redis: how far each has been told, how it goes, and which worker tells it."""
 
-import secrets
 from typing import Any
 
 from redis.asyncio import Redis
 
 from service.core.hooks import HookState
-from service.store.keyspace import EVENTS_TTL_MS, HOOK_LEASE_MS, keys_of
+from service.store.keyspace import EVENTS_TTL_MS, keys_of
+from service.store.lease import Leases
 from service.store.reach import reaching
 
 
@@ -19,24 +19,15 @@ class Hooks:
 
     def __init__(self, client: Redis) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
-        self._name = secrets.token_hex(8)
+        self._leases = Leases(client)
 
-    @reaching
     async def hold(self, tenant: str, hook: str) -> bool:
-        """Take or keep the lease; whoever dies loses it after 15 s."""
-        lease = keys_of(tenant).hook_lease(hook)
-        if await self._client.set(lease, self._name, nx=True, px=HOOK_LEASE_MS):
-            return True
-        if await self._client.get(lease) != self._name.encode():
-            return False
-        return bool(await self._client.pexpire(lease, HOOK_LEASE_MS))
+        """Take or keep the lease."""
+        return await self._leases.hold(keys_of(tenant).hook_lease(hook))
 
-    @reaching
     async def release(self, tenant: str, hook: str) -> None:
         """Give the lease up."""
-        lease = keys_of(tenant).hook_lease(hook)
-        if await self._client.get(lease) == self._name.encode():
-            await self._client.delete(lease)
+        await self._leases.release(keys_of(tenant).hook_lease(hook))
 
     @reaching
     async def state(self, tenant: str, hook: str) -> HookState:

@@ -16,6 +16,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:events` | stream | what happened | capped at about 10,000; TTL: 30 days after the last |
 | `rc:{T}:pulse:SLOT` | hash | kind and bucket of 10 s → how many; `=LIMIT` → shadow refusals | TTL: 80 min |
 | `rc:{T}:refused:SLOT` | sorted set | address → refusals in these 10 min, the most frequent 1,000 | TTL: 80 min |
+| `rc:{T}:sampled:KIND` | string | a refusal was told as an event lately | TTL: 10 s |
 | `rc:{T}:hook:NAME` | hash | a webhook: cursor, failed attempts, last error | TTL: 30 days after the last |
 | `rc:{T}:hook:NAME:lease` | string | which worker tells it | TTL: 15 s |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
@@ -37,9 +38,7 @@ from service.core.sessions import RECORDED, Status
 EVENTS_CAP = 10_000
 """Events kept per tenant, about (XADD MAXLEN ~)."""
 EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
-SWEEPER_TTL_MS = 15_000
 PULSE_TTL_S = 80 * 60
-HOOK_LEASE_MS = 15_000
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
@@ -54,7 +53,7 @@ NO_TENANT = "?"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TenantKeys:
-    """The keys of one tenant. There is one of each: it is compared, and hashed, as itself."""
+    """The keys of one tenant: compared, and hashed, as itself (`keys_of` remembers those in use)."""
 
     tag: str
     by_status: dict[Status, str]
@@ -80,6 +79,10 @@ class TenantKeys:
     def refused(self, slot: int) -> str:
         """Who was refused in ten minutes."""
         return f"{self.tag}refused:{slot}"
+
+    def sampled(self, kind: str) -> str:
+        """A refusal of this kind was told as an event lately."""
+        return f"{self.tag}sampled:{kind}"
 
     def hook(self, name: str) -> str:
         """How far a webhook has been told."""

@@ -8,14 +8,16 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service.core.pulse import Activity, Beat
-from service.store.keyspace import EVENTS_CAP, EVENTS_TTL_MS, NEWS, PULSE_TTL_S, keys_of
-from service.store.reach import reaching
+from service.store.keyspace import PULSE_TTL_S, keys_of
+from service.store.reach import reaching, run
 
 BUCKET_S = 10
 SLOT_S = 600
 """A key holds so much; the seven latest hold an hour at any time."""
 HOUR_S = 3600
 MOST_ADDRESSES = 1000
+SAMPLE_EVERY_MS = 10_000
+"""Events of a kind of refusal, over all workers: the capped stream is to tell of transitions first."""
 SHOWN_ADDRESSES = 20
 
 
@@ -33,7 +35,7 @@ class Pulses:
 
     @reaching
     async def pour(self, tenant: str, beat: Beat) -> None:
-        """Add what one worker counted; tell the most frequent refusal as an event, a sample of all of them."""
+        """Add what one worker counted; tell the most frequent refusals as events, samples of all of them."""
         now_s = int(self._clock())
         bucket, slot, keys = now_s // BUCKET_S, now_s // SLOT_S, keys_of(tenant)
         pulse, refused = keys.pulse(slot), keys.refused(slot)
@@ -53,14 +55,10 @@ class Pulses:
                 pipeline.zincrby(refused, many, client)
             pipeline.zremrangebyrank(refused, 0, -MOST_ADDRESSES - 1)
             pipeline.expire(refused, PULSE_TTL_S)
-            [(most, many)] = beat.refusals.most_common(1)
-            event = {"type": "refusal", "code": most.code, "operation": most.operation, "ip": most.client}
-            event |= {"count": str(many), "all": str(totals["r"])}
-            pipeline.xadd(keys.events, event, maxlen=EVENTS_CAP, approximate=True)
-            pipeline.pexpire(keys.events, EVENTS_TTL_MS)
         await pipeline.execute()
-        if beat.refusals:
-            await self._client.publish(NEWS, tenant)
+        for kind, event in _samples(beat).items():
+            fields = [part for pair in event.items() for part in pair]
+            await run(self._client, "sample", [keys.sampled(kind), keys.events], [SAMPLE_EVERY_MS, *fields])
 
     @reaching
     async def activity(self, tenant: str) -> Activity:
@@ -89,3 +87,16 @@ class Pulses:
             addresses=addresses.most_common(SHOWN_ADDRESSES),
             shadow_limits={name[1:]: many for name, many in buckets.items() if name[0] == "="},
         )
+
+
+def _samples(beat: Beat) -> dict[str, dict[str, str]]:
+    """The most frequent refusal, and the shadow limit that would have refused most, as events."""
+    found = {}
+    if beat.refusals:
+        [(most, many)] = beat.refusals.most_common(1)
+        found["refused"] = {"code": most.code, "operation": most.operation, "ip": most.client, "count": str(many)}
+        found["refused"]["all"] = str(beat.refusals.total())
+    if beat.shadow:
+        [(limit, many)] = beat.shadow.most_common(1)
+        found["shadow"] = {"limit": limit, "shadow": "true", "count": str(many), "all": str(beat.shadow.total())}
+    return {kind: {"type": "refusal", **event} for kind, event in found.items()}

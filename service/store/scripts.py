@@ -49,7 +49,6 @@ def parse_record(user: str, text: bytes) -> Session | None:
 
 
 def _preamble() -> str:
-    # SERVERS_OWN: errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
     def row(moves: dict[Status, Status | Refusal]) -> str:
         cells = (
             f"['{LETTERS[start]}']='{LETTERS[to] if isinstance(to, Status) else to.value}'"
@@ -59,12 +58,16 @@ def _preamble() -> str:
 
     moves = ",".join(f"{cause.value}={row(moves)}" for cause, moves in TRANSITIONS.items())
     names = ",".join(f"['{letter}']='{status.value}'" for letter, status in STATUSES.items())
-    return (
-        f"local MOVES = {{{moves}}}\nlocal NAMES = {{{names}}}\n"
-        f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}\n"
-        f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'\nlocal NEWS, PUSHES = '{NEWS}', '{PUSHES}'\n"
-        "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }\n"
+    lines = (
+        f"local MOVES = {{{moves}}}",
+        f"local NAMES = {{{names}}}",
+        f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}",
+        f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
+        f"local NEWS, PUSHES = '{NEWS}', '{PUSHES}'",
+        # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
+        "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }",
     )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _read(name: str, *shared: str) -> Script:
@@ -85,6 +88,8 @@ _VERBS = (
     ("reset",),
     ("due",),
     ("probe",),
+    ("lease",),
+    ("sample",),
     ("sweep",),
 )
 

@@ -5,22 +5,25 @@ time, by a lease; two at once would do no harm, since each bite judges the recor
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from service.core.errors import StoreUnavailable
-from service.store.keyspace import SWEEPER, SWEEPER_TTL_MS, TENANTS, keys_of
+from service.store.keyspace import SWEEPER, TENANTS, keys_of
+from service.store.lease import Leases
 from service.store.reach import reaching, run
 
 log = structlog.get_logger()
 
 BITE = 100
 EVERY_S = 5.0
+MOST_FAILED = 3
+"""Tenants that could not be swept before a round is given up: Redis is away then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Sweeper:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._rules = rules
         self._on_swept = on_swept
-        self._name = secrets.token_hex(8)
+        self._leases = Leases(client)
 
     async def run_forever(self) -> None:
         """Sweep every few seconds. Redis being away is waited out."""
@@ -65,39 +68,43 @@ class Sweeper:
                 log.debug("the sweep waits for redis", reason=error.reason)
             await asyncio.sleep(EVERY_S)
 
-    @reaching
     async def hold_lease(self) -> bool:
-        """Take or keep the lease. Whoever dies loses it after 15 s."""
-        if await self._client.set(SWEEPER, self._name, nx=True, px=SWEEPER_TTL_MS):
-            return True
-        if await self._client.get(SWEEPER) != self._name.encode():
-            return False
-        return bool(await self._client.pexpire(SWEEPER, SWEEPER_TTL_MS))
+        """Take or keep the lease."""
+        return await self._leases.hold(SWEEPER)
 
-    @reaching
     async def release(self) -> None:
-        """Give the lease up at a shutdown, so that the next worker need not wait for it to run out."""
-        if await self._client.get(SWEEPER) == self._name.encode():
-            await self._client.delete(SWEEPER)
+        """Give the lease up."""
+        await self._leases.release(SWEEPER)
 
     @reaching
     async def sweep(self) -> Swept:
-        """One round over all tenants."""
+        """One round over all tenants. What is wrong with one of them keeps no other from being swept."""
         rules = self._rules()
-        expired = removed = 0
+        expired = removed = failed = 0
         if rules.leeways_ms:
             await self._client.sadd(TENANTS, *rules.leeways_ms)
         for raw in await self._client.smembers(TENANTS):
-            tenant = raw.decode()
-            swept = await self._sweep_tenant(tenant, rules)
+            tenant = raw.decode(errors="replace")
+            try:
+                swept = await self._sweep_tenant(tenant, rules)
+                if tenant not in rules.leeways_ms:
+                    await self._leave_if_swept(tenant, raw)
+            except (RedisError, OSError, TimeoutError) as error:
+                failed += 1
+                log.warning("a tenant is not swept", tenant=tenant, reason=f"{type(error).__name__}: {error}")
+                if failed >= MOST_FAILED:
+                    raise
+                continue
             self._on_swept(tenant, swept.expired, swept.removed)
             expired += swept.expired
             removed += swept.removed
-            if tenant not in rules.leeways_ms and not await self._client.exists(
-                keys_of(tenant).expiring, keys_of(tenant).ending
-            ):
-                await self._client.srem(TENANTS, tenant)
         return Swept(expired, removed)
+
+    async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
+        """A tenant that left the configuration is looked at until nobody of it is due any more."""
+        keys = keys_of(tenant)
+        if not await self._client.exists(keys.expiring, keys.ending):
+            await self._client.srem(TENANTS, raw)
 
     async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:
         keys = keys_of(tenant)
@@ -113,4 +120,4 @@ class Sweeper:
                 removed += bite[1]
             if len(due) < BITE:
                 return Swept(expired, removed)
-            await self._client.pexpire(SWEEPER, SWEEPER_TTL_MS)
+            await self._leases.hold(SWEEPER)

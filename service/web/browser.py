@@ -4,15 +4,16 @@ The cookie is signed by a key that derives from the operators' tokens, so it mea
 and nothing once those tokens change. It holds no secret: the operator's name, and the form token.
 """
 
+import asyncio
 import hmac
 import secrets
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from service.core.errors import Forbidden
-from service.web import keys
+from service.web import keys, server
 from service.web.pages import ROOT
 from service.web.policy import Operator, Policy
 
@@ -76,11 +77,14 @@ async def read_form(request: web.Request) -> dict[str, str]:
         Forbidden: it was not.
         web.HTTPBadRequest: the body is not such a form.
     """
-    if request.content_type != "application/x-www-form-urlencoded":
+    if request.content_type != "application/x-www-form-urlencoded" or hdrs.CONTENT_ENCODING in request.headers:
+        raise web.HTTPBadRequest
+    if (request.charset or "utf-8").lower() != "utf-8":  # others decode to what no text is: lone surrogates
         raise web.HTTPBadRequest
     try:
-        fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-    except (ValueError, LookupError, web.RequestPayloadError) as error:
+        async with asyncio.timeout(server.BODY_DEADLINE_S):
+            fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    except (ValueError, web.RequestPayloadError, ConnectionError, TimeoutError) as error:
         raise web.HTTPBadRequest from error
     browser = browser_of(request)
     given = fields.get(FORM_FIELD, "")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 from aiohttp import web
 
@@ -187,7 +187,8 @@ def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.Str
 def _own_page(wanted: str) -> str:
     """Where to go after the login: a page of the dashboard, never another place."""
     inside = wanted == ROOT or wanted.startswith((f"{ROOT}?", f"{ROOT}/"))
-    return wanted if inside and wanted.isprintable() and "\\" not in wanted else ROOT
+    dots = {".", ".."} & set(unquote(wanted.partition("?")[0]).split("/"))
+    return wanted if inside and not dots and wanted.isprintable() and "\\" not in wanted else ROOT
 
 
 def _tenant_of(request: web.Request, operator: Operator) -> str:

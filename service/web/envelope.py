@@ -15,6 +15,8 @@ from multidict import istr
 
 from service.web.answer import Answer
 from service.web.keys import EXCHANGE
+from service.web.policy import Policy
+from service.web.veil import is_token
 
 REQUEST_ID = istr("x-request-id")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -39,10 +41,10 @@ _renew_prefix()
 os.register_at_fork(after_in_child=_renew_prefix)
 
 
-def request_id_of(request: web.Request) -> str:
-    """The client's request id where it is well-formed, otherwise a new one: a random prefix and a number."""
+def request_id_of(request: web.Request, policy: Policy) -> str:
+    """The client's request id where it is well-formed and no token, otherwise a new one: a prefix and a number."""
     given = request.headers.get(REQUEST_ID)
-    if given is not None and REQUEST_ID_FORM.fullmatch(given):
+    if given is not None and REQUEST_ID_FORM.fullmatch(given) and not is_token(given, policy):
         return given
     return f"{_prefix}{next(_numbers):08x}"
 

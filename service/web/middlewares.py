@@ -36,6 +36,7 @@ from service.web.forwarded import client_address
 from service.web.pages import is_page, problem_page
 from service.web.problems import BAD_REQUEST, problem_of
 from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, limit_lines
+from service.web.veil import veiled
 
 log = structlog.get_logger()
 
@@ -79,7 +80,7 @@ class Middlewares:
 
     def exchange(self, request: web.Request) -> keys.Exchange:
         """What `request` is to carry."""
-        return keys.Exchange(self._gate, request_id_of(request))
+        return keys.Exchange(self._gate, request_id_of(request, self._gate.policy.current))
 
     def refuse(self, request: web.Request, error: Exception, began: float) -> web.StreamResponse:
         """The answer to an error, told to the log as well."""
@@ -202,7 +203,7 @@ def user_token(request: web.Request) -> str:
     token = request.headers.get(USER_TOKEN)
     if not token:
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-        token = credentials.strip() if scheme.lower() == "bearer" else ""
+        token = credentials.strip(" \t") if scheme.lower() == "bearer" else ""
     if not token:
         raise MissingUserToken
     if len(token) > MAX_TOKEN_CHARS:
@@ -265,16 +266,24 @@ def _beat(exchange: keys.Exchange, admission: Admission, status: int, code: str)
             pulse.shadow(tenant, standing.limit.name)
 
 
+def _again(admission: Admission | None, error: Exception | None) -> str:
+    """What so many requests get that the log tells only how many; empty: this one is told by itself."""
+    if admission is not None and admission.remembered:
+        return "refused again"
+    return "answered without redis" if isinstance(error, StoreUnavailable) else ""
+
+
 def _log(
     request: web.Request, exchange: keys.Exchange, status: int, code: str, error: Exception | None, began: float
 ) -> None:
     """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
-    mode = exchange.gate.policy.current.access_log
+    policy = exchange.gate.policy.current
+    mode = policy.access_log
     if mode == "none":
         return
     admission = exchange.admission
-    if mode == "refused" and admission is not None and admission.remembered:
-        exchange.gate.repeats.count(exchange.operation, client_of(request))
+    if mode == "refused" and (again := _again(admission, error)):
+        exchange.gate.repeats.count(again, exchange.operation, client_of(request))
         return
     fields: dict[str, object] = {"request_id": exchange.request_id, "client": client_of(request)}
     if code:
@@ -283,10 +292,10 @@ def _log(
         fields["reason"] = error.reason
     if exchange.original is not None:
         method, target = exchange.original
-        fields["original"] = f"{method} {target.partition('?')[0][:MOST_OF_A_PATH]}"
+        fields["original"] = veiled(f"{method} {target.partition('?')[0]}", policy)[:MOST_OF_A_PATH]
     if admission is not None and admission.session is not None:
         fields["user"] = admission.session.user
         if admission.came_from is not None:
             fields["transition"] = f"{admission.came_from} -> {admission.session.status}"
     took_ms = round((time.perf_counter() - began) * 1000, 2)
-    log.info("answered", method=request.method, path=request.path, status=status, ms=took_ms, **fields)
+    log.info("answered", method=request.method, path=veiled(request.path, policy), status=status, ms=took_ms, **fields)

@@ -1,6 +1,8 @@
 """Rendering the dashboard's pages, and the headers that keep them to themselves."""
 
 import unicodedata
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp_jinja2
@@ -71,6 +73,19 @@ def render(request: web.Request, template: str, content: dict[str, Any], *, stat
     response = aiohttp_jinja2.render_template(template, request, {**helpers, **content}, status=status)
     response.headers.update(_HEADERS)
     return response
+
+
+def files_of(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The files of a folder, as they are named at the start; no other name is ever looked for."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+    async def file(request: web.Request) -> web.StreamResponse:
+        path = found.get(request.match_info["name"])
+        if path is None:
+            raise web.HTTPNotFound
+        return web.FileResponse(path)
+
+    return file
 
 
 def problem_page(request: web.Request, problem: Problem) -> web.Response:

@@ -34,6 +34,8 @@ class Policy:
     cors_origins: frozenset[str]
     access_log: str
     metrics_token_digest: bytes | None
+    secrets: frozenset[bytes]
+    """The digests of all tokens that are configured: what is not told, wherever it was sent."""
 
 
 class LivePolicy:

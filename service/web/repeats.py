@@ -1,4 +1,4 @@
-"""Refusals that repeat, told once a second: the log shall not be the most expensive part of them."""
+"""What repeats, told once a second: the log shall not be the most expensive part of a refusal, or of an outage."""
 
 import asyncio
 from collections import Counter
@@ -13,24 +13,24 @@ MOST = 100
 
 
 class Repeats:
-    """Refused again while the refusal stood: how often, by operation and address."""
+    """How often something happened again, by operation and address."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[str, str, str]] = Counter()
 
-    def count(self, operation: str, client: str) -> None:
+    def count(self, what: str, operation: str, client: str) -> None:
         """Count one; it is told within a second."""
-        self._counts[operation, client] += 1
+        self._counts[what, operation, client] += 1
 
     def tell(self) -> None:
         """A line for each address, the most frequent first."""
         counts, self._counts = self._counts, Counter()
         told = counts.most_common(MOST)
-        for (operation, client), times in told:
-            log.info("refused again", operation=operation, client=client, times=times)
+        for (what, operation, client), times in told:
+            log.info(what, operation=operation, client=client, times=times)
         if len(counts) > MOST:
             others = counts.total() - sum(times for _, times in told)
-            log.info("refused again", clients=len(counts) - MOST, times=others)
+            log.info("others", clients=len(counts) - MOST, times=others)
 
     async def run_forever(self) -> None:
         """Tell once a second."""

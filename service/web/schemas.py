@@ -1,9 +1,10 @@
 """What the admin API reads: bodies and queries, as types. The description at /openapi.json is made from them."""
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
@@ -12,6 +13,7 @@ from service.core.errors import InvalidRequest
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S
 from service.core.sessions import Status
 from service.core.tokens import MAX_USER_CHARS, is_user_id
+from service.web import server
 
 MAX_USERS = 1000
 """Of one call."""
@@ -19,6 +21,8 @@ MAX_BODY_BYTES = 256 * 1024
 """A call about so many users fits."""
 MAX_REASON_CHARS = 500
 MAX_PAGE = 500
+MOST_MISTAKES = 20
+"""Of one request that are told one by one: an answer is not to be many times its request."""
 
 
 def _is_a_user(user: str) -> str:
@@ -142,11 +146,17 @@ async def read_body(request: web.Request, schema: type[Schema]) -> Schema:
         InvalidRequest: it is not.
         web.HTTPRequestEntityTooLarge: it is too long.
     """
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise web.HTTPBadRequest
     content = bytearray()
-    async for part in request.content.iter_any():
-        content += part
-        if len(content) > MAX_BODY_BYTES:
-            raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY_BYTES, actual_size=len(content))
+    try:
+        async with asyncio.timeout(server.BODY_DEADLINE_S):
+            async for part in request.content.iter_any():
+                content += part
+                if len(content) > MAX_BODY_BYTES:
+                    raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY_BYTES, actual_size=len(content))
+    except (web.RequestPayloadError, ConnectionError, TimeoutError) as error:
+        raise web.HTTPBadRequest from error
     try:
         return schema.model_validate_json(bytes(content) or b"{}")
     except ValidationError as error:
@@ -187,6 +197,8 @@ def read_user(request: web.Request) -> str:
 
 
 def _mistakes(error: ValidationError) -> InvalidRequest:
+    if error.error_count() > MOST_MISTAKES:
+        return InvalidRequest([("body", f"holds {error.error_count()} mistakes")])
     return InvalidRequest(
         [
             (".".join(map(str, one["loc"])) or "body", one["msg"].removeprefix("Value error, "))

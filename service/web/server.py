@@ -12,6 +12,8 @@ from service.web import keys
 
 HEADER_DEADLINE_S = 10.0
 """How long a new connection may take for its first header. Later ones are bounded by the keep-alive."""
+BODY_DEADLINE_S = 10.0
+"""How long a body that is read may take."""
 KEEPALIVE_S = 130.0
 """Longer than the usual proxy keeps its idle connections (nginx 60 s, Traefik 90 s, Caddy 120 s), so that it is the
 one to close."""
@@ -20,10 +22,11 @@ SHUTDOWN_S = 10.0
 MAX_LINE_BYTES = 16 * 1024
 """A request line or one header field. All fields together are bounded by the problems middleware."""
 
-MAX_HEADERS = 512
-"""How many header fields; 16 KiB hold hundreds of short ones."""
+MAX_HEADERS = MAX_LINE_BYTES // 4
+"""How many header fields: as many as all of them together may hold, so that the middleware is the one to refuse."""
 
 OPTIONS: dict[str, Any] = {
+    "auto_decompress": False,  # a bomb would be unpacked even where nobody reads it; no body of ours is packed
     "access_log": None,  # the problems middleware writes it
     "keepalive_timeout": KEEPALIVE_S,
     "max_line_size": MAX_LINE_BYTES,
@@ -68,14 +71,18 @@ class _Handler(RequestHandler):
         """Answer what is not HTTP with a bare status. aiohttp's own answer echoes what was sent."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer was already being sent")
-        response = web.Response(status=status, headers={"server": "rollcall"})
-        response.force_close()
-        return response
+        return _bare(status)
 
 
 class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Handler(self, loop=self._loop, **self._kwargs)
+
+
+def _bare(status: int) -> web.Response:
+    response = web.Response(status=status, headers={"server": "rollcall", "cache-control": "no-store"})
+    response.force_close()
+    return response
 
 
 def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.StreamResponse]]) -> Any:
@@ -87,7 +94,10 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
     short_way = app[keys.SHORT_WAY]
 
     async def refuse() -> web.StreamResponse:
-        response = web.Response(status=417, headers={"server": "rollcall"})
+        return _bare(417)
+
+    async def the_last(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        response = await answer
         response.force_close()
         return response
 
@@ -95,7 +105,11 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
         if hdrs.EXPECT in request.headers:
             return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse()
         answer = short_way(request.method, request.raw_path)
-        return handler(request) if answer is None else answer(request)
+        answered = handler(request) if answer is None else answer(request)
+        # Of what follows an upgrade in its packet the parser drops all; the body of CONNECT it takes for a request.
+        if hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT:
+            return the_last(answered)
+        return answered
 
     return handle
 

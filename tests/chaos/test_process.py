@@ -364,7 +364,7 @@ def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: 
     )
     path = tmp_path / "config.yaml"
     port = free_port()
-    path.write_text(json.dumps(config(server={"port": port})))
+    path.write_text(json.dumps(config(server={"port": port, "workers": 2})))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     log = tmp_path / "log"
     with log.open("w") as out:
@@ -375,7 +375,14 @@ def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: 
         wait_for(lambda: '"listening"' in log.read_text())
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
             connection.request("GET", "/auth/status", headers=credentials())
-            assert connection.getresponse().status == 200
+            assert connection.getresponse().read()
+            answers = []
+            for _ in range(40):
+                connection.request("GET", "/auth/logout", headers=credentials())
+                answer = connection.getresponse()
+                answer.read()
+                answers.append(answer.status)
+            assert answers == [200] * 30 + [429] * 10, "there is one worker, whatever was asked for: it alone knows"
         assert "install the package redis-server (or valkey)" in log.read_text()
     finally:
         process.terminate()

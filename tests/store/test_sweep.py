@@ -116,3 +116,13 @@ async def test_a_retention_or_leeway_that_was_lowered_holds_for_those_already_th
     await admissions.ask(ask_about("bob", expires_ms=now_ms() - 10_000))
     assert await sweeper(access, {"acme": 60_000}, retention_ms=HOUR_MS).sweep() == Swept(0, 0)
     assert await sweeper(access, {"acme": 5_000}, retention_ms=5_000).sweep() == Swept(expired=1, removed=1)
+
+
+async def test_what_is_wrong_with_one_tenant_keeps_no_other_from_being_swept(
+    access: RedisAccess, admissions: Admissions
+) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1000))
+    for broken in ("aaa", "zzz"):
+        await access.client.set(f"rc:{{{broken}}}:expiring", "no sorted set")
+    await access.client.sadd("rc:tenants", b"\xff not a name")
+    assert (await sweeper(access, {"aaa": 0, "acme": 0, "zzz": 0}).sweep()).expired == 1

@@ -177,6 +177,32 @@ def test_shipped_secrets_are_found_however_they_are_set(tmp_path: Path, monkeypa
     assert mistakes(shipped)[0].startswith("server.host")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SERVICE__ADMIN__TOKENS", "my-very-secret"),
+        ("SERVICE__ADMIN__TOKENS", '["my-very-secret"]'),
+        ("SERVICE__ADMIN", "my-very-secret"),
+        ("SERVICE__METRICS", "my-very-secret"),
+        ("SERVICE__TENANTS__ACME__JWT__KEYS", "my-very-secret"),
+        ("SERVICE__TENANTS", '{"acme": "my-very-secret"}'),
+        ("SERVICE__TENANTS", '{"acme": {"tokn": "my-very-secret"}}'),
+    ],
+)
+def test_a_secret_that_stands_in_the_wrong_place_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    told = mistakes(write(tmp_path, config()))
+    assert told
+    assert "my-very-secret" not in "\n".join(told)
+
+
+def test_a_value_that_can_be_no_secret_is_shown(tmp_path: Path) -> None:
+    told = mistakes(write(tmp_path, config(server={"prot": 8081, "port": "x"})))
+    assert sorted(one.rpartition("(value: ")[2] for one in told) == ["'x')", "8081)"]
+
+
 def test_yaml_merge_keys_are_understood(tmp_path: Path) -> None:
     text = """
 tenants:

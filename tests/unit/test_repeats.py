@@ -8,21 +8,21 @@ from service.web.repeats import MOST, Repeats
 def test_each_address_is_told_once_with_its_count() -> None:
     repeats = Repeats()
     for _ in range(3):
-        repeats.count("logout", "10.0.0.1")
-    repeats.count("status", "10.0.0.2")
+        repeats.count("refused again", "logout", "10.0.0.1")
+    repeats.count("answered without redis", "status", "10.0.0.2")
     with capture_logs() as lines:
         repeats.tell()
         repeats.tell()
-    assert [(line["operation"], line["client"], line["times"]) for line in lines] == [
-        ("logout", "10.0.0.1", 3),
-        ("status", "10.0.0.2", 1),
+    assert [(line["event"], line["operation"], line["client"], line["times"]) for line in lines] == [
+        ("refused again", "logout", "10.0.0.1", 3),
+        ("answered without redis", "status", "10.0.0.2", 1),
     ]
 
 
 def test_of_many_addresses_the_rest_is_told_together() -> None:
     repeats = Repeats()
     for number in range(MOST + 7):
-        repeats.count("logout", str(number))
+        repeats.count("refused again", "logout", str(number))
     with capture_logs() as lines:
         repeats.tell()
     assert len(lines) == MOST + 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.app import RUNTIME, make_policy
 from service.core.acts import Author
 from service.core.listing import Event
-from service.core.pulse import MOST, Pulse, Refused
+from service.core.pulse import MOST, Beat, Pulse, Refused
 from service.core.sessions import Cause
 from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess
@@ -300,6 +301,8 @@ async def test_refusals_are_told_as_a_sample_and_counted_whole(make_client: Make
             "127.0.0.1",
         )
         assert (data["count"], data["all"]) == (5, 5)
+        kind, data = await stream.next()
+        assert (kind, data["limit"], data["shadow"], data["count"]) == ("refusal", "status-shadow", "true", 6)
     answer = await client.get("/admin/v1/tenants/acme/activity", headers=OPERATOR)
     told = (await answer.json())["data"]
     assert (told["bucketSeconds"], len(told["transitions"])) == (10, 360)
@@ -307,6 +310,9 @@ async def test_refusals_are_told_as_a_sample_and_counted_whole(make_client: Make
     assert sum(told["shadowRefusals"]) == 6, "each that it would have refused"
     assert told["addresses"] == [{"address": "127.0.0.1", "refusals": 5}]
     assert told["shadowLimits"] == [{"limit": "status-shadow", "refusals": 6}]
+    await Pulses(access.client).pour("acme", Beat(refusals=Counter([Refused("X", "status", "10.0.0.1")])))
+    samples = [event for event in await Events(access.client).latest("acme", most=9) if "code" in event.fields]
+    assert len(samples) == 1, "a sample, so that refusals do not push out what happened"
 
 
 async def test_an_hour_is_shown_whole_and_what_is_older_is_not(access: RedisAccess) -> None:

@@ -1,0 +1,43 @@
+"""What runs beside the requests goes on, whatever happens to it."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.core.tasks import end, keep_running
+
+
+async def test_a_task_that_fails_is_told_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.core.tasks.RESTART_AFTER_S", 0)
+    begun, again = [], asyncio.Event()
+
+    async def work() -> None:
+        begun.append(1)
+        if len(begun) == 1:
+            raise ValueError("a mistake of ours")
+        again.set()
+        await asyncio.Event().wait()
+
+    with capture_logs() as lines:
+        task = asyncio.create_task(keep_running("sweep", work))
+        await asyncio.wait_for(again.wait(), 5)
+    await end([task])
+    assert [(line["event"], line["task"]) for line in lines] == [("a task failed and begins anew", "sweep")]
+
+
+async def test_a_cancellation_that_is_lost_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.core.tasks.AGAIN_S", 0)
+    heard: list[int] = []
+
+    async def deaf() -> None:
+        while len(heard) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                heard.append(1)
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(end([task]), 5)
+    assert len(heard) == 2
