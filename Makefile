@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench clean
+.PHONY: help run test coverage lint format typecheck bench outages model fuzz soak audit clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -40,6 +40,12 @@ typecheck: $(VENV)/.dev ## Check the types (mypy --strict).
 
 bench: $(VENV)/.bench ## Measure the cost of a request beside bare aiohttp, FastAPI and (with npm) Fastify; ten minutes.
 	$(BIN)/python -m bench $(ARGS)
+
+outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/outages.md; three minutes.
+	$(BIN)/python -m tests.chaos.outages
+
+model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
+	MODEL_EXAMPLES=4000 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)
 
 clean: ## Remove the virtual environment and caches; var/ (the data) stays.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
