@@ -47,6 +47,20 @@ outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/out
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
 	MODEL_EXAMPLES=4000 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)
 
+fuzz: $(VENV)/.dev ## Send a million requests of nonsense to the port, and 20,000 of each kind to each parser.
+	FUZZ_REQUESTS=1000000 FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys stay what they are.
+	SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py $(ARGS)
+
+audit: $(VENV)/.audit ## Known holes in what is installed (pip-audit), and risky code (bandit).
+	$(BIN)/pip-audit --local --progress-spinner off
+	$(BIN)/bandit -q -c pyproject.toml -r service
+
+$(VENV)/.audit: $(VENV)/.run
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[audit]'
+	@touch $@
+
 clean: ## Remove the virtual environment and caches; var/ (the data) stays.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
 

@@ -142,7 +142,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
-            values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506  # it is a SafeLoader
+            values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506  # nosec B506  # it is a SafeLoader
     except OSError as error:
         raise ConfigurationError(str(path), [Mistake("file", error.strerror or "cannot be read", str(path))]) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

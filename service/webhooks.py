@@ -144,4 +144,4 @@ class _Teller:
 
 def _wait_s(attempts: int) -> float:
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempts - 1, 20))
-    return random.uniform(longest / 2, longest)  # noqa: S311  # receivers are not to be asked all at once
+    return random.uniform(longest / 2, longest)  # noqa: S311  # nosec B311  # receivers are not to be asked all at once

@@ -4,7 +4,7 @@ from service.settings import Settings
 from service.signing import NoSigningSecret, sign
 
 USER = "alice"
-DEMO_OPERATOR_TOKEN = "demo-operator-token"  # noqa: S105  # the shipped one, good for loopback alone
+DEMO_OPERATOR_TOKEN = "demo-operator-token"  # noqa: S105  # nosec B105  # the shipped one, good for loopback alone
 
 
 def welcome(settings: Settings) -> None:

@@ -165,7 +165,7 @@ def _socket_path(folder: Path) -> tuple[Path, str]:
     path = folder.resolve() / "redis.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path, ""
-    private = tempfile.mkdtemp(prefix="rollcall-", dir="/tmp")  # it is private; TMPDIR may be long
+    private = tempfile.mkdtemp(prefix="rollcall-", dir="/tmp")  # nosec B108  # it is private; TMPDIR may be long
     return Path(private) / "redis.sock", private
 
 
