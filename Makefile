@@ -54,11 +54,13 @@ soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys st
 	SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py $(ARGS)
 
 audit: $(VENV)/.audit ## Known holes in what is installed (pip-audit), and risky code (bandit).
-	$(BIN)/pip-audit --local --progress-spinner off
-	$(BIN)/bandit -q -c pyproject.toml -r service
+	$(VENV)/audit/bin/pip-audit --progress-spinner off --path "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
+	$(VENV)/audit/bin/bandit -q -c pyproject.toml -r service
 
+# In an environment of its own: what it brings along is not what is audited.
 $(VENV)/.audit: $(VENV)/.run
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[audit]'
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install -q --disable-pip-version-check 'bandit>=1.8' 'pip-audit>=2.9'
 	@touch $@
 
 clean: ## Remove the virtual environment and caches; var/ (the data) stays.

@@ -5,13 +5,13 @@ Bounded whatever clients send: past `MOST` addresses of a second the rest is cou
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MOST = 1000
 """Addresses told apart between two pourings, of each tenant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A kind of refusal, from one address."""
 
     code: str

@@ -7,14 +7,13 @@ heard of a moment ago. A reloaded configuration makes new terms, which nothing i
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
 
 from service.core.admission import Admission, Question, Terms
-from service.core.limits import MICRO
+from service.core.limits import MICRO, Standing
 from service.store.keyspace import PUSHES
 
 log = structlog.get_logger()
@@ -71,7 +70,10 @@ class Refusals:
             del refusals[key]
             return None
         passed_us = int((now - refusal.told_at) * MICRO)
-        standings = [replace(one, reset_us=max(0, one.reset_us - passed_us)) for one in refusal.admission.standings]
+        standings = [
+            Standing(one.limit, one.used, max(0, one.reset_us - passed_us), one.over)
+            for one in refusal.admission.standings
+        ]
         return Admission(standings, remembered=True)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:

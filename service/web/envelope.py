@@ -76,10 +76,18 @@ def failure(
     request: web.Request, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
 ) -> Answer:
     """The envelope around an error; `validation` tells fields and what is wrong with them."""
-    error: dict[str, Any] = {"message": message, "code": code, "status": status}
-    if validation:
-        error["validation"] = [{"field": field, "message": told} for field, told in validation]
+    if not validation:
+        return _answer(request, _error(code, status, message), status)
+    told = [{"field": field, "message": what} for field, what in validation]
+    error = {"message": message, "code": code, "status": status, "validation": told}
     return _answer(request, f'"error": {_encode(error)}', status)
+
+
+@lru_cache(maxsize=256)
+def _error(code: str, status: int, message: str) -> str:
+    """Written once: a refusal is not to cost more than what it refuses."""
+    error = {"message": message, "code": code, "status": status}
+    return f'"error": {_encode(error)}'
 
 
 def _answer(request: web.Request, content: str, status: int) -> Answer:

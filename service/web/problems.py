@@ -1,7 +1,7 @@
 """The one table from errors to answers: section 5 of the contract."""
 
 import errno
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -44,8 +44,7 @@ CODES = {
 """Code → status, of all that there are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """What is told instead of what was asked."""
 
     code: str
