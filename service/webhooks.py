@@ -16,11 +16,9 @@ import aiohttp
 import structlog
 
 from service.core.errors import StoreUnavailable
-from service.core.hooks import Hook, signed
+from service.core.hooks import Hook, HookLedger, signed
 from service.core.listing import Feeds, Gap
 from service.core.tasks import end, keep_running
-from service.store.hooks import Hooks
-from service.web.stream import event_data
 
 log = structlog.get_logger()
 
@@ -40,7 +38,7 @@ class Webhooks:
         waits: how long to wait before an attempt, by how many have failed.
     """
 
-    def __init__(self, hooks: Hooks, feeds: Feeds, waits: Callable[[int], float] | None = None) -> None:
+    def __init__(self, hooks: HookLedger, feeds: Feeds, waits: Callable[[int], float] | None = None) -> None:
         self._hooks = hooks
         self._feeds = feeds
         self._waits = waits or _wait_s
@@ -74,7 +72,7 @@ class _Teller:
     """One webhook, as one worker works it."""
 
     def __init__(
-        self, hook: Hook, hooks: Hooks, feeds: Feeds, session: aiohttp.ClientSession, waits: Callable[[int], float]
+        self, hook: Hook, hooks: HookLedger, feeds: Feeds, session: aiohttp.ClientSession, waits: Callable[[int], float]
     ) -> None:
         self._hook = hook
         self._hooks = hooks
@@ -117,7 +115,7 @@ class _Teller:
                     await self._deliver(f"gap-{item.after}", "gap", {"after": item.after})
                     continue
                 if (kind := item.fields.get("type", "")) in self._hook.types:
-                    await self._deliver(item.id, kind, event_data(item))
+                    await self._deliver(item.id, kind, item.told())
                 await self._hooks.told(*self._at, item.id)
 
     async def _deliver(self, number: str, kind: str, data: dict[str, Any]) -> None:

@@ -46,6 +46,25 @@ class HookStates(Protocol):
         """Of one."""
 
 
+class HookLedger(HookStates, Protocol):
+    """Keeps how webhooks go, and which worker tells each. Raises StoreUnavailable where Redis does not answer."""
+
+    async def hold(self, tenant: str, hook: str) -> bool:
+        """Take or keep the lease; whoever dies loses it after a while."""
+
+    async def release(self, tenant: str, hook: str) -> None:
+        """Give the lease up."""
+
+    async def begin(self, tenant: str, hook: str) -> str:
+        """Where a new webhook begins: behind what has happened so far."""
+
+    async def told(self, tenant: str, hook: str, cursor: str) -> None:
+        """All up to this event has arrived."""
+
+    async def failed(self, tenant: str, hook: str, attempts: int, error: str) -> None:
+        """An attempt did not arrive."""
+
+
 def key_of(secret: str) -> bytes:
     """The signing key: what stands behind `whsec_` in base64, else the text itself.
 

@@ -3,11 +3,14 @@
 The protocols let `web` show what `store` reads without either knowing the other.
 """
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
+from service.core.moments import timestamp
 from service.core.pulse import Activity
 from service.core.sessions import RECORDED, Session, Status
 
@@ -47,7 +50,11 @@ class Page:
     """How many newest sessions a prefix was looked for among; None where no prefix was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+_NAMES = {"user": "userId", "request": "requestId"}
+_NUMBERS = ("requests", "window", "count", "all")
+
+
+@dataclass(frozen=True)
 class Event:
     """One thing that happened, as its stream entry tells it."""
 
@@ -57,7 +64,27 @@ class Event:
     fields: dict[str, str]
     """`type`, and with it: for a `transition` user, from, to, cause; for a `restriction` capability, change, until; for
     a `revocation` change, before; for a `limit` limit, change, requests, window, subject; for `forgotten` user, from;
-    for a `refusal` code, count, operation. Where known user, by, ip, request, reason."""
+    for a `refusal` count and all, with code and operation, or limit and shadow. Where known user, by, ip, request,
+    reason."""
+
+    def told(self) -> dict[str, Any]:
+        """What it tells, with its moments as timestamps and its numbers as numbers."""
+        told: dict[str, Any] = {"id": self.id, "at": timestamp(self.at_ms)}
+        for name, value in self.fields.items():
+            if name in _NUMBERS:
+                told[name] = int(value)
+            elif name == "until":
+                told[name] = timestamp(int(value))
+            elif name == "before":
+                told[name] = timestamp(int(value) * 1000)
+            else:
+                told[_NAMES.get(name, name)] = value
+        return told
+
+    @cached_property
+    def text(self) -> str:
+        """The same as JSON: written once, however many listen."""
+        return json.dumps(self.told(), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

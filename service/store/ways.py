@@ -96,13 +96,10 @@ class ClusterWays:
     def link_to(self, tenant: str) -> Link:
         """The link to the master that has the tenant's slot."""
         try:
-            node = self._client.get_node_from_key(keys_of(tenant).tag)
+            node: Any = self._client.get_node_from_key(keys_of(tenant).tag)
         except RedisError as error:
-            node = None
-            reason = str(error)
-        if node is None:
             self._refresh()
-            raise StoreUnavailable(f"no node of the Cluster is known to have {tenant}: {reason}")
+            raise StoreUnavailable(f"no node of the Cluster is known to have {tenant}: {error}") from error
         return self._link_at(node.host, int(node.port))
 
     def redirected(self, error: AskError) -> Link:

@@ -9,9 +9,10 @@ from service.core.acts import Act, Rules
 from service.core.errors import Conflict, InvalidRequest, NotFound
 from service.core.limits import Limit, Standing
 from service.core.listing import Cursor, Page
+from service.core.moments import timestamp
 from service.core.sessions import RECORDED, Cause, Refusal, Session, Status
 from service.web import keys
-from service.web.envelope import DONE, success, success_of, timestamp
+from service.web.envelope import DONE, success, success_of
 from service.web.operators import Desk, for_operators, for_viewers
 from service.web.schemas import (
     ActBody,
@@ -28,7 +29,7 @@ from service.web.schemas import (
     read_query,
     read_user,
 )
-from service.web.stream import event_data, events
+from service.web.stream import events
 
 HISTORY_SIZE = 100
 CAUSES = {
@@ -103,7 +104,7 @@ async def session(request: web.Request, desk: Desk) -> web.StreamResponse:
     told = {
         "session": session_data(desk.at, found) if found else None,
         **_rules(rules),
-        "events": [event_data(event) for event in history.events],
+        "events": [event.told() for event in history.events],
         "eventsReachBackTo": _time(history.reaches_back_to_ms),
     }
     del told["limits"]  # a tenant's alone

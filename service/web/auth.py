@@ -5,8 +5,9 @@ from dataclasses import replace
 from aiohttp import web
 
 from service.core.admission import Terms
+from service.core.moments import timestamp
 from service.core.sessions import Cause
-from service.web.envelope import DONE, quoted, success, success_of, timestamp
+from service.web.envelope import DONE, quoted, success, success_of
 from service.web.keys import user_context
 from service.web.schemas import TerminateBody, read_body
 

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from multidict import istr
 
+from service.core.moments import timestamp
 from service.web.answer import Answer
 from service.web.keys import EXCHANGE
 from service.web.policy import Policy
@@ -47,19 +48,6 @@ def request_id_of(request: web.Request, policy: Policy) -> str:
     if given is not None and REQUEST_ID_FORM.fullmatch(given) and not is_token(given, policy):
         return given
     return f"{_prefix}{next(_numbers):08x}"
-
-
-def timestamp(ms: int) -> str:
-    """Milliseconds since the epoch as `2025-01-15T10:30:00.000Z`."""
-    return _to_the_second(ms // 1000) + _MILLISECONDS[ms % 1000]
-
-
-_MILLISECONDS = tuple(f".{ms:03d}Z" for ms in range(1000))
-
-
-@lru_cache(maxsize=1024)
-def _to_the_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def success(request: web.Request, data: Any, status: int = 200) -> Answer:

@@ -13,9 +13,10 @@ from aiohttp import web
 from multidict import istr
 
 from service.core.errors import UnreadableRequest
+from service.core.moments import timestamp
 from service.web import keys
 from service.web.answer import Answer, line
-from service.web.envelope import DONE, success_of, timestamp
+from service.web.envelope import DONE, success_of
 from service.web.forwarded import is_proxy
 
 PREFER = istr("prefer")

@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp_jinja2
 from aiohttp import web
 
+from service.core.moments import timestamp
 from service.core.sessions import Cause, Status
 from service.web import keys
-from service.web.envelope import timestamp
 from service.web.problems import Problem
 
 ROOT = "/dashboard"

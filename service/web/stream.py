@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -14,7 +13,6 @@ from service.core.errors import Forbidden, InvalidRequest, NotFound, StoreUnavai
 from service.core.listing import Event, Gap
 from service.web import keys
 from service.web.answer import SEND_TIMEOUT_S, complete
-from service.web.envelope import timestamp
 from service.web.operators import Desk, for_viewers, operator_of, tenant_of
 from service.web.ratelimit_headers import limit_lines
 from service.web.schemas import EventsQuery, read_query
@@ -24,8 +22,6 @@ log = structlog.get_logger()
 RETRY_MS = 1000
 PING_S = 15.0
 _EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
-_NAMES = {"user": "userId", "request": "requestId"}
-_NUMBERS = ("requests", "window", "count", "all")
 
 
 @for_viewers
@@ -50,7 +46,7 @@ async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
                 async for item in following:
                     if not may_hear():
                         break
-                    await _send(response, tenant, item)
+                    await _send(response, item)
             except (ConnectionError, TimeoutError):
                 pass
             except Exception as error:  # the answer has begun: there is no other way to tell than to end it
@@ -86,40 +82,8 @@ def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:
     return may_hear
 
 
-async def _send(response: EventSourceResponse, tenant: str, item: Event | Gap) -> None:
+async def _send(response: EventSourceResponse, item: Event | Gap) -> None:
     if isinstance(item, Gap):
         await response.send(json.dumps({"after": item.after}), event="dropped" if item.dropped else "gap")
     else:
-        text = _text(tenant, item.id) or _remember(tenant, item)
-        await response.send(text, id=item.id, event=item.fields.get("type", "other"))
-
-
-_texts: dict[tuple[str, str], str] = {}
-_MOST_TEXTS = 1000
-
-
-def _text(tenant: str, event_id: str) -> str:
-    return _texts.get((tenant, event_id), "")
-
-
-def _remember(tenant: str, event: Event) -> str:
-    """Its text: written once, however many listen."""
-    while len(_texts) >= _MOST_TEXTS:
-        del _texts[next(iter(_texts))]
-    text = _texts[tenant, event.id] = json.dumps(event_data(event), ensure_ascii=False)
-    return text
-
-
-def event_data(event: Event) -> dict[str, Any]:
-    """An event, with its moments as timestamps and its numbers as numbers."""
-    told: dict[str, Any] = {"id": event.id, "at": timestamp(event.at_ms)}
-    for name, value in event.fields.items():
-        if name in _NUMBERS:
-            told[name] = int(value)
-        elif name == "until":
-            told[name] = timestamp(int(value))
-        elif name == "before":
-            told[name] = timestamp(int(value) * 1000)
-        else:
-            told[_NAMES.get(name, name)] = value
-    return told
+        await response.send(item.text, id=item.id, event=item.fields.get("type", "other"))
