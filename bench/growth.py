@@ -3,6 +3,7 @@
 import asyncio
 import random
 import string
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from statistics import median
 import redis
 
 from bench import load
-from bench.servers import HUGE, Row, asking, cpu_s, redis_beside, rollcall, running
+from bench.servers import HUGE, Operator, Row, asking, cpu_s, redis_beside, rollcall, running
 from service.core.admission import Question, Terms
 from service.core.limits import Limit, Per
 from service.core.tokens import Identity
@@ -35,6 +36,8 @@ class Growth:
 
     users: list[tuple[int, float, float, float, float]]
     """Known users, server CPU µs per request, that to the fewest users', Redis CPU µs, Redis's bytes per user."""
+    pages: list[tuple[int, dict[str, float]]]
+    """Known users, and for each page that an operator looks at: ms until it is answered, the median."""
     windows: list[tuple[int, float]]
     """Admitted requests in an exact window, Redis's bytes of the window, its key included."""
 
@@ -76,6 +79,29 @@ def _windows(port: int, entries: int) -> float:
     return (_memory(port) - before) / WINDOWS
 
 
+PAGES = {
+    "API: newest sessions": "/admin/v1/tenants/bench/sessions",
+    "API: of one status": "/admin/v1/tenants/bench/sessions?status=logged_in",
+    "API: counts": "/admin/v1/tenants/bench",
+    "dashboard: overview": "/dashboard?tenant=bench",
+}
+LOOKS = 60
+
+
+def _pages(port: int) -> dict[str, float]:
+    """How long each page takes, in ms."""
+    ask = Operator(port)
+    found = {}
+    for name, path in PAGES.items():
+        took = []
+        for _ in range(LOOKS):
+            began = time.perf_counter()
+            ask(path)
+            took.append((time.perf_counter() - began) * 1000)
+        found[name] = median(took)
+    return found
+
+
 def _one_of(raws: list[bytes], number: int) -> bytes:
     return raws[number % len(raws)]
 
@@ -103,8 +129,12 @@ def measure(folder: Path, port: int, most: int) -> Growth:
             filling.join()
             active = random.Random(step).sample(range(step), ACTIVE)
             raws = [asking("/auth/status", names(number + 1, number)[0]) for number in active]
-            command = rollcall(folder, f"growth{step}", own, limits={"status": HUGE})
+            command = rollcall(folder, f"growth{step}", own, limits={"status": HUGE, "admin": HUGE})
             places[step] = (pid, Row("growth", command, partial(_one_of, raws)), (_memory(own) - empty) / step)
+        pages = []
+        for step, (_, row, _) in places.items():
+            with running(row) as server:
+                pages.append((step, _pages(server.port)))
         cpu: dict[int, list[float]] = {step: [] for step in steps}
         redis_cpu: dict[int, list[float]] = {step: [] for step in steps}
         for _ in range(ROUNDS):
@@ -117,7 +147,7 @@ def measure(folder: Path, port: int, most: int) -> Growth:
                     redis_cpu[step].append((cpu_s(pid) - redis_before) / REQUESTS * 1e6)
     ratio = {step: median(one / few for one, few in zip(cpu[step], cpu[steps[0]], strict=True)) for step in steps}
     users = [(step, median(cpu[step]), ratio[step], median(redis_cpu[step]), places[step][2]) for step in steps]
-    return Growth(users, windows)
+    return Growth(users, pages, windows)
 
 
 def table(growth: Growth) -> str:
@@ -129,6 +159,9 @@ def table(growth: Growth) -> str:
         f"| {users:,} | {cpu:.1f} | {ratio:.2f} | {own:.1f} | {size:.0f} |"
         for users, cpu, ratio, own, size in growth.users
     ]
+    names = list(PAGES)
+    lines += ["", f"| known users | {' | '.join(f'{name}, ms' for name in names)} |", "|---:" * (len(names) + 1) + "|"]
+    lines += [f"| {users:,} | {' | '.join(f'{took[name]:.1f}' for name in names)} |" for users, took in growth.pages]
     lines += ["", "| admitted in a window | Redis bytes of the window, key included |", "|---:|---:|"]
     lines += [f"| {entries} | {size:.0f} |" for entries, size in growth.windows]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,8 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, Request, build_opener
 
 import jwt
 
@@ -22,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 STACKS = Path(__file__).parent / "stacks"
 SECRET = "a-secret-of-32-bytes-for-the-bench!!"
 TENANT_TOKEN = "bench-tenant-token"
+OPERATOR_TOKEN = "bench-operator-token"
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 HUGE = [{"per": "ip", "requests": 1_000_000, "window": 60}]
@@ -112,6 +117,22 @@ def asking(path: str, user: str = "user", **headers: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
+class Operator:
+    """Looks at pages, as a program and as a browser that is logged in."""
+
+    def __init__(self, port: int) -> None:
+        self._at = f"http://127.0.0.1:{port}"
+        self._open = build_opener(HTTPCookieProcessor(CookieJar())).open
+        form = self("/dashboard/login")
+        [csrf] = re.findall(r'name="csrf" value="([^"]+)"', form)
+        self("/dashboard/login", urlencode({"csrf": csrf, "token": OPERATOR_TOKEN, "next": ""}).encode())
+
+    def __call__(self, path: str, form: bytes | None = None) -> str:
+        headers = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
+        with self._open(Request(self._at + path, form, headers), timeout=30) as answer:
+            return str(answer.read().decode())
+
+
 def constant(raw: bytes) -> Callable[[int], bytes]:
     return lambda number: raw
 
@@ -128,6 +149,7 @@ def rollcall(
         "limits": named,
         "routes": routes,
         "tenants": {"bench": {"token": TENANT_TOKEN, "jwt": {"keys": [key]}}},
+        "admin": {"tokens": [{"name": "bench", "token": OPERATOR_TOKEN, "role": "operator", "tenants": ["*"]}]},
     }
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps(content))

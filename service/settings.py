@@ -1,7 +1,7 @@
-"""The configuration: its types, and how it is loaded from `config.yaml` and the environment.
+"""The configuration's types; `configuration.py` loads them from `config.yaml` and the environment.
 
-Everything is frozen and typed; unknown keys are refused; `load` tells all mistakes together, each with its
-path and the value it had. Secrets are `SecretStr`, so that no log and no error shows them.
+Everything is frozen and typed, unknown keys are refused. Secrets are `SecretStr`, so that no log and no error shows
+them.
 """
 
 import re

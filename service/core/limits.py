@@ -1,8 +1,8 @@
 """Limits, and where a subject stands within them.
 
-A limit admits at most `requests` in any `window_s` seconds. What was admitted is a list of times, oldest
-first; when the list is full, the entry at `-requests` says when the next one is admitted. That is exact,
-has no bursts at a window's edge, and needs no more than the times themselves.
+A limit admits at most `requests` in any `window_s` seconds. The windows themselves are Redis's
+(`store/lua/window.lua`); here are those that stand in while it is away: a list of times each, oldest first. When it is
+full, the entry at `-requests` says when the next one is admitted: exact, without bursts at a window's edge.
 """
 
 from collections import OrderedDict, deque

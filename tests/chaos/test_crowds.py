@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -14,11 +15,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from service.core.hooks import key_of, signed
 from service.store.embedded import find_server
 from service.store.keyspace import keys_of
 from tests.chaos.faults import Load, Server
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, wait_for
+from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, tenant, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
@@ -26,6 +30,7 @@ IDLE = 10_000
 KIB_EACH = 64
 """What an idle connection may cost, in the service's memory."""
 LISTENERS = 500
+HOOK_SECRET = "a-secret-of-the-webhook-in-the-tests"
 LISTEN_S = float(os.environ.get("LISTEN_S", "10"))
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 
@@ -222,9 +227,38 @@ async def test_500_listeners_share_one_reader_and_a_deaf_one_holds_up_nobody(sta
     await asyncio.to_thread(server.close)
 
 
-async def test_a_listener_misses_nothing_when_the_service_is_killed(start: Start) -> None:
+class Receiver:
+    """Of a webhook: whose signature is good, and whom it was told of."""
+
+    def __init__(self) -> None:
+        self.users: list[str] = []
+        self.forged = 0
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        wanted = signed(key_of(HOOK_SECRET), headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+        self.forged += headers["webhook-signature"] != wanted["webhook-signature"]
+        self.users.append(json.loads(body)["data"]["userId"])
+        return web.Response()
+
+
+async def test_listeners_and_webhooks_miss_nothing_when_the_service_is_killed(start: Start) -> None:
     server = await asyncio.to_thread(Server)
-    content = config(redis={"url": f"unix://{server.path}", "timeout": 2}, limits={"logout": [], "admin": []})
+    receiver, app = Receiver(), web.Application()
+    app.router.add_post("/hook", receiver.take)
+    async with TestServer(app) as receiving:
+        hooks = [{"name": "audit", "url": str(receiving.make_url("/hook")), "secret": HOOK_SECRET}]
+        content = config(
+            redis={"url": f"unix://{server.path}", "timeout": 2},
+            limits={"logout": [], "admin": []},
+            tenants={"acme": tenant(webhooks=[{**hooks[0], "events": ["transition"]}])},
+        )
+        await _kill_while_told(start, content, server, receiver)
+    await asyncio.to_thread(server.close)
+
+
+async def _kill_while_told(start: Start, content: dict[str, Any], server: Server, receiver: Receiver) -> None:
     service = await asyncio.to_thread(lambda: start(content).wait_until_ready())
     hearing = Hearing()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{service.port}") as session:
@@ -237,7 +271,7 @@ async def test_a_listener_misses_nothing_when_the_service_is_killed(start: Start
 
         listening = asyncio.create_task(listen())
         async with asyncio.timeout(10):
-            while not hearing.last:  # noqa: ASYNC110
+            while not hearing.last or not server.client.exists("rc:{acme}:hook:audit"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         acknowledged: list[str] = []
         for round_ in range(3):
@@ -257,5 +291,9 @@ async def test_a_listener_misses_nothing_when_the_service_is_killed(start: Start
         await asyncio.gather(listening, return_exceptions=True)
     told = [event[b"user"].decode() for _, event in server.client.xrange("rc:{acme}:events")]
     assert hearing.users == told, "every one, once, in order"
+    async with asyncio.timeout(40):  # the lease of the worker that was killed runs out first
+        while not set(told) <= set(receiver.users):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert list(dict.fromkeys(receiver.users)) == told, "each at least once, and in order"
+    assert receiver.forged == 0
     await asyncio.to_thread(service.end)
-    await asyncio.to_thread(server.close)

@@ -1,14 +1,16 @@
 """Several workers under one master: what they share, and what the end of one means to the others."""
 
+import json
 import os
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service.store.embedded import find_server
-from tests.kit import Service, config, credentials, needs, sign, tenant, wait_for
+from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, redis_server, sign, tenant, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
@@ -71,3 +73,43 @@ def test_the_embedded_redis_of_several_workers_outlives_none_of_them(start: Star
     service.end(signal.SIGKILL)
     again = start(config(server={"workers": 2}, redis={"url": "embedded"}), folder=service.folder).wait_until_ready()
     assert again.get("/auth/status", credentials() | PASSIVE).data["status"] == "logged_out"
+
+
+OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}", "content-type": "application/json"}
+
+
+def send(service: Service, method: str, path: str, **body: object) -> int:
+    """The status of an operator's call."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{service.port}/admin/v1/tenants/acme/{path}",
+        json.dumps(body).encode(),
+        OPERATOR,
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return int(answer.status)
+
+
+def test_what_an_operator_sets_at_one_worker_holds_at_another_for_the_very_next_request(start: Start) -> None:
+    with redis_server() as url:
+        limits = {
+            "logout": [{"name": "logout-ip", "per": "ip", "requests": 2, "window": 600}],
+            "status": [{"name": "status-ip", "per": "ip", "requests": 50, "window": 600}],
+        }
+        one, other = (start(config(redis={"url": url, "timeout": 2}, limits=limits)).wait_until_ready() for _ in "ab")
+        for number in range(5):
+            who = credentials(f"user-{number}")
+            assert other.get("/auth/status", who).status == 200
+            assert send(one, "PUT", f"users/user-{number}/restrictions/status") == 200
+            assert other.get("/auth/status", who).code == "RESTRICTED_CAPABILITY"
+            assert send(one, "DELETE", f"users/user-{number}/restrictions/status") == 200
+            assert other.get("/auth/status", who).status == 200
+            assert send(one, "PUT", f"users/user-{number}/revocation") == 200
+            assert other.get("/auth/status", who).code == "INVALID_USER_TOKEN"
+        assert send(one, "PUT", "limits/status-ip", requests=3, window=600) == 200
+        assert other.get("/auth/status", credentials()).status == 429, "lowered: what was admitted counts"
+        assert [other.get("/auth/logout", credentials()).status for _ in range(3)] == [200, 200, 429]
+        for requests in range(3, 8):  # the address is in the other's cache of refusals now
+            assert other.get("/auth/logout", credentials()).status == 429
+            assert send(one, "PUT", "limits/logout-ip", requests=requests, window=600) == 200
+            wait_for(lambda: other.get("/auth/logout", credentials()).status == 200, within_s=2)
