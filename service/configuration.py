@@ -157,7 +157,10 @@ def _where(error: Exception) -> str:
     """What is wrong and where, without quoting the file: it holds secrets."""
     mark = getattr(error, "problem_mark", None)
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or 'not UTF-8 text'}{place}"
+    problem = getattr(error, "problem", None) or "not UTF-8 text"
+    if type(error) is not yaml.MarkedYAMLError:  # not ours: it quotes what stands there, which may be a secret
+        problem = re.sub(r"'[^']*'|\"[^\"]*\"", "…", problem)
+    return f"{problem}{place}"
 
 
 def _variables() -> list[tuple[str, ...]]:

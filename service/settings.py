@@ -50,6 +50,8 @@ def _whole(value: Any) -> Any:
 
 
 def _network(value: Any) -> IPv4Network | IPv6Network:
+    if not isinstance(value, str | IPv4Network | IPv6Network):  # a number is an address to Python
+        raise mistake("must be a network such as 10.0.0.0/8")
     try:
         return ip_network(value)
     except ValueError as error:

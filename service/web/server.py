@@ -5,10 +5,11 @@ import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from service.web import keys
+from service.web.answer import Answer
 
 HEADER_DEADLINE_S = 10.0
 """How long a new connection may take for its first header. Later ones are bounded by the keep-alive."""
@@ -79,6 +80,9 @@ class _Server(web.Server):
         return _Handler(self, loop=self._loop, **self._kwargs)
 
 
+_VERSIONS = (HttpVersion10, HttpVersion11)
+
+
 def _bare(status: int) -> web.Response:
     response = web.Response(status=status, headers={"server": "rollcall", "cache-control": "no-store"})
     response.force_close()
@@ -93,8 +97,9 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
     """
     short_way = app[keys.SHORT_WAY]
 
-    async def refuse() -> web.StreamResponse:
-        return _bare(417)
+    async def refuse(response: web.StreamResponse) -> web.StreamResponse:
+        response.force_close()
+        return response
 
     async def the_last(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
         response = await answer
@@ -103,8 +108,10 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
 
     def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
         if hdrs.EXPECT in request.headers:
-            return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse()
+            return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse(_bare(417))
         answer = short_way(request.method, request.raw_path)
+        if answer is None and request.version not in _VERSIONS:  # aiohttp would answer in the client's words
+            return refuse(Answer(400, b""))
         answered = handler(request) if answer is None else answer(request)
         # Of what follows an upgrade in its packet the parser drops all; the body of CONNECT it takes for a request.
         if hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT:

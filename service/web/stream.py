@@ -32,6 +32,8 @@ async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
     if after is not None and not _EVENT_ID.fullmatch(after):
         raise InvalidRequest([("last-event-id", "must be the id of an event")])
     async with request.app[keys.FEEDS].follow(tenant, after) as following:
+        if request.transport is None:
+            raise web.HTTPBadRequest  # hung up meanwhile: nobody hears it
         response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=PING_S)
         response.headers["cache-control"] = "no-store"
         complete(response, _lines(request))
