@@ -3,9 +3,11 @@
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
 
 from service.web import keys
@@ -83,6 +85,17 @@ class _Server(web.Server):
 _VERSIONS = (HttpVersion10, HttpVersion11)
 
 
+class _InOurWords(Answer):
+    """A bare status to whoever speaks another version: aiohttp's own would repeat it."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        head = f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\nserver: rollcall\r\n"
+        if request.transport is not None:
+            lines = "cache-control: no-store\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            request.transport.write(f"{head}{lines}".encode())
+        return None
+
+
 def _bare(status: int) -> web.Response:
     response = web.Response(status=status, headers={"server": "rollcall", "cache-control": "no-store"})
     response.force_close()
@@ -111,7 +124,7 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
             return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse(_bare(417))
         answer = short_way(request.method, request.raw_path)
         if answer is None and request.version not in _VERSIONS:  # aiohttp would answer in the client's words
-            return refuse(Answer(400, b""))
+            return refuse(_InOurWords(400, b""))
         answered = handler(request) if answer is None else answer(request)
         # Of what follows an upgrade in its packet the parser drops all; the body of CONNECT it takes for a request.
         if hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT:
