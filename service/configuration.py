@@ -145,7 +145,8 @@ def _read_file(path: Path) -> dict[str, Any]:
             values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506  # nosec B506  # it is a SafeLoader
     except OSError as error:
         raise ConfigurationError(str(path), [Mistake("file", error.strerror or "cannot be read", str(path))]) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # PyYAML lets through what its constructors stumble over: a date in month 13, a number without digits.
         raise ConfigurationError(str(path), [Mistake("file", f"is not YAML: {_where(error)}", "")]) from None
     if not isinstance(values, dict | None):
         kind = type(values).__name__
@@ -157,7 +158,8 @@ def _where(error: Exception) -> str:
     """What is wrong and where, without quoting the file: it holds secrets."""
     mark = getattr(error, "problem_mark", None)
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    problem = getattr(error, "problem", None) or "not UTF-8 text"
+    unread = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "a value is none of its kind; quote it"
+    problem = getattr(error, "problem", None) or unread
     if type(error) is not yaml.MarkedYAMLError:  # not ours: it quotes what stands there, which may be a secret
         problem = re.sub(r"'[^']*'|\"[^\"]*\"", "…", problem)
     return f"{problem}{place}"

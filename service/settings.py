@@ -176,9 +176,7 @@ class LimitsSection(TenantLimits):
 
 
 def _pattern(path: str) -> str:
-    names = path.split("/")[1:]
-    if names[-1] == "":
-        names.pop()
+    names = path.removesuffix("/").split("/")[1:]
     if not path.startswith("/") or "" in names:
         raise mistake("must be a path from the root, such as /api/payments/*, without empty segments")
     if any("*" in name and name != "*" for name in names):
@@ -257,6 +255,8 @@ class KeySection(_Section):
             raise mistake(f"{self.alg} needs {wanted}, and nothing else; given: {' and '.join(given) or 'nothing'}")
         try:
             self.key()
+        except OSError as error:  # it went away, or is no file that can be read whole
+            raise mistake(f"public_key_file cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise mistake(str(error)) from None
         return self

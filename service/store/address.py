@@ -14,6 +14,8 @@ FORMS = (
 _DISTRIBUTED = re.compile(r"(?P<tls>rediss?)\+(?P<kind>sentinel|cluster)://(?P<rest>\S+)")
 _SINGLE = re.compile(r"rediss?://[^/\s]+|unix:///\S+")
 _NODE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::(?P<port>[0-9]{1,5}))?")
+OPTIONS = frozenset({"db", "username", "password", "client_name"})
+"""Of redis-py's, those that change nothing of how answers are read and how long they are waited for."""
 _DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -69,10 +71,13 @@ _HALF = "host, port or an option after ? is not what it should be"
 
 def _single(url: str) -> dict[str, Any]:
     try:
-        options = dict(parse_url(url))
+        options: dict[str, Any] = dict(parse_url(url))
         _ = urlsplit(url).port
     except ValueError:  # its text may quote a password
         raise ValueError(_HALF) from None
+    asked = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    if asked - OPTIONS or options.get("db", 0) < 0:
+        raise ValueError(f"{_HALF}; after ? may stand {', '.join(sorted(OPTIONS))}")
     return options
 
 
