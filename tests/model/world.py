@@ -198,9 +198,17 @@ class World:
 
     async def _admin(self, method: str, path: str, body: Mapping[str, Any]) -> int:
         async with self._client.request(method, f"/admin/v1/tenants/{path}", json=body, headers=OPERATOR) as answer:
-            if "/limits/" in path or "/revocation" in path:
-                await asyncio.sleep(0.1)  # so long it may take until a remembered refusal is forgotten
-            return answer.status
+            status = answer.status
+        if method == "PUT" and ("/limits/" in path or "/revocation" in path):
+            await self._forgotten(path.partition("/")[0])
+        return status
+
+    async def _forgotten(self, tenant: str) -> None:
+        """Wait for the push that makes remembered refusals forgotten: 100 ms, where the machine has time."""
+        refusals = self._runtime.admissions.refusals
+        async with asyncio.timeout(10):
+            while refusals._tenants.get(tenant):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
     # --- what has come of it --------------------------------------------------------------------------
 
