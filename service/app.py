@@ -55,7 +55,7 @@ class Runtime:
         self.repeats = Repeats()
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets()
-        self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.metrics.redis_up.set)
+        self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.redis_changed)
         self.admissions = Admissions(self.ways, session_rules(settings))
         self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
         self.sessions = Sessions(access.client)
@@ -101,6 +101,12 @@ class Runtime:
             is_down=lambda: self.ways.is_down,
             is_ready=self.is_ready,
         )
+
+    def redis_changed(self, up: bool) -> None:
+        """Redis went away, or is back. Streams end: they would fall silent, and look live."""
+        self.metrics.redis_up.set(up)
+        if not up:
+            self.news.close()
 
     def count_swept(self, tenant: str, expired: int, removed: int) -> None:
         """Count what the sweep did to a tenant."""

@@ -29,6 +29,7 @@ class Reloader:
     def __init__(self, path: Path, runtime: Runtime) -> None:
         self._path = path
         self._runtime = runtime
+        self._began_with = runtime.settings
         self._lock = asyncio.Lock()
 
     @classmethod
@@ -66,7 +67,7 @@ class Reloader:
                 mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]
                 log.error("configuration not reloaded, the old one stays", mistakes=mistakes)
                 return False
-            stays = [name for name in NEEDS_RESTART if _at(settings, name) != _at(self._runtime.settings, name)]
+            stays = [name for name in NEEDS_RESTART if _at(settings, name) != _at(self._began_with, name)]
             self._runtime.apply(settings, policy)
             log.info("configuration reloaded", tenants=len(settings.tenants))
             if stays:

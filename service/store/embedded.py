@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -76,14 +77,23 @@ def running(folder: Path) -> Iterator[str]:
         guard = _start(binary, folder, path, server_lock.fileno(), remove)
         # The child holds the lock now. Were it held here too, it would outlast a child that was killed.
         server_lock.close()
+        ending = threading.Event()
         try:
             _wait_until_answering(guard, path, folder)
+            threading.Thread(target=_watch, args=(guard, ending), daemon=True).start()
             yield f"unix://{path}"
         finally:
+            ending.set()
             if guard.stdin is not None:
                 guard.stdin.close()
             guard.wait()
             _ask_to_end(path)  # where the guard was killed, nobody else has
+
+
+def _watch(guard: "subprocess.Popen[bytes]", ending: threading.Event) -> None:
+    guard.wait()
+    if not ending.is_set():
+        log.error("the guard of the embedded redis was ended: redis is not started again if it ends too; restart soon")
 
 
 @contextmanager
@@ -183,7 +193,6 @@ def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) ->
         cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
         pass_fds=[lock_fd],
         start_new_session=True,
     )

@@ -11,6 +11,7 @@ folder to remove at the end, or empty. Only the standard library, and nothing of
 milliseconds and holds little memory.
 """
 
+import json
 import os
 import select
 import shutil
@@ -33,7 +34,7 @@ def main(lock_fd: int, remove: str, command: list[str]) -> int:
     quick_deaths = 0
     while True:
         started = time.monotonic()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[lock_fd])  # noqa: S603  # from the service
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[lock_fd])  # noqa: S603  # from the service
         if _ends_first(child):
             _end(child)
             break
@@ -43,9 +44,17 @@ def main(lock_fd: int, remove: str, command: list[str]) -> int:
             quick_deaths += 1
         if quick_deaths >= QUICK_DEATHS:
             break
+        _tell(f"the embedded redis ended (exit code {child.returncode}) and is started again")
     if remove:
         shutil.rmtree(remove, ignore_errors=True)
     return child.returncode
+
+
+def _tell(event: str) -> None:
+    """A line of the service's log."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    sys.stderr.write(json.dumps({"event": event, "level": "error", "timestamp": at}) + "\n")
+    sys.stderr.flush()
 
 
 def _ends_first(child: "subprocess.Popen[bytes]") -> bool:

@@ -7,12 +7,13 @@ from aiohttp import web
 
 from service.core.acts import Act, Rules
 from service.core.errors import Conflict, InvalidRequest, NotFound
-from service.core.limits import Limit, Standing
+from service.core.limits import Limit, Per, Standing
 from service.core.listing import Cursor, Page
 from service.core.moments import timestamp
 from service.core.sessions import RECORDED, Cause, Refusal, Session, Status
 from service.web import keys
 from service.web.envelope import DONE, success, success_of
+from service.web.forwarded import is_counted
 from service.web.operators import Desk, for_operators, for_viewers
 from service.web.schemas import (
     ActBody,
@@ -55,7 +56,8 @@ async def tenant(request: web.Request, desk: Desk) -> web.StreamResponse:
     """One tenant: counts, and what operators have set."""
     counts = await desk.sessions.counts([desk.at])
     rules = await desk.acts.rules(desk.at)
-    return success(request, {"tenant": desk.at, "counts": counts[desk.at], **_rules(rules)})
+    configured = {"restrictedByConfiguration": sorted(desk.tenant.restricted)}
+    return success(request, {"tenant": desk.at, "counts": counts[desk.at], **configured, **_rules(rules)})
 
 
 @for_viewers
@@ -222,7 +224,8 @@ async def limits(request: web.Request, desk: Desk) -> web.StreamResponse:
 async def peek(request: web.Request, desk: Desk) -> web.StreamResponse:
     """Where a subject stands within a limit, without using it up."""
     limit = _limit_of(request, desk)
-    [standing] = await desk.acts.peek(desk.at, [(limit, read_query(request, SubjectQuery).subject)])
+    subject = _fitting(limit, read_query(request, SubjectQuery).subject)
+    [standing] = await desk.acts.peek(desk.at, [(limit, subject)])
     return success(request, _standing(standing))
 
 
@@ -231,7 +234,8 @@ async def reset(request: web.Request, desk: Desk) -> web.StreamResponse:
     """Give a subject of a limit its whole quota back."""
     body = await read_body(request, ResetBody)
     limit = _limit_of(request, desk)
-    used = await desk.acts.reset_limit(desk.at, limit.name, body.subject, desk.author(body.reason))
+    subject = _fitting(limit, body.subject)
+    used = await desk.acts.reset_limit(desk.at, limit.name, subject, desk.author(body.reason))
     return success(request, {"success": True, "wasUsed": used})
 
 
@@ -298,6 +302,15 @@ def _standing(standing: Standing) -> dict[str, Any]:
         "remaining": standing.remaining,
         "reset": standing.reset_s,
     }
+
+
+def _fitting(limit: Limit, subject: str) -> str:
+    """`subject`, where the limit counts such."""
+    if limit.per is Per.IP and not is_counted(subject):
+        raise InvalidRequest([("subject", "must be an address as limits count it, such as 10.0.0.1 or 2001:db8::/64")])
+    if limit.per is Per.TENANT and subject != "-":
+        raise InvalidRequest([("subject", "must be - : the limit counts the tenant as a whole")])
+    return subject
 
 
 def _limit_of(request: web.Request, desk: Desk) -> Limit:

@@ -17,6 +17,7 @@ from service.core.tokens import is_user_id
 from service.web import keys
 from service.web.browser import Browser, browser_of, forget, read_form, remember
 from service.web.charts import charts_of
+from service.web.forwarded import is_counted
 from service.web.operators import admit_anyone, find_operator
 from service.web.pages import API, ROOT, render, visible
 from service.web.policy import Operator
@@ -157,14 +158,17 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
     acts, subject = request.app[keys.ACTS], request.query.get("subject", "").strip()
     known = request.app[keys.GATE].policy.current.directory.tenants[tenant]
     limits = list(known.limits.values())
-    charges = [(limit, "-" if limit.per is Per.TENANT else subject) for limit in limits]
+    asked = Per.IP if is_counted(subject) else Per.USER
+    subjects = {Per.TENANT: "-", asked: subject} if is_user_id(subject) else {}
+    charges = [(limit, subjects[limit.per]) for limit in limits if limit.per in subjects]
     content = {
         **_about(browser, operator, tenant),
         "rules": await acts.rules(tenant),
+        "configured": sorted(known.restricted),
         "limits": limits,
         "webhooks": [(name, await request.app[keys.HOOKS].state(tenant, name)) for name in known.webhooks],
         "subject": subject,
-        "standings": await acts.peek(tenant, charges) if is_user_id(subject) else [],
+        "standings": await acts.peek(tenant, charges) if charges else [],
     }
     return render(request, "rules.html", content)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from multidict import CIMultiDictProxy
 
@@ -48,6 +48,14 @@ def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: Clie
         if not rules.trusts(address):
             return _subject(node, rules.ipv6_prefix)
     return own
+
+
+def is_counted(text: str) -> bool:
+    """Whether limits count an address that is spelt so: an IPv4 address, an IPv6 one or a network of such."""
+    try:
+        return bool(ip_network(text, strict=False))
+    except ValueError:
+        return False
 
 
 def is_proxy(peer: str | None, rules: ClientAddressRules) -> bool:

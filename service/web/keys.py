@@ -69,6 +69,10 @@ class Exchange:
     operation: str = "-"
     tenant: str | None = None
     """Whose request it is, once its token said so."""
+    operator: str | None = None
+    """Who of the operators asks."""
+    changed: bool = False
+    """An operator's act: the log tells each."""
     client: str | None = None
     """The client's address as limits count it, once somebody asked."""
     original: tuple[str, str] | None = None

@@ -115,7 +115,12 @@ class Middlewares:
         else:
             complete(response, lines)
         gate.metrics.count_request(exchange.operation, response.status)
-        if policy.access_log == "all" or response.status >= 400 or (admission is not None and admission.came_from):
+        if (
+            policy.access_log == "all"
+            or response.status >= 400
+            or exchange.changed
+            or (admission is not None and admission.came_from)
+        ):
             _log(request, exchange, response.status, code, error, began)
         return response
 
@@ -286,8 +291,16 @@ def _log(
         exchange.gate.repeats.count(again, exchange.operation, client_of(request))
         return
     fields: dict[str, object] = {"request_id": exchange.request_id, "client": client_of(request)}
+    if exchange.tenant is not None:
+        fields["tenant"] = exchange.tenant
+    if exchange.operator is not None:
+        fields["operator"] = exchange.operator
     if code:
         fields["code"] = code
+    if isinstance(error, InvalidRequest):
+        fields["wrong"] = ", ".join(field for field, _ in error.validation)[:MOST_OF_A_PATH]
+    if admission is not None and admission.revoked:
+        fields["reason"] = "revoked"
     if isinstance(error, UnreadableRequest):
         fields["reason"] = error.reason
     if exchange.original is not None:

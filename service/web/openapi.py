@@ -179,7 +179,7 @@ def _of_a_tenant() -> list[Operation]:
         "eventsReachBackTo": _TIME,
     }
     found = [
-        _operators("get", at, "Counts, and what operators have set", _object({"tenant": {"type": "string"}, "counts": _COUNTS, **told, "limits": limits})),
+        _operators("get", at, "Counts, and what operators have set", _object({"tenant": {"type": "string"}, "counts": _COUNTS, "restrictedByConfiguration": _list({"type": "string"}), **told, "limits": limits})),
         _operators("get", f"{at}/activity", "The last hour", _object(activity)),
         _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", _object({"webhooks": _list(_object(hook))})),
         _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", _object(page), query=schemas.SessionsQuery),

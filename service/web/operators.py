@@ -77,6 +77,8 @@ def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[
     async def guarded(request: web.Request) -> web.StreamResponse:
         await admit_anyone(request, "admin")
         operator = operator_of(request)
+        exchange = request[keys.EXCHANGE]
+        exchange.operator, exchange.changed = operator.name, changes
         if changes and not operator.may_change:
             raise Forbidden
         named = request.match_info.get("tenant")

@@ -99,7 +99,7 @@ def problem_page(request: web.Request, problem: Problem) -> web.Response:
 
 
 _ADVICE = {
-    "NOT_FOUND": "It may be mistyped, of a tenant that is not yours, or forgotten since its retention is over.",
+    "NOT_FOUND": "It may be mistyped, of a tenant that is not yours, never seen, or no longer kept.",
     "FORBIDDEN": "The form was not sent from this dashboard, or it is too old. Go back, reload the page and try again.",
     "TOO_MANY_REQUESTS": "Too many attempts came from your address. Wait a minute and try again.",
     "SERVICE_UNAVAILABLE": "Redis does not answer. The page works again within a second of its return.",

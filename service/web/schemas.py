@@ -1,7 +1,7 @@
 """What the admin API reads: bodies and queries, as types. The description at /openapi.json is made from them."""
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import hdrs, web
@@ -75,16 +75,32 @@ class ManyBody(ActBody):
     users: list[User] = Field(min_length=1, max_length=MAX_USERS)
 
 
+def _is_to_come(moment: datetime) -> datetime:
+    if moment <= datetime.now(UTC):
+        raise ValueError("is over already; leave it out for a restriction that lasts until it is lifted")
+    return moment
+
+
+def _has_come(moment: datetime) -> datetime:
+    if moment > datetime.now(UTC):
+        raise ValueError("is yet to come; tokens are refused that were issued up to a moment that is over")
+    return moment
+
+
 class RestrictBody(Told):
     """Restrict from a capability."""
 
-    until: AwareDatetime | None = Field(None, description="null: until it is lifted")
+    until: Annotated[AwareDatetime, AfterValidator(_is_to_come)] | None = Field(
+        None, description="in the future; null: until it is lifted"
+    )
 
 
 class RevokeBody(Told):
     """Refuse tokens that were issued up to a moment."""
 
-    before: AwareDatetime | None = Field(None, description="null: now")
+    before: Annotated[AwareDatetime, AfterValidator(_has_come)] | None = Field(
+        None, description="in the past; null: now"
+    )
 
 
 class LimitBody(Told):

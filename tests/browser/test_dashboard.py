@@ -125,12 +125,12 @@ async def test_everything_is_reached_by_keyboard_and_the_focus_is_seen(browser: 
         outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", reached[-1]
     assert reached[0] == "Skip to content"
-    assert {"Rollcall", "Log out", "status", "user", "Filter", "alice", "bob"} <= set(reached)
+    assert {"Rollcall", "Sign out", "status", "user", "Filter", "alice", "bob"} <= set(reached)
 
 
 async def test_the_logout_of_the_operator_ends_the_view(browser: Browser, service: Service) -> None:
     page, _ = await open_dashboard(browser, service)
-    await page.get_by_role("button", name="Log out").click()
+    await page.get_by_role("button", name="Sign out").click()
     await page.wait_for_url("**/dashboard/login")
     await page.goto(f"http://127.0.0.1:{service.port}/dashboard")
     assert "/dashboard/login" in page.url
@@ -195,16 +195,22 @@ async def test_restrictions_and_limits_are_set_and_lifted(browser: Browser, serv
     await page.wait_for_selector('#live[data-state="on"]')
     await page.get_by_role("button", name="Restrict", exact=True).click()
     await page.fill("#act-capability", "status")
+    await page.fill("#act-until", "2001-01-01T00:00")
+    await page.fill("#act-reason", "odd traffic")
+    await page.locator("dialog [type=submit]").click()
+    await expect(page.locator("dialog .wrong")).to_contain_text("until: is over already")
+    assert await page.input_value("#act-reason") == "odd traffic", "what was typed is kept"
+    await page.fill("#act-until", "")
     await page.locator("dialog [type=submit]").click()
     await expect(page.locator("[data-live=restrictions] code")).to_have_text("status")
     assert service.get("/auth/status", credentials("alice")).code == "RESTRICTED_CAPABILITY"
     await page.get_by_role("button", name="Lift").click()
     await page.locator("dialog [type=submit]").click()
-    await expect(page.locator("[data-live=restrictions]")).to_contain_text("No restriction is set here")
+    await expect(page.locator("[data-live=restrictions]")).to_contain_text("Restricted from nothing")
     assert service.get("/auth/status", credentials("alice")).status == 200
 
     row = page.locator("tbody tr", has_text="logout-ip")
-    await row.get_by_role("button", name="Set", exact=True).click()
+    await row.get_by_role("button", name="Change", exact=True).click()
     await page.fill("#act-requests", "1")
     await page.locator("dialog [type=submit]").click()
     await expect(row).to_contain_text("30 in 3600 s")

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from service.core.sessions import TRANSITIONS, Refusal, Status
+from service.store.connection import RedisAccess
 from service.web.admin import CAUSES
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, OTHER_SECRET, OTHER_TENANT_TOKEN, VIEWER_TOKEN, config, credentials, tenant
@@ -353,3 +354,27 @@ async def test_a_user_that_a_path_cannot_name_is_named_by_the_query(client: Clie
     assert (await (await client.get(at, **about)).json())["data"]["session"]["status"] == "suspended"
     assert (await client.delete(at, json={}, **about)).status == 200
     assert (await client.get(at, headers=OPERATOR)).status == 400, "nobody is named"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("PUT", "users/alice/restrictions/status", {"until": "2001-01-01T00:00:00Z"}, "until"),
+        ("PUT", "users/alice/revocation", {"before": "2900-01-01T00:00:00Z"}, "before"),
+        ("POST", "limits/logout-ip/reset", {"subject": "nonsense"}, "subject"),
+        ("POST", "limits/logout-ip/reset", {"subject": "10.0.0.999"}, "subject"),
+    ],
+)
+async def test_what_cannot_have_been_meant_is_told_and_changes_nothing(
+    client: Client, access: RedisAccess, method: str, path: str, body: Any, field: str
+) -> None:
+    answer = await client.request(method, f"/admin/v1/tenants/acme/{path}", json=body, headers=OPERATOR)
+    assert answer.status == 400
+    assert [one["field"] for one in (await answer.json())["error"]["validation"]] == [field]
+    assert not await access.client.exists("rc:{acme}:events")
+
+
+async def test_what_the_configuration_restricts_is_told(make_client: MakeClient) -> None:
+    client = await make_client(tenants={"acme": tenant(restricted_capabilities=["logout"])})
+    told = await (await client.get("/admin/v1/tenants/acme", headers=OPERATOR)).json()
+    assert told["data"]["restrictedByConfiguration"] == ["logout"]

@@ -217,7 +217,7 @@ async def test_a_user_whose_record_is_gone_still_has_a_history(client: Client, a
     await client.get("/auth/status", headers=credentials())
     await access.client.delete("rc:{acme}:u:alice")
     await log_in(client)
-    assert "The record is gone" in await page(client, "/dashboard/user", tenant="acme", user="alice")
+    assert "No record is kept of this user" in await page(client, "/dashboard/user", tenant="acme", user="alice")
 
 
 @pytest.mark.parametrize(

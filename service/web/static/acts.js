@@ -31,6 +31,8 @@ function field(name, label, value) {
   const input = Object.assign(document.createElement("input"), { name, id: `act-${name}`, value: value ?? "" });
   input.type = { until: "datetime-local", before: "datetime-local", requests: "number", window: "number" }[name] ?? "text";
   if (input.type === "number") Object.assign(input, { min: 1, required: true });
+  if (name === "capability") Object.assign(input, { required: true, pattern: "[A-Za-z0-9._:\\-]{1,64}", title: "letters, digits and . _ : -" });
+  if (name === "subject") input.required = true;
   row.append(Object.assign(document.createElement("label"), { htmlFor: input.id, textContent: label }), input);
   return row;
 }
@@ -50,12 +52,21 @@ function ask(button) {
   dialog.querySelector(".more").replaceChildren(...fields(button.dataset.fields));
   dialog.querySelector(".warning").textContent = button.dataset.warning ?? "";
   dialog.querySelector("[name=reason]").value = "";
-  dialog.querySelector("[type=submit]").textContent = button.textContent.trim();
-  dialog.onclose = () => {
-    if (dialog.returnValue === "do") run(button, users, new FormData(dialog.querySelector("form")));
-    dialog.returnValue = "";
+  const submit = dialog.querySelector("[type=submit]");
+  submit.textContent = button.textContent.trim();
+  submit.className = button.classList.contains("danger") ? "danger" : "";
+  say("");
+  dialog.querySelector("form").onsubmit = (event) => {
+    event.preventDefault();
+    submit.disabled = true;
+    run(button, users, new FormData(event.target)).finally(() => (submit.disabled = false));
   };
   dialog.showModal();
+}
+
+// What is wrong is said where it was typed, and nothing of that is lost.
+function say(text) {
+  dialog.querySelector(".wrong").textContent = text;
 }
 
 function bodyOf(button, users, form) {
@@ -80,18 +91,20 @@ async function run(button, users, form) {
     const content = await answer.json();
     if (content.error) {
       const why = (content.error.validation ?? []).map((one) => `${one.field}: ${one.message}`).join("; ");
-      tell(`${button.textContent.trim()}: ${why || content.error.message}`, true);
-    } else {
-      for (const box of document.querySelectorAll("input:checked[name=chosen], #choose-all")) box.checked = false;
-      tell(outcome(button.textContent.trim(), content.data));
+      return say(why || content.error.message);
     }
+    dialog.close();
+    for (const box of document.querySelectorAll("input:checked[name=chosen], #choose-all")) box.checked = false;
+    tell(outcome(button.textContent.trim(), content.data), content.data.results?.some((one) => !one.done));
+    await refresh().catch(() => {});
+    if (!document.activeElement || document.activeElement === document.body) document.querySelector(".acts button")?.focus();
   } catch {
-    tell(`${button.textContent.trim()}: the service does not answer`, true);
+    say("The service does not answer. What was typed is kept: try again.");
   }
-  await refresh();
 }
 
 function outcome(what, data) {
+  if (data.wasUsed === false) return `${what}: nothing was used up`;
   if (!data.results) return `${what}: done`;
   const failed = data.results.filter((one) => !one.done);
   const parts = [`${what}: ${data.results.length - failed.length} of ${data.results.length} done`];
