@@ -37,6 +37,8 @@ SHIPPED_SECRETS = frozenset(
 """What the shipped config.yaml holds. Everybody knows these, so they are good for loopback alone."""
 
 
+GUESSABLE_CHARS = 16
+"""Of a tenant's token: below that it is told as a doubt."""
 HOLD_NO_SECRETS = (["server"], ["sessions"], ["limits"], ["routes"])
 _NOT_A_VALUE = ("extra_forbidden", "model_type", "model_attributes_type", "list_type", "tuple_type", "dict_type")
 
@@ -306,6 +308,9 @@ def doubts(settings: Settings) -> Iterator[str]:
     routes = [*settings.routes, *(route for tenant in sections.values() for route in tenant.routes)]
     if routes and not settings.server.trusted_proxies:
         yield "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400"
+    for path, tenant in sections.items():
+        if tenant.token is not None and len(tenant.token.get_secret_value()) < GUESSABLE_CHARS:
+            yield f"{path}token has fewer than {GUESSABLE_CHARS} characters: short enough to be guessed"
     known = {*type(settings.limits).model_fields, *(route.capability for route in routes)}
     for path, tenant in sections.items():
         for capability in tenant.restricted_capabilities:

@@ -80,6 +80,7 @@ class _Teller:
         self._session = session
         self._waits = waits
         self._at = (hook.tenant, hook.name)
+        self._log = log.bind(tenant=hook.tenant, webhook=hook.name)
 
     async def run_forever(self) -> None:
         """Tell whenever the lease is ours, until cancelled."""
@@ -126,9 +127,11 @@ class _Teller:
         while error := await self._send(f"{self._hook.tenant}.{number}", body):
             attempts += 1
             await self._hooks.failed(*self._at, attempts, error)
-            tenant, webhook = self._at
-            log.warning("a webhook was not delivered", tenant=tenant, webhook=webhook, attempts=attempts, why=error)
-            await asyncio.sleep(self._waits(attempts))
+            wait_s = self._waits(attempts)
+            self._log.warning("a webhook was not delivered", attempts=attempts, why=error, next_in_s=round(wait_s, 1))
+            await asyncio.sleep(wait_s)
+        if attempts:
+            self._log.info("a webhook is delivered again", attempts=attempts + 1)
 
     async def _send(self, message_id: str, body: bytes) -> str:
         """Nothing where it arrived; else why not. A URL may hold a password, so none is told."""

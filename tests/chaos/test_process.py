@@ -211,9 +211,19 @@ def test_redis_killed_under_load_is_back_within_moments_and_nothing_acknowledged
         client.join()
     assert set(told.values()) <= {200, 503}
     wait_for(lambda: service.get("/readyz").status == 200)
+    assert "the embedded redis ended (exit code -9) and is started again" in service.told
     for user, status in told.items():
         if status == 200:
             assert service.get("/auth/status", credentials(user) | PASSIVE).data["status"] == "logged_out", user
+
+
+def test_a_guard_that_is_killed_is_told_and_redis_serves_on(start: Start) -> None:
+    service = start(config()).wait_until_ready()
+    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+    [guard] = [int(pid) for pid in children if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(guard, signal.SIGKILL)
+    wait_for(lambda: "the guard of the embedded redis was ended" in service.told)
+    assert service.get("/auth/status", credentials()).status == 200
 
 
 def test_it_starts_without_redis_and_is_ready_once_redis_is_there(start: Start, tmp_path: Path) -> None:

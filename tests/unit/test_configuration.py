@@ -131,6 +131,9 @@ def test_what_is_hardly_meant_is_told_as_a_doubt() -> None:
     ]
     assert not list(doubts(settings(routes=routes, server={"trusted_proxies": ["127.0.0.1"]})))
     assert not list(doubts(settings()))
+    assert list(doubts(settings(tenants={"initech": tenant(token="short")}))) == [
+        "tenants.initech.token has fewer than 16 characters: short enough to be guessed"
+    ]
 
 
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
