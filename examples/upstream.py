@@ -10,6 +10,7 @@ class Echo(BaseHTTPRequestHandler):
     """Says method, target, header fields and the length of the body."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one piece
 
     def answer(self) -> None:
         """Answer whatever was asked."""
