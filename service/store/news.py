@@ -87,6 +87,7 @@ class News:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._listeners: dict[str, set[Listener]] = {}
         self._read_to: dict[str, str] = {}
+        self._beginning = asyncio.Lock()
         self._wanted = asyncio.Event()
         """Somebody listens."""
 
@@ -97,12 +98,11 @@ class News:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        if tenant not in self._listeners:
-            newest = await self._newest(tenant)
-            if tenant not in self._listeners:  # another may have come first meanwhile
-                self._read_to[tenant] = newest
-        listener = Listener(after if after is not None else self._read_to[tenant])
-        self._listeners.setdefault(tenant, set()).add(listener)
+        async with self._beginning:  # who comes with many others asks once for all of them
+            if tenant not in self._listeners:
+                self._read_to[tenant] = await self._newest(tenant)
+            listener = Listener(after if after is not None else self._read_to[tenant])
+            self._listeners.setdefault(tenant, set()).add(listener)
         self._wanted.set()
         try:
             yield Following(listener, self._tell(tenant, listener, catch_up=after is not None))

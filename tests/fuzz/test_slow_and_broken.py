@@ -46,6 +46,7 @@ def unfinished(known: Known) -> dict[str, list[bytes]]:
         "a chunk that goes wrong": [REVOKE + b"transfer-encoding: chunked\r\n\r\n5\r\nhel", b"loXXzz\r\n\r\n"],
         "half a form": [login(known, b"content-length: 100", b"csrf=")],
         "half a chunk of a form": [login(known, b"transfer-encoding: chunked", b"5\r\nab")],
+        "a way to nowhere": [b"CONNECT \r\n\r\n"],
         "a user's half": [terminate + b"content-length: 100\r\n\r\n{"],
         "half of what nobody reads": [logout + b"content-length: 100\r\n\r\n{"],
         "half a packed body": [REVOKE + b"content-encoding: gzip\r\ncontent-length: 99999\r\n\r\n" + PACKED[:50]],
@@ -80,6 +81,7 @@ async def test_what_was_once_answered_500_or_in_pieces_is_answered(service: Serv
         "an event by digits of another script": LISTEN + "last-event-id: \u0661-\u0661\r\n\r\n".encode(),
         "a version that is not ours": b"GET /dashboard HTTP/2.0\r\nhost: a\r\n\r\n",
         "no version": b"GET /dashboard\r\n\r\n",
+        "a way to nowhere, behind another request": b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nCONNECT \r\n\r\n",
     }
     told = await asyncio.gather(*(converse(service.port, Plan([raw], "listen")) for raw in cases.values()))
     wrong = {}
