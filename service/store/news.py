@@ -87,7 +87,7 @@ class News:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._listeners: dict[str, set[Listener]] = {}
         self._read_to: dict[str, str] = {}
-        self._beginning = asyncio.Lock()
+        self._asking: dict[str, asyncio.Future[str]] = {}
         self._wanted = asyncio.Event()
         """Somebody listens."""
 
@@ -98,11 +98,12 @@ class News:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        async with self._beginning:  # who comes with many others asks once for all of them
-            if tenant not in self._listeners:
-                self._read_to[tenant] = await self._newest(tenant)
-            listener = Listener(after if after is not None else self._read_to[tenant])
-            self._listeners.setdefault(tenant, set()).add(listener)
+        if tenant not in self._listeners:
+            newest = await self._begin(tenant)
+            if tenant not in self._listeners:  # another may have come first meanwhile
+                self._read_to[tenant] = newest
+        listener = Listener(after if after is not None else self._read_to[tenant])
+        self._listeners.setdefault(tenant, set()).add(listener)
         self._wanted.set()
         try:
             yield Following(listener, self._tell(tenant, listener, catch_up=after is not None))
@@ -110,6 +111,15 @@ class News:
             self._listeners[tenant].discard(listener)
             if not self._listeners[tenant]:
                 del self._listeners[tenant], self._read_to[tenant]
+
+    async def _begin(self, tenant: str) -> str:
+        """The newest event: asked once for all who come at the same moment."""
+        asking = self._asking.get(tenant)
+        if asking is None:
+            asking = self._asking[tenant] = asyncio.ensure_future(self._newest(tenant))
+            asking.add_done_callback(lambda _: self._asking.pop(tenant))
+            asking.add_done_callback(_nobody_may_care)
+        return await asyncio.shield(asking)
 
     async def _tell(self, tenant: str, listener: Listener, *, catch_up: bool) -> AsyncIterator[Event | Gap]:
         if catch_up and listener.last is not None:
@@ -199,6 +209,12 @@ class News:
     async def _fetch(self, tenant: str, last: str) -> list[Event]:
         entries = await self._client.xrange(keys_of(tenant).events, min=f"({last}", count=_CHUNK)
         return [event_of(entry_id, fields) for entry_id, fields in entries]
+
+
+def _nobody_may_care(asked: asyncio.Future[str]) -> None:
+    """Whoever asked may be gone by the time that it failed: asyncio is not to complain of that."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 async def _pushed(pubsub: Any) -> set[str] | None:

@@ -144,7 +144,7 @@ NOT_HTTP: Sequence[bytes] = (
     *(b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x00" * 50),
     b"\r\n" * 50,
     *(b"SSH-2.0-x\r\n", b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n", b"*1\r\n$4\r\nPING\r\n", b"GET /\r\n"),
-    b"HTTP/1.1 200 OK\r\n\r\n",
+    *(b"HTTP/1.1 200 OK\r\n\r\n", b"CONNECT \r\n\r\n", b"GET \r\n\r\n"),
 )
 BYTES: Sequence[bytes] = (
     *(b"\r\n", b"\n", b"\r", b"\x00", b"\xff", b":", b" ", b"\t", b"\r\n\r\n", b"\x0b", b"\x85", b"%", b","),

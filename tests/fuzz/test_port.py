@@ -55,7 +55,7 @@ def planned(number: int, known: Known) -> tuple[Plan, int]:
     many = max(1, len(requests) + len(fierce))
     ending = random.choice(("half", "abort", "abort")) if 0.85 < kind < 0.93 else "wait"
     end = b"".join([*fierce, LAST] if random.random() < 0.9 else fierce)
-    patience_s = PATIENCE_S if random.random() < 0.04 else None
+    patience_s = PATIENCE_S if random.random() < 0.1 else None
     if random.random() < 0.1:
         sent = b"".join(requests) + end
         cuts = sorted(random.randrange(len(sent) + 1) for _ in range(random.randrange(1, 60)))
