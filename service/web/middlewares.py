@@ -254,7 +254,7 @@ def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, s
         lines = f"Retry-After: {UNAVAILABLE_RETRY_S}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):
         lines = line("allow", ", ".join(sorted(error.allowed_methods)))
-    if problem is BAD_REQUEST:
+    if problem.code == BAD_REQUEST.code:
         response.force_close()
     return response, problem.code, lines
 

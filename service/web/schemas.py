@@ -81,12 +81,6 @@ def _is_to_come(moment: datetime) -> datetime:
     return moment
 
 
-def _has_come(moment: datetime) -> datetime:
-    if moment > datetime.now(UTC):
-        raise ValueError("is yet to come; tokens are refused that were issued up to a moment that is over")
-    return moment
-
-
 class RestrictBody(Told):
     """Restrict from a capability."""
 
@@ -98,9 +92,7 @@ class RestrictBody(Told):
 class RevokeBody(Told):
     """Refuse tokens that were issued up to a moment."""
 
-    before: Annotated[AwareDatetime, AfterValidator(_has_come)] | None = Field(
-        None, description="in the past; null: now"
-    )
+    before: AwareDatetime | None = Field(None, description="null: now")
 
 
 class LimitBody(Told):

@@ -6,12 +6,16 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
+from yarl import URL
 
 from service.web import keys
 from service.web.answer import Answer
+
+log = structlog.get_logger()
 
 HEADER_DEADLINE_S = 10.0
 """How long a new connection may take for its first header. Later ones are bounded by the keep-alive."""
@@ -72,9 +76,20 @@ class _Handler(RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Answer what is not HTTP with a bare status. aiohttp's own answer echoes what was sent."""
+        if status >= 500 and exc is not None:
+            log.error("a request failed", exc_info=exc)  # outside the middlewares, which tell of theirs
         if request.writer.output_size > 0:
             raise ConnectionError("the answer was already being sent")
         return _bare(status)
+
+
+def _with_a_target(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """The parser lets `CONNECT` through with nothing behind it, and then tells the target of the request before."""
+
+    def made(message: Any, *args: Any) -> web.BaseRequest:
+        return make(message if message.path is not None else message._replace(path="/", url=URL("/")), *args)
+
+    return made
 
 
 class _Server(web.Server):
@@ -141,7 +156,7 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         return _Server(
             _entrance(self.app, made.request_handler),
-            request_factory=made.request_factory,
+            request_factory=_with_a_target(made.request_factory),
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,
             **made._kwargs,

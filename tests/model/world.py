@@ -113,7 +113,7 @@ class World:
         for patch in self._patches:
             patch.start()
         self._runner = asyncio.Runner()
-        app = make_app(_settings(Rules({})), RedisAccess.by_url(f"unix://{self.redis.path}", TlsFiles()))
+        app = make_app(_settings(Rules({})), RedisAccess.by_url(f"unix://{self.redis.path}", TlsFiles(), timeout_s=10))
         self._runtime = app[RUNTIME]
         self.run(self._open(app))
 
@@ -252,6 +252,7 @@ def _limit(limit: Limit) -> dict[str, Any]:
 
 def _settings(rules: Rules) -> Settings:
     made = settings(
+        redis={"timeout": 10},  # a machine that is busy is no outage
         server={"trusted_proxies": ["127.0.0.1"], "access_log": "none"},
         sessions={"seen_every": rules.seen_every_s, "retention": rules.retention_s, "logout_grace": rules.grace_s},
         limits={"admin": [], "terminate": []}

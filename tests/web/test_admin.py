@@ -360,7 +360,6 @@ async def test_a_user_that_a_path_cannot_name_is_named_by_the_query(client: Clie
     ("method", "path", "body", "field"),
     [
         ("PUT", "users/alice/restrictions/status", {"until": "2001-01-01T00:00:00Z"}, "until"),
-        ("PUT", "users/alice/revocation", {"before": "2900-01-01T00:00:00Z"}, "before"),
         ("POST", "limits/logout-ip/reset", {"subject": "nonsense"}, "subject"),
         ("POST", "limits/logout-ip/reset", {"subject": "10.0.0.999"}, "subject"),
     ],
