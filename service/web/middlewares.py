@@ -34,7 +34,7 @@ from service.web.cors import cors_lines
 from service.web.envelope import failure, request_id_of
 from service.web.forwarded import client_address
 from service.web.pages import is_page, problem_page
-from service.web.problems import BAD_REQUEST, problem_of
+from service.web.problems import problem_of
 from service.web.ratelimit_headers import UNAVAILABLE_RETRY_S, limit_lines
 from service.web.veil import veiled
 
@@ -254,7 +254,9 @@ def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, s
         lines = f"Retry-After: {UNAVAILABLE_RETRY_S}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):
         lines = line("allow", ", ".join(sorted(error.allowed_methods)))
-    if problem.code == BAD_REQUEST.code:
+    if isinstance(
+        error, web.HTTPBadRequest
+    ):  # of this request, not of one that a proxy asks about: what follows is doubtful
         response.force_close()
     return response, problem.code, lines
 

@@ -55,7 +55,7 @@ def _query(method: str, path: str, tenant: str, user: str) -> str:
         return f"?user={user}"
     if path.endswith("/events"):
         return f"?tenant={tenant}"
-    return "?subject=x" if method == "GET" and path.endswith("/limits/status-ip") else ""
+    return "?subject=10.0.0.1" if method == "GET" and path.endswith("/limits/status-ip") else ""
 
 
 def _body(method: str, route: str, user: str) -> dict[str, Any]:
