@@ -25,6 +25,9 @@ DomainError
 
 from collections.abc import Sequence
 
+BREAKER_IS_OPEN = "the circuit breaker is open"
+"""Why StoreUnavailable is raised at once, where nobody is let to wait for Redis."""
+
 
 class DomainError(Exception):
     """What keeps a request from being answered as asked. `str()` of it is safe to show to a client."""

@@ -17,10 +17,10 @@ import structlog
 from redis.exceptions import AskError, MovedError, NoScriptError
 
 from service.core.admission import NOTHING_ASKED, Admission, Question, Terms
-from service.core.errors import StoreUnavailable
+from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
 from service.core.limits import MICRO, Per, Standing
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
-from service.store.link import BREAKER_IS_OPEN, Link
+from service.store.link import Link
 from service.store.refusals import Refusals
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
 from service.store.ways import Ways

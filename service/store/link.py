@@ -13,7 +13,7 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
 
-from service.core.errors import StoreOutdated, StoreUnavailable
+from service.core.errors import BREAKER_IS_OPEN, StoreOutdated, StoreUnavailable
 from service.core.tasks import end
 from service.store.keyspace import PROBE
 from service.store.scripts import SCRIPTS
@@ -174,7 +174,6 @@ class Link:
             back.set_result(wire)
 
 
-BREAKER_IS_OPEN = "the circuit breaker is open"
 _IN_ORDER = (NoScriptError, AskError, TryAgainError)
 """Answers that say how to ask again (MOVED is an AskError too): Redis is well."""
 

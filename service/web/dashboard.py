@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlencode
 from aiohttp import web
 
 from service.core.acts import Rules
-from service.core.errors import NotFound, StoreUnavailable
+from service.core.errors import BREAKER_IS_OPEN, NotFound, StoreUnavailable
 from service.core.limits import Per
 from service.core.listing import Cursor, Page
 from service.core.sessions import RECORDED, Status
@@ -37,7 +37,7 @@ def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamRespons
         if browser is None or browser.operator is None:
             raise web.HTTPSeeOther(f"{ROOT}/login?{urlencode({'next': request.path_qs})}")
         if request.app[keys.GATE].is_down():
-            raise StoreUnavailable("the circuit breaker is open")
+            raise StoreUnavailable(BREAKER_IS_OPEN)
         return await view(request, browser, browser.operator)
 
     return guarded
