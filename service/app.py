@@ -12,7 +12,7 @@ import jinja2
 from aiohttp import web
 from redis.exceptions import RedisError
 
-from service.core.admission import Admission, OutagePolicy, Question, Terms
+from service.core.admission import OutagePolicy, Terms
 from service.core.errors import StoreUnavailable
 from service.core.hooks import Hook, key_of
 from service.core.limits import Limit
@@ -96,7 +96,8 @@ class Runtime:
             repeats=self.repeats,
             pulse=self.pulse,
             operations=operations,
-            decide=self.decide,
+            ask=self.admissions.start,
+            without_store=self.outage.decide,
             refetch_keys=self.key_sets.refetch,
             is_down=lambda: self.ways.is_down,
             is_ready=self.is_ready,
@@ -112,13 +113,6 @@ class Runtime:
         """Count what the sweep did to a tenant."""
         self.metrics.count_swept(expired, removed)
         self.pulse.transition(tenant, expired)
-
-    async def decide(self, question: Question) -> Admission:
-        """The one admission: Redis decides, or in its absence what the configuration says of outages."""
-        try:
-            return await self.admissions.ask(question)
-        except StoreUnavailable:
-            return self.outage.decide(question)
 
     async def is_ready(self) -> bool:
         """Whether Redis answers now."""

@@ -8,7 +8,6 @@ Every request of the application is then judged as `/auth/verify` judges a proxi
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -92,14 +91,13 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         match = request.match_info
         if match.http_exception is not None:
             return await handler(request)
-        began = time.perf_counter()
         admitting = middlewares[0]
-        request[keys.EXCHANGE] = admitting.exchange(request)
+        admitting.begin(request)
         try:
             operation = _OPERATIONS.get(match.handler, _VERIFY)
             await admitting.admit(request, operation, getattr(match.handler, _CAPABILITY, None))
         except DomainError as error:
-            return admitting.refuse(request, error, began)
+            return admitting.refuse(request, error)
         response = await handler(request)
         if isinstance(response, Answer):
             response.lines += _lines(request[keys.EXCHANGE])

@@ -53,6 +53,8 @@ class _Waiting:
     answer: asyncio.Future[Admission]
     until: float
     """When to give up, by the loop's clock."""
+    asked_at: float
+    """By the clock of what is remembered of refusals."""
     with_text: bool = False
     """Redis does not know the script: send all of it."""
     asking: bool = False
@@ -74,6 +76,15 @@ class Admissions:
         Raises:
             StoreUnavailable: Redis did not answer; the admission may have taken effect.
         """
+        decided = self.start(question)
+        return decided if isinstance(decided, Admission) else await decided
+
+    def start(self, question: Question) -> "Admission | asyncio.Future[Admission]":
+        """Decide `question` at once where Redis need not be asked, otherwise on the next trip.
+
+        Raises:
+            StoreUnavailable: nobody is let to wait for Redis now. The future may say so too: see `ask`.
+        """
         if not question.needs_store:
             return NOTHING_ASKED
         if (refused := self.refusals.find(question)) is not None:
@@ -86,12 +97,8 @@ class Admissions:
             raise StoreUnavailable("too many requests are waiting for Redis")
         loop = lane.loop
         answer: asyncio.Future[Admission] = loop.create_future()
-        lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s))
-        asked_at = time.monotonic()
-        admission = await answer
-        if admission.refused:
-            self.refusals.remember(question, admission, asked_at)
-        return admission
+        lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s, time.monotonic()))
+        return answer
 
     async def close(self) -> None:
         """Let the trips that are under way end."""
@@ -233,7 +240,10 @@ class _Lane:
             if isinstance(found, bytes):
                 waiting.answer.set_exception(StoreUnavailable(found.decode(errors="replace")))
             else:
-                waiting.answer.set_result(decode(waiting.question, found))
+                admission = decode(waiting.question, found)
+                if admission.refused:
+                    self._admissions.refusals.remember(waiting.question, admission, waiting.asked_at)
+                waiting.answer.set_result(admission)
 
 
 def _fail(asked: Sequence[_Waiting], error: Exception) -> None:

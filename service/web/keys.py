@@ -1,5 +1,6 @@
 """What the application and a request carry with them, typed."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ from aiohttp import web
 
 from service.core.acts import Acts
 from service.core.admission import Admission, Question, Terms
-from service.core.errors import UnexpectedState
+from service.core.errors import StoreUnavailable, UnexpectedState
 from service.core.hooks import HookStates
 from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
 from service.core.pulse import Pulse
@@ -51,13 +52,23 @@ class Gate:
     pulse: Pulse
     operations: dict[object, Operation]
     """Handlers that are not in it stand outside the admission."""
-    decide: Callable[[Question], Awaitable[Admission]]
-    """The one admission, outages included."""
+    ask: Callable[[Question], "Admission | asyncio.Future[Admission]"]
+    """Redis, or what is known without it (StoreUnavailable: it is away)."""
+    without_store: Callable[[Question], Admission]
+    """What the configuration says of outages."""
     refetch_keys: Callable[[str], Awaitable[None]]
     """Waits a moment for fresh keys of a tenant that has a JWKS URL."""
     is_down: Callable[[], bool]
     """Whether the circuit breaker is open: whoever would wait for Redis is told at once."""
     is_ready: Callable[[], Awaitable[bool]]
+
+    async def decide(self, question: Question) -> Admission:
+        """The one admission, outages included."""
+        try:
+            decided = self.ask(question)
+            return decided if isinstance(decided, Admission) else await decided
+        except StoreUnavailable:
+            return self.without_store(question)
 
 
 @dataclass(slots=True)
@@ -66,9 +77,13 @@ class Exchange:
 
     gate: Gate
     request_id: str
+    began: float
+    """By `time.perf_counter`."""
     operation: str = "-"
     tenant: str | None = None
     """Whose request it is, once its token said so."""
+    customer: Tenant | None = None
+    """The same, as configured when it came."""
     operator: str | None = None
     """Who of the operators asks."""
     changed: bool = False

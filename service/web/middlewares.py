@@ -27,7 +27,7 @@ from service.core.errors import (
 from service.core.pulse import Refused
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
-from service.core.tokens import MAX_TOKEN_CHARS, Identity
+from service.core.tokens import MAX_TOKEN_CHARS
 from service.web import forward_auth, keys
 from service.web.answer import Answer, complete, line
 from service.web.cors import cors_lines
@@ -66,34 +66,34 @@ class Middlewares:
     @web.middleware
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give every answer its request id and headers, every error its envelope, and tell the log."""
-        began = time.perf_counter()
-        request[keys.EXCHANGE] = self.exchange(request)
+        self.begin(request)
         try:
-            if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
-                raise web.HTTPBadRequest
+            hold_to_size(request)
             response = await handler(request)
         except web.HTTPRedirection as redirection:
             response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
         except Exception as error:  # the last line: whatever it is gets an envelope
-            return self.refuse(request, error, began)
-        return self._finish(request, response, began)
+            return self.refuse(request, error)
+        return self.finish(request, response)
 
-    def exchange(self, request: web.Request) -> keys.Exchange:
-        """What `request` is to carry."""
-        return keys.Exchange(self._gate, request_id_of(request, self._gate.policy.current))
+    def begin(self, request: web.Request) -> keys.Exchange:
+        """What `request` carries from here on."""
+        gate = self._gate
+        made = keys.Exchange(gate, request_id_of(request, gate.policy.current), time.perf_counter())
+        request[keys.EXCHANGE] = made
+        return made
 
-    def refuse(self, request: web.Request, error: Exception, began: float) -> web.StreamResponse:
+    def refuse(self, request: web.Request, error: Exception) -> web.StreamResponse:
         """The answer to an error, told to the log as well."""
         response, code, lines = _tell(request, error)
-        answer = self._finish(request, response, began, error, code, lines)
+        answer = self.finish(request, response, error, code, lines)
         forward_auth.translate(request, answer)
         return answer
 
-    def _finish(
+    def finish(
         self,
         request: web.Request,
         response: web.StreamResponse,
-        began: float,
         error: Exception | None = None,
         code: str = "",
         lines: str = "",
@@ -121,7 +121,7 @@ class Middlewares:
             or exchange.changed
             or (admission is not None and admission.came_from)
         ):
-            _log(request, exchange, response.status, code, error, began)
+            _log(request, exchange, response.status, code, error)
         return response
 
     @web.middleware
@@ -142,54 +142,93 @@ class Middlewares:
             capability: one more that is needed.
         """
         gate, exchange = self._gate, request[keys.EXCHANGE]
-        exchange.operation = operation.name
-        directory = gate.policy.current.directory
-        tenant: Tenant | None = None
-        identity: Identity | None = None
-        refusal: Unauthenticated | UnreadableRequest | None = None
-        try:
-            tenant = find_tenant(request, directory)
-        except Unauthenticated as error:
-            refusal = error
-        asked = directory if tenant is None else tenant
-        exchange.tenant = None if tenant is None else tenant.name
-        terms = asked.terms[operation.name]
-        mistake: Exception | None = None
+        own, mistake = None, None
         if operation.own_terms is not None:
             try:
-                terms = await operation.own_terms(request, terms)
+                own = await operation.own_terms(request, self._asked(request)[0].terms[operation.name])
             except (InvalidRequest, web.HTTPException) as error:
                 mistake = error
+        try:
+            question = self.question(request, operation, capability, own)
+        except UnknownKey:  # wait a moment for the tenant's keys
+            await gate.refetch_keys(exchange.tenant or "")
+            question = self.question(request, operation, capability, own, last=True)
+        self.settle(exchange, question, await gate.decide(question), mistake)
+
+    def question(
+        self,
+        request: web.Request,
+        operation: keys.Operation,
+        capability: str | None = None,
+        own: Terms | None = None,
+        *,
+        last: bool = False,
+    ) -> Question:
+        """What the admission is asked about `request`.
+
+        Args:
+            request: with its `keys.EXCHANGE`, which learns whose request it is.
+            operation: what is asked.
+            capability: one more that is needed.
+            own: the terms of this one request, where its body decides.
+            last: the tenant's keys are not going to be fetched once more.
+
+        Raises:
+            UnknownKey: fetching the tenant's keys may help.
+        """
+        exchange = request[keys.EXCHANGE]
+        exchange.operation = operation.name
+        asked, refusal = self._asked(request)
+        tenant = exchange.customer
+        terms = own or asked.terms[operation.name]
         if operation.original is not None and asked.routes is not None:
             try:
                 exchange.original = operation.original(request)
                 terms = asked.routes.terms(*exchange.original)
             except UnreadableRequest as error:
                 refusal = error
+        identity = None
         if terms.open and capability is None:
             refusal = None
         elif tenant is not None and refusal is None:
             if capability is not None:
                 terms = tenant.terms_with(terms, capability)
             try:
-                identity = await self._identity(request, tenant)
+                identity = self._gate.verified.verify(tenant.ring, user_token(request), time.time())
             except Unauthenticated as error:
+                if isinstance(error, UnknownKey) and not last:
+                    raise
                 refusal = error
-        question = make_question(request, terms if identity is not None else terms.anonymous, identity, refusal)
-        admission = exchange.admission = await gate.decide(question)
+        if identity is None:
+            terms = terms.anonymous
+        return Question(terms, client_of(request), exchange.request_id, identity, is_passive(request, terms), refusal)
+
+    def _asked(self, request: web.Request) -> tuple[Tenant | Directory, Unauthenticated | UnreadableRequest | None]:
+        """Whose terms hold: the tenant's, or where the request does not say whose it is, everybody's; and why."""
+        exchange, directory = request[keys.EXCHANGE], self._gate.policy.current.directory
+        try:
+            tenant = exchange.customer = find_tenant(request, directory)
+        except Unauthenticated as error:
+            return directory, error
+        exchange.tenant = tenant.name
+        return tenant, None
+
+    def settle(
+        self, exchange: keys.Exchange, question: Question, admission: Admission, mistake: Exception | None = None
+    ) -> None:
+        """Take note of what was decided, or raise what stands in the request's way; `mistake` comes last."""
+        exchange.admission = admission
         judge(question, admission)
         if mistake is not None:
             raise mistake
-        if tenant is not None and identity is not None:
-            exchange.context = keys.UserContext(tenant, identity, admission)
+        if exchange.customer is not None and question.user is not None:
+            exchange.context = keys.UserContext(exchange.customer, question.user, admission)
 
-    async def _identity(self, request: web.Request, tenant: Tenant) -> Identity:
-        gate, token = self._gate, user_token(request)
-        try:
-            return gate.verified.verify(tenant.ring, token, time.time())
-        except UnknownKey:  # wait a moment for the tenant's keys
-            await gate.refetch_keys(tenant.name)
-            return gate.verified.verify(tenant.ring, token, time.time())
+
+def hold_to_size(request: web.Request) -> None:
+    """Raise HTTPBadRequest where the header fields are too many bytes."""
+    if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
+        raise web.HTTPBadRequest
 
 
 def find_tenant(request: web.Request, directory: Directory) -> Tenant:
@@ -216,16 +255,10 @@ def user_token(request: web.Request) -> str:
     return token
 
 
-def make_question(
-    request: web.Request,
-    terms: Terms,
-    identity: Identity | None,
-    refusal: Unauthenticated | UnreadableRequest | None,
-) -> Question:
-    """Everything that the admission needs to know of the request."""
+def is_passive(request: web.Request, terms: Terms) -> bool:
+    """Whether the request is to leave no trace in the user's status."""
     said = request.headers.get(PASSIVE)
-    passive = said is not None and said.lower() == "true" and terms.cause is Cause.REQUEST
-    return Question(terms, client_of(request), request[keys.EXCHANGE].request_id, identity, passive, refusal)
+    return said is not None and said.lower() == "true" and terms.cause is Cause.REQUEST
 
 
 def client_of(request: web.Request) -> str:
@@ -281,7 +314,7 @@ def _again(admission: Admission | None, error: Exception | None) -> str:
 
 
 def _log(
-    request: web.Request, exchange: keys.Exchange, status: int, code: str, error: Exception | None, began: float
+    request: web.Request, exchange: keys.Exchange, status: int, code: str, error: Exception | None
 ) -> None:
     """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
     policy = exchange.gate.policy.current
@@ -312,5 +345,5 @@ def _log(
         fields["user"] = admission.session.user
         if admission.came_from is not None:
             fields["transition"] = f"{admission.came_from} -> {admission.session.status}"
-    took_ms = round((time.perf_counter() - began) * 1000, 2)
+    took_ms = round((time.perf_counter() - exchange.began) * 1000, 2)
     log.info("answered", method=request.method, path=veiled(request.path, policy), status=status, ms=took_ms, **fields)
