@@ -34,12 +34,14 @@ from service.store.pulse import Pulses
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
 from service.web import admin, auth, cors, dashboard, docs, forward_auth, health, keys
+from service.web.answer import Answer
 from service.web.forwarded import ClientAddressRules
 from service.web.metrics import POUR_EVERY_S, Metrics
 from service.web.middlewares import Middlewares
 from service.web.pages import API, ROOT, files_of
 from service.web.policy import LivePolicy, Operator, Policy
 from service.web.repeats import Repeats
+from service.web.short_way import SHORT_WAY, ShortWay, Way
 from service.webhooks import Webhooks
 
 MAX_BODY_BYTES = 64 * 1024
@@ -181,7 +183,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     )
     app[RUNTIME] = runtime
     app[keys.GATE] = gate
-    app[keys.SHORT_WAY] = _short_way(middlewares)
+    app[SHORT_WAY] = _short_way(middlewares)
     app[keys.SESSIONS] = runtime.sessions
     app[keys.HISTORIES] = runtime.events
     app[keys.ACTS] = runtime.acts
@@ -200,22 +202,29 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     return app
 
 
-def _short_way(middlewares: Middlewares) -> Callable[[str, str], keys.Answering | None]:
-    """Past aiohttp's router, for what is asked at the full rate."""
-    logout = middlewares.around(auth.logout)
+def _short_way(middlewares: Middlewares) -> ShortWay:
+    """For what is asked at the full rate."""
+
+    def way(operation: keys.Operation, handler: keys.Answering, answer: Callable[[web.Request], Answer]) -> Way:
+        return Way(operation, answer, middlewares.around(handler))
+
+    logout = way(LOGOUT, auth.logout, auth.logged_out)
     by_method = {
-        ("GET", "/auth/status"): middlewares.around(auth.status),
+        ("GET", "/auth/status"): way(STATUS, auth.status, auth.standing),
         ("GET", "/auth/logout"): logout,
         ("POST", "/auth/logout"): logout,
     }
-    verify = {path: middlewares.around(handler) for path, (handler, _) in forward_auth.PROFILES.items()}
+    verify = {
+        path: way(operation, handler, forward_auth.verified)
+        for path, (handler, operation) in forward_auth.PROFILES.items()
+    }
     behind, envoy = f"{forward_auth.ENVOY}/", verify[forward_auth.ENVOY]
 
-    def find(method: str, path: str) -> keys.Answering | None:
+    def find(method: str, path: str) -> Way | None:
         # Envoy's request goes no other way: the router would resolve the dots of a path that is another's.
         return verify.get(path) or by_method.get((method, path)) or (envoy if path.startswith(behind) else None)
 
-    return find
+    return ShortWay(middlewares, find)
 
 
 def _add_routes(app: web.Application) -> None:

@@ -54,6 +54,18 @@ class Answer(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Write the answer. aiohttp calls this once, and `write_eof` after it."""
+        if request.transport is None or request.transport.is_closing():
+            raise ClientConnectionResetError("the client hung up")
+        self.send(request)
+        if request.protocol.writing_paused:
+            await until_taken(request)
+        return None
+
+    def send(self, request: web.BaseRequest) -> bool:
+        """Write the answer, unless the client has hung up; tell whether the connection may be used again."""
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            return False
         keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
         self._keep_alive = keep_alive
         lines = self.lines
@@ -65,21 +77,20 @@ class Answer(web.StreamResponse):
             f"{_head(self._status)}content-length: {len(self._content)}\r\n"
             f"date: {_date(int(time.time()))}\r\n{lines}\r\n"
         )
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ClientConnectionResetError("the client hung up")
         transport.write(head.encode() + (b"" if request.method == "HEAD" else self._content))
-        if request.protocol.writing_paused:
-            await _until_taken(request)
-        return None
+        return keep_alive
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Everything was written."""
         self._eof_sent = True
 
 
-async def _until_taken(request: web.BaseRequest) -> None:
-    """Wait for a client that asks faster than it reads: what it has not taken is kept in memory."""
+async def until_taken(request: web.BaseRequest) -> None:
+    """Wait for a client that asks faster than it reads: what it has not taken is kept in memory.
+
+    Raises:
+        ClientConnectionResetError: it takes nothing, and was hung up on.
+    """
     try:
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await request.protocol._drain_helper()

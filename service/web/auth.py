@@ -7,18 +7,29 @@ from aiohttp import web
 from service.core.admission import Terms
 from service.core.moments import timestamp
 from service.core.sessions import Cause
+from service.web.answer import Answer
 from service.web.envelope import DONE, quoted, success, success_of
 from service.web.keys import user_context
 from service.web.schemas import TerminateBody, read_body
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
+    """See `logged_out`."""
+    return logged_out(request)
+
+
+def logged_out(request: web.Request) -> Answer:
     """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
     user_context(request)
     return success_of(request, DONE)
 
 
 async def status(request: web.Request) -> web.StreamResponse:
+    """See `standing`."""
+    return standing(request)
+
+
+def standing(request: web.Request) -> Answer:
     """Where the user stands after this request."""
     context = user_context(request)
     session, identity = context.admission.session, context.identity

@@ -90,16 +90,20 @@ def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[keys.Answe
     """A handler of its own for each profile: by it the authentication knows where the original request is told."""
 
     async def verify(request: web.Request) -> web.StreamResponse:
-        """Say who asks, for the backend; an open route's request is nobody's."""
-        # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
-        minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
-        answer = Answer(200, b"") if minimal else success_of(request, DONE)
-        context = request[keys.EXCHANGE].context
-        if context is not None:
-            answer.lines = identity_lines(context)
-        return answer
+        return verified(request)
 
     return verify, keys.Operation("verify", from_a_proxy(read))
+
+
+def verified(request: web.Request) -> Answer:
+    """Say who asks, for the backend; an open route's request is nobody's."""
+    # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
+    minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
+    answer = Answer(200, b"") if minimal else success_of(request, DONE)
+    context = request[keys.EXCHANGE].context
+    if context is not None:
+        answer.lines = identity_lines(context)
+    return answer
 
 
 PROFILES = {

@@ -98,9 +98,6 @@ class Exchange:
 
 GATE = web.AppKey("GATE", Gate)
 SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
-SHORT_WAY: web.AppKey[Callable[[str, str], Answering | None]] = web.AppKey("SHORT_WAY")
-"""Method and raw path → what answers it, for the operations that are asked at the deployment's full rate: the same
-middlewares and handler that aiohttp's router leads to, without the way there (`web/server.py`)."""
 PULSES: web.AppKey[ActivityCharts] = web.AppKey("PULSES")
 HOOKS: web.AppKey[HookStates] = web.AppKey("HOOKS")
 FEEDS: web.AppKey[Feeds] = web.AppKey("FEEDS")

@@ -313,9 +313,7 @@ def _again(admission: Admission | None, error: Exception | None) -> str:
     return "answered without redis" if isinstance(error, StoreUnavailable) else ""
 
 
-def _log(
-    request: web.Request, exchange: keys.Exchange, status: int, code: str, error: Exception | None
-) -> None:
+def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, error: Exception | None) -> None:
     """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
     policy = exchange.gate.policy.current
     mode = policy.access_log

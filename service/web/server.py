@@ -1,24 +1,18 @@
-"""aiohttp's server with three things set straight: what is not HTTP, how long a header may take, and sizes."""
+"""aiohttp's server with our connections (`protocol.py`), sizes and deadlines."""
 
-import asyncio
 import gc
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
-import structlog
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.web_protocol import RequestHandler
 from yarl import URL
 
-from service.web import keys
 from service.web.answer import Answer
+from service.web.protocol import Handler, bare
+from service.web.short_way import SHORT_WAY, ShortWay
 
-log = structlog.get_logger()
-
-HEADER_DEADLINE_S = 10.0
-"""How long a new connection may take for its first header. Later ones are bounded by the keep-alive."""
 BODY_DEADLINE_S = 10.0
 """How long a body that is read may take."""
 KEEPALIVE_S = 130.0
@@ -55,34 +49,6 @@ def spare_the_collector() -> None:
     gc.set_threshold(GC_EVERY)
 
 
-class _Handler(RequestHandler):
-    """One connection."""
-
-    __slots__ = ("_deadline",)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._deadline = asyncio.get_running_loop().call_later(HEADER_DEADLINE_S, self._give_up)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._deadline.cancel()
-        super().connection_lost(exc)
-
-    def _give_up(self) -> None:
-        if self._request_count == 0:
-            self.force_close()
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """Answer what is not HTTP with a bare status. aiohttp's own answer echoes what was sent."""
-        if status >= 500 and exc is not None:
-            log.error("a request failed", exc_info=exc)  # outside the middlewares, which tell of theirs
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer was already being sent")
-        return _bare(status)
-
-
 def _with_a_target(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
     """The parser lets `CONNECT` through with nothing behind it, and then tells the target of the request before."""
 
@@ -93,8 +59,12 @@ def _with_a_target(make: Callable[..., web.BaseRequest]) -> Callable[..., web.Ba
 
 
 class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _Handler(self, loop=self._loop, **self._kwargs)
+    def __init__(self, *args: Any, short_way: ShortWay, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._short_way = short_way
+
+    def __call__(self) -> Handler:
+        return Handler(self, self._short_way, loop=self._loop, **self._kwargs)
 
 
 _VERSIONS = (HttpVersion10, HttpVersion11)
@@ -111,19 +81,13 @@ class _InOurWords(Answer):
         return None
 
 
-def _bare(status: int) -> web.Response:
-    response = web.Response(status=status, headers={"server": "rollcall", "cache-control": "no-store"})
-    response.force_close()
-    return response
-
-
 def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.StreamResponse]]) -> Any:
     """What every request passes first.
 
     Aiohttp answers an `Expect` it does not know before any middleware, and echoes it: here it gets a bare 417. And
-    what has a short way takes it: the router's match for each request costs as much as a third of an answer.
+    what has a short way and cannot take it goes past the router all the same.
     """
-    short_way = app[keys.SHORT_WAY]
+    find = app[SHORT_WAY].find
 
     async def refuse(response: web.StreamResponse) -> web.StreamResponse:
         response.force_close()
@@ -136,11 +100,11 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
 
     def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
         if hdrs.EXPECT in request.headers:
-            return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse(_bare(417))
-        answer = short_way(request.method, request.raw_path)
-        if answer is None and request.version not in _VERSIONS:  # aiohttp would answer in the client's words
+            return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse(bare(417))
+        way = find(request.method, request.raw_path)
+        if way is None and request.version not in _VERSIONS:  # aiohttp would answer in the client's words
             return refuse(_InOurWords(400, b""))
-        answered = handler(request) if answer is None else answer(request)
+        answered = handler(request) if way is None else way.regular(request)
         # Of what follows an upgrade in its packet the parser drops all; the body of CONNECT it takes for a request.
         if hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT:
             return the_last(answered)
@@ -158,6 +122,7 @@ class Runner(web.AppRunner):
             _entrance(self.app, made.request_handler),
             request_factory=_with_a_target(made.request_factory),
             handler_cancellation=made.handler_cancellation,
+            short_way=self.app[SHORT_WAY],
             loop=made._loop,
             **made._kwargs,
         )

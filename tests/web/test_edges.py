@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient
 
 from service.app import make_app
 from service.store.connection import RedisAccess, TlsFiles
-from service.web import server
+from service.web import protocol, server
 from service.web.server import OPTIONS, Runner
 from tests.conftest import Client, MakeClient
 from tests.kit import TENANT_TOKEN, OurServer, credentials, settings, sign, tenant
@@ -288,7 +288,7 @@ async def test_a_token_of_9_kib_reaches_the_judgement(port: int) -> None:
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_a_header_that_never_ends_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADER_DEADLINE_S", 0.05)
+    monkeypatch.setattr(protocol, "HEADER_DEADLINE_S", 0.05)
     assert await exchange(port, b"GET / HTTP/1.1\r\nhost: a\r\nx-slow: ") == b""
 
 

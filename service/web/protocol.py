@@ -1,0 +1,146 @@
+"""One connection: aiohttp's handler with a deadline for headers, bare answers to what is not HTTP, and the short way.
+
+The short way stands beside aiohttp's own loop (`RequestHandler.start`), which waits for the next request meanwhile:
+its waiter is hidden from aiohttp while a request is under way here, and woken for whatever has to go there.
+"""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
+
+from service.web.answer import Answer, until_taken
+from service.web.short_way import ShortWay
+
+log = structlog.get_logger()
+
+HEADER_DEADLINE_S = 10.0
+"""How long a new connection may take for its first header. Later ones are bounded by the keep-alive."""
+
+
+class Handler(RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_deadline", "_idle", "_short_way", "_taking")
+
+    def __init__(self, manager: web.Server, short_way: ShortWay, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._short_way = short_way
+        self._idle: asyncio.Future[None] | None = None
+        """What aiohttp's loop waits for, while a request is on the short way."""
+        self._taking: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        super().connection_made(transport)
+        self._deadline = asyncio.get_running_loop().call_later(HEADER_DEADLINE_S, self._give_up)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is gone. What it asked goes on to its end, for nobody."""
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP with a bare status. aiohttp's own answer echoes what was sent."""
+        if status >= 500 and exc is not None:
+            log.error("a request failed", exc_info=exc)  # outside the middlewares, which tell of theirs
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer was already being sent")
+        return bare(status)
+
+    def data_received(self, data: bytes) -> None:
+        """The socket brought something."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():  # a request is under way
+            super().data_received(data)
+            return
+        self._waiter = None  # aiohttp wakes nobody: what came may go the short way
+        try:
+            super().data_received(data)
+        finally:
+            self._waiter = waiter
+        if self._messages and not self._goes_short(waiter):
+            waiter.set_result(None)
+
+    def _goes_short(self, idle: asyncio.Future[None]) -> bool:
+        """Send the one request that came the short way, if it can go there."""
+        message, payload = self._messages[0]
+        if (
+            len(self._messages) > 1
+            or payload is not EMPTY_PAYLOAD
+            or type(message) is not RawRequestMessage  # what is not HTTP
+            or message.should_close
+            or message.version != HttpVersion11
+            or self._paused
+            or self._buffer_paused
+            or self._upgraded
+        ):
+            return False
+        way = self._short_way.find(message.method, message.path)
+        if way is None or hdrs.EXPECT in message.headers or hdrs.UPGRADE in message.headers:
+            return False
+        # No writer: an `Answer` needs none.
+        request: Any = self._request_factory(message, payload, self, None, self._task_handler)  # type: ignore[arg-type,misc]
+        self._messages.popleft()
+        self._idle, self._waiter, self._request_in_progress = idle, None, True
+        if not self._short_way.enter(request, way, self._answered):
+            self._messages.append((message, payload))
+            self._idle, self._waiter, self._request_in_progress = None, idle, False
+            return False
+        if self._parser is not None:
+            self._parser.message_consumed()
+        return True
+
+    def _answered(self, request: web.Request, answer: web.StreamResponse | None) -> None:
+        """Send the answer of a request that went the short way."""
+        self._request_in_progress = False
+        if isinstance(answer, Answer) and answer.send(request):
+            if self._paused:  # the client asks faster than it reads
+                self._taking = self._loop.create_task(self._until_taken(request))
+                return
+        else:
+            self._close = True
+        self._rest()
+
+    async def _until_taken(self, request: web.Request) -> None:
+        try:
+            await until_taken(request)
+        except ConnectionError:
+            self._close = True
+        self._rest()
+
+    def _rest(self) -> None:
+        """Give the connection back to aiohttp's loop: for what came meanwhile, for the next request, or to end."""
+        idle, self._idle, self._taking = self._idle, None, None
+        if self._handler_waiter is not None and not self._handler_waiter.done():  # aiohttp shuts down
+            self._handler_waiter.set_result(None)
+        if idle is None or idle.done():
+            return
+        if self._close or self._force_close:
+            if self.transport is not None:
+                self.transport.close()
+            idle.cancel()
+            return
+        self._waiter = idle
+        closes_at = self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(closes_at, self._process_keepalive)
+        if self._messages:
+            idle.set_result(None)
+
+
+def bare(status: int) -> web.Response:
+    """An answer of nothing but a status; it ends the connection."""
+    response = web.Response(status=status, headers={"server": "rollcall", "cache-control": "no-store"})
+    response.force_close()
+    return response
