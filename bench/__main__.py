@@ -16,11 +16,13 @@ from pathlib import Path
 from statistics import median
 
 from bench import gate, growth, load, plot
-from bench.servers import CORES, Row, cpu_s, redis_beside, rows, running
+from bench.servers import ADDRESSES, CORES, Row, cpu_s, redis_beside, rows, running
 
 RESULTS = Path(__file__).parent / "results"
 CONNECTIONS = 64
 """For each worker: as many wait at once whether there is one or two."""
+WARM = ADDRESSES
+"""Requests before a row is measured."""
 NO_NGINX = "Nothing was measured through nginx: it is not on this machine."
 BASE, OURS = "bare aiohttp, a constant", "Rollcall, /auth/status"
 
@@ -53,10 +55,9 @@ class Round:
 def measure(row: Row, redis_pid: int, count: int) -> Round:
     """Start the server, warm it, and ask it so often."""
     with running(row) as server:
-        first = row.name.endswith("for the first time")
-        warm = 8000 if first else 1500  # there, every address uses up its quota first
-        load.run(server.port, row.requests, warm, status=200 if first else row.status)
-        count = min(count, 8000) if first else count
+        # Long enough that everything is compiled that a JIT is going to compile, and every address is known.
+        load.run(server.port, row.requests, WARM, status=200 if row.first else row.status)
+        count = min(count, ADDRESSES) if row.first else count
         before, redis_before = cpu_s(*server.pids), cpu_s(redis_pid)
         outcome = load.run(server.port, row.requests, count, status=row.status, connections=CONNECTIONS * row.workers)
         cpu, redis_cpu = cpu_s(*server.pids) - before, cpu_s(redis_pid) - redis_before

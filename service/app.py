@@ -10,6 +10,7 @@ from importlib.resources import as_file, files
 import aiohttp_jinja2
 import jinja2
 from aiohttp import web
+from multidict import istr
 from redis.exceptions import RedisError
 
 from service.core.admission import OutagePolicy, Terms
@@ -270,7 +271,7 @@ def make_policy(settings: Settings) -> Policy:
     return Policy(
         directory=_directory(settings),
         client_address=ClientAddressRules(
-            settings.server.trusted_proxies, settings.server.client_address, settings.server.ipv6_prefix
+            settings.server.trusted_proxies, istr(settings.server.client_address), settings.server.ipv6_prefix
         ),
         operators=operators,
         # Stretched: whoever holds a cookie must not be able to try out tokens against its signature.

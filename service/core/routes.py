@@ -63,8 +63,13 @@ class RouteTable:
         for name in path:
             further = []
             for node in nodes:
-                best = _first(node.below, method, best)
-                further += [node.following[key] for key in {name, "*"} if key in node.following]
+                if node.below:
+                    best = _first(node.below, method, best)
+                following = node.following
+                if name in following:
+                    further.append(following[name])
+                if "*" in following and name != "*":
+                    further.append(following["*"])
             nodes = further
         for node in nodes:
             best = _first(node.below, method, _first(node.ending, method, best))

@@ -114,31 +114,31 @@ class Admissions:
 
     def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
         """What to send: with each script call those whom it is about, in the order of its answers."""
-        groups: dict[tuple[TenantKeys, Terms], list[_Waiting]] = {}
+        groups: dict[Terms, list[_Waiting]] = {}
         for waiting in batch:
-            on = (waiting.keys, waiting.question.terms)
-            if on in groups:
-                groups[on].append(waiting)
+            terms = waiting.question.terms
+            if terms in groups:
+                groups[terms].append(waiting)
             else:
-                groups[on] = [waiting]
+                groups[terms] = [waiting]
         if self._ways.one_call:
-            calls = [list(groups.items())]
+            calls = [list(groups.values())]
         else:
-            tenants: dict[TenantKeys, list[tuple[tuple[TenantKeys, Terms], list[_Waiting]]]] = {}
-            for of, asked in groups.items():
-                tenants.setdefault(of[0], []).append((of, asked))
+            tenants: dict[TenantKeys, list[list[_Waiting]]] = {}
+            for asked in groups.values():
+                tenants.setdefault(asked[0].keys, []).append(asked)
             calls = list(tenants.values())
-        return [([one for _, asked in call for one in asked], self._commands(call)) for call in calls]
+        return [([one for asked in call for one in asked], self._commands(call)) for call in calls]
 
-    def _commands(self, call: Sequence[tuple[tuple[TenantKeys, Terms], Sequence[_Waiting]]]) -> list[Command]:
+    def _commands(self, call: Sequence[Sequence[_Waiting]]) -> list[Command]:
         verb = SCRIPTS["admit"]
         keys: list[str] = []
         args: list[str | int] = [self.rules.seen_every_ms, self.rules.logout_grace_ms]
         with_text = asking = False
-        for (of, terms), asked in call:
-            encode(of, terms, [waiting.question for waiting in asked], keys, args)
-            with_text |= any(waiting.with_text for waiting in asked)
-            asking |= any(waiting.asking for waiting in asked)
+        for asked in call:  # on the same terms, so of one tenant
+            encode(asked[0].keys, asked[0].question.terms, [waiting.question for waiting in asked], keys, args)
+            with_text |= any([waiting.with_text for waiting in asked])
+            asking |= any([waiting.asking for waiting in asked])
         script = ("EVAL", verb.text) if with_text else ("EVALSHA", verb.sha)
         command = (*script, len(keys), *keys, *args)
         return [("ASKING",), command] if asking else [command]
@@ -273,7 +273,9 @@ def encode(of: TenantKeys, terms: Terms, questions: Sequence[Question], keys: li
             keys += (of.user(user), of.user_rules(user))
             passive = "1" if question.passive else "0"
             issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
-            args += (user, identity.expires_ms, passive, question.client, question.request_id, issued)
+            args.append(
+                f"{identity.expires_ms} {passive} {issued} {question.client} {question.request_id} {user}"
+            )
 
 
 def decode(question: Question, reply: Sequence[Any]) -> Admission:

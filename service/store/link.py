@@ -5,6 +5,7 @@ pool, no retries, one deadline over connecting, sending and reading; `wire.py` s
 """
 
 import asyncio
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -27,6 +28,8 @@ FAILURES_TO_OPEN = 3
 """Failed trips in a row after which the breaker opens."""
 PROBE_EVERY_S = 0.25
 """How often an open breaker asks whether Redis is back."""
+_NEVER = math.inf
+"""When an exchange is given up whose caller keeps a deadline of its own."""
 CONNECT_S = 2.0
 """How long connecting may take where no request waits for it: at start, and for the probe."""
 
@@ -68,9 +71,13 @@ class Link:
         """
         if self.is_down:
             raise StoreUnavailable(BREAKER_IS_OPEN)
+        until = asyncio.get_running_loop().time() + self._timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answers = await (await self._connected()).exchange(commands)
+            wire = self._wire
+            if wire is None or await wire.is_broken():
+                async with asyncio.timeout_at(until):
+                    wire = await self._connected()
+            answers = await wire.exchange(commands, until)
         except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
             await self._failed(error)
             raise StoreUnavailable(_reason(error)) from error
@@ -159,7 +166,7 @@ class Link:
             async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
                 wire = await self._connect()
                 try:
-                    [answer] = await wire.exchange([("EVAL", verb.text, 1, PROBE)])
+                    [answer] = await wire.exchange([("EVAL", verb.text, 1, PROBE)], _NEVER)
                     if isinstance(answer, ResponseError):
                         raise answer
                 except BaseException:
@@ -181,7 +188,8 @@ _IN_ORDER = (NoScriptError, AskError, TryAgainError)
 async def _prepare(wire: Wire) -> None:
     """Learn version and role, and load the admission's script, in one round trip: a distant Redis is slow, not away."""
     load = ("SCRIPT", "LOAD", SCRIPTS["admit"].text)
-    server, replication, loaded = await wire.exchange([("INFO", "server"), ("INFO", "replication"), load])
+    asked = [("INFO", "server"), ("INFO", "replication"), load]
+    server, replication, loaded = await wire.exchange(asked, _NEVER)
     if isinstance(loaded, ResponseError):
         raise loaded
     if isinstance(server, ResponseError):

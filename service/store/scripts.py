@@ -22,6 +22,8 @@ LETTERS = {
 }
 """A status as its record spells it."""
 STATUSES = {letter: status for status, letter in LETTERS.items()}
+_BY_BYTE = {ord(letter): status for letter, status in STATUSES.items()}
+_NOBODY = ord("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,11 @@ def parse_record(user: str, text: bytes) -> Session | None:
     """A user's record as `record.lua` writes it; None where there is none."""
     if not text:
         return None
-    letters, since, seen, expires, *_ = text.decode().split(" ")
+    since, seen, expires, *_ = text[3:].split(b" ")
     return Session(
         user,
-        STATUSES[letters[0]],
-        None if letters[1] == "-" else STATUSES[letters[1]],
+        _BY_BYTE[text[0]],
+        None if text[1] == _NOBODY else _BY_BYTE[text[1]],
         int(since) or None,
         int(seen) or None,
         int(expires) or None,

@@ -5,6 +5,7 @@ reader and writer only stand between: they cost a third of a trip. The one place
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -22,10 +23,15 @@ class Wire(Protocol):
     async def is_broken(self) -> bool:
         """Whether Redis hung up, or sent what nobody asked for."""
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
         """Send all commands, and return an answer for each; what Redis refused is a ResponseError among them.
 
+        Args:
+            commands: at least one.
+            until: when to give up, by the loop's clock.
+
         Raises:
+            TimeoutError: by then Redis had not answered all of them.
             redis.exceptions.ConnectionError: the connection ended, or Redis is not ready to answer at all.
         """
 
@@ -52,14 +58,15 @@ class _Plain:
     async def is_broken(self) -> bool:
         return not self._connection.is_connected or bool(await self._connection.can_read())
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        await self._connection.send_packed_command(packed(commands), check_health=False)
+    async def exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
         answers: list[Any] = []
-        for _ in commands:
-            try:
-                answers.append(await self._connection.read_response())
-            except ResponseError as error:
-                answers.append(error)
+        async with asyncio.timeout_at(None if until == math.inf else until):
+            await self._connection.send_packed_command(packed(commands), check_health=False)
+            for _ in commands:
+                try:
+                    answers.append(await self._connection.read_response())
+                except ResponseError as error:
+                    answers.append(error)
         return answers
 
     async def hang_up(self) -> None:
@@ -88,14 +95,20 @@ class _Thin(asyncio.Protocol):
     async def is_broken(self) -> bool:
         return self._broken
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], until: float) -> list[Any]:
         if self._arrived is not None:
             self._broken = True
             raise RedisConnectionError("answers to another trip are still awaited here")
         self._answers, self._wanted = [], len(commands)
         self._arrived = self._loop.create_future()
         self._transport.write(packed(commands))
-        return await self._arrived
+        # A timer of one's own costs a quarter of `asyncio.timeout`, and there is one per trip.
+        timer = None if until == math.inf else self._loop.call_at(until, self._end, TimeoutError())
+        try:
+            return await self._arrived
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def hang_up(self) -> None:
         await self._connection.disconnect(nowait=True)

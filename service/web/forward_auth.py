@@ -24,6 +24,7 @@ ROOT = "/auth/verify"
 NGINX = f"{ROOT}/nginx"
 ENVOY = f"{ROOT}/envoy"
 
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHOD = re.compile(r"[A-Z][A-Z_-]{0,31}")
 _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 _AS_IT_IS = re.compile(f"[{re.escape(_VISIBLE)}]+")
@@ -33,8 +34,8 @@ _AS_IT_IS = re.compile(f"[{re.escape(_VISIBLE)}]+")
 class Told:
     """The original request in two header fields, each set by the proxy and sent once."""
 
-    method: str
-    target: str
+    method: istr
+    target: istr
 
     def __call__(self, request: web.Request) -> tuple[str, str]:
         """Read it.
@@ -45,8 +46,8 @@ class Told:
         return _told(request, self.method), _told(request, self.target)
 
 
-ORIGINAL = Told("x-original-method", "x-original-uri")
-FORWARDED = Told("x-forwarded-method", "x-forwarded-uri")
+ORIGINAL = Told(istr("x-original-method"), istr("x-original-uri"))
+FORWARDED = Told(istr("x-forwarded-method"), istr("x-forwarded-uri"))
 
 
 def either(request: web.Request) -> tuple[str, str]:
@@ -64,7 +65,7 @@ def the_rest(request: web.Request) -> tuple[str, str]:
     return request.method, request.raw_path.removeprefix(ENVOY) or "/"
 
 
-def _told(request: web.Request, name: str) -> str:
+def _told(request: web.Request, name: istr) -> str:
     values = request.headers.getall(name, [])
     if len(values) != 1:
         raise UnreadableRequest(f"{name} is sent {len(values)} times: the proxy has to set it")
@@ -79,7 +80,7 @@ def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> Callable[[we
         if not is_proxy(request.remote, rules):
             raise UnreadableRequest("who asks is not one of server.trusted_proxies")
         method, target = read(request)
-        if not _METHOD.fullmatch(method):
+        if method not in _USUAL and not _METHOD.fullmatch(method):
             raise UnreadableRequest("the original method is none")
         return method, target
 
@@ -126,7 +127,7 @@ def identity_lines(context: keys.UserContext) -> str:
         f"x-auth-expires: {timestamp(context.identity.expires_ms)}\r\n"
     )
     if session is not None:
-        return f"{lines}x-auth-status: {session.status.value}\r\n"
+        return f"{lines}x-auth-status: {session.status}\r\n"
     if "sessions" in context.admission.degraded:
         return lines  # not known without Redis, and nothing is made up
     return f"{lines}x-auth-status: none\r\n"

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDictProxy, istr
 
 Address = IPv4Address | IPv6Address
 
+_X_FORWARDED_FOR = istr("x-forwarded-for")
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _VALUE = rf'(?:{_WORD}|"(?:[^"\\]|\\.)*")'
 _PAIR = rf"{_WORD}={_VALUE}"
@@ -27,7 +28,7 @@ class ClientAddressRules:
     """Whom to believe, which header, and how IPv6 is grouped."""
 
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
-    header: str = "x-forwarded-for"
+    header: str = _X_FORWARDED_FOR
     ipv6_prefix: int = 64
 
     def trusts(self, address: Address) -> bool:
@@ -38,7 +39,7 @@ class ClientAddressRules:
 def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: ClientAddressRules) -> str:
     """The client's address as limits count it: an IPv4 address, or an IPv6 network of the configured prefix."""
     trusted, own = _peer(peer or "", rules)
-    if not trusted:
+    if not trusted or rules.header not in headers:
         return own
     read = _forwarded if rules.header == "forwarded" else _x_forwarded_for
     for node in read(headers.getall(rules.header, [])):

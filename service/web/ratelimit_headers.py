@@ -18,21 +18,25 @@ def limit_lines(admission: Admission, status: int) -> str:
     lines = f"x-degraded: {', '.join(admission.degraded)}\r\n" if admission.degraded else ""
     if status == 503:
         return lines
-    shown = [standing for standing in admission.standings if not standing.limit.shadow]
-    if not shown:
+    policies, states, tightest = "", "", None
+    for standing in admission.standings:
+        limit = standing.limit
+        if limit.shadow:
+            continue
+        policy, state, requests = _constants(limit)
+        remaining, reset_s = standing.remaining, standing.reset_s
+        if tightest is None:
+            policies, states = policy, f"{state}{remaining};t={reset_s}"
+        else:
+            policies, states = f"{policies}, {policy}", f"{states}, {state}{remaining};t={reset_s}"
+        if tightest is None or (remaining, -reset_s) < (tightest[0], -tightest[1]):
+            tightest = remaining, reset_s, requests
+    if tightest is None:
         return lines
-    policies, states, tightest = "", "", shown[0]
-    for standing in shown:
-        policy, state = _constants(standing.limit)
-        if policies:
-            policies, states = f"{policies}, ", f"{states}, "
-            if (standing.remaining, -standing.reset_s) < (tightest.remaining, -tightest.reset_s):
-                tightest = standing
-        policies += policy
-        states += f"{state}{standing.remaining};t={standing.reset_s}"
+    remaining, reset_s, requests = tightest
     lines += (
-        f"RateLimit-Policy: {policies}\r\nRateLimit: {states}\r\nX-RateLimit-Limit: {tightest.limit.requests}\r\n"
-        f"X-RateLimit-Remaining: {tightest.remaining}\r\nX-RateLimit-Reset: {tightest.reset_s}\r\n"
+        f"RateLimit-Policy: {policies}\r\nRateLimit: {states}\r\n{requests}"
+        f"X-RateLimit-Remaining: {remaining}\r\nX-RateLimit-Reset: {reset_s}\r\n"
     )
     if status == 429:
         lines += f"Retry-After: {admission.retry_after_s}\r\n"
@@ -40,6 +44,7 @@ def limit_lines(admission: Admission, status: int) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _constants(limit: Limit) -> tuple[str, str]:
-    """Its policy, and its state up to the numbers that change."""
-    return f'"{limit.name}";q={limit.requests};w={limit.window_s}', f'"{limit.name}";r='
+def _constants(limit: Limit) -> tuple[str, str, str]:
+    """Its policy, its state up to the numbers that change, and a line."""
+    name, requests = limit.name, limit.requests
+    return f'"{name}";q={requests};w={limit.window_s}', f'"{name}";r=', f"X-RateLimit-Limit: {requests}\r\n"

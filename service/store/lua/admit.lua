@@ -4,8 +4,8 @@
 --         how many questions; the cause ('' where no user is known: then only limits are asked about)
 --         number of limits, and for each: name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or ''
 --         with a cause: the reason that is given for it ('' none), restricted by the configuration (1|0), number of capabilities, each capability
---         and with a cause for each question: user, token expiry ms, passive (1|0), client address, request id,
---         second in which the token was issued ('' unknown)
+--         and with a cause for each question one text, which is read only where no limit refuses: token expiry ms,
+--         passive (1|0), second in which the token was issued ('' unknown), client address, request id, user
 -- KEYS    for each group: the tenant's rules (rules.lua), with a cause its indexes (record.lua)
 --         and for each question: the window of each limit; with a cause the user's record and rules
 -- Returns for each question, in order: a list
@@ -71,13 +71,15 @@ local function restricted_index(group, user_rules)
   return 0
 end
 
-local function is_revoked(group, user_rules, issued)
+local function is_revoked(group, user_rules, question)
   local before = group.revoked
   if group.any_revoked then
     local own = tonumber(redis.call('HGET', user_rules, REVOKED))
     if own then before = math.max(before or own, own) end
   end
-  return before and (issued == '' or tonumber(issued) <= before)
+  if not before then return false end
+  local issued = string.match(question, '^%-?%d+ [01] (%-?%d*)')
+  return issued == '' or tonumber(issued) <= before
 end
 
 -- When a user who is logged out said so last; not at all where an operator reinstated it.
@@ -86,7 +88,8 @@ local function logged_out_at(record)
 end
 
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
-local function pass(group, revoked, record_key, user_rules, user, expires, passive, ip, request)
+local function pass(group, revoked, record_key, user_rules, question)
+  local expires, passive = string.match(question, '^(%-?%d+) ([01])')
   local record = records[record_key] or read(record_key)
   records[record_key] = record
   local from = record.status
@@ -103,11 +106,13 @@ local function pass(group, revoked, record_key, user_rules, user, expires, passi
   local later = expires > record.expires
   local stale = now_ms - record.seen >= seen_every
   if later then record.expires = expires end
+  if not (to ~= from or later or stale or again) then return record, from, restricted end
+  local ip, request, user = string.match(question, '^%-?%d+ [01] %-?%d* (%S+) (%S+) (.*)$')
   if to ~= from then
     record.seen = now_ms
     local about = { by = 'user', ip = ip, request = request, reason = group.reason }
     move(record_key, group.indexes, user, record, to, cause, about)
-  elseif later or stale or again then
+  else
     if stale then record.seen = now_ms end
     write(record_key, group.indexes, user, record, from)
   end
@@ -120,7 +125,7 @@ local function decide(group, first_key, first_arg)
   local limits = group.limits
   local count = #limits
   -- Who brings a revoked token is not the user: the user's own quota is none of its.
-  local revoked = group.cause ~= '' and is_revoked(group, KEYS[first_key + count + 2], ARGV[first_arg + 6])
+  local revoked = group.cause ~= '' and is_revoked(group, KEYS[first_key + count + 2], ARGV[first_arg + 1])
   for i = 1, count do
     local limit = limits[i]
     if not (revoked and limit.per_user) then
@@ -142,8 +147,8 @@ local function decide(group, first_key, first_arg)
     end
   end
   if group.cause ~= '' and not refused then
-    local record, from, restricted = pass(group, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2],
-      ARGV[first_arg + 1], ARGV[first_arg + 2], ARGV[first_arg + 3], ARGV[first_arg + 4], ARGV[first_arg + 5])
+    local record, from, restricted =
+      pass(group, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2], ARGV[first_arg + 1])
     answer[3 * count + 1], answer[3 * count + 2], answer[3 * count + 3] = record.text, from, restricted
   end
   return answer
@@ -153,7 +158,7 @@ local answers = {}
 while arg_at < #ARGV do
   local group = parse_group()
   local keys_each, args_each = #group.limits, 0
-  if group.cause ~= '' then keys_each, args_each = keys_each + 2, 6 end
+  if group.cause ~= '' then keys_each, args_each = keys_each + 2, 1 end
   for _ = 1, group.questions do
     local well, answer = pcall(decide, group, key_at, arg_at)
     key_at, arg_at = key_at + keys_each, arg_at + args_each
