@@ -30,6 +30,8 @@ OPERATOR_TOKEN = "bench-operator-token"
 CORES = sorted(os.sched_getaffinity(0))
 ADDRESSES = 8000
 """Who asks, where each request comes from another."""
+PATHS = 1000
+"""What a proxy asks about."""
 HUGE = [{"per": "ip", "requests": 1_000_000, "window": 60}]
 ROUTES = [{"path": f"/api/part{n}/*", "capability": f"part{n}"} for n in range(99)] + [{"path": "/*"}]
 TRUSTING = {"trusted_proxies": ["127.0.0.1"]}
@@ -176,6 +178,8 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
     stack = ["{port}", f"redis://127.0.0.1:{redis_port}", SECRET]
     spelt = (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(ADDRESSES))
     addresses = [asking("/auth/status", x_forwarded_for=one) for one in spelt]
+    told = {"x_original_method": "GET"}
+    asked_about = [asking("/auth/verify/nginx", x_original_uri=f"/api/part{n % 100}/{n}", **told) for n in range(PATHS)]
     one = [{"per": "ip", "requests": 1, "window": 3600}]
     found = [
         Row("a constant, without reading HTTP", [python, str(STACKS / "floor.py"), "{port}"], status),
@@ -183,9 +187,9 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
         Row("Rollcall, /auth/status", ours(name="status", limits={"status": HUGE}), status),
         Row("Rollcall, /auth/logout", ours(name="logout", limits={"logout": HUGE}), constant(asking("/auth/logout"))),
         Row(
-            "Rollcall, /auth/verify, 100 routes",
+            "Rollcall, /auth/verify, 100 routes, 1,000 paths",
             ours(name="verify", limits={"verify": HUGE}, routes=ROUTES, **TRUSTING),
-            constant(asking("/auth/verify/nginx", x_original_method="GET", x_original_uri="/api/part50/7")),
+            lambda number: asked_about[number % len(asked_about)],
         ),
         Row(
             "Rollcall, /auth/status, access_log: all",

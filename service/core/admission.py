@@ -111,9 +111,19 @@ class Admission:
         return False
 
     @property
+    def is_remarkable(self) -> bool:
+        """Whether it is more than one of many that were simply admitted."""
+        if self.came_from is not None or self.degraded:
+            return True
+        for standing in self.standings:  # noqa: SIM110  # as above
+            if standing.over:
+                return True
+        return False
+
+    @property
     def retry_after_s(self) -> int:
         """The longest wait among the limits that refuse, in whole seconds, at least one."""
-        return max((s.reset_s for s in self.standings if s.refuses), default=1) or 1
+        return max([s.reset_s for s in self.standings if s.refuses], default=1) or 1
 
 
 NOTHING_ASKED = Admission()

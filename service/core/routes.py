@@ -6,11 +6,14 @@ that matches holds, as if they were tried one after the other.
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from service.core.admission import Terms
 from service.core.limits import Limit
 from service.core.paths import Segments, readings
 
+REMEMBERED, MOST_REMEMBERED = 8192, 512
+"""Requests of which it is remembered what holds for them, and how many characters such a path may have."""
 _NEVER = 1 << 30
 """Behind every rule of a list."""
 
@@ -106,7 +109,15 @@ class Protected:
         Raises:
             UnreadableRequest: the target cannot be normalised.
         """
-        ways = readings(target)
+        path = target.partition("?")[0]
+        return self._known(method, path) if len(path) <= MOST_REMEMBERED else self._find(method, path)
+
+    @lru_cache(maxsize=REMEMBERED)  # noqa: B019  # for all tenants together; what a reload replaced is soon forgotten
+    def _known(self, method: str, path: str) -> Terms:
+        return self._find(method, path)
+
+    def _find(self, method: str, path: str) -> Terms:
+        ways = readings(path)
         number = self._table.find(method, ways[0])
         if len(ways) > 1:
             others = [self._table.find(method, way) for way in ways[1:]]

@@ -53,8 +53,6 @@ class _Waiting:
     answer: asyncio.Future[Admission]
     until: float
     """When to give up, by the loop's clock."""
-    asked_at: float
-    """By the clock of what is remembered of refusals."""
     with_text: bool = False
     """Redis does not know the script: send all of it."""
     asking: bool = False
@@ -97,7 +95,7 @@ class Admissions:
             raise StoreUnavailable("too many requests are waiting for Redis")
         loop = lane.loop
         answer: asyncio.Future[Admission] = loop.create_future()
-        lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s, time.monotonic()))
+        lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s))
         return answer
 
     async def close(self) -> None:
@@ -137,8 +135,8 @@ class Admissions:
         with_text = asking = False
         for asked in call:  # on the same terms, so of one tenant
             encode(asked[0].keys, asked[0].question.terms, [waiting.question for waiting in asked], keys, args)
-            with_text |= any([waiting.with_text for waiting in asked])
-            asking |= any([waiting.asking for waiting in asked])
+            with_text |= any(waiting.with_text for waiting in asked)
+            asking |= any(waiting.asking for waiting in asked)
         script = ("EVAL", verb.text) if with_text else ("EVALSHA", verb.sha)
         command = (*script, len(keys), *keys, *args)
         return [("ASKING",), command] if asking else [command]
@@ -242,7 +240,8 @@ class _Lane:
             else:
                 admission = decode(waiting.question, found)
                 if admission.refused:
-                    self._admissions.refusals.remember(waiting.question, admission, waiting.asked_at)
+                    asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
+                    self._admissions.refusals.remember(waiting.question, admission, asked_at)
                 waiting.answer.set_result(admission)
 
 
@@ -273,9 +272,7 @@ def encode(of: TenantKeys, terms: Terms, questions: Sequence[Question], keys: li
             keys += (of.user(user), of.user_rules(user))
             passive = "1" if question.passive else "0"
             issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
-            args.append(
-                f"{identity.expires_ms} {passive} {issued} {question.client} {question.request_id} {user}"
-            )
+            args.append(f"{identity.expires_ms} {passive} {issued} {question.client} {question.request_id} {user}")
 
 
 def decode(question: Question, reply: Sequence[Any]) -> Admission:

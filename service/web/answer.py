@@ -73,10 +73,7 @@ class Answer(web.StreamResponse):
             lines += "connection: close\r\n"
         elif request.version < (1, 1):
             lines += "connection: keep-alive\r\n"
-        head = (
-            f"{_head(self._status)}content-length: {len(self._content)}\r\n"
-            f"date: {_date(int(time.time()))}\r\n{lines}\r\n"
-        )
+        head = f"{_head(self._status, int(time.time()))}content-length: {len(self._content)}\r\n{lines}\r\n"
         transport.write(head.encode() + (b"" if request.method == "HEAD" else self._content))
         return keep_alive
 
@@ -110,12 +107,7 @@ def complete(response: web.StreamResponse, lines: str) -> None:
     headers.setdefault("cache-control", "no-cache" if isinstance(response, web.FileResponse) else "no-store")
 
 
-@lru_cache
-def _head(status: int) -> str:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{_CONSTANT}"
-
-
-@lru_cache(maxsize=2)
-def _date(second: int) -> str:
-    """RFC 9110, section 5.6.7."""
-    return format_date_time(second)
+@lru_cache(maxsize=64)
+def _head(status: int, second: int) -> str:
+    # The date as of RFC 9110, section 5.6.7.
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{_CONSTANT}date: {format_date_time(second)}\r\n"

@@ -36,9 +36,9 @@ def standing(request: web.Request) -> Answer:
     # Written out, member by member: this is asked at the full rate of the deployment.
     who = f'"tenant": "{context.tenant.name}", "userId": {quoted(identity.user)}'
     if session is not None:
-        previous = f'"{session.previous.value}"' if session.previous is not None else "null"
+        previous = f'"{session.previous}"' if session.previous is not None else "null"
         stands = (
-            f'"status": "{session.status.value}", "previousStatus": {previous}, "since": {_time(session.since_ms)}, '
+            f'"status": "{session.status}", "previousStatus": {previous}, "since": {_time(session.since_ms)}, '
             f'"lastSeen": {_time(session.seen_ms)}, "tokenExpiresAt": {_time(session.expires_ms)}'
         )
     else:

@@ -43,7 +43,11 @@ class Told:
         Raises:
             UnreadableRequest: it is not there.
         """
-        return _told(request, self.method), _told(request, self.target)
+        methods, targets = request.headers.getall(self.method, ()), request.headers.getall(self.target, ())
+        if len(methods) != 1 or len(targets) != 1:
+            name, times = (self.target, len(targets)) if len(methods) == 1 else (self.method, len(methods))
+            raise UnreadableRequest(f"{name} is sent {times} times: the proxy has to set it")
+        return methods[0], targets[0]
 
 
 ORIGINAL = Told(istr("x-original-method"), istr("x-original-uri"))
@@ -63,13 +67,6 @@ def either(request: web.Request) -> tuple[str, str]:
 def the_rest(request: web.Request) -> tuple[str, str]:
     """For a proxy that sends the request's own method, and its target behind ours (Envoy's `path_prefix`)."""
     return request.method, request.raw_path.removeprefix(ENVOY) or "/"
-
-
-def _told(request: web.Request, name: istr) -> str:
-    values = request.headers.getall(name, [])
-    if len(values) != 1:
-        raise UnreadableRequest(f"{name} is sent {len(values)} times: the proxy has to set it")
-    return values[0]
 
 
 def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> Callable[[web.Request], tuple[str, str]]:

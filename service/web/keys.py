@@ -1,6 +1,7 @@
 """What the application and a request carry with them, typed."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -71,14 +72,10 @@ class Gate:
             return self.without_store(question)
 
 
-@dataclass(slots=True)
 class Exchange:
     """One request on its way: what the middlewares and the handler tell each other of it."""
 
-    gate: Gate
-    request_id: str
-    began: float
-    """By `time.perf_counter`."""
+    # No dataclass: there is one per request, and most of this is seldom set.
     operation: str = "-"
     tenant: str | None = None
     """Whose request it is, once its token said so."""
@@ -94,6 +91,11 @@ class Exchange:
     """Method and target of the request that a proxy asks about."""
     admission: Admission | None = None
     context: UserContext | None = None
+
+    def __init__(self, gate: Gate, request_id: str) -> None:
+        self.gate = gate
+        self.request_id = request_id
+        self.began = time.perf_counter()
 
 
 GATE = web.AppKey("GATE", Gate)

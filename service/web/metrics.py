@@ -29,6 +29,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
+        self._answers: dict[tuple[str, int], int] = {}
         self._requests = self._counter("requests", "Answers, by operation and HTTP status", "operation", "status")
         self._refusals = self._counter(
             "limit_refusals", "Requests that a limit refused, or would have (shadow)", "limit", "shadow"
@@ -48,7 +49,8 @@ class Metrics:
 
     def count_request(self, operation: str, status: int) -> None:
         """Count one answer."""
-        self._tally[self._requests, (operation, str(status))] += 1
+        kind = (operation, status)
+        self._answers[kind] = self._answers.get(kind, 0) + 1
 
     def count_admission(self, admission: Admission) -> None:
         """Count what an admission decided."""
@@ -72,6 +74,9 @@ class Metrics:
     def pour(self) -> None:
         """Hand what was counted to prometheus-client."""
         tally, self._tally = self._tally, Tally()
+        answers, self._answers = self._answers, {}
+        for (operation, status), number in answers.items():
+            self._requests.labels(operation, str(status)).inc(number)
         for (counter, labels), number in tally.items():
             counter.labels(*labels).inc(number)
 

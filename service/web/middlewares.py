@@ -45,6 +45,8 @@ Handler = keys.Answering
 TENANT_TOKEN, USER_TOKEN, PASSIVE = istr("x-tenant-token"), istr("x-token"), istr("x-passive")
 MAX_HEADER_BYTES = 16 * 1024
 """All header fields together."""
+FOR_PROGRAMS = frozenset({"logout", "status", "terminate", "verify"})
+"""Operations that are never a page's."""
 MOST_OF_A_PATH = 200
 """Characters of a proxied request's path that the log tells."""
 
@@ -79,7 +81,7 @@ class Middlewares:
     def begin(self, request: web.Request) -> keys.Exchange:
         """What `request` carries from here on."""
         gate = self._gate
-        made = keys.Exchange(gate, request_id_of(request, gate.policy.current), time.perf_counter())
+        made = keys.Exchange(gate, request_id_of(request, gate.policy.current))
         request[keys.EXCHANGE] = made
         return made
 
@@ -87,7 +89,8 @@ class Middlewares:
         """The answer to an error, told to the log as well."""
         response, code, lines = _tell(request, error)
         answer = self.finish(request, response, error, code, lines)
-        forward_auth.translate(request, answer)
+        if request[keys.EXCHANGE].operation == "verify":
+            forward_auth.translate(request, answer)
         return answer
 
     def finish(
@@ -99,13 +102,14 @@ class Middlewares:
         lines: str = "",
     ) -> web.StreamResponse:
         """Headers, metrics and log, which every answer has."""
-        gate, exchange = self._gate, request[keys.EXCHANGE]
+        gate, exchange, status = self._gate, request[keys.EXCHANGE], response.status
         admission = exchange.admission
         if admission is not None:
-            lines = limit_lines(admission, response.status) + lines
-            gate.metrics.count_admission(admission)
-            if exchange.tenant is not None:
-                _beat(exchange, admission, response.status, code)
+            lines = limit_lines(admission, status) + lines
+            if code or admission.is_remarkable:
+                gate.metrics.count_admission(admission)
+                if exchange.tenant is not None:
+                    _beat(exchange, admission, status, code)
         policy = gate.policy.current
         if policy.cors_origins:
             lines += cors_lines(request)
@@ -114,14 +118,14 @@ class Middlewares:
             response.lines += lines
         else:
             complete(response, lines)
-        gate.metrics.count_request(exchange.operation, response.status)
+        gate.metrics.count_request(exchange.operation, status)
         if (
-            policy.access_log == "all"
-            or response.status >= 400
+            status >= 400
+            or policy.access_log == "all"
             or exchange.changed
             or (admission is not None and admission.came_from)
         ):
-            _log(request, exchange, response.status, code, error)
+            _log(request, exchange, status, code, error)
         return response
 
     @web.middleware
@@ -276,7 +280,7 @@ def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, s
     lines = ""
     if problem.status >= 500 and not isinstance(error, StoreUnavailable):
         log.error("a request failed", request_id=request[keys.EXCHANGE].request_id, exc_info=error)
-    if is_page(request):
+    if request[keys.EXCHANGE].operation not in FOR_PROGRAMS and is_page(request):
         response: web.StreamResponse = problem_page(request, problem)
     else:
         validation = error.validation if isinstance(error, InvalidRequest) else ()

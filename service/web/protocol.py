@@ -25,7 +25,7 @@ HEADER_DEADLINE_S = 10.0
 class Handler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_deadline", "_idle", "_short_way", "_taking")
+    __slots__ = ("_deadline", "_idle", "_remote", "_short_way", "_taking")
 
     def __init__(self, manager: web.Server, short_way: ShortWay, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -37,6 +37,8 @@ class Handler(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
         super().connection_made(transport)
+        peer = self.peername
+        self._remote = None if peer is None else str(peer if isinstance(peer, str) else peer[0])
         self._deadline = asyncio.get_running_loop().call_later(HEADER_DEADLINE_S, self._give_up)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -91,6 +93,16 @@ class Handler(RequestHandler):
             return False
         # No writer: an `Answer` needs none.
         request: Any = self._request_factory(message, payload, self, None, self._task_handler)  # type: ignore[arg-type,misc]
+        # What aiohttp would work out of them at the first asking, each by a call.
+        request._cache = {
+            "headers": message.headers,
+            "raw_headers": message.raw_headers,
+            "method": message.method,
+            "raw_path": message.path,
+            "version": message.version,
+            "keep_alive": True,
+            "remote": self._remote,
+        }
         self._messages.popleft()
         self._idle, self._waiter, self._request_in_progress = idle, None, True
         if not self._short_way.enter(request, way, self._answered):
