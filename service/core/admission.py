@@ -44,17 +44,28 @@ class Terms:
     """Needs no credentials, and looks at none."""
     forbidden: bool = False
     """No rule admits it, whoever asks."""
+    shape: tuple[object, ...] = field(init=False, repr=False)
+    """What requests have in common that are asked about together: all but the capabilities."""
     counts_users: bool = field(init=False, repr=False)
     """Some limit is per user."""
+    knows_users: bool = field(init=False, repr=False)
+    """They are for requests whose user is known."""
     anonymous: "Terms" = field(init=False, repr=False)
     """The same for a request whose user is not known: limits per user are skipped."""
 
     def __post_init__(self) -> None:
         known = tuple(limit for limit in self.limits if limit.per is not Per.USER)
-        object.__setattr__(self, "counts_users", len(known) < len(self.limits))
-        same = len(known) == len(self.limits) and not self.capabilities
-        anonymous = self if same else Terms(self.tenant, self.operation, known, cause=self.cause)
-        object.__setattr__(self, "anonymous", anonymous)
+        counts_users = len(known) < len(self.limits)
+        knows_users = counts_users or bool(self.capabilities)
+        anonymous = Terms(self.tenant, self.operation, known, cause=self.cause) if knows_users else self
+        made = {
+            "counts_users": counts_users,
+            "knows_users": knows_users,
+            "shape": (self.limits, self.cause, self.reason, knows_users),
+            "anonymous": anonymous,
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(slots=True)  # not frozen: those are made several times slower, and there is one per request

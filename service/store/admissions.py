@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -112,31 +113,33 @@ class Admissions:
 
     def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
         """What to send: with each script call those whom it is about, in the order of its answers."""
-        groups: dict[Terms, list[_Waiting]] = {}
+        tenants: dict[TenantKeys, dict[object, list[_Waiting]]] = {}
         for waiting in batch:
-            terms = waiting.question.terms
-            if terms in groups:
-                groups[terms].append(waiting)
+            groups = tenants.get(waiting.keys)
+            if groups is None:
+                groups = tenants[waiting.keys] = {}
+            shape = waiting.question.terms.shape
+            if shape in groups:
+                groups[shape].append(waiting)
             else:
-                groups[terms] = [waiting]
-        if self._ways.one_call:
-            calls = [list(groups.values())]
-        else:
-            tenants: dict[TenantKeys, list[list[_Waiting]]] = {}
-            for asked in groups.values():
-                tenants.setdefault(asked[0].keys, []).append(asked)
-            calls = list(tenants.values())
-        return [([one for asked in call for one in asked], self._commands(call)) for call in calls]
+                groups[shape] = [waiting]
+        told = [(of, list(groups.values())) for of, groups in tenants.items()]
+        calls = [told] if self._ways.one_call else [[one] for one in told]
+        return [
+            ([one for _, groups in call for asked in groups for one in asked], self._commands(call)) for call in calls
+        ]
 
-    def _commands(self, call: Sequence[Sequence[_Waiting]]) -> list[Command]:
+    def _commands(self, call: Sequence[tuple[TenantKeys, Sequence[Sequence[_Waiting]]]]) -> list[Command]:
         verb = SCRIPTS["admit"]
         keys: list[str] = []
         args: list[str | int] = [self.rules.seen_every_ms, self.rules.logout_grace_ms]
         with_text = asking = False
-        for asked in call:  # on the same terms, so of one tenant
-            encode(asked[0].keys, asked[0].question.terms, [waiting.question for waiting in asked], keys, args)
-            with_text |= any(waiting.with_text for waiting in asked)
-            asking |= any(waiting.asking for waiting in asked)
+        for of, groups in call:
+            encode(of, [[waiting.question for waiting in asked] for asked in groups], keys, args)
+            for asked in groups:
+                for waiting in asked:
+                    with_text |= waiting.with_text
+                    asking |= waiting.asking
         script = ("EVAL", verb.text) if with_text else ("EVALSHA", verb.sha)
         command = (*script, len(keys), *keys, *args)
         return [("ASKING",), command] if asking else [command]
@@ -252,27 +255,45 @@ def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
             waiting.answer.set_exception(StoreUnavailable(reason))
 
 
-def encode(of: TenantKeys, terms: Terms, questions: Sequence[Question], keys: list[str], args: list[str | int]) -> None:
-    """Append what `lua/admit.lua` reads of questions on the same terms."""
-    known = terms is not terms.anonymous
-    args += (len(questions), terms.cause.value if known else "", len(terms.limits))
-    for limit in terms.limits:
-        args += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
+def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
+    """Append what `lua/admit.lua` reads of a tenant's questions, grouped by their terms' shape."""
+    known = any(group[0].terms.knows_users for group in groups)
     keys.append(of.rules)
     if known:
         keys += of.shared
-        configured = "0" if terms.restricted is None else "1"
-        args += (terms.reason, configured, len(terms.capabilities), *terms.capabilities)
-    for question in questions:
-        for limit in terms.limits:
-            keys.append(of.window(limit.name, question.subject(limit)))
-        identity = question.user
-        if identity is not None:
-            user = identity.user
-            keys += (of.user(user), of.user_rules(user))
-            passive = "1" if question.passive else "0"
-            issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
-            args.append(f"{identity.expires_ms} {passive} {issued} {question.client} {question.request_id} {user}")
+    args += (len(groups), "1" if known else "0")
+    for group in groups:
+        args.append(len(group))
+        args += _shape(group[0].terms)
+        for question in group:
+            terms, identity = question.terms, question.user
+            for limit in terms.limits:
+                keys.append(of.window(limit.name, question.subject(limit)))
+            if identity is not None:
+                user = identity.user
+                keys += (of.user(user), of.user_rules(user))
+                passive = "1" if question.passive else "0"
+                issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
+                needs = _needs(terms)
+                args.append(
+                    f"{identity.expires_ms} {passive}{needs[0]} {issued} {question.client} {question.request_id} "
+                    f"{needs[1]} {user}"
+                )
+
+
+@lru_cache(maxsize=4096)
+def _shape(terms: Terms) -> tuple[str | int, ...]:
+    """What is told of a group, up to its questions."""
+    told: list[str | int] = [terms.cause.value if terms.knows_users else "", len(terms.limits)]
+    for limit in terms.limits:
+        told += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
+    return (*told, terms.reason) if terms.knows_users else tuple(told)
+
+
+@lru_cache(maxsize=4096)
+def _needs(terms: Terms) -> tuple[str, str]:
+    """Whether the configuration restricts it, and the capabilities."""
+    return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
 
 
 def decode(question: Question, reply: Sequence[Any]) -> Admission:

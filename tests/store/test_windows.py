@@ -36,7 +36,7 @@ class Windows:
         args: list[str | int] = [0, 0]
         for one in limits:
             terms = Terms("acme", "some", (one,))
-            encode(keys_of("acme"), terms, [Question(terms, "10.0.0.1", "r")] * times, keys, args)
+            encode(keys_of("acme"), [[Question(terms, "10.0.0.1", "r")] * times], keys, args)
         return [(used, reset, over == 1) for used, reset, over, *_ in self._run(keys=keys, args=args)]
 
 

@@ -1,13 +1,15 @@
 -- Decide a batch of requests, each by itself: its limits, its user's standing, its transition.
 --
--- ARGV    seen_every ms, logout_grace ms, then for each group of questions on the same terms:
+-- ARGV    seen_every ms, logout_grace ms, then for each tenant: how many groups of questions (of the same limits, cause
+--         and reason), and whether its indexes are among the keys (1|0); for each group
 --         how many questions; the cause ('' where no user is known: then only limits are asked about)
 --         number of limits, and for each: name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or ''
---         with a cause: the reason that is given for it ('' none), restricted by the configuration (1|0), number of capabilities, each capability
---         and with a cause for each question one text, which is read only where no limit refuses: token expiry ms,
---         passive (1|0), second in which the token was issued ('' unknown), client address, request id, user
--- KEYS    for each group: the tenant's rules (rules.lua), with a cause its indexes (record.lua)
---         and for each question: the window of each limit; with a cause the user's record and rules
+--         with a cause: the reason that is given for it ('' none)
+--         and for each question one text, of which only that is read that is needed: token expiry ms, passive (1|0)
+--         and whether the configuration restricts it (1|0), second in which the token was issued ('' unknown), client
+--         address, request id, the capabilities it needs, with commas, user
+-- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
+--         of each limit; with a cause the user's record and rules
 -- Returns for each question, in order: a list
 --         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where an
 --         operator has set the limit "over requests window-in-seconds")
@@ -18,29 +20,33 @@
 local seen_every, grace = number(), number()
 local records = {}
 
--- The group, and with it all that the tenant's rules say of it: asked once in a batch.
-local function parse_group()
-  local group = { questions = number(), cause = arg(), limits = {}, capabilities = {} }
+-- A tenant, and whether there are rules for it: most have none, and then there is nothing to look up.
+local function parse_tenant()
+  local tenant = { groups = number(), known = arg() == '1', rules = key(), held = {} }
+  if tenant.known then tenant.indexes = take_indexes() end
+  if redis.call('EXISTS', tenant.rules) == 1 then
+    tenant.ruled = true
+    local said = redis.pcall('HMGET', tenant.rules, ANY_USER, REVOKED, ANY_REVOKED)
+    if said.err then  -- these questions' own error, not the whole batch's
+      tenant.broken = said
+    else
+      tenant.any_user, tenant.revoked, tenant.any_revoked = said[1], tonumber(said[2]), said[3]
+    end
+  end
+  return tenant
+end
+
+-- A group, and what the tenant's rules say of its limits: asked once in a batch.
+local function parse_group(tenant)
+  local group = { tenant = tenant, questions = number(), cause = arg(), limits = {} }
   local count, fields = number(), {}
   for i = 1, count do
     group.limits[i] = { name = arg(), requests = number(), length_us = number(), kind = arg() }
     fields[i] = '=' .. group.limits[i].name
   end
-  group.rules = key()
-  if group.cause ~= '' then
-    group.indexes = take_indexes()
-    group.reason = arg()
-    group.configured = arg() == '1'
-    for i = 1, number() do
-      group.capabilities[i] = arg()
-      fields[count + i] = group.capabilities[i]
-    end
-    fields[#fields + 1] = ANY_USER
-    fields[#fields + 1] = REVOKED
-    fields[#fields + 1] = ANY_REVOKED
-  end
-  local said = #fields > 0 and redis.pcall('HMGET', group.rules, unpack(fields)) or {}
-  if said.err then group.broken, said = said, {} end  -- these questions' own error, not the whole batch's
+  if group.cause ~= '' then group.reason = arg() end
+  local said = {}
+  if tenant.ruled and count > 0 and not tenant.broken then said = redis.call('HMGET', tenant.rules, unpack(fields)) end
   for i, limit in ipairs(group.limits) do
     local requests, window = overridden(said[i])
     local shadow = string.sub(limit.kind, 1, 1) == 's'
@@ -49,10 +55,6 @@ local function parse_group()
     held.per_user = string.sub(limit.kind, -1) == 'u'
     group.limits[i] = held
   end
-  if group.cause ~= '' then
-    group.said, group.said_from = said, count
-    group.any_user, group.revoked, group.any_revoked = said[#fields - 2], tonumber(said[#fields - 1]), said[#fields]
-  end
   return group
 end
 
@@ -60,25 +62,39 @@ local function holds(until_ms)
   return until_ms and (until_ms == '0' or tonumber(until_ms) > now_ms)
 end
 
+-- What the tenant's rules say of the capabilities that a question needs; asked once in a batch.
+local function held_against(tenant, question)
+  local wanted = string.match(question, '^%-?%d+ [01][01] %-?%d* %S+ %S+ (%S*) ')
+  local held = tenant.held[wanted]
+  if not held then
+    local names = {}
+    for name in string.gmatch(wanted, '[^,]+') do names[#names + 1] = name end
+    held = { names = names, said = #names > 0 and redis.call('HMGET', tenant.rules, unpack(names)) or {} }
+    tenant.held[wanted] = held
+  end
+  return held
+end
+
 -- Of the capabilities that are asked for, the first that the tenant or the user is restricted from.
-local function restricted_index(group, user_rules)
-  if group.configured then return 1 end
-  local any_user = holds(group.any_user)
-  for index, capability in ipairs(group.capabilities) do
-    if holds(group.said[group.said_from + index]) then return index end
+local function restricted_index(tenant, configured, question, user_rules)
+  if configured == '1' then return 1 end
+  if not tenant.ruled then return 0 end
+  local any_user, held = holds(tenant.any_user), held_against(tenant, question)
+  for index, capability in ipairs(held.names) do
+    if holds(held.said[index]) then return index end
     if any_user and holds(redis.call('HGET', user_rules, capability)) then return index end
   end
   return 0
 end
 
-local function is_revoked(group, user_rules, question)
-  local before = group.revoked
-  if group.any_revoked then
+local function is_revoked(tenant, user_rules, question)
+  local before = tenant.revoked
+  if tenant.any_revoked then
     local own = tonumber(redis.call('HGET', user_rules, REVOKED))
     if own then before = math.max(before or own, own) end
   end
   if not before then return false end
-  local issued = string.match(question, '^%-?%d+ [01] (%-?%d*)')
+  local issued = string.match(question, '^%-?%d+ [01][01] (%-?%d*)')
   return issued == '' or tonumber(issued) <= before
 end
 
@@ -89,12 +105,13 @@ end
 
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
 local function pass(group, revoked, record_key, user_rules, question)
-  local expires, passive = string.match(question, '^(%-?%d+) ([01])')
+  local tenant = group.tenant
+  local expires, passive, configured = string.match(question, '^(%-?%d+) ([01])([01])')
   local record = records[record_key] or read(record_key)
   records[record_key] = record
   local from = record.status
   if revoked then return record, from, -1 end
-  local restricted = restricted_index(group, user_rules)
+  local restricted = restricted_index(tenant, configured, question, user_rules)
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
   local cause = restricted > 0 and 'request' or group.cause
   local to = MOVES[cause][from]
@@ -107,25 +124,25 @@ local function pass(group, revoked, record_key, user_rules, question)
   local stale = now_ms - record.seen >= seen_every
   if later then record.expires = expires end
   if not (to ~= from or later or stale or again) then return record, from, restricted end
-  local ip, request, user = string.match(question, '^%-?%d+ [01] %-?%d* (%S+) (%S+) (.*)$')
+  local ip, request, user = string.match(question, '^%-?%d+ [01][01] %-?%d* (%S+) (%S+) %S* (.*)$')
   if to ~= from then
     record.seen = now_ms
     local about = { by = 'user', ip = ip, request = request, reason = group.reason }
-    move(record_key, group.indexes, user, record, to, cause, about)
+    move(record_key, tenant.indexes, user, record, to, cause, about)
   else
     if stale then record.seen = now_ms end
-    write(record_key, group.indexes, user, record, from)
+    write(record_key, tenant.indexes, user, record, from)
   end
   return record, from, restricted
 end
 
 local function decide(group, first_key, first_arg)
-  if group.broken then error(group.broken) end
+  if group.tenant.broken then error(group.tenant.broken) end
   local answer, windows, refused = {}, {}, false
   local limits = group.limits
   local count = #limits
   -- Who brings a revoked token is not the user: the user's own quota is none of its.
-  local revoked = group.cause ~= '' and is_revoked(group, KEYS[first_key + count + 2], ARGV[first_arg + 1])
+  local revoked = group.cause ~= '' and is_revoked(group.tenant, KEYS[first_key + count + 2], ARGV[first_arg + 1])
   for i = 1, count do
     local limit = limits[i]
     if not (revoked and limit.per_user) then
@@ -156,17 +173,20 @@ end
 
 local answers = {}
 while arg_at < #ARGV do
-  local group = parse_group()
-  local keys_each, args_each = #group.limits, 0
-  if group.cause ~= '' then keys_each, args_each = keys_each + 2, 1 end
-  for _ = 1, group.questions do
-    local well, answer = pcall(decide, group, key_at, arg_at)
-    key_at, arg_at = key_at + keys_each, arg_at + args_each
-    if not well then
-      answer = tostring(type(answer) == 'table' and answer.err or answer)
-      if SERVERS_OWN[string.match(answer, '^-?(%u+)')] then return redis.error_reply(answer) end
+  local tenant = parse_tenant()
+  for _ = 1, tenant.groups do
+    local group = parse_group(tenant)
+    local keys_each, args_each = #group.limits, 0
+    if group.cause ~= '' then keys_each, args_each = keys_each + 2, 1 end
+    for _ = 1, group.questions do
+      local well, answer = pcall(decide, group, key_at, arg_at)
+      key_at, arg_at = key_at + keys_each, arg_at + args_each
+      if not well then
+        answer = tostring(type(answer) == 'table' and answer.err or answer)
+        if SERVERS_OWN[string.match(answer, '^-?(%u+)')] then return redis.error_reply(answer) end
+      end
+      answers[#answers + 1] = answer
     end
-    answers[#answers + 1] = answer
   end
 end
 save_windows()

@@ -24,11 +24,15 @@ local function pack(n)
   return string.char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
 end
 
--- Ticks since an entry. Negative for one that lies ahead: a bucket that has not ended, or a clock set back (by up
--- to an eighth of the modulus: nine minutes where a tick is 1 µs).
-local function age(window, i)
-  local ticks = (window.now - u32(window.text, window.offset + window.stride * (i - 1))) % MODULUS
+-- Ticks since the entry at a place of the text. Negative for one that lies ahead: a bucket that has not ended, or a
+-- clock set back (by up to an eighth of the modulus: nine minutes where a tick is 1 µs).
+local function ticks_since(now, text, at)
+  local ticks = (now - u32(text, at)) % MODULUS
   return ticks < AHEAD and ticks or ticks - MODULUS
+end
+
+local function age(window, i)
+  return ticks_since(window.now, window.text, window.offset + window.stride * (i - 1))
 end
 
 -- How many were admitted up to and with entry `i`, since the count began.
@@ -138,11 +142,10 @@ end
 
 -- A window that is full, told without being parsed: a refusal is to cost less than an admission.
 local function full(limit, text)
-  local at = #text - 4 * limit.requests + 1  -- the entry that has to run out
+  local at = #text - 4 * limit.requests + 1  -- the entry that has to run out: of those that count the first
   if not limit.exact or at < 2 or string.byte(text) ~= CAPITAL + limit.exponent then return nil end
-  local ticks = (limit.now - u32(text, at)) % MODULUS
-  if ticks >= AHEAD then ticks = ticks - MODULUS end
-  if ticks >= limit.length then return nil end
+  local ticks = ticks_since(limit.now, text, at)
+  if ticks >= limit.length or (at > 2 and ticks_since(limit.now, text, at - 4) < limit.length) then return nil end
   local reset_us = (limit.length - ticks) * limit.tick_us - now_us % limit.tick_us
   return { limit = limit, used = limit.requests, reset_us = math.min(reset_us, limit.length_us), charged = 0 }
 end
