@@ -115,13 +115,16 @@ class Handler(RequestHandler):
 
     def _answered(self, request: web.Request, answer: web.StreamResponse | None) -> None:
         """Send the answer of a request that went the short way."""
-        self._request_in_progress = False
-        if isinstance(answer, Answer) and answer.send(request):
-            if self._paused:  # the client asks faster than it reads
-                self._taking = self._loop.create_task(self._until_taken(request))
-                return
-        else:
+        try:
+            goes_on = isinstance(answer, Answer) and answer.send(request)
+        except Exception as error:  # whatever it is, the connection may not be left waiting
+            log.error("an answer was not sent", exc_info=error)
+            goes_on = False
+        if not goes_on:
             self._close = True
+        elif self._paused:  # the client asks faster than it reads
+            self._taking = self._loop.create_task(self._until_taken(request))
+            return
         self._rest()
 
     async def _until_taken(self, request: web.Request) -> None:
@@ -133,7 +136,7 @@ class Handler(RequestHandler):
 
     def _rest(self) -> None:
         """Give the connection back to aiohttp's loop: for what came meanwhile, for the next request, or to end."""
-        idle, self._idle, self._taking = self._idle, None, None
+        idle, self._idle, self._taking, self._request_in_progress = self._idle, None, None, False
         if self._handler_waiter is not None and not self._handler_waiter.done():  # aiohttp shuts down
             self._handler_waiter.set_result(None)
         if idle is None or idle.done():

@@ -1,0 +1,292 @@
+"""The short way: the same answers as the regular one, and a connection that is nobody's burden afterwards."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from service.app import make_app
+from service.core.acts import Author
+from service.core.sessions import Cause
+from service.store.acts import OperatorActs
+from service.store.connection import RedisAccess
+from service.web import answer as answers
+from service.web.middlewares import Middlewares
+from service.web.protocol import Handler
+from service.web.server import OPTIONS, Runner
+from service.web.short_way import ShortWay
+from tests.kit import TENANT_TOKEN, credentials, settings, sign, tenant
+
+pytestmark = pytest.mark.parametrize("access", ["fake", "real"], indirect=True)
+
+ROUTES: dict[str, Any] = {
+    "routes": [{"path": "/open/*", "open": True}, {"path": "/pay/*", "capability": "pay"}, {"path": "/api/*"}],
+    "server": {"trusted_proxies": ["127.0.0.1"]},
+    "limits": {
+        "logout": [{"name": "logout-ip", "per": "ip", "requests": 30, "window": 3600}],
+        "status": [{"name": "status-user", "per": "user", "requests": 3, "window": 3600}],
+    },
+    "tenants": {"acme": tenant(restricted_capabilities=["pay"])},
+}
+
+
+class Connection:
+    """Raw requests over one connection, one answer at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def answer(self) -> bytes:
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        return head + (await self.reader.readexactly(int(length[1])) if length else b"")
+
+    async def ask(self, *requests: bytes) -> bytes:
+        self.writer.write(b"".join(requests))
+        return await self.answer()
+
+
+def asking(path: str, headers: dict[str, str], *, method: str = "GET", version: str = "1.1") -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {"host": "a", **headers}.items())
+    return f"{method} {path} HTTP/{version}\r\n{lines}\r\n".encode()
+
+
+Connect = Callable[[], Any]
+
+
+@pytest.fixture
+async def runner(access: RedisAccess) -> AsyncIterator[Runner]:
+    made = Runner(await asyncio.to_thread(make_app, settings(**ROUTES), access), **OPTIONS)
+    await made.setup()
+    await web.TCPSite(made, "127.0.0.1", 0).start()
+    yield made
+    await made.cleanup()
+
+
+@pytest.fixture
+async def connect(runner: Runner) -> AsyncIterator[Connect]:
+    made: list[Connection] = []
+
+    async def connect() -> Connection:
+        made.append(Connection(*await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])))
+        return made[-1]
+
+    yield connect
+    for one in made:
+        one.writer.close()
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What went the short way."""
+    paths: list[str] = []
+    enter = ShortWay.enter
+
+    def noted(self: ShortWay, request: web.Request, *rest: Any) -> bool:
+        went = enter(self, request, *rest)
+        if went:
+            paths.append(request.raw_path)
+        return went
+
+    monkeypatch.setattr(ShortWay, "enter", noted)
+    return paths
+
+
+def about(method: str, target: str, headers: dict[str, str]) -> dict[str, str]:
+    return {"x-original-method": method, "x-original-uri": target, **headers}
+
+
+ASKED = {
+    "status": ("/auth/status", credentials()),
+    "status with a request id": ("/auth/status", credentials() | {"x-request-id": "mine"}),
+    "status passive": ("/auth/status", credentials("nobody") | {"x-passive": "true"}),
+    "logout": ("/auth/logout", credentials()),
+    "no tenant token": ("/auth/status", {"x-token": sign("alice")}),
+    "no user token": ("/auth/status", {"x-tenant-token": TENANT_TOKEN}),
+    "expired": ("/auth/logout", credentials(exp=1000)),
+    "suspended": ("/auth/status", credentials("eve")),
+    "too many": ("/auth/status", credentials("greedy")),
+    "a header too many": ("/auth/status", credentials() | {f"x-{n}": "a" * 4000 for n in range(5)}),
+    "verify": ("/auth/verify/nginx", about("GET", "/api/x", credentials())),
+    "verify, minimal": ("/auth/verify/nginx", about("GET", "/api/x", credentials() | {"prefer": "return=minimal"})),
+    "verify, open": ("/auth/verify/nginx", about("GET", "/open/x", {})),
+    "verify, restricted": ("/auth/verify/nginx", about("GET", "/pay/x", credentials())),
+    "verify, no rule": ("/auth/verify/nginx", about("GET", "/elsewhere", credentials())),
+    "verify, untold": ("/auth/verify/nginx", credentials()),
+    "verify, any proxy": ("/auth/verify", about("GET", "/api/x", credentials())),
+    "envoy": ("/auth/verify/envoy/api/x", credentials()),
+    "envoy, suspended": ("/auth/verify/envoy/api/x", credentials("eve")),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_both_ways_answer_alike(connect: Connect, access: RedisAccess, taken: list[str], name: str) -> None:
+    await OperatorActs(access.client).act("acme", ["eve"], Cause.SUSPEND, Author("root"))
+    path, headers = ASKED[name]
+    for _ in range(3 if name == "too many" else 1):
+        await (await connect()).ask(asking("/auth/status", credentials("greedy")))
+    taken.clear()
+    short = await (await connect()).ask(asking(path, headers))
+    assert taken == [path]
+    regular = await (await connect()).ask(asking(path, headers | {"connection": "close"}))
+    assert taken == [path], "who asks to hang up goes the regular way"
+
+    def comparable(answer: bytes) -> list[str]:
+        changing = (
+            r"req-[0-9a-f]+|\d{4}-\d\d-\d\dT[\d:.]+Z|(?<=;t=)\d+|(?<=-Reset: )\d+|(?<=;r=)\d+|(?<=Remaining: )\d+"
+        )
+        text = re.sub(changing, "*", answer.decode())
+        lines = text.replace("connection: close\r\n", "").split("\r\n")
+        return [line for line in lines if not line.startswith("date: ")]
+
+    assert comparable(short) == comparable(regular)
+
+
+async def test_what_may_have_to_wait_for_more_than_redis_goes_the_regular_way(
+    connect: Connect, taken: list[str]
+) -> None:
+    who = credentials()
+    for request in (
+        asking("/auth/logout", who, version="1.0"),
+        asking("/auth/logout", who | {"connection": "close"}),
+        asking("/auth/logout", who | {"upgrade": "h2c"}),
+        asking("/auth/logout", who | {"content-length": "2"}, method="POST") + b"{}",
+        asking("/healthz", {}),
+        asking("/auth/logout?a=b", who),
+    ):
+        assert b" 200 OK" in (await (await connect()).ask(request))[:15], request[:40]
+    assert taken == []
+
+
+async def test_requests_of_one_packet_are_answered_in_their_order(connect: Connect) -> None:
+    one = await connect()
+    many = [asking("/auth/logout", credentials(f"u{n}") | {"x-request-id": f"id-{n}"}) for n in range(10)]
+    many[5:5] = [asking("/healthz", {"x-request-id": "id-health"})]
+    first = await one.ask(*many)
+    rest = [await one.answer() for _ in range(10)]
+    told = [re.search(rb"x-request-id: (\S+)", answer, re.IGNORECASE)[1].decode() for answer in (first, *rest)]  # type: ignore[index]
+    assert told == [*(f"id-{n}" for n in range(5)), "id-health", *(f"id-{n}" for n in range(5, 10))]
+
+
+def connections(runner: Runner) -> list[Any]:
+    assert runner.server is not None
+    return list(runner.server.connections)
+
+
+async def test_what_arrives_while_a_request_waits_is_answered_after_it(
+    connect: Connect, runner: Runner, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, waits, goes_on = await connect(), asyncio.Event(), asyncio.Event()
+    land = ShortWay._land
+
+    def landed(self: ShortWay, *about: Any) -> None:
+        waits.set()
+        asyncio.ensure_future(goes_on.wait()).add_done_callback(lambda _: land(self, *about))
+
+    monkeypatch.setattr(ShortWay, "_land", landed)
+    one.writer.write(asking("/auth/logout", credentials() | {"x-request-id": "first"}))
+    await waits.wait()
+    one.writer.write(asking("/auth/logout", credentials() | {"x-request-id": "second"}))
+    one.writer.write(asking("/healthz", {"x-request-id": "third"}))
+    async with asyncio.timeout(5):
+        while not any(len(handler._messages) == 2 for handler in connections(runner)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    goes_on.set()
+    for name in (b"first", b"second", b"third"):
+        assert b"x-request-id: " + name in (await one.answer()).lower()
+    assert taken == ["/auth/logout"], "what waited is aiohttp's"
+
+
+def handlers() -> list[Any]:
+    return [task for task in asyncio.all_tasks() if "RequestHandler" in str(task.get_coro())]
+
+
+async def test_clients_that_hang_up_leave_nothing_behind(connect: Connect, runner: Runner) -> None:
+    for n in range(20):
+        one = await connect()
+        one.writer.write(asking("/auth/logout", credentials(f"u{n}")))
+        if n % 2:
+            await one.writer.drain()
+        one.writer.transport.abort()
+    async with asyncio.timeout(5):
+        while handlers() or connections(runner):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert b" 200 OK" in await (await connect()).ask(asking("/auth/logout", credentials()))
+
+
+async def test_a_client_that_takes_no_answers_is_not_read_on(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SEND_TIMEOUT_S", 0.05)
+    one = await connect()
+    real = Handler._answered
+
+    def paused(self: Handler, *about: Any) -> None:
+        self._paused = True  # as the transport says when too much is unsent
+        real(self, *about)
+
+    monkeypatch.setattr(Handler, "_answered", paused)
+    one.writer.write(asking("/auth/logout", credentials()))
+    await one.answer()
+    one.writer.write(asking("/auth/logout", credentials()))
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await one.answer()
+
+
+async def test_a_connection_that_falls_silent_after_the_short_way_is_closed(
+    access: RedisAccess,
+) -> None:
+    made = Runner(
+        await asyncio.to_thread(make_app, settings(**ROUTES), access), **{**OPTIONS, "keepalive_timeout": 0.2}
+    )
+    await made.setup()
+    await web.TCPSite(made, "127.0.0.1", 0).start()
+    one = Connection(*await asyncio.open_connection("127.0.0.1", made.addresses[0][1]))
+    for _ in range(3):
+        assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
+    assert await asyncio.wait_for(one.reader.read(), 5) == b""
+    one.writer.close()
+    await made.cleanup()
+
+
+async def test_a_mistake_of_ours_is_a_500_and_the_connection_goes_on(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await connect()
+    with monkeypatch.context() as patch:
+        patch.setattr(Middlewares, "settle", lambda *_: 1 / 0)
+        assert b"INTERNAL_SERVER" in await one.ask(asking("/auth/logout", credentials()))
+    assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
+
+
+async def test_a_mistake_in_telling_a_mistake_is_logged_and_ends_the_connection(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await connect()
+    monkeypatch.setattr(Middlewares, "finish", lambda *_, **__: 1 / 0)
+    with capture_logs() as logs:
+        one.writer.write(asking("/auth/logout", credentials()))
+        assert await asyncio.wait_for(one.reader.read(), 5) == b""
+    assert [line["event"] for line in logs if line["log_level"] == "error"][-1] == "a request failed"
+
+
+async def test_a_request_on_the_short_way_is_answered_before_the_server_stops(
+    connect: Connect, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await connect()
+    await one.ask(asking("/auth/logout", credentials()))
+    stopping: list[asyncio.Task[None]] = []
+    land = ShortWay._land
+
+    def landed(self: ShortWay, *about: Any) -> None:
+        if not stopping:  # the server is told to stop while the request waits for Redis
+            stopping.append(asyncio.ensure_future(runner.cleanup()))
+            asyncio.get_running_loop().call_later(0.05, land, self, *about)
+        else:
+            land(self, *about)
+
+    monkeypatch.setattr(ShortWay, "_land", landed)
+    assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
+    await asyncio.wait_for(stopping[0], 5)
