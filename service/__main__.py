@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.configuration import ConfigurationError, doubts, load
+from service.configuration import ConfigurationError, load
+from service.cross_checks import doubts
 from service.serving import EXIT_CONFIGURATION, serve
 from service.settings import Settings
 from service.signing import NoSigningSecret, sign

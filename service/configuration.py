@@ -5,11 +5,11 @@ a key that stands twice in the file, a variable that names nothing and JSON that
 any other; and a message never holds a secret.
 """
 
-import ipaddress
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +23,11 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from service.core.tenants import digest
-from service.settings import ENV_PREFIX, SECRET_NAMES, LimitSection, RouteSection, Settings, TenantLimits, secrets_of
+from service.cross_checks import Mistake, cross_checks
+from service.settings import ENV_PREFIX, SECRET_NAMES, Settings, secrets_of
 
-SHIPPED_SECRETS = frozenset(
-    {
-        "demo-tenant-token",
-        "demo-operator-token",
-        "demo-viewer-token",
-        "demo-signing-secret-for-trying-out-only",
-    }
-)
-"""What the shipped config.yaml holds. Everybody knows these, so they are good for loopback alone."""
-
-
-GUESSABLE_CHARS = 16
-"""Of a tenant's token: below that it is told as a doubt."""
 HOLD_NO_SECRETS = (["server"], ["sessions"], ["limits"], ["routes"])
 _NOT_A_VALUE = ("extra_forbidden", "model_type", "model_attributes_type", "list_type", "tuple_type", "dict_type")
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One thing that is wrong with the configuration."""
-
-    path: str
-    what: str
-    value: str
-    """As it was given, or *** where it is a secret."""
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}" + (f" (value: {self.value})" if self.value else "")
 
 
 class ConfigurationError(Exception):
@@ -98,7 +72,7 @@ def load(path: Path) -> Settings:
     else:
         mistakes += cross_checks(settings)
     if mistakes:
-        raise ConfigurationError(str(path), mistakes)
+        raise ConfigurationError(str(path), [replace(one, variable=_variable_of(one.path)) for one in mistakes])
     return settings
 
 
@@ -174,6 +148,13 @@ def _variables() -> list[tuple[str, ...]]:
     ]
 
 
+def _variable_of(path: str) -> str:
+    """The name of the variable that sets what stands at `path`, or what is around it."""
+    way = tuple(path.lower().split("."))
+    ways = sorted((one for one in _variables() if one == way[: len(one)]), key=len)
+    return ENV_PREFIX + "__".join(ways[-1]).upper() if ways else ""
+
+
 def _unknown_variables() -> list[Mistake]:
     """Those under a known section are found by the types; these name no section at all."""
     known = Settings.model_fields
@@ -181,20 +162,6 @@ def _unknown_variables() -> list[Mistake]:
         Mistake(ENV_PREFIX + "__".join(path).upper(), f"there is no such section; known are {', '.join(known)}", "")
         for path in _variables()
         if path[0] not in known
-    ]
-
-
-def cross_checks(settings: Settings, tenants: Collection[str] = ()) -> list[Mistake]:
-    """What is wrong between settings that are each well-formed: names, tokens, and secrets that everybody knows.
-
-    `tenants` are configured as well, though something is wrong with them.
-    """
-    return [
-        *_shared_tokens(settings),
-        *_limit_names(settings),
-        *_route_limits(settings),
-        *_operators(settings, tenants),
-        *_shipped_secrets(settings),
     ]
 
 
@@ -256,111 +223,48 @@ def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
         del given[part]
 
 
-def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
-    owners: dict[bytes, str] = {}
-    for name, tenant in settings.tenants.items():
-        if (other := owners.setdefault(tenant.digest, name)) != name:
-            yield Mistake(f"tenants.{name}.token", f"is that of {other} too; a token names one tenant", "***")
+_WORDS = (
+    ("Value error, ", ""),
+    ("Input should be a valid integer, unable to parse string as an integer", "must be a whole number"),
+    ("Input should be a valid integer", "must be a whole number"),
+    ("Input should be a valid number, unable to parse string as a number", "must be a number"),
+    ("Input should be a valid boolean, unable to interpret input", "must be true or false"),
+    ("Input should be a valid tuple", "must be a list"),
+    ("Input should be a valid dictionary or instance of", "must be a map of settings,"),
+    ("Input should be a valid dictionary", "must be a map of settings"),
+    ("Input should be a valid string", "must be text; put it in quotes"),
+    ("Input should be a valid ", "must be a "),
+    ("Input should be ", "must be "),
+    ("String should", "must"),
+    ("Dictionary should", "must"),
+    ("Tuple should", "must"),
+    ("List should", "must"),
+)
+"""How pydantic begins a sentence, and how we do."""
 
 
-def _limit_names(settings: Settings) -> Iterator[Mistake]:
-    """A limit counts under its name, so a name stands once at the top, and for a tenant in the same operation."""
-    places: dict[str, str] = {}
-    for operation, limit in _limits_of(settings.limits):
-        if limit.name in places:
-            yield Mistake(f"limits.{operation}", f"{limit.name} stands in {places[limit.name]} already", limit.name)
-        places.setdefault(limit.name, operation)
-    for name, tenant in settings.tenants.items():
-        own: dict[str, str] = {}
-        for operation, limit in _limits_of(tenant.limits):
-            place = own.get(limit.name) or places.get(limit.name, operation)
-            if limit.name in own or place != operation:
-                path = f"tenants.{name}.limits.{operation}"
-                yield Mistake(path, f"{limit.name} stands in {place} already", limit.name)
-            own[limit.name] = operation
+def _in_our_words(message: str) -> str:
+    for theirs, ours in _WORDS:
+        if message.startswith(theirs):
+            return ours + message[len(theirs) :]
+    return message
 
 
-def _route_limits(settings: Settings) -> Iterator[Mistake]:
-    """Routes may share a limit, which then counts for all of them: it has to be the same one."""
-    at_top = {limit.name for _, limit in _limits_of(settings.limits)}
-    own = {name: {limit.name for _, limit in _limits_of(one.limits)} for name, one in settings.tenants.items()}
-    for_all: dict[str, LimitSection] = {}
-    yield from _route_limits_in("routes", settings.routes, at_top.union(*own.values()), for_all)
-    for name, tenant in settings.tenants.items():
-        yield from _route_limits_in(f"tenants.{name}.routes", tenant.routes, at_top | own[name], dict(for_all))
-
-
-def _route_limits_in(
-    path: str, routes: Sequence[RouteSection], taken: set[str], shared: dict[str, LimitSection]
-) -> Iterator[Mistake]:
-    for at, route in enumerate(routes):
-        for limit in route.limits:
-            if limit.name in taken:
-                yield Mistake(f"{path}.{at}.limits", "counts for an operation; give it another name", limit.name)
-            elif shared.setdefault(limit.name, limit) != limit:
-                what = "stands in another route with other values; routes that share a limit write it alike"
-                yield Mistake(f"{path}.{at}.limits", what, limit.name)
-
-
-def doubts(settings: Settings) -> Iterator[str]:
-    """What is valid and yet hardly meant, in a sentence each."""
-    sections = {f"tenants.{name}.": tenant for name, tenant in settings.tenants.items()}
-    routes = [*settings.routes, *(route for tenant in sections.values() for route in tenant.routes)]
-    if routes and not settings.server.trusted_proxies:
-        yield "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400"
-    for path, tenant in sections.items():
-        if tenant.token is not None and len(tenant.token.get_secret_value()) < GUESSABLE_CHARS:
-            yield f"{path}token has fewer than {GUESSABLE_CHARS} characters: short enough to be guessed"
-    known = {*type(settings.limits).model_fields, *(route.capability for route in routes)}
-    for path, tenant in sections.items():
-        for capability in tenant.restricted_capabilities:
-            if capability not in known:
-                yield f"{path}restricted_capabilities: no operation and no route asks for {capability}"
-
-
-def _limits_of(section: TenantLimits) -> Iterator[tuple[str, LimitSection]]:
-    for operation in type(section).model_fields:
-        for limit in getattr(section, operation):
-            yield operation, limit
-
-
-def _operators(settings: Settings, tenants: Collection[str]) -> Iterator[Mistake]:
-    names: set[str] = set()
-    for at, operator in enumerate(settings.admin.tokens):
-        if operator.name in names:
-            yield Mistake(f"admin.tokens.{at}.name", "stands twice; acts are told by this name", operator.name)
-        names.add(operator.name)
-        for unknown in sorted(set(operator.tenants) - {"*", *settings.tenants, *tenants}):
-            yield Mistake(f"admin.tokens.{at}.tenants", "names a tenant that is not configured", unknown)
-
-
-def _shipped_secrets(settings: Settings) -> Iterator[Mistake]:
-    if is_loopback(settings.server.host):
-        return
-    digests = {tenant.digest for tenant in settings.tenants.values()} | {one.digest for one in settings.admin.tokens}
-    keys = {key.secret.get_secret_value() for one in settings.tenants.values() for key in one.jwt.keys if key.secret}
-    if keys & SHIPPED_SECRETS or digests & {digest(secret) for secret in SHIPPED_SECRETS}:
-        what = "with the secrets of the shipped config.yaml only loopback is served; set secrets of your own first"
-        yield Mistake("server.host", what, settings.server.host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether listening on `host` is seen by this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _names_of_settings() -> set[str]:
+    schema = Settings.model_json_schema()
+    return {name for one in (schema, *schema["$defs"].values()) for name in one.get("properties", ())}
 
 
 def _told(error: Any, secrets: set[str]) -> Mistake:
     """A mistake as pydantic found it, with its value where that is fit to be shown."""
     where = [part for part in error["loc"] if part != "[key]"]
     path = ".".join(str(part) for part in where) or "the configuration"
-    what = error["msg"]
+    what = _in_our_words(error["msg"])
     if error["type"] == "missing":
         return Mistake(path, "is required", "")
     if error["type"] == "extra_forbidden":
-        what = "there is no such setting"
+        near = get_close_matches(str(where[-1]), _names_of_settings(), 1)
+        what = "there is no such setting" + (f"; perhaps {near[0]} is meant" if near else "")
     value = error["input"]
     shown = repr(value)
     # A misspelt name may be that of a secret, and what stands in place of a section one of its values.

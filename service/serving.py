@@ -15,7 +15,8 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import make_app
-from service.configuration import ConfigurationError, doubts, load
+from service.configuration import ConfigurationError, load
+from service.cross_checks import doubts
 from service.reload import Reloader
 from service.settings import Settings
 from service.store import embedded

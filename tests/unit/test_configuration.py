@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from service.app import make_policy
-from service.configuration import ConfigurationError, doubts, is_loopback, load
+from service.configuration import ConfigurationError, load
+from service.cross_checks import doubts, is_loopback
 from tests.kit import ROOT, SECRET, config, settings, tenant
 
 SHIPPED = ("demo-tenant-token", "demo-operator-token", "demo-signing-secret-for-trying-out-only")
@@ -65,8 +66,8 @@ def test_all_mistakes_are_told_together(tmp_path: Path, monkeypatch: pytest.Monk
         "server.port",
         "server.prot",
         "sessions.on_outage",
-        "redis.timeout",
-        "tenants.globex",
+        "redis.timeout (set by SERVICE__REDIS__TIMEOUT)",
+        "tenants.globex (set by SERVICE__TENANTS__GLOBEX)",
     }
     assert not any("secret-that-nobody-may-see" in one for one in told)
 
@@ -169,7 +170,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_shipped_secrets_are_found_however_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = ROOT / "config.yaml"
     monkeypatch.setenv("SERVICE__SERVER", '{"host": "0.0.0.0"}')
-    assert mistakes(shipped)[0].startswith("server.host: with the secrets of the shipped")
+    assert mistakes(shipped)[0].startswith("server.host (set by SERVICE__SERVER): with the secrets of the shipped")
     monkeypatch.setenv("SERVICE__TENANTS", json.dumps({"initech": tenant()}))
     monkeypatch.setenv("SERVICE__ADMIN", "{}")
     assert load(shipped).server.host == "0.0.0.0", "they are all replaced"
