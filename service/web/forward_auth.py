@@ -140,7 +140,8 @@ def translate(request: web.Request, response: web.StreamResponse) -> None:
 
     The real status, and the body, which nginx drops, travel in header fields (nginx, `error_page` and `return`).
     """
-    if isinstance(response, Answer) and request.raw_path.partition("?")[0] == NGINX:
+    path = request.raw_path
+    if path.startswith(NGINX) and isinstance(response, Answer) and path.partition("?")[0] == NGINX:
         response.lines += f"x-deny-status: {response.status}\r\n{line('x-deny-body', response.text)}"
         if response.status not in (401, 403):
             response.change_status(403)

@@ -89,8 +89,7 @@ class Middlewares:
         """The answer to an error, told to the log as well."""
         response, code, lines = _tell(request, error)
         answer = self.finish(request, response, error, code, lines)
-        if request[keys.EXCHANGE].operation == "verify":
-            forward_auth.translate(request, answer)
+        forward_auth.translate(request, answer)
         return answer
 
     def finish(
