@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.core.admission import CAPABILITY
 from service.core.hooks import key_of
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S, OnOutage, Per
+from service.core.listing import EVENT_TYPES
 from service.core.tenants import digest
 from service.core.tokens import ALGORITHMS, ASYMMETRIC, Key, make_key
 from service.store.address import Address
@@ -292,9 +293,6 @@ class Jwt(_Section):
     def audiences(self) -> tuple[str, ...]:
         """The audiences, any of which a token must name; none: not checked."""
         return (self.audience,) if isinstance(self.audience, str) else self.audience or ()
-
-
-EVENT_TYPES = ("transition", "restriction", "revocation", "limit", "forgotten", "refusal")
 
 
 class WebhookSection(_Section):

@@ -50,6 +50,8 @@ class Page:
     """How many newest sessions a prefix was looked for among; None where no prefix was asked for."""
 
 
+EVENT_TYPES = ("transition", "restriction", "revocation", "limit", "forgotten", "refusal")
+
 _NAMES = {"user": "userId", "request": "requestId"}
 _NUMBERS = ("requests", "window", "count", "all")
 

@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlencode
 from aiohttp import web
 
 from service.core.acts import Rules
-from service.core.errors import BREAKER_IS_OPEN, NotFound, StoreUnavailable
+from service.core.errors import NotFound
 from service.core.limits import Per
-from service.core.listing import Cursor, Page
+from service.core.listing import EVENT_TYPES, Cursor, Page
 from service.core.sessions import RECORDED, Status
 from service.core.tokens import is_user_id
 from service.web import keys
@@ -36,8 +36,7 @@ def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamRespons
         browser = browser_of(request)
         if browser is None or browser.operator is None:
             raise web.HTTPSeeOther(f"{ROOT}/login?{urlencode({'next': request.path_qs})}")
-        if request.app[keys.GATE].is_down():
-            raise StoreUnavailable(BREAKER_IS_OPEN)
+        request.app[keys.GATE].need_store()
         return await view(request, browser, browser.operator)
 
     return guarded
@@ -134,7 +133,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
     session = await request.app[keys.SESSIONS].get(tenant, name)
     history = await request.app[keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
     rules = await request.app[keys.ACTS].rules(tenant, name)
-    if session is None and not history.events and rules == Rules():
+    if session is None and not history.events and rules == Rules() and "unseen" not in request.query:
         raise NotFound(f"Nothing is kept of {visible(name)} in {tenant}")
     content = {
         **_about(browser, operator, tenant),
@@ -176,7 +175,15 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
 def _about(browser: Browser, operator: Operator, tenant: str) -> dict[str, Any]:
     """What every page knows."""
     at = f"/tenants/{tenant}"
-    return {"browser": browser, "operator": operator, "tenant": tenant, "api": API, "at": at, "urlencode": urlencode}
+    return {
+        "browser": browser,
+        "operator": operator,
+        "tenant": tenant,
+        "api": API,
+        "at": at,
+        "kinds": " ".join(EVENT_TYPES),
+        "urlencode": urlencode,
+    }
 
 
 def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.StreamResponse:

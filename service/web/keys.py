@@ -9,7 +9,7 @@ from aiohttp import web
 
 from service.core.acts import Acts
 from service.core.admission import Admission, Question, Terms
-from service.core.errors import StoreUnavailable, UnexpectedState
+from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, UnexpectedState
 from service.core.hooks import HookStates
 from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
 from service.core.pulse import Pulse
@@ -60,8 +60,13 @@ class Gate:
     refetch_keys: Callable[[str], Awaitable[None]]
     """Waits a moment for fresh keys of a tenant that has a JWKS URL."""
     is_down: Callable[[], bool]
-    """Whether the circuit breaker is open: whoever would wait for Redis is told at once."""
+    """Whether the circuit breaker is open."""
     is_ready: Callable[[], Awaitable[bool]]
+
+    def need_store(self) -> None:
+        """Raise StoreUnavailable at once while the circuit breaker is open: nobody is let to wait for Redis."""
+        if self.is_down():
+            raise StoreUnavailable(BREAKER_IS_OPEN)
 
     async def decide(self, question: Question) -> Admission:
         """The one admission, outages included."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.core.admission import CAPABILITY
+from service.core.listing import EVENT_TYPES
 from service.core.sessions import RECORDED, Status
 from service.web import schemas
 from service.web.problems import CODES
@@ -50,7 +51,7 @@ _EVENT: Json = {
     "properties": {
         "id": {"type": "string"},
         "at": _MOMENT,
-        "type": {"enum": ["transition", "restriction", "revocation", "limit", "forgotten", "refusal"]},
+        "type": {"enum": list(EVENT_TYPES)},
         "userId": {"type": "string"},
         "from": {"enum": list(Status)},
         "to": {"enum": list(RECORDED)},

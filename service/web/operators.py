@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from service.core.acts import Acts, Author
 from service.core.admission import Question, judge
-from service.core.errors import BREAKER_IS_OPEN, Forbidden, NotFound, StoreUnavailable, Unauthorized, UnexpectedState
+from service.core.errors import Forbidden, NotFound, Unauthorized, UnexpectedState
 from service.core.listing import Histories, SessionLists
 from service.core.tenants import Tenant, digest
 from service.web import keys
@@ -83,8 +83,7 @@ def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[
             raise Forbidden
         named = request.match_info.get("tenant")
         tenant = None if named is None else tenant_of(request, operator, named)
-        if request.app[keys.GATE].is_down():
-            raise StoreUnavailable(BREAKER_IS_OPEN)
+        request.app[keys.GATE].need_store()
         app = request.app
         desk = Desk(operator, tenant, app[keys.SESSIONS], app[keys.ACTS], app[keys.HISTORIES], request)
         return await view(request, desk)

@@ -1,5 +1,6 @@
 """The dashboard over HTTP: who gets in, what is shown to whom, and what is not let through."""
 
+import html
 import re
 from typing import Any
 
@@ -360,3 +361,15 @@ async def test_a_user_of_whom_nothing_is_kept_is_said_to_be(client: Client) -> N
     answer = await client.get("/dashboard/user", params={"tenant": "acme", "user": "nobody"})
     assert answer.status == 404
     assert "<h1>Nothing is kept of nobody in acme</h1>" in await answer.text()
+
+
+async def test_an_operator_may_act_on_a_user_before_its_first_request(client: Client) -> None:
+    await log_in(client)
+    searched = await page(client, tenant="acme", user="newcomer", exact="1")
+    [address] = re.findall(r'href="([^"]*unseen=1)"', searched)
+    answer = await client.get(html.unescape(address))
+    text = await answer.text()
+    assert answer.status == 200
+    assert "No record is kept of this user" in text
+    assert "Suspend newcomer?" in text
+    assert "Log out newcomer?" not in text, "nobody logs out who was never here"

@@ -59,7 +59,7 @@ function listen() {
     if (before) soon();
     before = true;
   });
-  for (const kind of ["transition", "restriction", "revocation", "limit", "forgotten", "refusal", "gap"]) {
+  for (const kind of [...main.dataset.kinds.split(" "), "gap"]) {
     source.addEventListener(kind, soon);
   }
   source.addEventListener("dropped", () => again(source));
