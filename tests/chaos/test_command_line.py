@@ -1,0 +1,153 @@
+"""The command line, the welcome of `make run`, and a machine without a server."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.store.embedded import find_server
+from tests.kit import (
+    ROOT,
+    SECRET,
+    TENANT_TOKEN,
+    Service,
+    config,
+    credentials,
+    free_port,
+    needs,
+    tenant,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+Start = Callable[..., Service]
+
+
+@pytest.fixture(autouse=True)
+def _a_server() -> None:
+    needs("a Redis server", found=find_server() is not None)
+
+
+def run(*words: str, config: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "service", *words, *(["--config", str(config)] if config else [])]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_check_says_good_or_every_mistake(tmp_path: Path) -> None:
+    good = run("check", config=ROOT / "config.yaml")
+    assert (good.returncode, good.stdout) == (0, f"{ROOT / 'config.yaml'} is good: 1 tenant(s), redis embedded\n")
+    broken = tmp_path / "config.yaml"
+    broken.write_text(json.dumps(config(server={"port": "x", "prot": 1})))
+    for words in (["check"], ["serve"], []):
+        told = run(*words, config=broken)
+        assert told.returncode == 2
+        assert "server.port" in told.stderr
+        assert "server.prot" in told.stderr
+        assert "Traceback" not in told.stderr
+
+
+def test_token_prints_a_jwt_that_the_service_takes(start: Start) -> None:
+    service = start(config(tenants={"acme": with_rules(issuer="us", audience=["api", "web"])})).wait_until_ready()
+    told = run("token", "--tenant", "acme", "--user", "ünï cödé", "--ttl", "60", config=service.path)
+    assert told.returncode == 0, told.stderr
+    headers = {"x-tenant-token": TENANT_TOKEN, "x-token": told.stdout.strip()}
+    assert service.get("/auth/status", headers).data["userId"] == "ünï cödé"
+
+
+def with_rules(**rules: Any) -> dict[str, Any]:
+    made = tenant()
+    made["jwt"] |= rules
+    return made
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--tenant", "nobody", "--user", "a"], "there is no tenant nobody; known are acme, globex"),
+        (["--tenant", "acme", "--user", ""], "a user has 1 to 128 characters"),
+        (["--tenant", "acme", "--user", "a\nb"], "a user has 1 to 128 characters"),
+        (["--tenant", "globex", "--user", "a"], "tenant globex has public keys only"),
+        (["--tenant", "acme", "--user", "a", "--ttl", "soon"], "invalid int value"),
+        (["--tenant", "acme", "--user", "a", "--ttl", "0"], "at least a second"),
+        (["--tenant", "acme", "--user", "a", "--ttl", "99999999999999"], "before the year 10000"),
+        (["--tenant", "acme"], "the following arguments are required: --user"),
+    ],
+)
+def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], told: str) -> None:
+    path = tmp_path / "config.yaml"
+    remote = {"token": "t", "jwt": {"jwks_url": "http://127.0.0.1:1/"}}
+    path.write_text(json.dumps(config(tenants={"globex": remote})))
+    done = run("token", *words, config=path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert SECRET not in done.stderr
+
+
+def test_help_names_the_commands() -> None:
+    assert "serve | check | token" in run("--help").stdout
+
+
+def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text((ROOT / "config.yaml").read_text())
+    environment = {**os.environ, "SERVICE__SERVER__PORT": str(free_port())}
+    command = [sys.executable, "-m", "service", "serve", "--welcome", "--config", str(path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not any("/auth/logout more than" in line for line in lines):
+            lines.append(process.stdout.readline())
+        text = "".join(lines)
+        curl = next(line for line in lines if line.startswith("  curl"))
+        needs("curl", found=shutil.which("curl") is not None)
+        answer = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=20).stdout
+        process.terminate()
+    assert "HTTP/1.1 200 OK" in answer
+    assert '"status": "logged_in"' in answer
+    assert "log in with demo-operator-token" in text
+    assert "/dashboard" in text
+
+
+def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: Start, tmp_path: Path) -> None:
+    program = (
+        "import sys; from service.store import embedded; from service.__main__ import main; "
+        "embedded.find_server = lambda: None; sys.exit(main())"
+    )
+    path = tmp_path / "config.yaml"
+    port = free_port()
+    path.write_text(json.dumps(config(server={"port": port, "workers": 2})))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "--config", str(path)], cwd=ROOT, env=environment, stdout=out, stderr=out
+        )
+    try:
+        wait_for(lambda: '"listening"' in log.read_text())
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", "/auth/status", headers=credentials())
+            assert connection.getresponse().read()
+            answers = []
+            for _ in range(40):
+                connection.request("GET", "/auth/logout", headers=credentials())
+                answer = connection.getresponse()
+                answer.read()
+                answers.append(answer.status)
+            assert answers == [200] * 30 + [429] * 10, "there is one worker, whatever was asked for: it alone knows"
+        assert "install the package redis-server (or valkey)" in log.read_text()
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    assert not (tmp_path / "var").exists()
