@@ -121,7 +121,7 @@ def test_sighup_takes_a_good_file_keeps_the_old_one_over_a_broken_one_and_drops_
     service.configure(config(server={"workers": 99}, sessions={"retention": -1}))
     service.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "configuration not reloaded, the old one stays" in service.told)
-    assert "server.workers: Input should be less than or equal to 64" in service.told
+    assert "server.workers: must be less than or equal to 64" in service.told
     assert "sessions.retention" in service.told
     assert service.get("/auth/logout", {"x-tenant-token": "initech-token", "x-token": sign()}).status == 200
     stop.set()
