@@ -23,6 +23,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from service.core.wording import in_our_words
 from service.cross_checks import Mistake, cross_checks
 from service.settings import ENV_PREFIX, SECRET_NAMES, Settings, secrets_of
 
@@ -223,33 +224,6 @@ def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
         del given[part]
 
 
-_WORDS = (
-    ("Value error, ", ""),
-    ("Input should be a valid integer, unable to parse string as an integer", "must be a whole number"),
-    ("Input should be a valid integer", "must be a whole number"),
-    ("Input should be a valid number, unable to parse string as a number", "must be a number"),
-    ("Input should be a valid boolean, unable to interpret input", "must be true or false"),
-    ("Input should be a valid tuple", "must be a list"),
-    ("Input should be a valid dictionary or instance of", "must be a map of settings,"),
-    ("Input should be a valid dictionary", "must be a map of settings"),
-    ("Input should be a valid string", "must be text; put it in quotes"),
-    ("Input should be a valid ", "must be a "),
-    ("Input should be ", "must be "),
-    ("String should", "must"),
-    ("Dictionary should", "must"),
-    ("Tuple should", "must"),
-    ("List should", "must"),
-)
-"""How pydantic begins a sentence, and how we do."""
-
-
-def _in_our_words(message: str) -> str:
-    for theirs, ours in _WORDS:
-        if message.startswith(theirs):
-            return ours + message[len(theirs) :]
-    return message
-
-
 def _names_of_settings() -> set[str]:
     schema = Settings.model_json_schema()
     return {name for one in (schema, *schema["$defs"].values()) for name in one.get("properties", ())}
@@ -259,7 +233,7 @@ def _told(error: Any, secrets: set[str]) -> Mistake:
     """A mistake as pydantic found it, with its value where that is fit to be shown."""
     where = [part for part in error["loc"] if part != "[key]"]
     path = ".".join(str(part) for part in where) or "the configuration"
-    what = _in_our_words(error["msg"])
+    what = in_our_words(error["msg"])
     if error["type"] == "missing":
         return Mistake(path, "is required", "")
     if error["type"] == "extra_forbidden":

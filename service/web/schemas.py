@@ -13,6 +13,7 @@ from service.core.errors import InvalidRequest
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S
 from service.core.sessions import Status
 from service.core.tokens import MAX_USER_CHARS, is_user_id
+from service.core.wording import in_our_words
 from service.web import server
 
 MAX_USERS = 1000
@@ -209,7 +210,7 @@ def _mistakes(error: ValidationError) -> InvalidRequest:
         return InvalidRequest([("body", f"holds {error.error_count()} mistakes")])
     return InvalidRequest(
         [
-            (".".join(map(str, one["loc"])) or "body", one["msg"].removeprefix("Value error, "))
+            (".".join(map(str, one["loc"])) or "body", in_our_words(one["msg"]))
             for one in error.errors(include_url=False, include_input=False, include_context=False)
         ]
     )
