@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -47,13 +47,21 @@ class SessionRules:
     logout_grace_ms: int
 
 
+Told = Callable[[Admission | StoreUnavailable], None]
+"""Is called with what was decided, or why it could not be."""
+
+
 @dataclass(slots=True)
 class _Waiting:
     question: Question
     keys: TenantKeys
-    answer: asyncio.Future[Admission]
+    told: Told
+    is_gone: Callable[[], bool] | None
+    """Whether nobody wants to hear the answer any more."""
     until: float
     """When to give up, by the loop's clock."""
+    over: bool = False
+    """The answer was told."""
     with_text: bool = False
     """Redis does not know the script: send all of it."""
     asking: bool = False
@@ -75,14 +83,29 @@ class Admissions:
         Raises:
             StoreUnavailable: Redis did not answer; the admission may have taken effect.
         """
-        decided = self.start(question)
-        return decided if isinstance(decided, Admission) else await decided
+        answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
 
-    def start(self, question: Question) -> "Admission | asyncio.Future[Admission]":
-        """Decide `question` at once where Redis need not be asked, otherwise on the next trip.
+        def told(decided: Admission | StoreUnavailable) -> None:
+            if answer.done():
+                return
+            if isinstance(decided, Admission):
+                answer.set_result(decided)
+            else:
+                answer.set_exception(decided)
+
+        decided = self.start(question, told, answer.done)
+        return decided if decided is not None else await answer
+
+    def start(self, question: Question, told: Told, is_gone: Callable[[], bool] | None = None) -> Admission | None:
+        """Decide `question` at once where Redis need not be asked; otherwise on the next trip, whose answer is told.
+
+        Args:
+            question: what is asked.
+            told: is called once, later, where nothing is returned.
+            is_gone: whether nobody wants to hear it any more; then it is not sent.
 
         Raises:
-            StoreUnavailable: nobody is let to wait for Redis now. The future may say so too: see `ask`.
+            StoreUnavailable: nobody is let to wait for Redis now.
         """
         if not question.needs_store:
             return NOTHING_ASKED
@@ -94,10 +117,8 @@ class Admissions:
             raise StoreUnavailable(BREAKER_IS_OPEN)
         if len(lane.waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis")
-        loop = lane.loop
-        answer: asyncio.Future[Admission] = loop.create_future()
-        lane.join(_Waiting(question, keys_of(tenant), answer, loop.time() + lane.link.timeout_s))
-        return answer
+        lane.join(_Waiting(question, keys_of(tenant), told, is_gone, lane.loop.time() + lane.link.timeout_s))
+        return None
 
     async def close(self) -> None:
         """Let the trips that are under way end."""
@@ -185,10 +206,10 @@ class _Lane:
         now = self.loop.time()
         batch = []
         for waiting in [self.waiting.popleft() for _ in range(min(MAX_BATCH, len(self.waiting)))]:
-            if waiting.answer.done():
+            if waiting.over or (waiting.is_gone is not None and waiting.is_gone()):
                 continue
             if waiting.until < now:
-                waiting.answer.set_exception(StoreUnavailable("it waited too long for its turn"))
+                _tell(waiting, StoreUnavailable("it waited too long for its turn"))
             else:
                 batch.append(waiting)
         return batch
@@ -236,23 +257,31 @@ class _Lane:
             _fail(asked, reply)
             return
         for waiting, found in zip(asked, reply, strict=True):
-            if waiting.answer.done():
+            if waiting.over:
                 continue
             if isinstance(found, bytes):
-                waiting.answer.set_exception(StoreUnavailable(found.decode(errors="replace")))
+                _tell(waiting, StoreUnavailable(found.decode(errors="replace")))
             else:
                 admission = decode(waiting.question, found)
                 if admission.refused:
                     asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
                     self._admissions.refusals.remember(waiting.question, admission, asked_at)
-                waiting.answer.set_result(admission)
+                _tell(waiting, admission)
+
+
+def _tell(waiting: _Waiting, decided: Admission | StoreUnavailable) -> None:
+    waiting.over = True
+    try:
+        waiting.told(decided)
+    except Exception as error:  # one's own mistake, not that of those who wait beside it
+        log.error("an answer was not taken", exc_info=error)
 
 
 def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
     reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
     for waiting in asked:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(StoreUnavailable(reason))
+        if not waiting.over:
+            _tell(waiting, StoreUnavailable(reason))
 
 
 def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:

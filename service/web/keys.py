@@ -1,6 +1,5 @@
 """What the application and a request carry with them, typed."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from service.web.metrics import Metrics
 from service.web.policy import LivePolicy
 from service.web.repeats import Repeats
 
+Told = Callable[[Admission | StoreUnavailable], None]
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -53,8 +53,10 @@ class Gate:
     pulse: Pulse
     operations: dict[object, Operation]
     """Handlers that are not in it stand outside the admission."""
-    ask: Callable[[Question], "Admission | asyncio.Future[Admission]"]
-    """Redis, or what is known without it (StoreUnavailable: it is away)."""
+    ask: Callable[[Question], Awaitable[Admission]]
+    """Redis (StoreUnavailable: it is away)."""
+    start: Callable[[Question, Told], Admission | None]
+    """The same for who does not wait: what is known at once, or nothing, and then it is told."""
     without_store: Callable[[Question], Admission]
     """What the configuration says of outages."""
     refetch_keys: Callable[[str], Awaitable[None]]
@@ -71,8 +73,7 @@ class Gate:
     async def decide(self, question: Question) -> Admission:
         """The one admission, outages included."""
         try:
-            decided = self.ask(question)
-            return decided if isinstance(decided, Admission) else await decided
+            return await self.ask(question)
         except StoreUnavailable:
             return self.without_store(question)
 

@@ -5,7 +5,6 @@ A request takes the same steps as through the middlewares (`begin`, `question`, 
 body, a tenant's fresh keys) goes the regular way.
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from service.web.middlewares import Middlewares, hold_to_size
 
 log = structlog.get_logger()
 
+Decided = Admission | StoreUnavailable
 Answered = Callable[[web.Request, web.StreamResponse | None], None]
 """Told a request's answer; None: there is none to give, and the log says why."""
 
@@ -65,21 +65,15 @@ class ShortWay:
             answered(request, self._refused(request, error))
             return True
         try:
-            decided = gate.ask(question)
-        except StoreUnavailable:
-            decided = gate.without_store(question)
-        if isinstance(decided, Admission):
-            answered(request, self._answer(request, way, question, decided))
-        else:
-            decided.add_done_callback(partial(self._land, request, way, question, answered))
+            decided: Decided | None = gate.start(question, partial(self._land, request, way, question, answered))
+        except StoreUnavailable as error:
+            decided = error
+        if decided is not None:
+            self._land(request, way, question, answered, decided)
         return True
 
-    def _land(
-        self, request: web.Request, way: Way, question: Question, answered: Answered, found: asyncio.Future[Admission]
-    ) -> None:
-        try:
-            decided = found.result()
-        except StoreUnavailable:
+    def _land(self, request: web.Request, way: Way, question: Question, answered: Answered, decided: Decided) -> None:
+        if not isinstance(decided, Admission):
             decided = request[keys.EXCHANGE].gate.without_store(question)
         answered(request, self._answer(request, way, question, decided))
 
