@@ -177,7 +177,7 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
     ours = partial(rollcall, folder, redis_port=redis_port)
     stack = ["{port}", f"redis://127.0.0.1:{redis_port}", SECRET]
     spelt = (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(ADDRESSES))
-    addresses = [asking("/auth/status", x_forwarded_for=one) for one in spelt]
+    people = [asking("/auth/status", f"user-{one}", x_forwarded_for=one) for one in spelt]
     told = {"x_original_method": "GET"}
     asked_about = [asking("/auth/verify/nginx", x_original_uri=f"/api/part{n % 100}/{n}", **told) for n in range(PATHS)]
     one = [{"per": "ip", "requests": 1, "window": 3600}]
@@ -198,14 +198,14 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
         ),
         Row("Rollcall, refused again and again", ours(name="again", limits={"status": one}), status, status=429),
         Row(
-            "Rollcall, admitted, each from another address",
+            "Rollcall, admitted, each another user and address",
             ours(name="many", limits={"status": [{"per": "ip", "requests": 1000, "window": 3600}]}, **TRUSTING),
-            lambda number: addresses[number % len(addresses)],
+            lambda number: people[number % len(people)],
         ),
         Row(
             "Rollcall, refused, each for the first time",
             ours(name="first", limits={"status": one}, access_log="none", **TRUSTING),
-            lambda number: addresses[number % len(addresses)],
+            lambda number: people[number % len(people)],
             status=429,
             first=True,
         ),
