@@ -50,7 +50,7 @@ outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/out
 	$(BIN)/python -m tests.chaos.outages
 
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
-	MODEL_EXAMPLES=1500 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)
+	MODEL_EXAMPLES=2600 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)
 
 fuzz: $(VENV)/.dev ## Send a million requests of nonsense to the port, and 20,000 of each kind to each parser.
 	FUZZ_REQUESTS=1000000 FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz $(ARGS)
