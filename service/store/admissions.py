@@ -33,8 +33,6 @@ MAX_BATCH = 128
 """Questions per trip; about a millisecond of Redis's time."""
 MAX_WAITING = 4096
 """Beyond it a request is answered 503 at once: more waiting would only be answered late."""
-
-
 MOMENT_S = 0.005
 """Who has waited no longer than this before a trip is told by the trip itself."""
 
@@ -222,8 +220,9 @@ class _Lane:
             replies = await self.link.send([command for _, commands in calls for command in commands])
         except Exception as error:  # whatever it is, nobody may be left waiting
             # Those who wait behind a trip that failed have waited as long as it took: tell them too.
-            _fail((*batch, *self.waiting), error)
-            self.waiting.clear()
+            behind = (*batch, *self.waiting)
+            self.waiting.clear()  # first: who is told may ask again
+            _fail(behind, error)
             return
         finally:
             if self._watching is not None:
