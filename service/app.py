@@ -11,7 +11,6 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 from multidict import istr
-from redis.exceptions import RedisError
 
 from service.core.admission import OutagePolicy, Terms
 from service.core.errors import StoreUnavailable
@@ -32,6 +31,7 @@ from service.store.events import Events
 from service.store.hooks import Hooks
 from service.store.news import News
 from service.store.pulse import Pulses
+from service.store.reach import AWAY
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
 from service.web import admin, auth, cors, dashboard, docs, forward_auth, health, keys
@@ -80,6 +80,7 @@ class Runtime:
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)
         self.admissions.refusals.forget()
+        Protected.forget()
         self.webhooks.follow(hooks_of(settings))
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
         self.key_sets.follow(
@@ -125,7 +126,7 @@ class Runtime:
         try:
             async with asyncio.timeout(self.settings.redis.timeout):
                 return bool(await self.access.client.ping())
-        except (RedisError, OSError, TimeoutError):
+        except AWAY:
             return False
 
     async def pour(self) -> None:

@@ -112,7 +112,12 @@ class Protected:
         path = target.partition("?")[0]
         return self._known(method, path) if len(path) <= MOST_REMEMBERED else self._find(method, path)
 
-    @lru_cache(maxsize=REMEMBERED)  # noqa: B019  # for all tenants together; what a reload replaced is soon forgotten
+    @staticmethod
+    def forget() -> None:
+        """Forget what was found for paths: it keeps the rules alive, also those that a reload has replaced."""
+        Protected._known.cache_clear()
+
+    @lru_cache(maxsize=REMEMBERED)  # noqa: B019  # for all tenants together, and `forget`
     def _known(self, method: str, path: str) -> Terms:
         return self._find(method, path)
 

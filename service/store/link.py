@@ -12,11 +12,12 @@ from typing import Any, cast
 
 import structlog
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
 
 from service.core.errors import BREAKER_IS_OPEN, StoreOutdated, StoreUnavailable
 from service.core.tasks import end
 from service.store.keyspace import PROBE
+from service.store.reach import AWAY
 from service.store.scripts import SCRIPTS
 from service.store.wire import Command, Wire, wire_of
 
@@ -78,7 +79,7 @@ class Link:
                 async with asyncio.timeout_at(until):
                     wire = await self._connected()
             answers = await wire.exchange(commands, until)
-        except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
+        except (*AWAY, StoreOutdated) as error:
             await self._failed(error)
             raise StoreUnavailable(_reason(error)) from error
         for answer in answers:
@@ -95,7 +96,7 @@ class Link:
         try:
             async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
                 await self._connected()
-        except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
+        except (*AWAY, StoreOutdated) as error:
             self._failures = FAILURES_TO_OPEN - 1
             await self._failed(error)
         else:
@@ -172,7 +173,7 @@ class Link:
                 except BaseException:
                     await wire.hang_up()
                     raise
-        except (RedisError, OSError, TimeoutError, StoreOutdated) as error:
+        except (*AWAY, StoreOutdated) as error:
             log.debug("redis is still away", reason=_reason(error))
             return
         if back.done():

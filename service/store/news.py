@@ -13,12 +13,11 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from service.core.listing import Event, Gap
 from service.store.events import event_of
 from service.store.keyspace import EVENTS_CAP, NEWS, keys_of
-from service.store.reach import reaching
+from service.store.reach import AWAY, UNHEARD, reaching
 
 log = structlog.get_logger()
 
@@ -149,7 +148,7 @@ class News:
             try:
                 await pubsub.subscribe(NEWS)
                 await self._read_while_wanted(pubsub)
-            except (RedisError, OSError, TimeoutError) as error:
+            except UNHEARD as error:
                 log.debug("no news", reason=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(AGAIN_S)
             finally:
@@ -183,7 +182,7 @@ class News:
                 for listener in tuple(self._listeners[tenant]):
                     for event in events:
                         listener.hear(event)
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             log.debug("no news of a tenant", tenant=tenant, reason=f"{type(error).__name__}: {error}")
 
     @reaching

@@ -5,10 +5,16 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from service.core.errors import StoreUnavailable
 from service.store.scripts import SCRIPTS
+
+AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What redis-py raises where Redis is not to be had. A Cluster whose slots are not known is none of its RedisErrors."""
+
+UNHEARD = (*AWAY, KeyError)
+"""The same for subscriptions: redis-py looks a channel's slot up in a map that it may not have."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +27,7 @@ def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
     async def reach(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(*args, **kwargs)
-        except (RedisError, OSError, TimeoutError) as error:
+        except AWAY as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
 
     return reach

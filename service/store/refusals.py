@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import structlog
-from redis.exceptions import RedisError
 
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Standing
 from service.store.keyspace import PUSHES
+from service.store.reach import UNHEARD
 
 log = structlog.get_logger()
 
@@ -100,7 +100,7 @@ class Refusals:
             pubsub = client.pubsub()
             try:
                 await self._listen(pubsub)
-            except (RedisError, OSError, TimeoutError) as error:
+            except UNHEARD as error:
                 log.debug("no pushes", reason=f"{type(error).__name__}: {error}")
             finally:
                 self.heard_at = float("-inf")

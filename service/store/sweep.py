@@ -11,12 +11,11 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from service.core.errors import StoreUnavailable
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
 from service.store.lease import Leases
-from service.store.reach import reaching, run
+from service.store.reach import AWAY, reaching, run
 
 log = structlog.get_logger()
 
@@ -89,7 +88,7 @@ class Sweeper:
                 swept = await self._sweep_tenant(tenant, rules)
                 if tenant not in rules.leeways_ms:
                     await self._leave_if_swept(tenant, raw)
-            except (RedisError, OSError, TimeoutError) as error:
+            except AWAY as error:
                 failed += 1
                 log.warning("a tenant is not swept", tenant=tenant, reason=f"{type(error).__name__}: {error}")
                 if failed >= MOST_FAILED:

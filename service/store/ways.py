@@ -7,11 +7,12 @@ from typing import Any, Protocol
 import structlog
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.exceptions import AskError, MovedError, RedisError
+from redis.exceptions import AskError, MovedError
 
 from service.core.errors import StoreUnavailable
 from service.store.keyspace import keys_of
 from service.store.link import Link
+from service.store.reach import AWAY
 
 log = structlog.get_logger()
 
@@ -87,6 +88,8 @@ class ClusterWays:
         self._on_change = on_change
         self._links: dict[tuple[str, int], Link] = {}
         self._refreshing: asyncio.Task[None] | None = None
+        self._told = True
+        """Whether the Cluster told its slots when it was asked last."""
 
     @property
     def is_down(self) -> bool:
@@ -97,7 +100,7 @@ class ClusterWays:
         """The link to the master that has the tenant's slot."""
         try:
             node: Any = self._client.get_node_from_key(keys_of(tenant).tag)
-        except RedisError as error:
+        except AWAY as error:
             self._refresh()
             raise StoreUnavailable(f"no node of the Cluster is known to have {tenant}: {error}") from error
         return self._link_at(node.host, int(node.port))
@@ -161,9 +164,12 @@ class ClusterWays:
                 await nodes.initialize()
             else:
                 await self._client.initialize()  # the first time: what people's commands need to know too
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("the cluster does not tell its slots", reason=f"{type(error).__name__}: {error}")
+        except AWAY as error:
+            tell = log.warning if self._told else log.debug  # once until it does again: it is asked all the time
+            tell("the cluster does not tell its slots", reason=f"{type(error).__name__}: {error}")
+            self._told = False
             return
+        self._told = True
         masters = {(one.host, int(one.port)) for one in self._client.get_primaries()}
         for host, port in masters:
             self._link_at(host, port)

@@ -20,7 +20,7 @@ def cors_lines(request: web.Request) -> str:
         return ""
     lines = "Vary: origin\r\n"
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is not None and (origin in origins or "*" in origins):
+    if origin is not None and origin.isascii() and (origin in origins or "*" in origins):
         lines += line("Access-Control-Allow-Origin", origin)
         lines += line("Access-Control-Expose-Headers", _EXPOSED)
     return lines

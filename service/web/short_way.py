@@ -55,33 +55,34 @@ class ShortWay:
             False: it cannot go this way; nothing was asked, and nothing is told.
         """
         steps = self._steps
-        gate = steps.begin(request).gate
         try:
+            gate = steps.begin(request).gate
             hold_to_size(request)
             question = steps.question(request, way.operation)
+            try:
+                decided: Decided | None = gate.start(question, partial(self._land, request, way, question, answered))
+            except StoreUnavailable as error:
+                decided = error
         except UnknownKey:
             return False
         except Exception as error:
             answered(request, self._refused(request, error))
             return True
-        try:
-            decided: Decided | None = gate.start(question, partial(self._land, request, way, question, answered))
-        except StoreUnavailable as error:
-            decided = error
         if decided is not None:
             self._land(request, way, question, answered, decided)
         return True
 
     def _land(self, request: web.Request, way: Way, question: Question, answered: Answered, decided: Decided) -> None:
-        if not isinstance(decided, Admission):
-            decided = request[keys.EXCHANGE].gate.without_store(question)
         answered(request, self._answer(request, way, question, decided))
 
     def _answer(
-        self, request: web.Request, way: Way, question: Question, decided: Admission
+        self, request: web.Request, way: Way, question: Question, decided: Decided
     ) -> web.StreamResponse | None:
         try:
-            self._steps.settle(request[keys.EXCHANGE], question, decided)
+            exchange = request[keys.EXCHANGE]
+            if not isinstance(decided, Admission):
+                decided = exchange.gate.without_store(question)
+            self._steps.settle(exchange, question, decided)
             return self._steps.finish(request, way.answer(request))
         except Exception as error:
             return self._refused(request, error)

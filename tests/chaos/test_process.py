@@ -18,6 +18,7 @@ import redis
 
 from service.store.embedded import find_server
 from tests.kit import (
+    OPERATOR_TOKEN,
     Service,
     config,
     credentials,
@@ -221,6 +222,18 @@ def test_it_starts_without_redis_and_is_ready_once_redis_is_there(start: Start, 
         path.symlink_to(url.removeprefix("unix://"))
         wait_for(lambda: service.get("/readyz").status == 200)
         assert service.get("/auth/status", credentials()).status == 200
+
+
+def test_it_starts_without_its_cluster_answers_503_and_ends_at_once(start: Start) -> None:
+    service = start(config(redis={"url": f"redis+cluster://127.0.0.1:{free_port()}"})).wait_until_listening()
+    for _ in range(3):
+        assert service.get("/readyz").status == 503
+        assert service.get("/auth/status", credentials()).code == "SERVICE_UNAVAILABLE"
+        answer = service.get("/admin/v1/tenants/acme/sessions", {"authorization": f"Bearer {OPERATOR_TOKEN}"})
+        assert answer.status == 503
+    assert "Traceback" not in service.told
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(3) == 0
 
 
 def test_sigterm_lets_requests_end_and_exits_0(start: Start) -> None:

@@ -1,6 +1,8 @@
 """Protected routes: the first rule that matches holds, whichever way a path is read."""
 
+import gc
 import random
+import weakref
 
 import pytest
 
@@ -123,3 +125,13 @@ def test_what_can_be_read_in_two_ways_is_held_to_the_rules_of_both() -> None:
 
 def test_one_reading_that_no_rule_admits_is_enough_to_be_forbidden() -> None:
     assert protected(Route(("public", "*"), open=True)).terms("GET", "/x/../public/y").forbidden
+
+
+def test_what_was_found_for_a_path_keeps_no_rules_alive_once_forgotten() -> None:
+    made = Protected(RouteTable([Route(("api", "*"))]), Terms("acme", "verify", capabilities=("verify",)), ())
+    made.terms("GET", "/api/x")
+    gone = weakref.ref(made)
+    del made
+    Protected.forget()
+    gc.collect()
+    assert gone() is None

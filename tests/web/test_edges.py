@@ -280,6 +280,22 @@ async def test_what_is_not_http_gets_a_bare_400_that_echoes_nothing(port: int, r
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_an_origin_that_is_no_text_is_answered_as_none(access: RedisAccess) -> None:
+    made = Runner(await asyncio.to_thread(make_app, settings(server={"cors_origins": ["*"]}), access), **OPTIONS)
+    await made.setup()
+    await web.TCPSite(made, "127.0.0.1", 0).start()
+    raw = f"GET /auth/logout HTTP/1.1\r\nhost: a\r\nx-tenant-token: {TENANT_TOKEN}\r\nx-token: {sign()}\r\n".encode()
+    for more in (b"", b"connection: close\r\n"):
+        reader, writer = await asyncio.open_connection(*made.addresses[0][:2])
+        writer.write(raw + more + b"origin: h\xff\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert b"access-control-allow-origin" not in head.lower()
+        writer.close()
+    await made.cleanup()
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_a_token_of_9_kib_reaches_the_judgement(port: int) -> None:
     raw = f"GET /auth/status HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-tenant-token: {TENANT_TOKEN}\r\n"
     answer = await exchange(port, f"{raw}x-token: {'a' * 9000}\r\n\r\n".encode())

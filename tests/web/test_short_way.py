@@ -11,8 +11,11 @@ from structlog.testing import capture_logs
 
 from service.app import make_app
 from service.core.acts import Author
+from service.core.limits import LocalWindows
 from service.core.sessions import Cause
+from service.store import admissions
 from service.store.acts import OperatorActs
+from service.store.admissions import Admissions
 from service.store.connection import RedisAccess
 from service.web import answer as answers
 from service.web.middlewares import Middlewares
@@ -257,6 +260,29 @@ async def test_a_mistake_of_ours_is_a_500_and_the_connection_goes_on(
     one = await connect()
     with monkeypatch.context() as patch:
         patch.setattr(Middlewares, "settle", lambda *_: 1 / 0)
+        assert b"INTERNAL_SERVER" in await one.ask(asking("/auth/logout", credentials()))
+    assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
+
+
+@pytest.mark.parametrize("step", ["begin", "question"])
+async def test_a_mistake_before_redis_is_asked_is_answered_or_ends_the_connection(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    one = await connect()
+    monkeypatch.setattr(Middlewares, step, lambda *_, **__: 1 / 0)
+    one.writer.write(asking("/auth/logout", credentials()))
+    answer = await asyncio.wait_for(one.reader.read(30 if step == "question" else -1), 5)
+    assert answer.startswith(b"HTTP/1.1 500") if step == "question" else answer == b""
+
+
+async def test_a_mistake_of_the_admission_is_a_500(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await connect()
+    with monkeypatch.context() as patch:
+        patch.setattr(Admissions, "_lane", lambda *_: 1 / 0)
+        assert b"INTERNAL_SERVER" in await one.ask(asking("/auth/logout", credentials()))
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalWindows, "decide", lambda *_: 1 / 0)
+        patch.setattr(admissions, "decode", lambda *_: 1 / 0)
         assert b"INTERNAL_SERVER" in await one.ask(asking("/auth/logout", credentials()))
     assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
 
