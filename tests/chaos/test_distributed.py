@@ -128,6 +128,11 @@ def test_a_cluster_that_loses_a_master_serves_on_with_its_replica(start: Start) 
             seen = answers[200]
             wait_for(lambda: answers[200] > seen + 100, within_s=30)
         assert set(answers) <= {200, 503}
+
+        def both_workers_know() -> bool:  # each learns by itself who is master now
+            return {service.get("/auth/status", credentials() | PASSIVE).status for _ in range(20)} == {200}
+
+        wait_for(both_workers_know)
         for user in acknowledged:
             assert service.get("/auth/status", credentials(user) | PASSIVE).data["status"] == "logged_out"
         service.end()
