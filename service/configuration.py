@@ -60,8 +60,9 @@ def load(path: Path) -> Settings:
             return _Environment(settings_cls), _File(settings_cls, path)
 
     mistakes = _unknown_variables()
+    secrets: set[str] = set()
     try:
-        secrets = secrets_of(raw)
+        secrets = secrets_of(raw) | secrets_of(_Environment(Layers)())
         settings = Layers()
     except ValidationError as error:
         wrong = error.errors(include_url=False)
@@ -73,7 +74,7 @@ def load(path: Path) -> Settings:
     else:
         mistakes += cross_checks(settings)
     if mistakes:
-        raise ConfigurationError(str(path), [replace(one, variable=_variable_of(one.path)) for one in mistakes])
+        raise ConfigurationError(str(path), [_shown(one, secrets) for one in mistakes])
     return settings
 
 
@@ -147,6 +148,12 @@ def _variables() -> list[tuple[str, ...]]:
     return [
         tuple(name[len(ENV_PREFIX) :].lower().split("__")) for name in os.environ if name.upper().startswith(ENV_PREFIX)
     ]
+
+
+def _shown(mistake: Mistake, secrets: set[str]) -> Mistake:
+    """With the variable that made it, and without a secret that stands in the wrong place."""
+    bare = any(secret in mistake.value for secret in secrets if secret)
+    return replace(mistake, variable=_variable_of(mistake.path), value="***" if bare else mistake.value)
 
 
 def _variable_of(path: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from service.app import make_policy
 from service.configuration import ConfigurationError, load
 from service.cross_checks import doubts, is_loopback
-from tests.kit import ROOT, SECRET, config, settings, tenant
+from tests.kit import OPERATOR_TOKEN, ROOT, SECRET, TENANT_TOKEN, config, settings, tenant
 
 SHIPPED = ("demo-tenant-token", "demo-operator-token", "demo-signing-secret-for-trying-out-only")
 BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
@@ -70,6 +70,19 @@ def test_all_mistakes_are_told_together(tmp_path: Path, monkeypatch: pytest.Monk
         "tenants.globex (set by SERVICE__TENANTS__GLOBEX)",
     }
     assert not any("secret-that-nobody-may-see" in one for one in told)
+
+
+def test_a_secret_is_not_shown_in_a_check_between_sections_nor_one_of_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = config(admin={"tokens": [{"name": "root", "token": OPERATOR_TOKEN, "tenants": [TENANT_TOKEN]}]})
+    [told] = mistakes(write(tmp_path, wrong))
+    assert told == "admin.tokens.0.tenants: names a tenant that is not configured (value: ***)"
+    tokens = [{"name": "root", "token": "secret-of-a-variable", "role": "secret-of-a-variable", "tenants": ["*"]}]
+    monkeypatch.setenv("SERVICE__ADMIN__TOKENS", json.dumps(tokens))
+    [told] = mistakes(write(tmp_path, config()))
+    assert "secret-of-a-variable" not in told
+    assert told.startswith("admin.tokens.0.role (set by SERVICE__ADMIN__TOKENS): must be 'viewer' or 'operator'")
 
 
 def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,17 @@ async def test_requests_of_one_packet_are_answered_in_their_order(connect: Conne
     assert told == [*(f"id-{n}" for n in range(5)), "id-health", *(f"id-{n}" for n in range(5, 10))]
 
 
+async def test_many_requests_behind_a_body_that_came_late_are_all_answered(connect: Connect) -> None:
+    one = await connect()
+    one.writer.write(asking("/auth/logout", credentials("first") | {"content-length": "5"}, method="POST"))
+    await one.answer()  # it does not wait for the body
+    one.writer.write(b"12345")
+    for n in range(70):
+        one.writer.write(asking("/auth/logout", credentials(f"u{n}") | {"x-request-id": f"id-{n}"}))
+    for n in range(70):
+        assert f"x-request-id: id-{n}\r\n".encode() in await one.answer()
+
+
 def connections(runner: Runner) -> list[Any]:
     assert runner.server is not None
     return list(runner.server.connections)

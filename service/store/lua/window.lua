@@ -140,7 +140,8 @@ local function reset_from(window)
   return window.exact and math.min(reset_us, window.limit.length_us) or reset_us
 end
 
--- A window that is full, told without being parsed: a refusal is to cost less than an admission.
+-- A window that is full, told without being parsed: a refusal is to cost less than an admission. (Where the clock was set
+-- back it may refuse what a search would admit, until the told time: never the other way round.)
 local function full(limit, text)
   local at = #text - 4 * limit.requests + 1  -- the entry that has to run out: of those that count the first
   if not limit.exact or at < 2 or string.byte(text) ~= CAPITAL + limit.exponent then return nil end
