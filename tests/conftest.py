@@ -63,7 +63,7 @@ async def access(request: pytest.FixtureRequest) -> AsyncIterator[RedisAccess]:
     if request.param == "fake":
         made = RedisAccess.in_process()
     else:
-        made = RedisAccess.by_url(request.getfixturevalue(REAL[request.param]), TlsFiles())
+        made = RedisAccess.by_url(request.getfixturevalue(REAL[request.param]), TlsFiles(), timeout_s=5)
         await made.client.flushall(**({"target_nodes": "primaries"} if request.param == "cluster" else {}))
     yield made
     await made.close()
