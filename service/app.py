@@ -208,19 +208,17 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
 def _short_way(middlewares: Middlewares) -> ShortWay:
     """For what is asked at the full rate."""
 
-    def way(operation: keys.Operation, handler: keys.Answering, answer: Callable[[web.Request], Answer]) -> Way:
-        return Way(operation, answer, middlewares.around(handler))
+    def way(operation: keys.Operation, answer: Callable[[web.Request], Answer]) -> Way:
+        return Way(operation, answer, middlewares.around(operation, answer))
 
-    logout = way(LOGOUT, auth.logout, auth.logged_out)
+    logout = way(LOGOUT, auth.logged_out)
     by_method = {
-        ("GET", "/auth/status"): way(STATUS, auth.status, auth.standing),
+        ("GET", "/auth/status"): way(STATUS, auth.standing),
         ("GET", "/auth/logout"): logout,
         ("POST", "/auth/logout"): logout,
     }
-    verify = {
-        path: way(operation, handler, forward_auth.verified)
-        for path, (handler, operation) in forward_auth.PROFILES.items()
-    }
+    profiles = forward_auth.PROFILES.items()
+    verify = {path: way(operation, forward_auth.verified) for path, (_, operation) in profiles}
     behind, envoy = f"{forward_auth.ENVOY}/", verify[forward_auth.ENVOY]
 
     def find(method: str, path: str) -> Way | None:

@@ -152,8 +152,12 @@ def _variables() -> list[tuple[str, ...]]:
 
 def _shown(mistake: Mistake, secrets: set[str]) -> Mistake:
     """With the variable that made it, and without a secret that stands in the wrong place."""
-    bare = any(secret in mistake.value for secret in secrets if secret)
-    return replace(mistake, variable=_variable_of(mistake.path), value="***" if bare else mistake.value)
+    value = "***" if _holds_any(mistake.value, secrets) else mistake.value
+    return replace(mistake, variable=_variable_of(mistake.path), value=value)
+
+
+def _holds_any(shown: str, secrets: set[str]) -> bool:
+    return any(secret in shown for secret in secrets if secret)
 
 
 def _variable_of(path: str) -> str:
@@ -250,11 +254,7 @@ def _told(error: Any, secrets: set[str]) -> Mistake:
     shown = repr(value)
     # A misspelt name may be that of a secret, and what stands in place of a section one of its values.
     perhaps_secret = where[:1] not in HOLD_NO_SECRETS and error["type"] in _NOT_A_VALUE
-    if (
-        perhaps_secret
-        or any(part in SECRET_NAMES for part in where)
-        or any(secret in shown for secret in secrets if secret)
-    ):
+    if perhaps_secret or any(part in SECRET_NAMES for part in where) or _holds_any(shown, secrets):
         shown = "***"
     elif not isinstance(value, str | int | float | None):
         shown = ""  # a whole section

@@ -139,6 +139,11 @@ class Admission:
 
 NOTHING_ASKED = Admission()
 
+Decided = Admission | StoreUnavailable
+"""What was decided, or why it could not be."""
+Told = Callable[[Decided], None]
+"""Is called with it, by who does not let wait."""
+
 
 def judge(question: Question, admission: Admission) -> None:
     """Return where the request is admitted; otherwise raise what stands in its way, in the contract's order.

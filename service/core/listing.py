@@ -51,6 +51,7 @@ class Page:
 
 
 EVENT_TYPES = ("transition", "restriction", "revocation", "limit", "forgotten", "refusal")
+"""What an event may be."""
 
 _NAMES = {"user": "userId", "request": "requestId"}
 _NUMBERS = ("requests", "window", "count", "all")

@@ -40,7 +40,7 @@ def readings(target: str) -> tuple[Segments, ...]:
     """
     path = target.partition("?")[0]
     if path and _PLAIN.fullmatch(path):
-        return (tuple(path.strip("/").split("/")) if len(path) > 1 else (),)
+        return (tuple(filter(None, path.split("/"))),)
     if len(path) > MAX_CHARS:
         raise UnreadableRequest("the path is too long")
     if absolute := _AUTHORITY.match(path):

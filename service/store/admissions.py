@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from redis.exceptions import AskError, MovedError, NoScriptError
 
-from service.core.admission import NOTHING_ASKED, Admission, Question, Terms
+from service.core.admission import NOTHING_ASKED, Admission, Decided, Question, Terms, Told
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
 from service.core.limits import MICRO, Per, Standing
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
@@ -43,10 +43,6 @@ class SessionRules:
 
     seen_every_ms: int
     logout_grace_ms: int
-
-
-Told = Callable[[Admission | StoreUnavailable], None]
-"""Is called with what was decided, or why it could not be."""
 
 
 @dataclass(slots=True)
@@ -83,7 +79,7 @@ class Admissions:
         """
         answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
 
-        def told(decided: Admission | StoreUnavailable) -> None:
+        def told(decided: Decided) -> None:
             if answer.done():
                 return
             if isinstance(decided, Admission):
@@ -268,7 +264,7 @@ class _Lane:
                 _tell(waiting, admission)
 
 
-def _tell(waiting: _Waiting, decided: Admission | StoreUnavailable) -> None:
+def _tell(waiting: _Waiting, decided: Decided) -> None:
     waiting.over = True
     try:
         waiting.told(decided)

@@ -29,6 +29,8 @@ FAILURES_TO_OPEN = 3
 """Failed trips in a row after which the breaker opens."""
 PROBE_EVERY_S = 0.25
 """How often an open breaker asks whether Redis is back."""
+_FAILED = (*AWAY, StoreOutdated)
+"""What a trip or a connection fails with."""
 _NEVER = math.inf
 """When an exchange is given up whose caller keeps a deadline of its own."""
 CONNECT_S = 2.0
@@ -79,7 +81,7 @@ class Link:
                 async with asyncio.timeout_at(until):
                     wire = await self._connected()
             answers = await wire.exchange(commands, until)
-        except (*AWAY, StoreOutdated) as error:
+        except _FAILED as error:
             await self._failed(error)
             raise StoreUnavailable(_reason(error)) from error
         for answer in answers:
@@ -96,7 +98,7 @@ class Link:
         try:
             async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
                 await self._connected()
-        except (*AWAY, StoreOutdated) as error:
+        except _FAILED as error:
             self._failures = FAILURES_TO_OPEN - 1
             await self._failed(error)
         else:
@@ -173,7 +175,7 @@ class Link:
                 except BaseException:
                     await wire.hang_up()
                     raise
-        except (*AWAY, StoreOutdated) as error:
+        except _FAILED as error:
             log.debug("redis is still away", reason=_reason(error))
             return
         if back.done():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from service.core.acts import Acts
-from service.core.admission import Admission, Question, Terms
+from service.core.admission import Admission, Question, Terms, Told
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, UnexpectedState
 from service.core.hooks import HookStates
 from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
@@ -18,7 +18,6 @@ from service.web.metrics import Metrics
 from service.web.policy import LivePolicy
 from service.web.repeats import Repeats
 
-Told = Callable[[Admission | StoreUnavailable], None]
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

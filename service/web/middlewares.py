@@ -5,7 +5,7 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 """
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Callable
 from itertools import chain
 
 import structlog
@@ -57,13 +57,14 @@ class Middlewares:
     def __init__(self, gate: keys.Gate) -> None:
         self._gate = gate
 
-    def around(self, handler: Handler) -> Handler:
-        """`handler` with both around it, as aiohttp would call it."""
+    def around(self, operation: keys.Operation, answer: Callable[[web.Request], web.StreamResponse]) -> Handler:
+        """A handler of `operation` with both around it, as aiohttp would call it."""
 
-        def authenticated(request: web.Request) -> Awaitable[web.StreamResponse]:
-            return self.authentication(request, handler)
+        async def admitted(request: web.Request) -> web.StreamResponse:
+            await self.admit(request, operation)
+            return answer(request)
 
-        return lambda request: self.problems(request, authenticated)
+        return lambda request: self.problems(request, admitted)
 
     @web.middleware
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:

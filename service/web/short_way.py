@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 from aiohttp import web
 
-from service.core.admission import Admission, Question
+from service.core.admission import Admission, Decided, Question
 from service.core.errors import StoreUnavailable, UnknownKey
 from service.web import keys
 from service.web.answer import Answer
@@ -20,7 +20,6 @@ from service.web.middlewares import Middlewares, hold_to_size
 
 log = structlog.get_logger()
 
-Decided = Admission | StoreUnavailable
 Answered = Callable[[web.Request, web.StreamResponse | None], None]
 """Told a request's answer; None: there is none to give, and the log says why."""
 

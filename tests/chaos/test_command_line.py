@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from service.store.embedded import find_server
 from tests.kit import (
     ROOT,
     SECRET,
@@ -29,11 +28,6 @@ from tests.kit import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
-
-
-@pytest.fixture(autouse=True)
-def _a_server() -> None:
-    needs("a Redis server", found=find_server() is not None)
 
 
 def run(*words: str, config: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -19,7 +19,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from service.core.hooks import key_of, signed
-from service.store.embedded import find_server
 from service.store.keyspace import keys_of
 from tests.chaos.faults import Load, Server
 from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, tenant, wait_for
@@ -33,11 +32,6 @@ LISTENERS = 500
 HOOK_SECRET = "a-secret-of-the-webhook-in-the-tests"
 LISTEN_S = float(os.environ.get("LISTEN_S", "10"))
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
-
-
-@pytest.fixture(autouse=True)
-def _a_server() -> None:
-    needs("a Redis server", found=find_server() is not None)
 
 
 def rss_mib(pid: int) -> float:

@@ -11,19 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service.store.embedded import find_server
 from tests.deployments import Cluster, redis_cluster, redis_sentinels
-from tests.kit import Service, config, credentials, needs, redis_server, wait_for
+from tests.kit import Service, config, credentials, redis_server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
 PASSIVE = {"x-passive": "true"}
 REQUESTS = 30
-
-
-@pytest.fixture(autouse=True)
-def _a_server() -> None:
-    needs("a Redis server", found=find_server() is not None)
 
 
 def settings_for(url: str, *, requests: int = REQUESTS, window: int = 3600) -> dict[str, Any]:

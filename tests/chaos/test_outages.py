@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from service.store.embedded import find_server
 from tests.chaos.faults import FAULTS, Asked, Fault, Load, broken_deployment, lost, play
-from tests.kit import needs, wait_for
+from tests.kit import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 KILLS = int(os.environ.get("KILLS", "3"))
-
-
-@pytest.fixture(autouse=True)
-def _a_server() -> None:
-    needs("a Redis server", found=find_server() is not None)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda one: one.name)

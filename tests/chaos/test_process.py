@@ -23,7 +23,6 @@ from tests.kit import (
     config,
     credentials,
     free_port,
-    needs,
     redis_server,
     sign,
     tenant,
@@ -33,11 +32,6 @@ from tests.kit import (
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
 PASSIVE = {"x-passive": "true"}
-
-
-@pytest.fixture(autouse=True)
-def _a_server() -> None:
-    needs("a Redis server", found=find_server() is not None)
 
 
 def alive(pid: int) -> bool:

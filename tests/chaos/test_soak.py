@@ -15,10 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service.store.embedded import find_server
 from tests.chaos.faults import Server
 from tests.chaos.test_crowds import Hearing, rss_mib
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs
+from tests.kit import OPERATOR_TOKEN, Service, config, credentials
 
 SOAK_S = float(os.environ.get("SOAK_S", "60"))
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.timeout(SOAK_S + 120)]
@@ -27,11 +26,6 @@ RATE = 250
 """Requests a second: well below what there is room for."""
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 ASKED = ("/auth/status", "/auth/verify", "/auth/logout", "/auth/status", "/nowhere", "/dashboard")
-
-
-@pytest.fixture(autouse=True)
-def _a_server() -> None:
-    needs("a Redis server", found=find_server() is not None)
 
 
 def descriptors(pid: int) -> int:

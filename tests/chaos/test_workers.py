@@ -9,17 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from service.store.embedded import find_server
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, redis_server, sign, tenant, wait_for
+from tests.kit import OPERATOR_TOKEN, Service, config, credentials, redis_server, sign, tenant, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
 PASSIVE = {"x-passive": "true"}
-
-
-@pytest.fixture(autouse=True)
-def _a_server() -> None:
-    needs("a Redis server", found=find_server() is not None)
 
 
 def workers_of(service: Service) -> list[int]:
