@@ -35,7 +35,6 @@ from service.store.reach import AWAY
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules
 from service.web import admin, auth, cors, dashboard, docs, forward_auth, health, keys
-from service.web.answer import Answer
 from service.web.forwarded import ClientAddressRules
 from service.web.metrics import POUR_EVERY_S, Metrics
 from service.web.middlewares import Middlewares
@@ -208,7 +207,7 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
 def _short_way(middlewares: Middlewares) -> ShortWay:
     """For what is asked at the full rate."""
 
-    def way(operation: keys.Operation, answer: Callable[[web.Request], Answer]) -> Way:
+    def way(operation: keys.Operation, answer: keys.Prompt) -> Way:
         return Way(operation, answer, middlewares.around(operation, answer))
 
     logout = way(LOGOUT, auth.logged_out)

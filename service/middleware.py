@@ -35,7 +35,7 @@ logout, status = auth.logout, auth.status
 
 _CAPABILITY = "__rollcall_capability__"
 _OPERATIONS: dict[object, keys.Operation] = {logout: LOGOUT, status: STATUS}
-_VERIFY = keys.Operation("verify", original=lambda request: (request.method, request.raw_path))
+_VERIFY = keys.Operation("verify", original=lambda request, rules: (request.method, request.raw_path))
 
 
 def capability(name: str) -> Callable[[Decorated], Decorated]:
@@ -92,15 +92,15 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         if match.http_exception is not None:
             return await handler(request)
         admitting = middlewares[0]
-        admitting.begin(request)
+        exchange = admitting.begin(request)
         try:
             operation = _OPERATIONS.get(match.handler, _VERIFY)
             await admitting.admit(request, operation, getattr(match.handler, _CAPABILITY, None))
         except DomainError as error:
-            return admitting.refuse(request, error)
+            return admitting.refuse(request, exchange, error)
         response = await handler(request)
         if isinstance(response, Answer):
-            response.lines += _lines(request[keys.EXCHANGE])
+            response.lines += _lines(exchange)
         return response
 
     app.cleanup_ctx.append(open_with)

@@ -104,6 +104,8 @@ class Admission:
     """The status before, where this request made a transition."""
     restricted: str | None = None
     """The capability that this tenant or user is restricted from."""
+    over: bool = False
+    """Some of the limits has no room for this request, be it in shadow."""
     revoked: bool = False
     """An operator has refused the tokens that were issued up to a moment, and this is one."""
     degraded: tuple[str, ...] = ()
@@ -116,20 +118,12 @@ class Admission:
     @property
     def refused(self) -> bool:
         """Whether a limit keeps the request out."""
-        for standing in self.standings:  # noqa: SIM110  # any() makes a generator: three times the time
-            if standing.over and not standing.limit.shadow:
-                return True
-        return False
+        return self.over and any(standing.refuses for standing in self.standings)
 
     @property
     def is_remarkable(self) -> bool:
         """Whether it is more than one of many that were simply admitted."""
-        if self.came_from is not None or self.degraded:
-            return True
-        for standing in self.standings:  # noqa: SIM110  # as above
-            if standing.over:
-                return True
-        return False
+        return self.over or self.came_from is not None or bool(self.degraded)
 
     @property
     def retry_after_s(self) -> int:
@@ -155,7 +149,7 @@ def judge(question: Question, admission: Admission) -> None:
         UnreadableRequest: what a proxy asked about is not to be understood.
         Denied: the user is suspended or terminated, or restricted from what is asked, or no rule admits it.
     """
-    if admission.refused:
+    if admission.over and admission.refused:
         raise TooManyRequests(admission.retry_after_s)
     if admission.unavailable == "limits":
         raise StoreUnavailable("limits")
@@ -200,6 +194,7 @@ class OutagePolicy:
         degraded = ("limits",) * bool(terms.limits) + ("sessions",) * (question.user is not None)
         return Admission(
             standings=standings,
+            over=any(standing.over for standing in standings),
             restricted=terms.restricted,
             degraded=degraded,
             unavailable="limits" if denies else "sessions" if sessions_denied else None,

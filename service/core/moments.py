@@ -9,6 +9,11 @@ def timestamp(ms: int) -> str:
     return _to_the_second(ms // 1000) + _MILLISECONDS[ms % 1000]
 
 
+def quoted_timestamp(ms: int | None) -> str:
+    """The same as JSON: in quotes, or `null` for a moment that is not known."""
+    return "null" if ms is None else f'"{_to_the_second(ms // 1000)}{_MILLISECONDS[ms % 1000]}"'
+
+
 _MILLISECONDS = tuple(f".{ms:03d}Z" for ms in range(1000))
 
 

@@ -131,10 +131,9 @@ class KeyRing:
         claims = _strict_json(self._verified_payload(token))
         return self._identity(claims, now_s)
 
-    def check_expiry(self, identity: Identity, now_s: float) -> None:
-        """Raise ExpiredUserToken once the token's time (plus leeway) is over."""
-        if now_s * 1000 >= identity.expires_ms + self.leeway_s * 1000:
-            raise ExpiredUserToken
+    def expiry_s(self, identity: Identity) -> float:
+        """When the token's time is over, the leeway included, in seconds since the epoch."""
+        return identity.expires_ms / 1000 + self.leeway_s
 
     def _verified_payload(self, token: str) -> bytes:
         try:
@@ -176,7 +175,8 @@ class KeyRing:
         if self._audience and self._audience.isdisjoint(_audiences(claims)):
             raise InvalidUserToken
         identity = Identity(self.tenant, user, int(expires_s * 1000), issued_s)
-        self.check_expiry(identity, now_s)
+        if now_s >= self.expiry_s(identity):
+            raise ExpiredUserToken
         return identity
 
 
@@ -186,7 +186,8 @@ class VerifiedTokens:
     def __init__(self, max_chars: int = 32 * 1024 * 1024) -> None:
         self._max_chars = max_chars
         self._chars = 0
-        self._entries: OrderedDict[str, tuple[object, Identity]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[object, float, Identity]] = OrderedDict()
+        """Token → the generation of the keys that verified it, when it expires (s), whom it names."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -194,13 +195,12 @@ class VerifiedTokens:
     def verify(self, ring: KeyRing, token: str, now_s: float) -> Identity:
         """Like `ring.verify(token, now_s)`, remembered for as long as the ring's keys stay the same."""
         entry = self._entries.get(token)
-        if entry is not None and entry[0] is ring.generation:
-            ring.check_expiry(entry[1], now_s)
-            return entry[1]
+        if entry is not None and entry[0] is ring.generation and now_s < entry[1]:
+            return entry[2]
         identity = ring.verify(token, now_s)
         if entry is None:
             self._chars += len(token)
-        self._entries[token] = (ring.generation, identity)
+        self._entries[token] = (ring.generation, ring.expiry_s(identity), identity)
         while self._chars > self._max_chars:
             oldest, _ = self._entries.popitem(last=False)
             self._chars -= len(oldest)

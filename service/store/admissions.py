@@ -45,21 +45,22 @@ class SessionRules:
     logout_grace_ms: int
 
 
-@dataclass(slots=True)
 class _Waiting:
-    question: Question
-    keys: TenantKeys
-    told: Told
-    is_gone: Callable[[], bool] | None
-    """Whether nobody wants to hear the answer any more."""
-    until: float
-    """When to give up, by the loop's clock."""
-    over: bool = False
+    # No dataclass: there is one per request, and these are seldom set.
+    over = False
     """The answer was told."""
-    with_text: bool = False
+    with_text = False
     """Redis does not know the script: send all of it."""
-    asking: bool = False
+    asking = False
     """A node that is giving the slot away sent it here."""
+
+    def __init__(self, question: Question, told: Told, is_gone: Callable[[], bool] | None, until: float) -> None:
+        self.question = question
+        self.told = told
+        self.is_gone = is_gone
+        """Whether nobody wants to hear the answer any more."""
+        self.until = until
+        """When to give up, by the loop's clock."""
 
 
 class Admissions:
@@ -105,13 +106,13 @@ class Admissions:
             return NOTHING_ASKED
         if (refused := self.refusals.find(question)) is not None:
             return refused
-        tenant = question.terms.tenant or NO_TENANT
-        lane = self._lane(self._ways.link_to(tenant))
-        if lane.link.is_down:
+        link = self._ways.link_to(question.terms.tenant or NO_TENANT)
+        if link.is_down:
             raise StoreUnavailable(BREAKER_IS_OPEN)
+        lane = self._lanes.get(link) or self._lane(link)
         if len(lane.waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis")
-        lane.join(_Waiting(question, keys_of(tenant), told, is_gone, lane.loop.time() + lane.link.timeout_s))
+        lane.join(_Waiting(question, told, is_gone, lane.loop.time() + link.timeout_s))
         return None
 
     async def close(self) -> None:
@@ -128,17 +129,16 @@ class Admissions:
 
     def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
         """What to send: with each script call those whom it is about, in the order of its answers."""
-        tenants: dict[TenantKeys, dict[object, list[_Waiting]]] = {}
+        tenants: dict[str | None, dict[object, list[_Waiting]]] = {}
+        group: list[_Waiting] = []
+        before: Terms | None = None
         for waiting in batch:
-            groups = tenants.get(waiting.keys)
-            if groups is None:
-                groups = tenants[waiting.keys] = {}
-            shape = waiting.question.terms.shape
-            if shape in groups:
-                groups[shape].append(waiting)
-            else:
-                groups[shape] = [waiting]
-        told = [(of, list(groups.values())) for of, groups in tenants.items()]
+            terms = waiting.question.terms
+            if terms is not before:
+                before = terms
+                group = tenants.setdefault(terms.tenant, {}).setdefault(terms.shape, [])
+            group.append(waiting)
+        told = [(keys_of(tenant or NO_TENANT), list(groups.values())) for tenant, groups in tenants.items()]
         calls = [told] if self._ways.one_call else [[one] for one in told]
         return [
             ([one for _, groups in call for asked in groups for one in asked], self._commands(call)) for call in calls
@@ -209,7 +209,7 @@ class _Lane:
         return batch
 
     async def _trip(self, batch: Sequence[_Waiting]) -> None:
-        if min(waiting.until for waiting in batch) < self.loop.time() + self.link.timeout_s - MOMENT_S:
+        if min([waiting.until for waiting in batch]) < self.loop.time() + self.link.timeout_s - MOMENT_S:
             self._watch(batch)
         try:
             calls = self._admissions.commands(batch)
@@ -258,7 +258,7 @@ class _Lane:
                 _tell(waiting, StoreUnavailable(found.decode(errors="replace")))
             else:
                 admission = decode(waiting.question, found)
-                if admission.refused:
+                if admission.over and admission.refused:
                     asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
                     self._admissions.refusals.remember(waiting.question, admission, asked_at)
                 _tell(waiting, admission)
@@ -286,23 +286,30 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
     if known:
         keys += of.shared
     args += (len(groups), "1" if known else "0")
+    own, own_rules = of.user(""), of.user_rules("")
     for group in groups:
+        terms = group[0].terms
         args.append(len(group))
-        args += _shape(group[0].terms)
+        args += _shape(terms)
+        windows = [(of.window(limit.name, ""), limit.per) for limit in terms.limits]
+        restricted, needs = _needs(terms)
         for question in group:
-            terms, identity = question.terms, question.user
-            for limit in terms.limits:
-                keys.append(of.window(limit.name, question.subject(limit)))
-            if identity is not None:
-                user = identity.user
-                keys += (of.user(user), of.user_rules(user))
-                passive = "1" if question.passive else "0"
-                issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
-                needs = _needs(terms)
-                args.append(
-                    f"{identity.expires_ms} {passive}{needs[0]} {issued} {question.client} {question.request_id} "
-                    f"{needs[1]} {user}"
-                )
+            identity = question.user
+            user = "-" if identity is None else identity.user
+            for window, per in windows:
+                keys.append(window + (question.client if per is Per.IP else user if per is Per.USER else "-"))
+            if identity is None:
+                continue
+            keys += (own + user, own_rules + user)
+            if question.terms is not terms:
+                terms = question.terms
+                restricted, needs = _needs(terms)
+            passive = "1" if question.passive else "0"
+            issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
+            args.append(
+                f"{identity.expires_ms} {passive}{restricted} {issued} {question.client} {question.request_id} "
+                f"{needs} {user}"
+            )
 
 
 @lru_cache(maxsize=4096)
@@ -322,26 +329,27 @@ def _needs(terms: Terms) -> tuple[str, str]:
 
 def decode(question: Question, reply: Sequence[Any]) -> Admission:
     """Read what `lua/admit.lua` answers to one question."""
-    terms, standings, at = question.terms, [], 0
-    for limit in terms.limits:
-        over = reply[at + 2]
-        if isinstance(over, bytes):  # an operator has set the limit
-            over, requests, window_s = map(int, over.split())
+    terms, standings, over, told = question.terms, [], False, iter(reply)
+    for limit, used, reset_us, full in zip(terms.limits, told, told, told, strict=False):
+        if isinstance(full, bytes):  # an operator has set the limit
+            full, requests, window_s = map(int, full.split())
             limit = limit.changed(requests, window_s)
-        if reply[at] >= 0:
-            standings.append(Standing(limit, reply[at], reply[at + 1], over == 1))
-        at += 3
-    if at == len(reply) or question.user is None:
-        return Admission(standings)
+        if used >= 0:
+            standings.append(Standing(limit, used, reset_us, full == 1))
+            if full:
+                over = True
+    at = 3 * len(terms.limits)
+    if len(reply) == at:
+        return Admission(standings, over=over)
     record, before, restricted_at = reply[at:]
-    session = parse_record(question.user.user, record)
+    session = parse_record(question.user.user, record) if question.user is not None else None
     came_from = None
     if before[0] != (record[0] if record else _NOBODY):
         came_from = STATUSES[before.decode()]
     if restricted_at < 0:
-        return Admission(standings, session, revoked=True)
+        return Admission(standings, session, revoked=True, over=over)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
-    return Admission(standings, session, came_from, restricted)
+    return Admission(standings, session, came_from, restricted, over)
 
 
 _NOBODY = ord("-")

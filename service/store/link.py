@@ -48,21 +48,14 @@ class Link:
         self, make: Callable[[], Any], *, timeout_s: float, on_change: Callable[[bool], None] = lambda up: None
     ) -> None:
         self._make = make
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        """How long a trip may take."""
+        self.is_down = False
+        """Whether the breaker is open."""
         self._on_change = on_change
         self._wire: Wire | None = None
         self._failures = 0
         self._probe: asyncio.Task[None] | None = None
-
-    @property
-    def timeout_s(self) -> float:
-        """How long a trip may take."""
-        return self._timeout_s
-
-    @property
-    def is_down(self) -> bool:
-        """Whether the breaker is open."""
-        return self._probe is not None
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands together, once, and return their answers; what Redis refused is an exception among them.
@@ -74,7 +67,7 @@ class Link:
         """
         if self.is_down:
             raise StoreUnavailable(BREAKER_IS_OPEN)
-        until = asyncio.get_running_loop().time() + self._timeout_s
+        until = asyncio.get_running_loop().time() + self.timeout_s
         try:
             wire = self._wire
             if wire is None or await wire.is_broken():
@@ -96,7 +89,7 @@ class Link:
     async def open(self) -> None:
         """Connect at start, so that the first request need not. A Redis that is away is no error here."""
         try:
-            async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
+            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
                 await self._connected()
         except _FAILED as error:
             self._failures = FAILURES_TO_OPEN - 1
@@ -108,7 +101,7 @@ class Link:
         """Stop probing and hang up."""
         if self._probe is not None:
             await end([self._probe])
-            self._probe = None
+            self._probe, self.is_down = None, False
         await self._hang_up()
 
     async def _connected(self) -> Wire:
@@ -142,7 +135,7 @@ class Link:
             await self._hang_up()
         log.warning("redis did not answer", reason=_reason(error), in_a_row=self._failures)
         if opens and self._probe is None:
-            self._probe = asyncio.create_task(self._probe_until_back())
+            self._probe, self.is_down = asyncio.create_task(self._probe_until_back()), True
             log.error("redis is away: answering without it", reason=_reason(error))
             self._on_change(False)
 
@@ -159,14 +152,14 @@ class Link:
             await end(asking)
         self._wire = back.result()
         self._failures = 0
-        self._probe = None
+        self._probe, self.is_down = None, False
         self._on_change(True)
         log.info("redis is back")
 
     async def _ask_whether_back(self, back: asyncio.Future[Wire]) -> None:
         verb = SCRIPTS["probe"]
         try:
-            async with asyncio.timeout(max(self._timeout_s, CONNECT_S)):
+            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
                 wire = await self._connect()
                 try:
                     [answer] = await wire.exchange([("EVAL", verb.text, 1, PROBE)], _NEVER)

@@ -39,7 +39,7 @@ def parse_record(user: str, text: bytes) -> Session | None:
     """A user's record as `record.lua` writes it; None where there is none."""
     if not text:
         return None
-    since, seen, expires, *_ = text[3:].split(b" ")
+    _, since, seen, expires, *_ = text.split(b" ")
     return Session(
         user,
         _BY_BYTE[text[0]],

@@ -12,7 +12,7 @@ from service.core.listing import Cursor, Page
 from service.core.moments import timestamp
 from service.core.sessions import RECORDED, Cause, Refusal, Session, Status
 from service.web import keys
-from service.web.envelope import DONE, success, success_of
+from service.web.envelope import done, success
 from service.web.forwarded import is_counted
 from service.web.operators import Desk, for_operators, for_viewers
 from service.web.schemas import (
@@ -163,7 +163,7 @@ async def forget(request: web.Request, desk: Desk) -> web.StreamResponse:
         raise NotFound("Nothing is kept of this user")
     if before is Status.TERMINATED:
         raise Conflict("A terminated user is not forgotten")
-    return success_of(request, DONE)
+    return done(request)
 
 
 @for_operators
@@ -177,7 +177,7 @@ async def restrict(request: web.Request, desk: Desk) -> web.StreamResponse:
         desk.author(body.reason),
         until_ms=moment_ms(body.until),
     )
-    return success_of(request, DONE)
+    return done(request)
 
 
 @for_operators
@@ -187,7 +187,7 @@ async def unrestrict(request: web.Request, desk: Desk) -> web.StreamResponse:
     capability = request.match_info["capability"]
     if not await desk.acts.unrestrict(desk.at, _user(request), capability, desk.author(body.reason)):
         raise NotFound("There is no such restriction; those of the configuration are lifted there")
-    return success_of(request, DONE)
+    return done(request)
 
 
 @for_operators
@@ -205,7 +205,7 @@ async def restore(request: web.Request, desk: Desk) -> web.StreamResponse:
     """Refuse no token for when it was issued any more."""
     body = await read_body(request, Told)
     await desk.acts.restore(desk.at, _user(request), desk.author(body.reason))
-    return success_of(request, DONE)
+    return done(request)
 
 
 @for_viewers
@@ -245,7 +245,7 @@ async def set_limit(request: web.Request, desk: Desk) -> web.StreamResponse:
     body = await read_body(request, LimitBody)
     limit = _limit_of(request, desk)
     await desk.acts.set_limit(desk.at, limit.name, body.requests, body.window, desk.author(body.reason))
-    return success_of(request, DONE)
+    return done(request)
 
 
 @for_operators
@@ -255,7 +255,7 @@ async def unset_limit(request: web.Request, desk: Desk) -> web.StreamResponse:
     limit = request.match_info["limit"]
     if not await desk.acts.unset_limit(desk.at, limit, desk.author(body.reason)):
         raise NotFound("This limit is the configuration's")
-    return success_of(request, DONE)
+    return done(request)
 
 
 def session_data(tenant: str, session: Session) -> dict[str, Any]:

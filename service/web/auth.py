@@ -5,51 +5,51 @@ from dataclasses import replace
 from aiohttp import web
 
 from service.core.admission import Terms
-from service.core.moments import timestamp
+from service.core.moments import quoted_timestamp as moment
 from service.core.sessions import Cause
 from service.web.answer import Answer
 from service.web.envelope import DONE, quoted, success, success_of
-from service.web.keys import user_context
+from service.web.keys import EXCHANGE, Exchange
 from service.web.schemas import TerminateBody, read_body
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
     """See `logged_out`."""
-    return logged_out(request)
+    return logged_out(request, request[EXCHANGE])
 
 
-def logged_out(request: web.Request) -> Answer:
+def logged_out(_: web.Request, exchange: Exchange) -> Answer:
     """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
-    user_context(request)
-    return success_of(request, DONE)
+    exchange.admitted()
+    return success_of(exchange, DONE)
 
 
 async def status(request: web.Request) -> web.StreamResponse:
     """See `standing`."""
-    return standing(request)
+    return standing(request, request[EXCHANGE])
 
 
-def standing(request: web.Request) -> Answer:
+def standing(_: web.Request, exchange: Exchange) -> Answer:
     """Where the user stands after this request."""
-    context = user_context(request)
-    session, identity = context.admission.session, context.identity
+    identity, admission = exchange.admitted()
+    session = admission.session
     # Written out, member by member: this is asked at the full rate of the deployment.
-    who = f'"tenant": "{context.tenant.name}", "userId": {quoted(identity.user)}'
+    who = f'"tenant": "{identity.tenant}", "userId": {quoted(identity.user)}'
     if session is not None:
         previous = f'"{session.previous}"' if session.previous is not None else "null"
         stands = (
-            f'"status": "{session.status}", "previousStatus": {previous}, "since": {_time(session.since_ms)}, '
-            f'"lastSeen": {_time(session.seen_ms)}, "tokenExpiresAt": {_time(session.expires_ms)}'
+            f'"status": "{session.status}", "previousStatus": {previous}, "since": {moment(session.since_ms)}, '
+            f'"lastSeen": {moment(session.seen_ms)}, "tokenExpiresAt": {moment(session.expires_ms)}'
         )
     else:
         # Without Redis nothing is known but the token, and nothing is made up; otherwise only x-passive gets here.
-        degraded = "sessions" in context.admission.degraded
-        expires = _time(identity.expires_ms if degraded else None)
+        degraded = "sessions" in admission.degraded
+        expires = moment(identity.expires_ms if degraded else None)
         status = "null" if degraded else '"none"'
         stands = (
             f'"status": {status}, "previousStatus": null, "since": null, "lastSeen": null, "tokenExpiresAt": {expires}'
         )
-    return success_of(request, f"{{{who}, {stands}}}")
+    return success_of(exchange, f"{{{who}, {stands}}}")
 
 
 async def ending(request: web.Request, terms: Terms) -> Terms:
@@ -61,9 +61,5 @@ async def ending(request: web.Request, terms: Terms) -> Terms:
 
 async def terminate(request: web.Request) -> web.StreamResponse:
     """Say that the account is ended: the admission has done it, or this is not reached."""
-    user_context(request)
+    request[EXCHANGE].admitted()
     return success(request, {"success": True}, status=201)
-
-
-def _time(ms: int | None) -> str:
-    return "null" if ms is None else f'"{timestamp(ms)}"'

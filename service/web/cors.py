@@ -13,9 +13,8 @@ _EXPOSED = (
 _PREFLIGHT_MAX_AGE_S = 600
 
 
-def cors_lines(request: web.Request) -> str:
+def cors_lines(request: web.Request, origins: frozenset[str]) -> str:
     """What an answer under `/auth/` says to a browser, where origins are configured: header lines."""
-    origins = request[keys.EXCHANGE].gate.policy.current.cors_origins
     if not request.path.startswith("/auth/"):
         return ""
     lines = "Vary: origin\r\n"

@@ -15,7 +15,7 @@ from multidict import istr
 
 from service.core.moments import timestamp
 from service.web.answer import Answer
-from service.web.keys import EXCHANGE
+from service.web.keys import EXCHANGE, Exchange
 from service.web.policy import Policy
 from service.web.veil import is_token
 
@@ -29,13 +29,13 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 quoted = json.encoder.encode_basestring
 """A string as JSON, quotes included; much faster than an encoder for a whole object."""
 _prefix = ""
-_numbers = count(1)
+_numbers = count(10**9)  # as many digits for the next nine billion
 
 
 def _renew_prefix() -> None:
     """For this process alone: workers are forked, and must not give the same ids."""
     global _prefix
-    _prefix = f"req-{secrets.token_hex(8)}"
+    _prefix = f"req-{secrets.token_hex(7)}"
 
 
 _renew_prefix()
@@ -47,28 +47,33 @@ def request_id_of(request: web.Request, policy: Policy) -> str:
     given = request.headers.get(REQUEST_ID)
     if given is not None and REQUEST_ID_FORM.fullmatch(given) and not is_token(given, policy):
         return given
-    return f"{_prefix}{next(_numbers):08x}"
+    return f"{_prefix}{next(_numbers)}"
 
 
 def success(request: web.Request, data: Any, status: int = 200) -> Answer:
     """The envelope around `data`."""
-    return _answer(request, f'"data": {_encode(data)}', status)
+    return _answer(request[EXCHANGE], f'"data": {_encode(data)}', status)
 
 
-def success_of(request: web.Request, data: str) -> Answer:
+def done(request: web.Request) -> Answer:
+    """The envelope of what has nothing else to tell."""
+    return success_of(request[EXCHANGE], DONE)
+
+
+def success_of(exchange: Exchange, data: str) -> Answer:
     """The envelope around data that is JSON already."""
-    return _answer(request, f'"data": {data}', 200)
+    return _answer(exchange, f'"data": {data}', 200)
 
 
 def failure(
-    request: web.Request, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
+    exchange: Exchange, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
 ) -> Answer:
     """The envelope around an error; `validation` tells fields and what is wrong with them."""
     if not validation:
-        return _answer(request, _error(code, status, message), status)
+        return _answer(exchange, _error(code, status, message), status)
     told = [{"field": field, "message": what} for field, what in validation]
     error = {"message": message, "code": code, "status": status, "validation": told}
-    return _answer(request, f'"error": {_encode(error)}', status)
+    return _answer(exchange, f'"error": {_encode(error)}', status)
 
 
 @lru_cache(maxsize=256)
@@ -78,7 +83,7 @@ def _error(code: str, status: int, message: str) -> str:
     return f'"error": {_encode(error)}'
 
 
-def _answer(request: web.Request, content: str, status: int) -> Answer:
+def _answer(exchange: Exchange, content: str, status: int) -> Answer:
     # The request id needs no escaping: its form holds nothing that JSON would escape.
-    meta = f'"requestId": "{request[EXCHANGE].request_id}", "timestamp": "{timestamp(time.time_ns() // 1_000_000)}"'
+    meta = f'"requestId": "{exchange.request_id}", "timestamp": "{timestamp(time.time_ns() // 1_000_000)}"'
     return Answer(status, f'{{"meta": {{{meta}}}, {content}}}'.encode("utf-8", "backslashreplace"))

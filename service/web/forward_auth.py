@@ -12,12 +12,14 @@ from urllib.parse import quote
 from aiohttp import web
 from multidict import istr
 
+from service.core.admission import Admission
 from service.core.errors import UnreadableRequest
 from service.core.moments import timestamp
+from service.core.tokens import Identity
 from service.web import keys
 from service.web.answer import Answer, line
 from service.web.envelope import DONE, success_of
-from service.web.forwarded import is_proxy
+from service.web.forwarded import ClientAddressRules, is_proxy
 
 PREFER = istr("prefer")
 ROOT = "/auth/verify"
@@ -69,11 +71,10 @@ def the_rest(request: web.Request) -> tuple[str, str]:
     return request.method, request.raw_path.removeprefix(ENVOY) or "/"
 
 
-def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> Callable[[web.Request], tuple[str, str]]:
+def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> keys.Original:
     """`read`, of a trusted proxy's request alone."""
 
-    def original(request: web.Request) -> tuple[str, str]:
-        rules = request[keys.EXCHANGE].gate.policy.current.client_address
+    def original(request: web.Request, rules: ClientAddressRules) -> tuple[str, str]:
         if not is_proxy(request.remote, rules):
             raise UnreadableRequest("who asks is not one of server.trusted_proxies")
         method, target = read(request)
@@ -88,19 +89,18 @@ def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[keys.Answe
     """A handler of its own for each profile: by it the authentication knows where the original request is told."""
 
     async def verify(request: web.Request) -> web.StreamResponse:
-        return verified(request)
+        return verified(request, request[keys.EXCHANGE])
 
     return verify, keys.Operation("verify", from_a_proxy(read))
 
 
-def verified(request: web.Request) -> Answer:
+def verified(request: web.Request, exchange: keys.Exchange) -> Answer:
     """Say who asks, for the backend; an open route's request is nobody's."""
     # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
     minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
-    answer = Answer(200, b"") if minimal else success_of(request, DONE)
-    context = request[keys.EXCHANGE].context
-    if context is not None:
-        answer.lines = identity_lines(context)
+    answer = Answer(200, b"") if minimal else success_of(exchange, DONE)
+    if exchange.identity is not None:
+        answer.lines = identity_lines(*exchange.admitted())
     return answer
 
 
@@ -115,17 +115,16 @@ PROFILES = {
 """Path → what answers it, and what it is to the admission."""
 
 
-def identity_lines(context: keys.UserContext) -> str:
+def identity_lines(identity: Identity, admission: Admission) -> str:
     """Who asks, in header lines for the backend: `x-auth-*`."""
-    user = context.identity.user
-    session = context.admission.session
+    session = admission.session
     lines = (
-        f"x-auth-tenant: {context.tenant.name}\r\nx-auth-user: {escaped(user)}\r\n"
-        f"x-auth-expires: {timestamp(context.identity.expires_ms)}\r\n"
+        f"x-auth-tenant: {identity.tenant}\r\nx-auth-user: {escaped(identity.user)}\r\n"
+        f"x-auth-expires: {timestamp(identity.expires_ms)}\r\n"
     )
     if session is not None:
         return f"{lines}x-auth-status: {session.status}\r\n"
-    if "sessions" in context.admission.degraded:
+    if "sessions" in admission.degraded:
         return lines  # not known without Redis, and nothing is made up
     return f"{lines}x-auth-status: none\r\n"
 

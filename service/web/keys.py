@@ -14,11 +14,15 @@ from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
 from service.core.pulse import Pulse
 from service.core.tenants import Tenant
 from service.core.tokens import Identity, VerifiedTokens
+from service.web.answer import Answer
+from service.web.forwarded import ClientAddressRules
 from service.web.metrics import Metrics
 from service.web.policy import LivePolicy
 from service.web.repeats import Repeats
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Prompt = Callable[[web.Request, "Exchange"], Answer]
+"""Answers what is admitted, without waiting for anything."""
 
 
 @dataclass(slots=True)
@@ -30,12 +34,15 @@ class UserContext:
     admission: Admission
 
 
+Original = Callable[[web.Request, ClientAddressRules], tuple[str, str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """What a handler is to the admission."""
 
     name: str
-    original: Callable[[web.Request], tuple[str, str]] | None = None
+    original: Original | None = None
     """Method and target of the request that this one asks about, where it is another's (UnreadableRequest: untold)."""
     own_terms: Callable[[web.Request, Terms], Awaitable[Terms]] | None = None
     """The terms of one request, where its body decides; what is wrong with that is raised once it is admitted."""
@@ -95,12 +102,30 @@ class Exchange:
     original: tuple[str, str] | None = None
     """Method and target of the request that a proxy asks about."""
     admission: Admission | None = None
-    context: UserContext | None = None
+    identity: Identity | None = None
+    """Who asks, once admitted."""
 
     def __init__(self, gate: Gate, request_id: str) -> None:
         self.gate = gate
         self.request_id = request_id
         self.began = time.perf_counter()
+
+    @property
+    def context(self) -> UserContext | None:
+        """Who asks, once admitted; None where an open route let the request in."""
+        if self.identity is None or self.customer is None or self.admission is None:
+            return None
+        return UserContext(self.customer, self.identity, self.admission)
+
+    def admitted(self) -> tuple[Identity, Admission]:
+        """Who asks, and what was decided.
+
+        Raises:
+            UnexpectedState: the authentication middleware did not see this request.
+        """
+        if self.identity is None or self.admission is None:
+            raise UnexpectedState("Missing user context")
+        return self.identity, self.admission
 
 
 GATE = web.AppKey("GATE", Gate)
@@ -112,15 +137,3 @@ ACTS: web.AppKey[Acts] = web.AppKey("ACTS")
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
 
 EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
-
-
-def user_context(request: web.Request) -> UserContext:
-    """Who asks.
-
-    Raises:
-        UnexpectedState: the authentication middleware did not see this request.
-    """
-    context = request[EXCHANGE].context
-    if context is None:
-        raise UnexpectedState("Missing user context")
-    return context

@@ -5,7 +5,6 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 """
 
 import time
-from collections.abc import Callable
 from itertools import chain
 
 import structlog
@@ -57,52 +56,56 @@ class Middlewares:
     def __init__(self, gate: keys.Gate) -> None:
         self._gate = gate
 
-    def around(self, operation: keys.Operation, answer: Callable[[web.Request], web.StreamResponse]) -> Handler:
+    def around(self, operation: keys.Operation, answer: keys.Prompt) -> Handler:
         """A handler of `operation` with both around it, as aiohttp would call it."""
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             await self.admit(request, operation)
-            return answer(request)
+            return answer(request, request[keys.EXCHANGE])
 
         return lambda request: self.problems(request, admitted)
 
     @web.middleware
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give every answer its request id and headers, every error its envelope, and tell the log."""
-        self.begin(request)
+        exchange = self.begin(request)
         try:
             hold_to_size(request)
             response = await handler(request)
         except web.HTTPRedirection as redirection:
             response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
         except Exception as error:  # the last line: whatever it is gets an envelope
-            return self.refuse(request, error)
-        return self.finish(request, response)
+            return self.refuse(request, exchange, error)
+        return self.finish(request, exchange, response)
 
     def begin(self, request: web.Request) -> keys.Exchange:
         """What `request` carries from here on."""
-        gate = self._gate
-        made = keys.Exchange(gate, request_id_of(request, gate.policy.current))
-        request[keys.EXCHANGE] = made
+        request[keys.EXCHANGE] = made = self.exchange(request)
         return made
 
-    def refuse(self, request: web.Request, error: Exception) -> web.StreamResponse:
+    def exchange(self, request: web.Request) -> keys.Exchange:
+        """The same for who keeps it himself."""
+        gate = self._gate
+        return keys.Exchange(gate, request_id_of(request, gate.policy.current))
+
+    def refuse(self, request: web.Request, exchange: keys.Exchange, error: Exception) -> web.StreamResponse:
         """The answer to an error, told to the log as well."""
-        response, code, lines = _tell(request, error)
-        answer = self.finish(request, response, error, code, lines)
+        response, code, lines = _tell(request, exchange, error)
+        answer = self.finish(request, exchange, response, error, code, lines)
         forward_auth.translate(request, answer)
         return answer
 
     def finish(
         self,
         request: web.Request,
+        exchange: keys.Exchange,
         response: web.StreamResponse,
         error: Exception | None = None,
         code: str = "",
         lines: str = "",
     ) -> web.StreamResponse:
         """Headers, metrics and log, which every answer has."""
-        gate, exchange, status = self._gate, request[keys.EXCHANGE], response.status
+        gate, status = self._gate, response.status
         admission = exchange.admission
         if admission is not None:
             lines = limit_lines(admission, status) + lines
@@ -112,12 +115,11 @@ class Middlewares:
                     _beat(exchange, admission, status, code)
         policy = gate.policy.current
         if policy.cors_origins:
-            lines += cors_lines(request)
-        lines = f"x-request-id: {exchange.request_id}\r\n{lines}"
+            lines += cors_lines(request, policy.cors_origins)
         if isinstance(response, Answer):
-            response.lines += lines
+            response.lines = f"x-request-id: {exchange.request_id}\r\n{response.lines}{lines}"
         else:
-            complete(response, lines)
+            complete(response, f"x-request-id: {exchange.request_id}\r\n{lines}")
         gate.metrics.count_request(exchange.operation, status)
         if (
             status >= 400
@@ -149,19 +151,20 @@ class Middlewares:
         own, mistake = None, None
         if operation.own_terms is not None:
             try:
-                own = await operation.own_terms(request, self._asked(request)[0].terms[operation.name])
+                own = await operation.own_terms(request, self._asked(request, exchange)[0].terms[operation.name])
             except (InvalidRequest, web.HTTPException) as error:
                 mistake = error
         try:
-            question = self.question(request, operation, capability, own)
+            question = self.question(request, exchange, operation, capability, own)
         except UnknownKey:  # wait a moment for the tenant's keys
             await gate.refetch_keys(exchange.tenant or "")
-            question = self.question(request, operation, capability, own, last=True)
+            question = self.question(request, exchange, operation, capability, own, last=True)
         self.settle(exchange, question, await gate.decide(question), mistake)
 
     def question(
         self,
         request: web.Request,
+        exchange: keys.Exchange,
         operation: keys.Operation,
         capability: str | None = None,
         own: Terms | None = None,
@@ -171,7 +174,8 @@ class Middlewares:
         """What the admission is asked about `request`.
 
         Args:
-            request: with its `keys.EXCHANGE`, which learns whose request it is.
+            request: what came.
+            exchange: its own, which learns whose request it is.
             operation: what is asked.
             capability: one more that is needed.
             own: the terms of this one request, where its body decides.
@@ -180,14 +184,13 @@ class Middlewares:
         Raises:
             UnknownKey: fetching the tenant's keys may help.
         """
-        exchange = request[keys.EXCHANGE]
         exchange.operation = operation.name
-        asked, refusal = self._asked(request)
+        asked, refusal = self._asked(request, exchange)
         tenant = exchange.customer
         terms = own or asked.terms[operation.name]
         if operation.original is not None and asked.routes is not None:
             try:
-                exchange.original = operation.original(request)
+                exchange.original = operation.original(request, self._gate.policy.current.client_address)
                 terms = asked.routes.terms(*exchange.original)
             except UnreadableRequest as error:
                 refusal = error
@@ -205,11 +208,15 @@ class Middlewares:
                 refusal = error
         if identity is None:
             terms = terms.anonymous
-        return Question(terms, client_of(request), exchange.request_id, identity, is_passive(request, terms), refusal)
+        return Question(
+            terms, _client(request, exchange), exchange.request_id, identity, is_passive(request, terms), refusal
+        )
 
-    def _asked(self, request: web.Request) -> tuple[Tenant | Directory, Unauthenticated | UnreadableRequest | None]:
+    def _asked(
+        self, request: web.Request, exchange: keys.Exchange
+    ) -> tuple[Tenant | Directory, Unauthenticated | UnreadableRequest | None]:
         """Whose terms hold: the tenant's, or where the request does not say whose it is, everybody's; and why."""
-        exchange, directory = request[keys.EXCHANGE], self._gate.policy.current.directory
+        directory = self._gate.policy.current.directory
         try:
             tenant = exchange.customer = find_tenant(request, directory)
         except Unauthenticated as error:
@@ -225,8 +232,7 @@ class Middlewares:
         judge(question, admission)
         if mistake is not None:
             raise mistake
-        if exchange.customer is not None and question.user is not None:
-            exchange.context = keys.UserContext(exchange.customer, question.user, admission)
+        exchange.identity = question.user
 
 
 def hold_to_size(request: web.Request) -> None:
@@ -267,24 +273,27 @@ def is_passive(request: web.Request, terms: Terms) -> bool:
 
 def client_of(request: web.Request) -> str:
     """The client's address as limits count it, worked out once per request."""
-    exchange = request[keys.EXCHANGE]
+    return _client(request, request[keys.EXCHANGE])
+
+
+def _client(request: web.Request, exchange: keys.Exchange) -> str:
     if exchange.client is None:
         rules = exchange.gate.policy.current.client_address
         exchange.client = client_address(request.remote, request.headers, rules)
     return exchange.client
 
 
-def _tell(request: web.Request, error: Exception) -> tuple[web.StreamResponse, str, str]:
+def _tell(request: web.Request, exchange: keys.Exchange, error: Exception) -> tuple[web.StreamResponse, str, str]:
     """The answer to an error, its code for the log, and what it says in header lines."""
     problem = problem_of(error)
     lines = ""
     if problem.status >= 500 and not isinstance(error, StoreUnavailable):
-        log.error("a request failed", request_id=request[keys.EXCHANGE].request_id, exc_info=error)
-    if request[keys.EXCHANGE].operation not in FOR_PROGRAMS and is_page(request):
+        log.error("a request failed", request_id=exchange.request_id, exc_info=error)
+    if exchange.operation not in FOR_PROGRAMS and is_page(request):
         response: web.StreamResponse = problem_page(request, problem)
     else:
         validation = error.validation if isinstance(error, InvalidRequest) else ()
-        response = failure(request, problem.code, problem.status, problem.message, validation)
+        response = failure(exchange, problem.code, problem.status, problem.message, validation)
     if problem.status == 401:
         lines = 'www-authenticate: Bearer realm="rollcall"\r\n'
     elif problem.status == 503:
@@ -325,9 +334,9 @@ def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, 
         return
     admission = exchange.admission
     if mode == "refused" and (again := _again(admission, error)):
-        exchange.gate.repeats.count(again, exchange.operation, client_of(request))
+        exchange.gate.repeats.count(again, exchange.operation, _client(request, exchange))
         return
-    fields: dict[str, object] = {"request_id": exchange.request_id, "client": client_of(request)}
+    fields: dict[str, object] = {"request_id": exchange.request_id, "client": _client(request, exchange)}
     if exchange.tenant is not None:
         fields["tenant"] = exchange.tenant
     if exchange.operator is not None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from service.web.answer import Answer, until_taken
+from service.web.middlewares import MAX_HEADER_BYTES
 from service.web.short_way import ShortWay
 
 log = structlog.get_logger()
@@ -46,7 +48,7 @@ class _Request(web.Request):
 class Handler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_deadline", "_idle", "_remote", "_short_way", "_taking")
+    __slots__ = ("_deadline", "_fed", "_idle", "_remote", "_short_way", "_taking")
 
     def __init__(self, manager: web.Server, short_way: ShortWay, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -54,6 +56,8 @@ class Handler(RequestHandler):
         self._idle: asyncio.Future[None] | None = None
         """What aiohttp's loop waits for, while a request is on the short way."""
         self._taking: asyncio.Task[None] | None = None
+        self._fed = 0
+        """How many bytes have come since the last whole message: no less than the next one's header has."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
@@ -94,43 +98,51 @@ class Handler(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """The socket brought something."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():  # a request is under way
+        idle, parser = self._waiter, self._parser
+        if idle is None or idle.done() or self._upgraded or parser is None:
+            self._fed = MAX_HEADER_BYTES  # whatever of the next header is among it
             super().data_received(data)
             return
-        self._waiter = None  # aiohttp wakes nobody: what came may go the short way
+        # Nothing is under way, and aiohttp's loop waits: what it does itself, but for the short way.
         try:
-            super().data_received(data)
-        finally:
-            self._waiter = waiter
-        if self._messages and not self._goes_short(waiter):
-            waiter.set_result(None)
+            messages, upgraded, tail = parser.feed_data(data)
+        except HttpProcessingError as error:
+            wrong = _ErrInfo(status=400, exc=error, message=error.message)
+            messages, upgraded, tail = [(wrong, EMPTY_PAYLOAD)], False, b""
+        if not messages:
+            self._fed += len(data)
+            return
+        fed, self._fed = self._fed + len(data), len(data)
+        self._request_count += len(messages)
+        if len(messages) == 1 and not upgraded and self._goes_short(*messages[0], idle, fed):
+            return
+        self._messages.extend(messages)
+        idle.set_result(None)
+        if len(messages) >= self._max_msg_queue_size:
+            self._pause_reading_for_buffer()
+        self._upgraded = upgraded
+        if upgraded:
+            self._message_tail = tail
 
-    def _goes_short(self, idle: asyncio.Future[None]) -> bool:
+    def _goes_short(self, message: Any, payload: Any, idle: asyncio.Future[None], fed: int) -> bool:
         """Send the one request that came the short way, if it can go there."""
-        message, payload = self._messages[0]
         if (
-            len(self._messages) > 1
-            or payload is not EMPTY_PAYLOAD
+            payload is not EMPTY_PAYLOAD
             or type(message) is not RawRequestMessage  # what is not HTTP
             or message.should_close
-            or message.version != HttpVersion11
+            or message.version is not HttpVersion11
+            or message.upgrade
             or self._paused
-            or self._buffer_paused
-            or self._upgraded
         ):
             return False
         way = self._short_way.find(message.method, message.path)
         if way is None or hdrs.EXPECT in message.headers or hdrs.UPGRADE in message.headers:
             return False
-        self._messages.popleft()
         self._idle, self._waiter, self._request_in_progress = idle, None, True
-        if not self._short_way.enter(_Request(message, self, self._remote), way, self._answered):
-            self._messages.append((message, payload))
+        if not self._short_way.enter(_Request(message, self, self._remote), way, self._answered, fed):
             self._idle, self._waiter, self._request_in_progress = None, idle, False
             return False
-        if self._parser is not None:
-            self._parser.message_consumed()
+        self._parser.message_consumed()  # type: ignore[union-attr]
         return True
 
     def _answered(self, request: web.Request, answer: web.StreamResponse | None) -> None:

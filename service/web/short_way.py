@@ -15,8 +15,7 @@ from aiohttp import web
 from service.core.admission import Admission, Decided, Question
 from service.core.errors import StoreUnavailable, UnknownKey
 from service.web import keys
-from service.web.answer import Answer
-from service.web.middlewares import Middlewares, hold_to_size
+from service.web.middlewares import MAX_HEADER_BYTES, Middlewares, hold_to_size
 
 log = structlog.get_logger()
 
@@ -29,7 +28,7 @@ class Way:
     """How an operation is answered."""
 
     operation: keys.Operation
-    answer: Callable[[web.Request], Answer]
+    answer: keys.Prompt
     """Once it is admitted."""
     regular: keys.Answering
     """The same, to be awaited."""
@@ -47,48 +46,64 @@ class ShortWay:
         self.find = find
         self._steps = middlewares
 
-    def enter(self, request: web.Request, way: Way, answered: Answered) -> bool:
+    def enter(self, request: web.Request, way: Way, answered: Answered, size: int) -> bool:
         """Take `request`, and tell `answered` its answer: at once, or when Redis has decided.
+
+        Args:
+            request: one without a body.
+            way: its own.
+            answered: is told once.
+            size: bytes that its header fields are at most, all together.
 
         Returns:
             False: it cannot go this way; nothing was asked, and nothing is told.
         """
-        steps = self._steps
+        steps, exchange = self._steps, None
         try:
-            gate = steps.begin(request).gate
-            hold_to_size(request)
-            question = steps.question(request, way.operation)
+            exchange = steps.exchange(request)
+            if size > MAX_HEADER_BYTES:
+                hold_to_size(request)
+            question = steps.question(request, exchange, way.operation)
             try:
-                decided: Decided | None = gate.start(question, partial(self._land, request, way, question, answered))
+                told = partial(self._land, request, exchange, way, question, answered)
+                decided: Decided | None = exchange.gate.start(question, told)
             except StoreUnavailable as error:
                 decided = error
         except UnknownKey:
             return False
         except Exception as error:
-            answered(request, self._refused(request, error))
+            answered(request, self._refused(request, exchange, error))
             return True
         if decided is not None:
-            self._land(request, way, question, answered, decided)
+            self._land(request, exchange, way, question, answered, decided)
         return True
 
-    def _land(self, request: web.Request, way: Way, question: Question, answered: Answered, decided: Decided) -> None:
-        answered(request, self._answer(request, way, question, decided))
-
-    def _answer(
-        self, request: web.Request, way: Way, question: Question, decided: Decided
-    ) -> web.StreamResponse | None:
+    def _land(
+        self,
+        request: web.Request,
+        exchange: keys.Exchange,
+        way: Way,
+        question: Question,
+        answered: Answered,
+        decided: Decided,
+    ) -> None:
         try:
-            exchange = request[keys.EXCHANGE]
             if not isinstance(decided, Admission):
                 decided = exchange.gate.without_store(question)
             self._steps.settle(exchange, question, decided)
-            return self._steps.finish(request, way.answer(request))
+            answer: web.StreamResponse | None = self._steps.finish(request, exchange, way.answer(request, exchange))
         except Exception as error:
-            return self._refused(request, error)
+            answer = self._refused(request, exchange, error)
+        answered(request, answer)
 
-    def _refused(self, request: web.Request, error: Exception) -> web.StreamResponse | None:
+    def _refused(
+        self, request: web.Request, exchange: keys.Exchange | None, error: Exception
+    ) -> web.StreamResponse | None:
         try:
-            return self._steps.refuse(request, error)
+            if exchange is None:
+                raise error
+            request[keys.EXCHANGE] = exchange  # a page looks there
+            return self._steps.refuse(request, exchange, error)
         except Exception as mistake:  # of ours, behind the last line of the middlewares
             log.error("a request failed", exc_info=mistake)
             return None

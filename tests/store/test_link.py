@@ -139,7 +139,7 @@ async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAcce
     link = link_of(access, timeout_s=1, on_change=ups.append)
     await access.client.client_pause(1500)
     admissions = Admissions(OneWay(link), RULES)
-    link._timeout_s = 0.05
+    link.timeout_s = 0.05
     for _ in range(FAILURES_TO_OPEN):
         with pytest.raises(StoreUnavailable):
             await admissions.ask(ask_about("alice"))
