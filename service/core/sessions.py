@@ -67,9 +67,16 @@ TRANSITIONS: dict[Cause, dict[Status, Status | Refusal]] = {
 """Section 2 of the contract: cause → from → to. The same status means: stays, and nothing is told."""
 
 
-@dataclass(slots=True)
+MOST_SESSIONS = 16_384
+"""Of users who come again and again it is remembered what their records say; of so many."""
+
+
+@dataclass(slots=True, eq=False)
 class Session:
-    """What is kept of one user. Times are milliseconds since the epoch; None is unknown."""
+    """What is kept of one user. Times are milliseconds since the epoch; None is unknown.
+
+    Not to be changed, and compared, and hashed, as itself: as long as nothing changes, a user's is the same object.
+    """
 
     user: str
     status: Status

@@ -209,11 +209,12 @@ class _Lane:
         return batch
 
     async def _trip(self, batch: Sequence[_Waiting]) -> None:
-        if min([waiting.until for waiting in batch]) < self.loop.time() + self.link.timeout_s - MOMENT_S:
+        until = self.loop.time() + self.link.timeout_s
+        if min([waiting.until for waiting in batch]) < until - MOMENT_S:
             self._watch(batch)
         try:
             calls = self._admissions.commands(batch)
-            replies = await self.link.send([command for _, commands in calls for command in commands])
+            replies = await self.link.send([command for _, commands in calls for command in commands], until)
         except Exception as error:  # whatever it is, nobody may be left waiting
             # Those who wait behind a trip that failed have waited as long as it took: tell them too.
             behind = (*batch, *self.waiting)

@@ -57,17 +57,20 @@ class Link:
         self._failures = 0
         self._probe: asyncio.Task[None] | None = None
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    async def send(self, commands: Sequence[Command], until: float) -> list[Any]:
         """Send commands together, once, and return their answers; what Redis refused is an exception among them.
 
         One trip at a time: a second one would take the first one's answers.
+
+        Args:
+            commands: at least one.
+            until: when to give up, by the loop's clock.
 
         Raises:
             StoreUnavailable: Redis did not answer all of them in time; they may have taken effect.
         """
         if self.is_down:
             raise StoreUnavailable(BREAKER_IS_OPEN)
-        until = asyncio.get_running_loop().time() + self.timeout_s
         try:
             wire = self._wire
             if wire is None or await wire.is_broken():

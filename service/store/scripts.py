@@ -7,9 +7,10 @@ its text.
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 
-from service.core.sessions import TRANSITIONS, Refusal, Session, Status
+from service.core.sessions import MOST_SESSIONS, TRANSITIONS, Refusal, Session, Status
 from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, PUSHES, REVOKED
 
 LETTERS = {
@@ -35,6 +36,7 @@ class Script:
     sha: str
 
 
+@lru_cache(maxsize=MOST_SESSIONS)  # a record changes at most once in `sessions.seen_every` seconds without a transition
 def parse_record(user: str, text: bytes) -> Session | None:
     """A user's record as `record.lua` writes it; None where there is none."""
     if not text:

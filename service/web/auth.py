@@ -1,12 +1,13 @@
 """`/auth/*`: what a user's client asks."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 from aiohttp import web
 
 from service.core.admission import Terms
 from service.core.moments import quoted_timestamp as moment
-from service.core.sessions import Cause
+from service.core.sessions import MOST_SESSIONS, Cause, Session
 from service.web.answer import Answer
 from service.web.envelope import DONE, quoted, success, success_of
 from service.web.keys import EXCHANGE, Exchange
@@ -32,24 +33,27 @@ async def status(request: web.Request) -> web.StreamResponse:
 def standing(_: web.Request, exchange: Exchange) -> Answer:
     """Where the user stands after this request."""
     identity, admission = exchange.admitted()
-    session = admission.session
-    # Written out, member by member: this is asked at the full rate of the deployment.
-    who = f'"tenant": "{identity.tenant}", "userId": {quoted(identity.user)}'
-    if session is not None:
-        previous = f'"{session.previous}"' if session.previous is not None else "null"
-        stands = (
-            f'"status": "{session.status}", "previousStatus": {previous}, "since": {moment(session.since_ms)}, '
-            f'"lastSeen": {moment(session.seen_ms)}, "tokenExpiresAt": {moment(session.expires_ms)}'
-        )
-    else:
-        # Without Redis nothing is known but the token, and nothing is made up; otherwise only x-passive gets here.
-        degraded = "sessions" in admission.degraded
-        expires = moment(identity.expires_ms if degraded else None)
-        status = "null" if degraded else '"none"'
-        stands = (
-            f'"status": {status}, "previousStatus": null, "since": null, "lastSeen": null, "tokenExpiresAt": {expires}'
-        )
-    return success_of(exchange, f"{{{who}, {stands}}}")
+    if admission.session is not None:
+        return success_of(exchange, _told(identity.tenant, admission.session))
+    # Without Redis nothing is known but the token, and nothing is made up; otherwise only x-passive gets here.
+    degraded = "sessions" in admission.degraded
+    expires = moment(identity.expires_ms if degraded else None)
+    status = "null" if degraded else '"none"'
+    return success_of(
+        exchange,
+        f'{{"tenant": "{identity.tenant}", "userId": {quoted(identity.user)}, "status": {status}, '
+        f'"previousStatus": null, "since": null, "lastSeen": null, "tokenExpiresAt": {expires}}}',
+    )
+
+
+@lru_cache(maxsize=MOST_SESSIONS)
+def _told(tenant: str, session: Session) -> str:
+    previous = f'"{session.previous}"' if session.previous is not None else "null"
+    return (
+        f'{{"tenant": "{tenant}", "userId": {quoted(session.user)}, "status": "{session.status}", '
+        f'"previousStatus": {previous}, "since": {moment(session.since_ms)}, "lastSeen": {moment(session.seen_ms)}, '
+        f'"tokenExpiresAt": {moment(session.expires_ms)}}}'
+    )
 
 
 async def ending(request: web.Request, terms: Terms) -> Terms:

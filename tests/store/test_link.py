@@ -320,10 +320,11 @@ async def test_a_probe_that_hangs_holds_up_no_later_one(redis_url: str) -> None:
 async def test_on_one_connection_there_is_one_trip_at_a_time(access: RedisAccess) -> None:
     link = link_of(access, timeout_s=1)
     await link.open()
-    first = asyncio.create_task(link.send([("PING",)]))
+    until = asyncio.get_running_loop().time() + 1
+    first = asyncio.create_task(link.send([("PING",)], until))
     await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable):
-        await link.send([("PING",)])
+        await link.send([("PING",)], until)
     with suppress(StoreUnavailable):
         await first
     await link.close()
