@@ -14,8 +14,9 @@ import structlog
 from aiohttp import web
 from watchfiles import awatch
 
-from service.app import RUNTIME, Runtime, make_policy
+from service.app import RUNTIME, Runtime
 from service.configuration import ConfigurationError, load
+from service.policies import make_policy
 from service.settings import Settings
 
 log = structlog.get_logger()

@@ -16,8 +16,9 @@ import redis
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from service.app import RUNTIME, make_app, make_policy
+from service.app import RUNTIME, make_app
 from service.core.sessions import RECORDED, Session
+from service.policies import make_policy
 from service.settings import Settings
 from service.store import refusals
 from service.store.connection import RedisAccess, TlsFiles

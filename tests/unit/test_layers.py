@@ -10,9 +10,9 @@ from tests.kit import ROOT
 
 SERVICE = ROOT / "service"
 FOREIGN = {
-    "core": ("service.store", "service.web", "service.app", "service.settings", "aiohttp", "redis"),
-    "store": ("service.web", "service.app", "service.settings", "aiohttp"),
-    "web": ("service.store", "service.app", "service.settings", "redis"),
+    "core": ("service.store", "service.web", "service.app", "service.policies", "service.settings", "aiohttp", "redis"),
+    "store": ("service.web", "service.app", "service.policies", "service.settings", "aiohttp"),
+    "web": ("service.store", "service.app", "service.policies", "service.settings", "redis"),
 }
 
 

@@ -11,11 +11,12 @@ import pytest
 from aiohttp import ClientResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.app import RUNTIME, make_policy
+from service.app import RUNTIME
 from service.core.acts import Author
 from service.core.listing import Event
 from service.core.pulse import MOST, Beat, Pulse, Refused
 from service.core.sessions import Cause
+from service.policies import make_policy
 from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess
 from service.store.events import Events
