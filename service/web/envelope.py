@@ -52,7 +52,7 @@ def request_id_of(request: web.Request, policy: Policy) -> str:
 
 def success(request: web.Request, data: Any, status: int = 200) -> Answer:
     """The envelope around `data`."""
-    return _answer(request[EXCHANGE], f'"data": {_encode(data)}', status)
+    return _answer(request[EXCHANGE], "data", _encode(data), status)
 
 
 def done(request: web.Request) -> Answer:
@@ -62,7 +62,7 @@ def done(request: web.Request) -> Answer:
 
 def success_of(exchange: Exchange, data: str) -> Answer:
     """The envelope around data that is JSON already."""
-    return _answer(exchange, f'"data": {data}', 200)
+    return _answer(exchange, "data", data, 200)
 
 
 def failure(
@@ -70,20 +70,23 @@ def failure(
 ) -> Answer:
     """The envelope around an error; `validation` tells fields and what is wrong with them."""
     if not validation:
-        return _answer(exchange, _error(code, status, message), status)
+        return _answer(exchange, "error", _error(code, status, message), status)
     told = [{"field": field, "message": what} for field, what in validation]
     error = {"message": message, "code": code, "status": status, "validation": told}
-    return _answer(exchange, f'"error": {_encode(error)}', status)
+    return _answer(exchange, "error", _encode(error), status)
 
 
 @lru_cache(maxsize=256)
 def _error(code: str, status: int, message: str) -> str:
     """Written once: a refusal is not to cost more than what it refuses."""
     error = {"message": message, "code": code, "status": status}
-    return f'"error": {_encode(error)}'
+    return _encode(error)
 
 
-def _answer(exchange: Exchange, content: str, status: int) -> Answer:
+def _answer(exchange: Exchange, kind: str, content: str, status: int) -> Answer:
     # The request id needs no escaping: its form holds nothing that JSON would escape.
-    meta = f'"requestId": "{exchange.request_id}", "timestamp": "{timestamp(time.time_ns() // 1_000_000)}"'
-    return Answer(status, f'{{"meta": {{{meta}}}, {content}}}'.encode("utf-8", "backslashreplace"))
+    text = (
+        f'{{"meta": {{"requestId": "{exchange.request_id}", "timestamp": "{timestamp(time.time_ns() // 1_000_000)}"}}, '
+        f'"{kind}": {content}}}'
+    )
+    return Answer(status, text.encode("utf-8", "backslashreplace"))

@@ -114,11 +114,12 @@ class Handler(RequestHandler):
             return
         fed, self._fed = self._fed + len(data), len(data)
         self._request_count += len(messages)
-        if len(messages) == 1 and not upgraded and self._goes_short(*messages[0], idle, fed):
+        if len(messages) == 1 and self._goes_short(*messages[0], idle, fed):
+            parser.message_consumed()
             return
         self._messages.extend(messages)
         idle.set_result(None)
-        if len(messages) >= self._max_msg_queue_size:
+        if not self._buffer_paused and len(messages) >= self._max_msg_queue_size:
             self._pause_reading_for_buffer()
         self._upgraded = upgraded
         if upgraded:
@@ -136,13 +137,12 @@ class Handler(RequestHandler):
         ):
             return False
         way = self._short_way.find(message.method, message.path)
-        if way is None or hdrs.EXPECT in message.headers or hdrs.UPGRADE in message.headers:
+        if way is None or hdrs.EXPECT in message.headers:
             return False
         self._idle, self._waiter, self._request_in_progress = idle, None, True
         if not self._short_way.enter(_Request(message, self, self._remote), way, self._answered, fed):
             self._idle, self._waiter, self._request_in_progress = None, idle, False
             return False
-        self._parser.message_consumed()  # type: ignore[union-attr]
         return True
 
     def _answered(self, request: web.Request, answer: web.StreamResponse | None) -> None:
