@@ -67,7 +67,8 @@ def tenant(secret: str = SECRET, token: str = TENANT_TOKEN, **values: Any) -> di
 
 
 def settings(**changes: Any) -> Settings:
-    return Settings.model_validate(config(**changes))
+    """The same, validated. Redis is waited for longer than a loaded machine stalls."""
+    return Settings.model_validate(config(**{**changes, "redis": {"timeout": 5, **changes.get("redis", {})}}))
 
 
 def sign(
