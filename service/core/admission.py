@@ -156,7 +156,7 @@ def judge(question: Question, admission: Admission) -> None:
     if question.failure is not None:
         raise question.failure
     if admission.revoked:
-        raise InvalidUserToken
+        raise InvalidUserToken("revoked")
     if admission.unavailable == "sessions":
         raise StoreUnavailable("sessions")
     # Who ended its own account with this request is suspended or terminated by it, and was not before.

@@ -65,6 +65,11 @@ class InvalidUserToken(Unauthenticated):
 
     message = "Invalid user token"
 
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+        """For the log, never for the client: which of these it is, without quoting it."""
+
 
 class UnknownKey(InvalidUserToken):
     """The token names a `kid` that the tenant's key ring does not hold; a refetch may bring it."""

@@ -127,7 +127,7 @@ class KeyRing:
             ExpiredUserToken: all is well but its time is over.
         """
         if len(token) > MAX_TOKEN_CHARS or token.count(".") != 2 or "=" in token or not token.isascii():
-            raise InvalidUserToken
+            raise InvalidUserToken("no JWS in compact form")
         claims = _strict_json(self._verified_payload(token))
         return self._identity(claims, now_s)
 
@@ -140,14 +140,14 @@ class KeyRing:
             header = jwt.get_unverified_header(token)
             _strict_json(jwt.utils.base64url_decode(token.partition(".")[0]))
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise InvalidUserToken from error
+            raise InvalidUserToken("malformed header") from error
         for key in self._candidates(header):
             try:
                 payload: bytes = _JWS.decode_complete(token, key.material, algorithms=[key.alg])["payload"]
             except jwt.PyJWTError:
                 continue
             return payload
-        raise InvalidUserToken
+        raise InvalidUserToken("no key verifies the signature")
 
     def _candidates(self, header: Mapping[str, Any]) -> list[Key]:
         """The keys that may verify a token: the one its `kid` names, or all of its algorithm."""
@@ -156,7 +156,7 @@ class KeyRing:
             return [key for key in self._keys if key.alg == alg]
         named = [key for key in self._keys if key.kid == kid]
         if not named:
-            raise UnknownKey
+            raise UnknownKey("unknown kid")
         return [key for key in named if key.alg == alg]
 
     def _identity(self, claims: Mapping[str, Any], now_s: float) -> Identity:
@@ -165,15 +165,15 @@ class KeyRing:
         not_before_s = _numeric_date(claims, "nbf")
         issued_s = _numeric_date(claims, "iat")
         if not is_user_id(user) or expires_s is None:
-            raise InvalidUserToken
+            raise InvalidUserToken("no usable sub or exp")
         if any(moment is not None and moment > now_s + self.leeway_s for moment in (not_before_s, issued_s)):
-            raise InvalidUserToken
+            raise InvalidUserToken("not valid yet")
         if "tenant" in claims and claims["tenant"] != self.tenant:
-            raise InvalidUserToken
+            raise InvalidUserToken("another tenant")
         if self._issuer is not None and claims.get("iss") != self._issuer:
-            raise InvalidUserToken
+            raise InvalidUserToken("another issuer")
         if self._audience and self._audience.isdisjoint(_audiences(claims)):
-            raise InvalidUserToken
+            raise InvalidUserToken("another audience")
         identity = Identity(self.tenant, user, int(expires_s * 1000), issued_s)
         if now_s >= self.expiry_s(identity):
             raise ExpiredUserToken
@@ -224,9 +224,9 @@ def _strict_json(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidUserToken from error
+        raise InvalidUserToken("malformed JSON") from error
     if not isinstance(value, dict):
-        raise InvalidUserToken
+        raise InvalidUserToken("malformed JSON")
     return value
 
 
@@ -248,7 +248,7 @@ def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims[name]
     # Not isinstance: a bool is an int to Python. The comparison is false for NaN and the infinities.
     if type(value) not in (int, float) or not -YEAR_10000_S < value < YEAR_10000_S:
-        raise InvalidUserToken
+        raise InvalidUserToken("malformed time")
     return value  # type: ignore[no-any-return]  # its type was just checked
 
 

@@ -261,7 +261,7 @@ def user_token(request: web.Request) -> str:
     if not token:
         raise MissingUserToken
     if len(token) > MAX_TOKEN_CHARS:
-        raise InvalidUserToken
+        raise InvalidUserToken("too long")
     return token
 
 
@@ -345,9 +345,7 @@ def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, 
         fields["code"] = code
     if isinstance(error, InvalidRequest):
         fields["wrong"] = ", ".join(field for field, _ in error.validation)[:MOST_OF_A_PATH]
-    if admission is not None and admission.revoked:
-        fields["reason"] = "revoked"
-    if isinstance(error, UnreadableRequest):
+    if isinstance(error, UnreadableRequest | InvalidUserToken):
         fields["reason"] = error.reason
     if exchange.original is not None:
         method, target = exchange.original

@@ -147,6 +147,33 @@ async def test_the_log_tells_transitions_and_refusals(client: Client) -> None:
     assert refusal["request_id"].startswith("req-")
 
 
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("a.b.c", "malformed header"),
+        ("a.b", "no JWS in compact form"),
+        ("a" * 9000, "too long"),
+        (sign(secret="s" * 32), "no key verifies the signature"),
+        (sign(kid="k9"), "unknown kid"),
+        (sign(nbf=4_000_000_000), "not valid yet"),
+        (sign(iat="now"), "malformed time"),
+        (sign(""), "no usable sub or exp"),
+        (sign(tenant="globex"), "another tenant"),
+        (sign(iss="someone"), "another issuer"),
+        (sign(iss="me", aud="someone"), "another audience"),
+    ],
+)
+async def test_the_log_says_why_a_token_is_invalid_and_the_answer_does_not(
+    make_client: MakeClient, token: str, reason: str
+) -> None:
+    client = await make_client(tenants={"acme": tenant(jwt={**tenant()["jwt"], "issuer": "me", "audience": ["api"]})})
+    with structlog.testing.capture_logs() as lines:
+        answer = await client.get("/auth/status", headers={"x-tenant-token": TENANT_TOKEN, "x-token": token})
+    error = {"message": "Invalid user token", "code": "INVALID_USER_TOKEN", "status": 401}
+    assert (await answer.json())["error"] == error
+    assert [line["reason"] for line in lines if line["event"] == "answered"] == [reason]
+
+
 @pytest.mark.parametrize(("mode", "lines"), [("all", 3), ("none", 0)])
 async def test_the_log_tells_as_much_as_it_is_asked_to(make_client: MakeClient, mode: str, lines: int) -> None:
     assert len(await logged(await make_client(server={"access_log": mode}))) == lines
