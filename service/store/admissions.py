@@ -308,7 +308,7 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
             passive = "1" if question.passive else "0"
             issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
             args.append(
-                f"{identity.expires_ms} {passive}{restricted} {issued} {question.client} {question.request_id} "
+                f"{passive}{restricted}{identity.expires_ms} {issued} {question.client} {question.request_id} "
                 f"{needs} {user}"
             )
 
@@ -331,6 +331,8 @@ def _needs(terms: Terms) -> tuple[str, str]:
 def decode(question: Question, reply: Sequence[Any]) -> Admission:
     """Read what `lua/admit.lua` answers to one question."""
     terms, standings, over, told = question.terms, [], False, iter(reply)
+    of_user = len(reply) > 3 * len(terms.limits)
+    record, before, restricted_at = (next(told), next(told), next(told)) if of_user else (b"", b"", 0)
     for limit, used, reset_us, full in zip(terms.limits, told, told, told, strict=False):
         if isinstance(full, bytes):  # an operator has set the limit
             full, requests, window_s = map(int, full.split())
@@ -339,11 +341,9 @@ def decode(question: Question, reply: Sequence[Any]) -> Admission:
             standings.append(Standing(limit, used, reset_us, full == 1))
             if full:
                 over = True
-    at = 3 * len(terms.limits)
-    if len(reply) == at:
+    if not of_user or question.user is None:
         return Admission(standings, over=over)
-    record, before, restricted_at = reply[at:]
-    session = parse_record(question.user.user, record) if question.user is not None else None
+    session = parse_record(question.user.user, record)
     came_from = None
     if before[0] != (record[0] if record else _NOBODY):
         came_from = STATUSES[before.decode()]

@@ -19,7 +19,7 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
 CHECKS = list(HealthCheck)
 
 PLANTED = {
-    "a refusal uses up quota": {"admit": ("if not refused and not over then", "if not over then")},
+    "a refusal uses up quota": {"admit": ("if over == 0 and not refused then", "if over == 0 then")},
     "one more is admitted": {"admit": ("window.used >= limit.requests and", "window.used > limit.requests and")},
     "a suspended user flips back": {"admit": ("['s']='denied'", "['s']='i'")},
     "an event is told twice": {
@@ -30,7 +30,7 @@ PLANTED = {
             "  tell(",
         )
     },
-    "a passive request counts": {"admit": ("passive == '1'", "passive == '2'")},
+    "a passive request counts": {"admit": ("passive == ONE", "passive == 0")},
     "a later expiry is not kept": {"admit": ("if later then record.expires = expires end", "")},
     "a logout passes through logged_in": {
         "admit": (

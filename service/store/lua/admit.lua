@@ -5,20 +5,21 @@
 --         how many questions; the cause ('' where no user is known: then only limits are asked about)
 --         number of limits, and for each: name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or ''
 --         with a cause: the reason that is given for it ('' none)
---         and for each question one text, of which only that is read that is needed: token expiry ms, passive (1|0)
---         and whether the configuration restricts it (1|0), second in which the token was issued ('' unknown), client
---         address, request id, the capabilities it needs, with commas, user
+--         and for each question one text, of which only that is read that is needed: passive (1|0), whether the
+--         configuration restricts it (1|0) and token expiry ms in one word; second in which the token was issued
+--         ('' unknown), client address, request id, the capabilities it needs, with commas, user
 -- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
 --         of each limit; with a cause the user's record and rules
 -- Returns for each question, in order: a list
---         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where an
---         operator has set the limit "over requests window-in-seconds")
---         and where a user is known and no limit refused: record, status letter before,
+--         where a user is known and no limit refused: record, status letter before,
 --         index of the first restricted capability (0 none, -1: the token is revoked)
+--         and for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where
+--         an operator has set the limit "over requests window-in-seconds")
 --         or the text of an error, which is that question's own
 
 local seen_every, grace = number(), number()
 local records = {}
+local ONE = string.byte('1')
 
 -- A tenant, and whether there are rules for it: most have none, and then there is nothing to look up.
 local function parse_tenant()
@@ -64,7 +65,7 @@ end
 
 -- What the tenant's rules say of the capabilities that a question needs; asked once in a batch.
 local function held_against(tenant, question)
-  local wanted = string.match(question, '^%-?%d+ [01][01] %-?%d* %S+ %S+ (%S*) ')
+  local wanted = string.match(question, '^%S+ %-?%d* %S+ %S+ (%S*) ')
   local held = tenant.held[wanted]
   if not held then
     local names = {}
@@ -77,7 +78,7 @@ end
 
 -- Of the capabilities that are asked for, the first that the tenant or the user is restricted from.
 local function restricted_index(tenant, configured, question, user_rules)
-  if configured == '1' then return 1 end
+  if configured then return 1 end
   if not tenant.ruled then return 0 end
   local any_user, held = holds(tenant.any_user), held_against(tenant, question)
   for index, capability in ipairs(held.names) do
@@ -94,37 +95,38 @@ local function is_revoked(tenant, user_rules, question)
     if own then before = math.max(before or own, own) end
   end
   if not before then return false end
-  local issued = string.match(question, '^%-?%d+ [01][01] (%-?%d*)')
+  local issued = string.match(question, '^%S+ (%-?%d*)')
   return issued == '' or tonumber(issued) <= before
 end
 
 -- When a user who is logged out said so last; not at all where an operator reinstated it.
 local function logged_out_at(record)
+  complete(record)
   return record.again or (record.previous ~= 's' and record.since or 0)
 end
 
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
 local function pass(group, revoked, record_key, user_rules, question)
   local tenant = group.tenant
-  local expires, passive, configured = string.match(question, '^(%-?%d+) ([01])([01])')
-  local record = records[record_key] or read(record_key)
+  local passive, configured = string.byte(question, 1, 2)
+  local record = records[record_key] or glance(record_key)
   records[record_key] = record
   local from = record.status
   if revoked then return record, from, -1 end
-  local restricted = restricted_index(tenant, configured, question, user_rules)
+  local restricted = restricted_index(tenant, configured == ONE, question, user_rules)
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
   local cause = restricted > 0 and 'request' or group.cause
   local to = MOVES[cause][from]
-  if NAMES[to] == nil or (passive == '1' and cause == 'request') then return record, from, restricted end
+  if NAMES[to] == nil or (passive == ONE and cause == 'request') then return record, from, restricted end
   if from == 'o' and cause == 'request' and now_ms - logged_out_at(record) < grace then to = from end
   local again = from == 'o' and cause == 'logout' and grace > 0
-  if again then record.again = now_ms end
-  expires = tonumber(expires)
+  if again then complete(record).again = now_ms end
+  local expires = tonumber(string.sub(question, 3, string.find(question, ' ', 3, true) - 1))
   local later = expires > record.expires
   local stale = now_ms - record.seen >= seen_every
   if later then record.expires = expires end
   if not (to ~= from or later or stale or again) then return record, from, restricted end
-  local ip, request, user = string.match(question, '^%-?%d+ [01][01] %-?%d* (%S+) (%S+) %S* (.*)$')
+  local ip, request, user = string.match(question, '^%S+ %-?%d* (%S+) (%S+) %S* (.*)$')
   if to ~= from then
     record.seen = now_ms
     local about = { by = 'user', ip = ip, request = request, reason = group.reason }
@@ -136,42 +138,46 @@ local function pass(group, revoked, record_key, user_rules, question)
   return record, from, restricted
 end
 
+-- Where a question stands within a limit, as it is answered; `window` is false where the limit does not hold for it.
+local function standing(limit, window, refused)
+  if not window then return -1, 0, 0 end
+  local over = window.used >= limit.requests and 1 or 0
+  if over == 0 and not refused then charge(window) end
+  return window.used, window.reset_us, limit.told and over .. limit.told or over
+end
+
 local function decide(group, first_key, first_arg)
-  if group.tenant.broken then error(group.tenant.broken) end
-  local answer, windows, refused = {}, {}, false
-  local limits = group.limits
-  local count = #limits
+  local tenant, limits, known = group.tenant, group.limits, group.cause ~= ''
+  if tenant.broken then error(tenant.broken) end
+  local count, windows, refused = #limits, { false, false }, false
   -- Who brings a revoked token is not the user: the user's own quota is none of its.
-  local revoked = group.cause ~= '' and is_revoked(group.tenant, KEYS[first_key + count + 2], ARGV[first_arg + 1])
+  local revoked = known and tenant.ruled and is_revoked(tenant, KEYS[first_key + count + 2], ARGV[first_arg + 1])
   for i = 1, count do
     local limit = limits[i]
-    if not (revoked and limit.per_user) then
-      local window = open(KEYS[first_key + i], limit)
-      windows[i] = window
-      if window.used >= limit.requests and not limit.shadow then refused = true end
-    end
+    local window = not (revoked and limit.per_user) and open(KEYS[first_key + i], limit)
+    windows[i] = window
+    if window and window.used >= limit.requests and not limit.shadow then refused = true end
   end
-  for i = 1, count do
-    local window = windows[i]
-    if window then
-      local over = window.used >= limits[i].requests
-      if not refused and not over then charge(window) end
-      local told = over and 1 or 0
-      if limits[i].told then told = told .. limits[i].told end
-      answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = window.used, window.reset_us, told
-    else
-      answer[3 * i - 2], answer[3 * i - 1], answer[3 * i] = -1, 0, 0
-    end
-  end
-  if group.cause ~= '' and not refused then
+  local answer
+  if known and not refused then
     local record, from, restricted =
       pass(group, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2], ARGV[first_arg + 1])
-    answer[3 * count + 1], answer[3 * count + 2], answer[3 * count + 3] = record.text, from, restricted
+    if count == 0 then return { record.text, from, restricted } end
+    answer = { record.text, from, restricted, standing(limits[1], windows[1], refused) }
+  elseif count > 0 then
+    answer = { standing(limits[1], windows[1], refused) }
+  else
+    return {}
+  end
+  local at = #answer
+  for i = 2, count do
+    answer[at + 1], answer[at + 2], answer[at + 3] = standing(limits[i], windows[i], refused)
+    at = at + 3
   end
   return answer
 end
 
-local answers = {}
+local answers, answered = {}, 0
 while arg_at < #ARGV do
   local tenant = parse_tenant()
   for _ = 1, tenant.groups do
@@ -185,7 +191,8 @@ while arg_at < #ARGV do
         answer = tostring(type(answer) == 'table' and answer.err or answer)
         if SERVERS_OWN[string.match(answer, '^-?(%u+)')] then return redis.error_reply(answer) end
       end
-      answers[#answers + 1] = answer
+      answered = answered + 1
+      answers[answered] = answer
     end
   end
 end

@@ -140,15 +140,30 @@ local function reset_from(window)
   return window.exact and math.min(reset_us, window.limit.length_us) or reset_us
 end
 
--- A window that is full, told without being parsed: a refusal is to cost less than an admission. (Where the clock was set
--- back it may refuse what a search would admit, until the told time: never the other way round.)
-local function full(limit, text)
-  local at = #text - 4 * limit.requests + 1  -- the entry that has to run out: of those that count the first
-  if not limit.exact or at < 2 or string.byte(text) ~= CAPITAL + limit.exponent then return nil end
-  local ticks = ticks_since(limit.now, text, at)
-  if ticks >= limit.length or (at > 2 and ticks_since(limit.now, text, at - 4) < limit.length) then return nil end
-  local reset_us = (limit.length - ticks) * limit.tick_us - now_us % limit.tick_us
-  return { limit = limit, used = limit.requests, reset_us = math.min(reset_us, limit.length_us), charged = 0 }
+-- A window as most are, told without being parsed: an exact one, of which nothing has run out, or that is full all the
+-- same. (Where the clock was set back it may refuse what a search would admit, until the told time: never the other way
+-- round.)
+local function glance_at(key, limit, text)
+  if not limit.exact then return nil end
+  if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true, anew = true } end
+  local at = math.max(2, #text - 4 * limit.requests + 1)  -- the entry that has to run out: of those that count the first
+  local used, ticks = (#text - at + 1) / 4, ticks_since(limit.now, text, at)
+  if used % 1 ~= 0 or string.byte(text) ~= CAPITAL + limit.exponent or ticks >= limit.length then return nil end
+  if at > 2 and ticks_since(limit.now, text, at - 4) < limit.length then return nil end
+  local reset_us = math.min((limit.length - ticks) * limit.tick_us - now_us % limit.tick_us, limit.length_us)
+  return { key = key, limit = limit, used = used, reset_us = reset_us, charged = 0, glanced = true }
+end
+
+local function save_glanced(window)
+  local limit = window.limit
+  local entries = string.rep(pack(limit.now), window.charged)
+  local ttl = math.floor(limit.length * limit.tick_us / 1000) + 1000
+  if window.anew then
+    redis.call('SET', window.key, string.char(CAPITAL + limit.exponent) .. entries, 'PX', ttl)
+  else
+    redis.call('APPEND', window.key, entries)
+    redis.call('PEXPIRE', window.key, ttl)
+  end
 end
 
 local function load(key, limit, text)
@@ -168,6 +183,7 @@ end
 
 local function save(window)
   if window.charged == 0 then return end
+  if window.glanced then return save_glanced(window) end
   local width = window.exact and 0 or math.max(1, math.floor(window.length / BUCKETS))
   if not window.exact and window.size > window.gone and age(window, window.size) <= 0 then  -- its bucket has not ended
     local count = (count_at(window, window.size) + window.charged) % MODULUS
@@ -196,7 +212,7 @@ local function open(key, limit)
   end
   if window then save(window) end  -- two configurations in one batch: a reload came in between
   local text = redis.call('GET', key)
-  window = text and full(limit, text) or load(key, limit, text)
+  window = glance_at(key, limit, text) or load(key, limit, text)
   opened[key] = window
   return window
 end
