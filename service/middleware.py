@@ -92,7 +92,7 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         if match.http_exception is not None:
             return await handler(request)
         admitting = middlewares[0]
-        exchange = admitting.begin(request)
+        exchange = request[keys.EXCHANGE] = admitting.begin(request)
         try:
             operation = _OPERATIONS.get(match.handler, _VERIFY)
             await admitting.admit(request, operation, getattr(match.handler, _CAPABILITY, None))

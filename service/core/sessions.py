@@ -68,14 +68,15 @@ TRANSITIONS: dict[Cause, dict[Status, Status | Refusal]] = {
 
 
 MOST_SESSIONS = 16_384
-"""Of users who come again and again it is remembered what their records say; of so many."""
+"""How many records are remembered, read, and how many are remembered as they were told (in each process)."""
 
 
 @dataclass(slots=True, eq=False)
 class Session:
     """What is kept of one user. Times are milliseconds since the epoch; None is unknown.
 
-    Not to be changed, and compared, and hashed, as itself: as long as nothing changes, a user's is the same object.
+    Not to be changed: who reads the same record again may get the same object; compared, and hashed, as itself. It does
+    not say whose user it is: tenants may have one of the same name, with the same record.
     """
 
     user: str

@@ -195,8 +195,10 @@ class VerifiedTokens:
     def verify(self, ring: KeyRing, token: str, now_s: float) -> Identity:
         """Like `ring.verify(token, now_s)`, remembered for as long as the ring's keys stay the same."""
         entry = self._entries.get(token)
-        if entry is not None and entry[0] is ring.generation and now_s < entry[1]:
-            return entry[2]
+        if entry is not None and entry[0] is ring.generation:
+            if now_s < entry[1]:
+                return entry[2]
+            raise ExpiredUserToken
         identity = ring.verify(token, now_s)
         if entry is None:
             self._chars += len(token)

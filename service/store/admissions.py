@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -252,17 +252,15 @@ class _Lane:
         if isinstance(reply, Exception):
             _fail(asked, reply)
             return
-        for waiting, found in zip(asked, reply, strict=True):
+        told = iter(reply)
+        for waiting in asked:
+            decided = decode(waiting.question, told)
             if waiting.over:
                 continue
-            if isinstance(found, bytes):
-                _tell(waiting, StoreUnavailable(found.decode(errors="replace")))
-            else:
-                admission = decode(waiting.question, found)
-                if admission.over and admission.refused:
-                    asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
-                    self._admissions.refusals.remember(waiting.question, admission, asked_at)
-                _tell(waiting, admission)
+            if isinstance(decided, Admission) and decided.may_be_over and decided.refused:
+                asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
+                self._admissions.refusals.remember(waiting.question, decided, asked_at)
+            _tell(waiting, decided)
 
 
 def _tell(waiting: _Waiting, decided: Decided) -> None:
@@ -328,29 +326,50 @@ def _needs(terms: Terms) -> tuple[str, str]:
     return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
 
 
-def decode(question: Question, reply: Sequence[Any]) -> Admission:
-    """Read what `lua/admit.lua` answers to one question."""
-    terms, standings, over, told = question.terms, [], False, iter(reply)
-    of_user = len(reply) > 3 * len(terms.limits)
-    record, before, restricted_at = (next(told), next(told), next(told)) if of_user else (b"", b"", 0)
-    for limit, used, reset_us, full in zip(terms.limits, told, told, told, strict=False):
-        if isinstance(full, bytes):  # an operator has set the limit
-            full, requests, window_s = map(int, full.split())
+def decode(question: Question, told: Iterator[Any]) -> Decided:
+    """Read what `lua/admit.lua` answers to the next question.
+
+    Args:
+        question: the next one that was asked.
+        told: what is left of the answer.
+
+    Raises:
+        StopIteration: the answer ends before it should.
+    """
+    terms, user, standings, may_be_over = question.terms, question.user, [], False
+    record = before = b""
+    restricted_at = 0
+    if user is not None:
+        record = next(told)
+        if record is None:
+            return _wrong(told)
+        before, restricted_at = next(told), next(told)
+    for limit in terms.limits:
+        used = next(told)
+        if used is None:
+            return _wrong(told)
+        reset_us, over = next(told), next(told)
+        if isinstance(over, bytes):  # an operator has set the limit
+            over, requests, window_s = map(int, over.split())
             limit = limit.changed(requests, window_s)
         if used >= 0:
-            standings.append(Standing(limit, used, reset_us, full == 1))
-            if full:
-                over = True
-    if not of_user or question.user is None:
-        return Admission(standings, over=over)
-    session = parse_record(question.user.user, record)
+            standings.append(Standing(limit, used, reset_us, over == 1))
+            if over:
+                may_be_over = True
+    if user is None or not before:
+        return Admission(standings, may_be_over=may_be_over)
+    session = parse_record(user.user, record)
     came_from = None
     if before[0] != (record[0] if record else _NOBODY):
         came_from = STATUSES[before.decode()]
     if restricted_at < 0:
-        return Admission(standings, session, revoked=True, over=over)
+        return Admission(standings, session, revoked=True, may_be_over=may_be_over)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
-    return Admission(standings, session, came_from, restricted, over)
+    return Admission(standings, session, came_from, restricted, may_be_over)
+
+
+def _wrong(told: Iterator[Any]) -> StoreUnavailable:
+    return StoreUnavailable(next(told).decode(errors="replace"))
 
 
 _NOBODY = ord("-")

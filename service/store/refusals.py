@@ -74,7 +74,7 @@ class Refusals:
             Standing(one.limit, one.used, max(0, one.reset_us - passed_us), one.over)
             for one in refusal.admission.standings
         ]
-        return Admission(standings, over=True, remembered=True)
+        return Admission(standings, remembered=True)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:
         """Remember that `question`, asked at `at`, was refused just now."""

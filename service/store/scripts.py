@@ -36,7 +36,7 @@ class Script:
     sha: str
 
 
-@lru_cache(maxsize=MOST_SESSIONS)  # a record changes at most once in `sessions.seen_every` seconds without a transition
+@lru_cache(maxsize=MOST_SESSIONS)  # most requests find the record as it was: last seen is written once in `seen_every`
 def parse_record(user: str, text: bytes) -> Session | None:
     """A user's record as `record.lua` writes it; None where there is none."""
     if not text:

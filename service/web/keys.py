@@ -22,7 +22,7 @@ from service.web.repeats import Repeats
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Prompt = Callable[[web.Request, "Exchange"], Answer]
-"""Answers what is admitted, without waiting for anything."""
+"""Answers what is admitted, without waiting for anything. On the short way the request does not hold its exchange."""
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class Exchange:
 
     @property
     def context(self) -> UserContext | None:
-        """Who asks, once admitted; None where an open route let the request in."""
+        """Who asks. None before the request is admitted, and where an open route let it in."""
         if self.identity is None or self.customer is None or self.admission is None:
             return None
         return UserContext(self.customer, self.identity, self.admission)
@@ -121,7 +121,7 @@ class Exchange:
         """Who asks, and what was decided.
 
         Raises:
-            UnexpectedState: the authentication middleware did not see this request.
+            UnexpectedState: the request was not admitted: the authentication middleware did not see it.
         """
         if self.identity is None or self.admission is None:
             raise UnexpectedState("Missing user context")

@@ -68,7 +68,7 @@ class Middlewares:
     @web.middleware
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give every answer its request id and headers, every error its envelope, and tell the log."""
-        exchange = self.begin(request)
+        exchange = request[keys.EXCHANGE] = self.begin(request)
         try:
             hold_to_size(request)
             response = await handler(request)
@@ -79,12 +79,7 @@ class Middlewares:
         return self.finish(request, exchange, response)
 
     def begin(self, request: web.Request) -> keys.Exchange:
-        """What `request` carries from here on."""
-        request[keys.EXCHANGE] = made = self.exchange(request)
-        return made
-
-    def exchange(self, request: web.Request) -> keys.Exchange:
-        """The same for who keeps it himself."""
+        """What `request`'s exchange is to be."""
         gate = self._gate
         return keys.Exchange(gate, request_id_of(request, gate.policy.current))
 

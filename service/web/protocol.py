@@ -57,7 +57,7 @@ class Handler(RequestHandler):
         """What aiohttp's loop waits for, while a request is on the short way."""
         self._taking: asyncio.Task[None] | None = None
         self._fed = 0
-        """How many bytes have come since the last whole message: no less than the next one's header has."""
+        """Bytes of the packet that ended the last message, and of all since: no less than the next header has."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
@@ -103,7 +103,8 @@ class Handler(RequestHandler):
             self._fed = MAX_HEADER_BYTES  # whatever of the next header is among it
             super().data_received(data)
             return
-        # Nothing is under way, and aiohttp's loop waits: what it does itself, but for the short way.
+        # Nothing is under way, and aiohttp's loop waits, so nothing is queued, in the parser neither, and nothing is
+        # being closed: of aiohttp's own data_received this is what is left then, and before it the short way.
         try:
             messages, upgraded, tail = parser.feed_data(data)
         except HttpProcessingError as error:

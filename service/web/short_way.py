@@ -15,6 +15,7 @@ from aiohttp import web
 from service.core.admission import Admission, Decided, Question
 from service.core.errors import StoreUnavailable, UnknownKey
 from service.web import keys
+from service.web.keys import Exchange
 from service.web.middlewares import MAX_HEADER_BYTES, Middlewares, hold_to_size
 
 log = structlog.get_logger()
@@ -60,7 +61,7 @@ class ShortWay:
         """
         steps, exchange = self._steps, None
         try:
-            exchange = steps.exchange(request)
+            exchange = steps.begin(request)
             if size > MAX_HEADER_BYTES:
                 hold_to_size(request)
             question = steps.question(request, exchange, way.operation)
@@ -79,26 +80,17 @@ class ShortWay:
         return True
 
     def _land(
-        self,
-        request: web.Request,
-        exchange: keys.Exchange,
-        way: Way,
-        question: Question,
-        answered: Answered,
-        decided: Decided,
+        self, request: web.Request, exchange: Exchange, way: Way, question: Question, answered: Answered, told: Decided
     ) -> None:
         try:
-            if not isinstance(decided, Admission):
-                decided = exchange.gate.without_store(question)
-            self._steps.settle(exchange, question, decided)
+            admission = told if isinstance(told, Admission) else exchange.gate.without_store(question)
+            self._steps.settle(exchange, question, admission)
             answer: web.StreamResponse | None = self._steps.finish(request, exchange, way.answer(request, exchange))
         except Exception as error:
             answer = self._refused(request, exchange, error)
         answered(request, answer)
 
-    def _refused(
-        self, request: web.Request, exchange: keys.Exchange | None, error: Exception
-    ) -> web.StreamResponse | None:
+    def _refused(self, request: web.Request, exchange: Exchange | None, error: Exception) -> web.StreamResponse | None:
         try:
             if exchange is None:
                 raise error

@@ -326,6 +326,25 @@ async def test_one_questions_error_is_its_own(admissions: Admissions, access: Re
     assert isinstance(answers[1], Admission)
 
 
+async def test_an_error_amid_a_batch_shifts_nobodys_answer_and_charges_nobody(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await access.client.sadd(keys_of("acme").user("broken"), "not a record")
+    one = limit(5)
+    users = ("alice", "broken", "bob", "carol", "broken", "dave")
+    answers = await asyncio.gather(
+        *(admissions.ask(ask_about(user, limits=[one])) for user in users), return_exceptions=True
+    )
+    found = [
+        (answer.session.user, answer.standings[0].used)
+        if isinstance(answer, Admission) and answer.session is not None
+        else type(answer)
+        for answer in answers
+    ]
+    wrong = StoreUnavailable
+    assert found == [("alice", 1), wrong, ("bob", 2), ("carol", 3), wrong, ("dave", 4)]
+
+
 async def test_a_caller_that_hangs_up_harms_no_other(admissions: Admissions) -> None:
     asking = [asyncio.create_task(admissions.ask(ask_about(None, limits=[limit(100)]))) for _ in range(200)]
     await asyncio.sleep(0)

@@ -31,7 +31,7 @@ def question(terms: Terms = TWO, client: str = "10.0.0.1") -> Question:
 
 
 def refused(limit: Limit = TWO.limits[0], reset_us: int = 5_000_000) -> Admission:
-    return Admission([Standing(limit, limit.requests, reset_us, over=True)], over=True)
+    return Admission([Standing(limit, limit.requests, reset_us, over=True)])
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_the_order_of_judgement() -> None:
     wrong = question(failure=ExpiredUserToken())
     good = question()
     ladder: list[tuple[type[Exception], Question, Admission]] = [
-        (TooManyRequests, wrong, Admission(tuple(over), suspended, over=True, restricted="x", unavailable="limits")),
+        (TooManyRequests, wrong, Admission(tuple(over), suspended, restricted="x", unavailable="limits")),
         (StoreUnavailable, wrong, Admission((), suspended, restricted="x", unavailable="limits")),
         (ExpiredUserToken, wrong, Admission((), suspended, restricted="x", unavailable="sessions")),
         (StoreUnavailable, good, Admission((), suspended, restricted="x", unavailable="sessions")),

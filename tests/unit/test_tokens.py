@@ -299,6 +299,14 @@ def test_a_verified_token_is_remembered_until_its_expiry() -> None:
         verified.verify(own, token, NOW + 60)
 
 
+def test_a_token_that_has_expired_since_it_was_verified_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified, own, token = VerifiedTokens(), ring(), sign()
+    verified.verify(own, token, NOW)
+    monkeypatch.setattr(KeyRing, "verify", lambda *_: pytest.fail("a signature costs more than a request"))
+    with pytest.raises(ExpiredUserToken):
+        verified.verify(own, token, NOW + 60)
+
+
 def test_a_key_that_is_removed_takes_its_tokens_with_it() -> None:
     verified, own = VerifiedTokens(), KeyRing("acme", [])
     own.replace_remote([key("HS256")])

@@ -275,7 +275,7 @@ async def test_a_mistake_of_ours_is_a_500_and_the_connection_goes_on(
     assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
 
 
-@pytest.mark.parametrize("step", ["exchange", "question"])
+@pytest.mark.parametrize("step", ["begin", "question"])
 async def test_a_mistake_before_redis_is_asked_is_answered_or_ends_the_connection(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -10,12 +10,13 @@
 --         ('' unknown), client address, request id, the capabilities it needs, with commas, user
 -- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
 --         of each limit; with a cause the user's record and rules
--- Returns for each question, in order: a list
---         where a user is known and no limit refused: record, status letter before,
---         index of the first restricted capability (0 none, -1: the token is revoked)
---         and for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where
+-- Returns one list, and in it for each question, in order:
+--         with a cause: record, status letter before ('' where a limit refused: nobody was looked at), index of the first
+--         restricted capability (0 none, -1: the token is revoked)
+--         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where
 --         an operator has set the limit "over requests window-in-seconds")
---         or the text of an error, which is that question's own
+--         or instead of all that: nil, and the text of an error, which is that question's own
+--         (Not a list for each: Redis looks at each whether it is an error, a map, a set ..., which costs as much as a command.)
 
 local seen_every, grace = number(), number()
 local records = {}
@@ -138,18 +139,14 @@ local function pass(group, revoked, record_key, user_rules, question)
   return record, from, restricted
 end
 
--- Where a question stands within a limit, as it is answered; `window` is false where the limit does not hold for it.
-local function standing(limit, window, refused)
-  if not window then return -1, 0, 0 end
-  local over = window.used >= limit.requests and 1 or 0
-  if over == 0 and not refused then charge(window) end
-  return window.used, window.reset_us, limit.told and over .. limit.told or over
-end
+local windows = {}  -- of the question that is being decided; false where a limit does not hold for it
 
+-- Decide one question; only what it is charged is left to do, and cannot fail. Returns whether a limit refuses, and where
+-- none does the record after, the status before, and the restricted capability.
 local function decide(group, first_key, first_arg)
   local tenant, limits, known = group.tenant, group.limits, group.cause ~= ''
   if tenant.broken then error(tenant.broken) end
-  local count, windows, refused = #limits, { false, false }, false
+  local count, refused = #limits, false
   -- Who brings a revoked token is not the user: the user's own quota is none of its.
   local revoked = known and tenant.ruled and is_revoked(tenant, KEYS[first_key + count + 2], ARGV[first_arg + 1])
   for i = 1, count do
@@ -158,26 +155,29 @@ local function decide(group, first_key, first_arg)
     windows[i] = window
     if window and window.used >= limit.requests and not limit.shadow then refused = true end
   end
-  local answer
-  if known and not refused then
-    local record, from, restricted =
-      pass(group, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2], ARGV[first_arg + 1])
-    if count == 0 then return { record.text, from, restricted } end
-    answer = { record.text, from, restricted, standing(limits[1], windows[1], refused) }
-  elseif count > 0 then
-    answer = { standing(limits[1], windows[1], refused) }
-  else
-    return {}
-  end
-  local at = #answer
-  for i = 2, count do
-    answer[at + 1], answer[at + 2], answer[at + 3] = standing(limits[i], windows[i], refused)
-    at = at + 3
-  end
-  return answer
+  if refused or not known then return refused end
+  return refused, pass(group, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2], ARGV[first_arg + 1])
 end
 
-local answers, answered = {}, 0
+local answers, at = {}, 0
+
+local function tell(group, refused, record, from, restricted)
+  if group.cause ~= '' then
+    answers[at + 1], answers[at + 2], answers[at + 3] = record and record.text or '', from or '', restricted or 0
+    at = at + 3
+  end
+  for i, limit in ipairs(group.limits) do
+    local window, used, reset_us, over = windows[i], -1, 0, 0
+    if window then
+      if window.used >= limit.requests then over = 1 elseif not refused then charge(window) end
+      used, reset_us = window.used, window.reset_us
+      if limit.told then over = over .. limit.told end
+    end
+    answers[at + 1], answers[at + 2], answers[at + 3] = used, reset_us, over
+    at = at + 3
+  end
+end
+
 while arg_at < #ARGV do
   local tenant = parse_tenant()
   for _ = 1, tenant.groups do
@@ -185,14 +185,16 @@ while arg_at < #ARGV do
     local keys_each, args_each = #group.limits, 0
     if group.cause ~= '' then keys_each, args_each = keys_each + 2, 1 end
     for _ = 1, group.questions do
-      local well, answer = pcall(decide, group, key_at, arg_at)
+      local well, refused, record, from, restricted = pcall(decide, group, key_at, arg_at)
       key_at, arg_at = key_at + keys_each, arg_at + args_each
-      if not well then
-        answer = tostring(type(answer) == 'table' and answer.err or answer)
-        if SERVERS_OWN[string.match(answer, '^-?(%u+)')] then return redis.error_reply(answer) end
+      if well then
+        tell(group, refused, record, from, restricted)
+      else
+        local wrong = tostring(type(refused) == 'table' and refused.err or refused)
+        if SERVERS_OWN[string.match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
+        answers[at + 1], answers[at + 2] = false, wrong
+        at = at + 2
       end
-      answered = answered + 1
-      answers[answered] = answer
     end
   end
 end

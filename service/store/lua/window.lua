@@ -140,9 +140,9 @@ local function reset_from(window)
   return window.exact and math.min(reset_us, window.limit.length_us) or reset_us
 end
 
--- A window as most are, told without being parsed: an exact one, of which nothing has run out, or that is full all the
--- same. (Where the clock was set back it may refuse what a search would admit, until the told time: never the other way
--- round.)
+-- A window as most are, told without being parsed: an exact one that is empty, or of which nothing has run out, or that
+-- is full all the same (where the clock was set back that may refuse what a search would admit, until the told time: never
+-- the other way round).
 local function glance_at(key, limit, text)
   if not limit.exact then return nil end
   if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true, anew = true } end
