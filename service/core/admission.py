@@ -104,8 +104,8 @@ class Admission:
     """The status before, where this request made a transition."""
     restricted: str | None = None
     """The capability that this tenant or user is restricted from."""
-    may_be_over: bool = True
-    """False: no limit is over, not one in shadow, so that the standings need not be looked at."""
+    may_be_full: bool = True
+    """False: every limit has room left, also those in shadow, so that the standings need not be looked at."""
     revoked: bool = False
     """An operator has refused the tokens that were issued up to a moment, and this is one."""
     degraded: tuple[str, ...] = ()
@@ -118,12 +118,12 @@ class Admission:
     @property
     def refused(self) -> bool:
         """Whether a limit keeps the request out."""
-        return self.may_be_over and any(standing.refuses for standing in self.standings)
+        return self.may_be_full and any(standing.refuses for standing in self.standings)
 
     @property
     def is_remarkable(self) -> bool:
         """Whether it is more than one of many that were simply admitted."""
-        over = self.may_be_over and any(standing.over for standing in self.standings)
+        over = self.may_be_full and any(standing.over for standing in self.standings)
         return over or self.came_from is not None or bool(self.degraded)
 
     @property
@@ -150,7 +150,7 @@ def judge(question: Question, admission: Admission) -> None:
         UnreadableRequest: what a proxy asked about is not to be understood.
         Denied: the user is suspended or terminated, or restricted from what is asked, or no rule admits it.
     """
-    if admission.may_be_over and admission.refused:
+    if admission.may_be_full and admission.refused:
         raise TooManyRequests(admission.retry_after_s)
     if admission.unavailable == "limits":
         raise StoreUnavailable("limits")

@@ -257,7 +257,7 @@ class _Lane:
             decided = decode(waiting.question, told)
             if waiting.over:
                 continue
-            if isinstance(decided, Admission) and decided.may_be_over and decided.refused:
+            if isinstance(decided, Admission) and decided.may_be_full:
                 asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
                 self._admissions.refusals.remember(waiting.question, decided, asked_at)
             _tell(waiting, decided)
@@ -336,40 +336,36 @@ def decode(question: Question, told: Iterator[Any]) -> Decided:
     Raises:
         StopIteration: the answer ends before it should.
     """
-    terms, user, standings, may_be_over = question.terms, question.user, [], False
+    terms, user, standings, may_be_full = question.terms, question.user, [], False
     record = before = b""
     restricted_at = 0
     if user is not None:
-        record = next(told)
-        if record is None:
-            return _wrong(told)
-        before, restricted_at = next(told), next(told)
+        before = next(told)
+        if before is None:
+            return StoreUnavailable(next(told).decode(errors="replace"))
+        if before:
+            record, restricted_at = next(told), next(told)
     for limit in terms.limits:
         used = next(told)
         if used is None:
-            return _wrong(told)
+            return StoreUnavailable(next(told).decode(errors="replace"))
         reset_us, over = next(told), next(told)
         if isinstance(over, bytes):  # an operator has set the limit
             over, requests, window_s = map(int, over.split())
             limit = limit.changed(requests, window_s)
         if used >= 0:
             standings.append(Standing(limit, used, reset_us, over == 1))
-            if over:
-                may_be_over = True
+            may_be_full |= used >= limit.requests
     if user is None or not before:
-        return Admission(standings, may_be_over=may_be_over)
+        return Admission(standings, may_be_full=may_be_full)
     session = parse_record(user.user, record)
     came_from = None
     if before[0] != (record[0] if record else _NOBODY):
         came_from = STATUSES[before.decode()]
     if restricted_at < 0:
-        return Admission(standings, session, revoked=True, may_be_over=may_be_over)
+        return Admission(standings, session, revoked=True, may_be_full=may_be_full)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
-    return Admission(standings, session, came_from, restricted, may_be_over)
-
-
-def _wrong(told: Iterator[Any]) -> StoreUnavailable:
-    return StoreUnavailable(next(told).decode(errors="replace"))
+    return Admission(standings, session, came_from, restricted, may_be_full)
 
 
 _NOBODY = ord("-")

@@ -1,4 +1,4 @@
-"""Refusals remembered: who was refused is refused here, without asking Redis, until the time comes.
+"""Refusals remembered: who has used up a quota is refused here, without asking Redis, until the time comes.
 
 Nobody is refused too long: a limit that is reset, or changed by an operator, is pushed to every worker, which then
 forgets the tenant's refusals; and what is remembered counts only while the subscription that brings the push was
@@ -32,7 +32,10 @@ _Key = tuple[Terms, float | None, tuple[str, ...]]
 
 
 class _Refusal(NamedTuple):
-    admission: Admission
+    standings: list[Standing]
+    """Those that are full are over."""
+    foreseen: bool
+    """The request that used up the quota was admitted: the next one's refusal is the first."""
     told_at: float
     """When the answer came, in seconds of the clock: what it said to wait counts from some moment before."""
     until: float
@@ -69,22 +72,29 @@ class Refusals:
         if now >= refusal.until:
             del refusals[key]
             return None
+        if refusal.foreseen:
+            refusals[key] = refusal._replace(foreseen=False)
         passed_us = int((now - refusal.told_at) * MICRO)
         standings = [
-            Standing(one.limit, one.used, max(0, one.reset_us - passed_us), one.over)
-            for one in refusal.admission.standings
+            Standing(one.limit, one.used, max(0, one.reset_us - passed_us), one.over) for one in refusal.standings
         ]
-        return Admission(standings, remembered=True)
+        return Admission(standings, remembered=not refusal.foreseen)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:
-        """Remember that `question`, asked at `at`, was refused just now."""
-        if at <= self._forgotten_at:
+        """Remember that a request like `question`, asked at `at` and just answered so, is going to be refused.
+
+        It has been refused, or was admitted and used up a quota. Where every limit has room, nothing is remembered.
+        """
+        standings = [
+            Standing(one.limit, one.used, one.reset_us, one.used >= one.limit.requests) for one in admission.standings
+        ]
+        waits_us = [one.reset_us for one in standings if one.refuses]
+        if not waits_us or at <= self._forgotten_at:
             return
         refusals = self._tenants.setdefault(question.terms.tenant, {})
         if len(refusals) >= MOST:
             del refusals[next(iter(refusals))]
-        wait_us = max(one.reset_us for one in admission.standings if one.refuses)
-        refusals[_key(question)] = _Refusal(admission, self._clock(), at + wait_us / MICRO)
+        refusals[_key(question)] = _Refusal(standings, not admission.refused, self._clock(), at + max(waits_us) / MICRO)
 
     def forget(self, tenant: str | None = None) -> None:
         """Forget the refusals of a tenant; None: all."""

@@ -80,8 +80,7 @@ class Middlewares:
 
     def begin(self, request: web.Request) -> keys.Exchange:
         """What `request`'s exchange is to be."""
-        gate = self._gate
-        return keys.Exchange(gate, request_id_of(request, gate.policy.current))
+        return keys.Exchange(self._gate, request_id_of(request, self._gate.policy.current))
 
     def refuse(self, request: web.Request, exchange: keys.Exchange, error: Exception) -> web.StreamResponse:
         """The answer to an error, told to the log as well."""

@@ -61,6 +61,32 @@ def test_a_refusal_stands_until_its_time_comes_and_says_how_long_that_is(refusal
     assert refusals.find(question()) is None
 
 
+def used(*standings: tuple[int, int, bool]) -> Admission:
+    """Admitted; of limits of two requests each, `used` of them, µs until there is more, and whether in shadow."""
+    limits = [Limit("some", Per.IP, 2, 3600, shadow=shadow) for *_, shadow in standings]
+    made = [
+        Standing(one, used, reset_us, over=False) for one, (used, reset_us, _) in zip(limits, standings, strict=True)
+    ]
+    return Admission(made)
+
+
+def test_who_has_used_up_a_quota_is_refused_and_the_first_refusal_is_told_as_one(refusals: Refusals) -> None:
+    refusals.remember(question(), used((2, 5_000_000, False), (1, 9_000_000, False), (2, 7_000_000, True)), at=100.0)
+    first, second = refusals.find(question()), refusals.find(question())
+    assert first is not None
+    assert second is not None
+    assert (first.refused, first.retry_after_s) == (True, 5), (
+        "of those that refuse: not that with room, nor the shadow's"
+    )
+    assert [one.over for one in first.standings] == [True, False, True]
+    assert (first.remembered, second.remembered) == (False, True), "the log tells the first by itself"
+
+
+def test_where_there_is_room_nothing_is_foreseen(refusals: Refusals) -> None:
+    refusals.remember(question(), used((1, 5_000_000, False), (2, 5_000_000, True)), at=100.0)
+    assert refusals.find(question()) is None
+
+
 def test_another_address_another_tenant_and_reloaded_terms_are_asked_about(refusals: Refusals) -> None:
     refusals.remember(question(), refused(), at=100.0)
     reloaded = Terms("acme", "some", TWO.limits)
@@ -120,11 +146,20 @@ async def test_a_repeated_refusal_asks_redis_nothing(
     for _ in range(3):
         admission = await admissions.ask(question())
     assert admission.refused
-    monkeypatch.setattr(admissions, "_lane", None)  # whoever would ask now fails
+    monkeypatch.setattr(admissions, "_ways", None)  # whoever would ask now fails
     for _ in range(3):
         again = await admissions.ask(question())
         assert again.refused
         assert admission.retry_after_s - 1 <= again.retry_after_s <= admission.retry_after_s
+
+
+async def test_even_the_first_refusal_asks_redis_nothing_where_the_quota_was_used_up_here(
+    admissions: Admissions, listening: Refusals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        assert not (await admissions.ask(question())).refused
+    monkeypatch.setattr(admissions, "_ways", None)
+    assert (await admissions.ask(question())).refused
 
 
 async def test_a_reset_clears_it_within_100_ms(

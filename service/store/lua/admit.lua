@@ -11,8 +11,8 @@
 -- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
 --         of each limit; with a cause the user's record and rules
 -- Returns one list, and in it for each question, in order:
---         with a cause: record, status letter before ('' where a limit refused: nobody was looked at), index of the first
---         restricted capability (0 none, -1: the token is revoked)
+--         with a cause: status letter before; '' where a limit refused: nobody was looked at; otherwise
+--         record, index of the first restricted capability (0 none, -1: the token is revoked)
 --         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where
 --         an operator has set the limit "over requests window-in-seconds")
 --         or instead of all that: nil, and the text of an error, which is that question's own
@@ -109,7 +109,7 @@ end
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
 local function pass(group, revoked, record_key, user_rules, question)
   local tenant = group.tenant
-  local passive, configured = string.byte(question, 1, 2)
+  local passive, configured = byte(question, 1, 2)
   local record = records[record_key] or glance(record_key)
   records[record_key] = record
   local from = record.status
@@ -122,7 +122,7 @@ local function pass(group, revoked, record_key, user_rules, question)
   if from == 'o' and cause == 'request' and now_ms - logged_out_at(record) < grace then to = from end
   local again = from == 'o' and cause == 'logout' and grace > 0
   if again then complete(record).again = now_ms end
-  local expires = tonumber(string.sub(question, 3, string.find(question, ' ', 3, true) - 1))
+  local expires = tonumber(sub(question, 3, find(question, ' ', 3, true) - 1))
   local later = expires > record.expires
   local stale = now_ms - record.seen >= seen_every
   if later then record.expires = expires end
@@ -162,12 +162,15 @@ end
 local answers, at = {}, 0
 
 local function tell(group, refused, record, from, restricted)
-  if group.cause ~= '' then
-    answers[at + 1], answers[at + 2], answers[at + 3] = record and record.text or '', from or '', restricted or 0
+  if record then
+    answers[at + 1], answers[at + 2], answers[at + 3] = from, record.text, restricted
     at = at + 3
+  elseif group.cause ~= '' then
+    answers[at + 1], at = '', at + 1
   end
-  for i, limit in ipairs(group.limits) do
-    local window, used, reset_us, over = windows[i], -1, 0, 0
+  local limits = group.limits
+  for i = 1, #limits do
+    local limit, window, used, reset_us, over = limits[i], windows[i], -1, 0, 0
     if window then
       if window.used >= limit.requests then over = 1 elseif not refused then charge(window) end
       used, reset_us = window.used, window.reset_us

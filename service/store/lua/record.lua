@@ -11,6 +11,9 @@ local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local now_ms = math.floor(now_us / 1000)
 
+-- Looked up once: a script runs them hundreds of times.
+local KEYS, ARGV, call, byte, find, sub = KEYS, ARGV, redis.call, string.byte, string.find, string.sub
+
 -- KEYS and ARGV are read from left to right.
 local key_at, arg_at = 0, 0
 local function key() key_at = key_at + 1; return KEYS[key_at] end
@@ -29,13 +32,13 @@ end
 -- What an admission looks at of a record; `complete` adds the rest. `text` is the record as it is written, '' for none.
 -- (Places are found by a plain search: a pattern costs ten times as much, and this is asked about every request.)
 local function glance(record_key)
-  local text = redis.call('GET', record_key)
+  local text = call('GET', record_key)
   if not text then return { text = '', status = '-', previous = '-', since = 0, seen = 0, expires = 0 } end
-  local seen_at = string.find(text, ' ', 4, true) + 1
-  local expires_at = string.find(text, ' ', seen_at, true) + 1
-  local again_at = string.find(text, ' ', expires_at, true) or 0
-  return { text = text, status = string.sub(text, 1, 1), seen = tonumber(string.sub(text, seen_at, expires_at - 2)),
-           expires = tonumber(string.sub(text, expires_at, again_at - 1)) }
+  local seen_at = find(text, ' ', 4, true) + 1
+  local expires_at = find(text, ' ', seen_at, true) + 1
+  local again_at = find(text, ' ', expires_at, true) or 0
+  return { text = text, status = sub(text, 1, 1), seen = tonumber(sub(text, seen_at, expires_at - 2)),
+           expires = tonumber(sub(text, expires_at, again_at - 1)) }
 end
 
 local function complete(record)

@@ -16,7 +16,7 @@ local EXACT_UP_TO, BUCKETS = 1000, 100
 local CAPITAL, SMALL = 65, 97
 
 local function u32(text, at)
-  local a, b, c, d = string.byte(text, at, at + 3)
+  local a, b, c, d = byte(text, at, at + 3)
   return ((a * 256 + b) * 256 + c) * 256 + d
 end
 
@@ -65,7 +65,7 @@ end
 local function measure(limit, exponent)
   limit.exponent, limit.tick_us = exponent, 2 ^ exponent
   limit.length = math.ceil(limit.length_us / limit.tick_us) + (exponent > 0 and 1 or 0)
-  limit.now = math.floor(now_us / limit.tick_us) % MODULUS
+  limit.now, limit.passed_us = math.floor(now_us / limit.tick_us) % MODULUS, now_us % limit.tick_us
   return limit
 end
 
@@ -146,11 +146,14 @@ end
 local function glance_at(key, limit, text)
   if not limit.exact then return nil end
   if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true, anew = true } end
-  local at = math.max(2, #text - 4 * limit.requests + 1)  -- the entry that has to run out: of those that count the first
+  local at = #text - 4 * limit.requests + 1  -- the entry that has to run out: of those that count the first
+  if at < 2 then at = 2 end
   local used, ticks = (#text - at + 1) / 4, ticks_since(limit.now, text, at)
-  if used % 1 ~= 0 or string.byte(text) ~= CAPITAL + limit.exponent or ticks >= limit.length then return nil end
+  if used % 1 ~= 0 or byte(text) ~= CAPITAL + limit.exponent or ticks >= limit.length then return nil end
   if at > 2 and ticks_since(limit.now, text, at - 4) < limit.length then return nil end
-  local reset_us = math.min((limit.length - ticks) * limit.tick_us - now_us % limit.tick_us, limit.length_us)
+  local reset_us = (limit.length - ticks) * limit.tick_us - limit.passed_us
+  if reset_us > limit.length_us then reset_us = limit.length_us end
+  if used == limit.requests then return { limit = limit, used = used, reset_us = reset_us, charged = 0 } end  -- as it stays
   return { key = key, limit = limit, used = used, reset_us = reset_us, charged = 0, glanced = true }
 end
 
@@ -161,8 +164,8 @@ local function save_glanced(window)
   if window.anew then
     redis.call('SET', window.key, string.char(CAPITAL + limit.exponent) .. entries, 'PX', ttl)
   else
-    redis.call('APPEND', window.key, entries)
-    redis.call('PEXPIRE', window.key, ttl)
+    call('APPEND', window.key, entries)
+    call('PEXPIRE', window.key, ttl)
   end
 end
 
@@ -211,7 +214,7 @@ local function open(key, limit)
     return window
   end
   if window then save(window) end  -- two configurations in one batch: a reload came in between
-  local text = redis.call('GET', key)
+  local text = call('GET', key)
   window = glance_at(key, limit, text) or load(key, limit, text)
   opened[key] = window
   return window
