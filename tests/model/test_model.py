@@ -19,7 +19,7 @@ EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
 CHECKS = list(HealthCheck)
 
 PLANTED = {
-    "a refusal uses up quota": {"admit": ("if over == 0 and not refused then", "if over == 0 then")},
+    "a refusal uses up quota": {"admit": ("elseif not refused then charge", "else charge")},
     "one more is admitted": {"admit": ("window.used >= limit.requests and", "window.used > limit.requests and")},
     "a suspended user flips back": {"admit": ("['s']='denied'", "['s']='i'")},
     "an event is told twice": {
@@ -36,7 +36,7 @@ PLANTED = {
         "admit": (
             "  if to ~= from then\n    record.seen = now_ms\n",
             "  if to ~= from then\n    record.seen = now_ms\n    if to == 'o' and from ~= 'i' then\n"
-            "      move(record_key, group.indexes, user, record, 'i', 'request', { by = 'user' })\n    end\n",
+            "      move(record_key, tenant.indexes, user, record, 'i', 'request', { by = 'user' })\n    end\n",
         )
     },
     "a restriction of one user is not looked at": {"admit": ("if any_user and", "if false and")},

@@ -241,7 +241,8 @@ def _by_our_clock(script: Script, planted: Mapping[str, tuple[str, str]]) -> Scr
     text = script.text.replace("redis.call('TIME')", CLOCK)
     assert text != script.text
     for name, (right, wrong) in planted.items():
-        if name in (script.name, "*") and right in text:
+        assert name != script.name or right in text, "there is nothing to plant the bug in"
+        if name in (script.name, "*"):
             text = text.replace(right, wrong)
     return Script(script.name, text, hashlib.sha1(text.encode()).hexdigest())
 
