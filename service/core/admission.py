@@ -150,7 +150,7 @@ def judge(question: Question, admission: Admission) -> None:
         UnreadableRequest: what a proxy asked about is not to be understood.
         Denied: the user is suspended or terminated, or restricted from what is asked, or no rule admits it.
     """
-    if admission.may_be_full and admission.refused:
+    if admission.refused:
         raise TooManyRequests(admission.retry_after_s)
     if admission.unavailable == "limits":
         raise StoreUnavailable("limits")

@@ -11,7 +11,7 @@ def timestamp(ms: int) -> str:
 
 def quoted_timestamp(ms: int | None) -> str:
     """The same as JSON: in quotes, or `null` for a moment that is not known."""
-    return "null" if ms is None else f'"{_to_the_second(ms // 1000)}{_MILLISECONDS[ms % 1000]}"'
+    return "null" if ms is None else f'"{timestamp(ms)}"'
 
 
 _MILLISECONDS = tuple(f".{ms:03d}Z" for ms in range(1000))

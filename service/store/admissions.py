@@ -109,7 +109,7 @@ class Admissions:
         link = self._ways.link_to(question.terms.tenant or NO_TENANT)
         if link.is_down:
             raise StoreUnavailable(BREAKER_IS_OPEN)
-        lane = self._lanes.get(link) or self._lane(link)
+        lane = self._lane(link)
         if len(lane.waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis")
         lane.join(_Waiting(question, told, is_gone, lane.loop.time() + link.timeout_s))
@@ -287,27 +287,24 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
     args += (len(groups), "1" if known else "0")
     own, own_rules = of.user(""), of.user_rules("")
     for group in groups:
-        terms = group[0].terms
         args.append(len(group))
-        args += _shape(terms)
-        windows = [(of.window(limit.name, ""), limit.per) for limit in terms.limits]
-        restricted, needs = _needs(terms)
+        args += _shape(group[0].terms)
+        windows = [(of.window(limit.name, ""), limit) for limit in group[0].terms.limits]
+        before: Terms | None = None
         for question in group:
-            identity = question.user
-            user = "-" if identity is None else identity.user
-            for window, per in windows:
-                keys.append(window + (question.client if per is Per.IP else user if per is Per.USER else "-"))
+            terms, identity = question.terms, question.user
+            for window, limit in windows:
+                keys.append(window + question.subject(limit))
             if identity is None:
                 continue
-            keys += (own + user, own_rules + user)
-            if question.terms is not terms:
-                terms = question.terms
-                restricted, needs = _needs(terms)
+            keys += (own + identity.user, own_rules + identity.user)
+            if terms is not before:
+                before, (restricted, needs) = terms, _needs(terms)
             passive = "1" if question.passive else "0"
             issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
             args.append(
                 f"{passive}{restricted}{identity.expires_ms} {issued} {question.client} {question.request_id} "
-                f"{needs} {user}"
+                f"{needs} {identity.user}"
             )
 
 

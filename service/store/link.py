@@ -50,12 +50,15 @@ class Link:
         self._make = make
         self.timeout_s = timeout_s
         """How long a trip may take."""
-        self.is_down = False
-        """Whether the breaker is open."""
         self._on_change = on_change
         self._wire: Wire | None = None
         self._failures = 0
         self._probe: asyncio.Task[None] | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the breaker is open."""
+        return self._probe is not None
 
     async def send(self, commands: Sequence[Command], until: float) -> list[Any]:
         """Send commands together, once, and return their answers; what Redis refused is an exception among them.
@@ -104,7 +107,7 @@ class Link:
         """Stop probing and hang up."""
         if self._probe is not None:
             await end([self._probe])
-            self._probe, self.is_down = None, False
+            self._probe = None
         await self._hang_up()
 
     async def _connected(self) -> Wire:
@@ -138,7 +141,7 @@ class Link:
             await self._hang_up()
         log.warning("redis did not answer", reason=_reason(error), in_a_row=self._failures)
         if opens and self._probe is None:
-            self._probe, self.is_down = asyncio.create_task(self._probe_until_back()), True
+            self._probe = asyncio.create_task(self._probe_until_back())
             log.error("redis is away: answering without it", reason=_reason(error))
             self._on_change(False)
 
@@ -155,7 +158,7 @@ class Link:
             await end(asking)
         self._wire = back.result()
         self._failures = 0
-        self._probe, self.is_down = None, False
+        self._probe = None
         self._on_change(True)
         log.info("redis is back")
 

@@ -110,10 +110,11 @@ class Middlewares:
         policy = gate.policy.current
         if policy.cors_origins:
             lines += cors_lines(request, policy.cors_origins)
+        lines = f"x-request-id: {exchange.request_id}\r\n{lines}"
         if isinstance(response, Answer):
-            response.lines = f"x-request-id: {exchange.request_id}\r\n{response.lines}{lines}"
+            response.lines += lines
         else:
-            complete(response, f"x-request-id: {exchange.request_id}\r\n{lines}")
+            complete(response, lines)
         gate.metrics.count_request(exchange.operation, status)
         if (
             status >= 400

@@ -133,12 +133,11 @@ class Handler(RequestHandler):
             or type(message) is not RawRequestMessage  # what is not HTTP
             or message.should_close
             or message.version is not HttpVersion11
-            or message.upgrade
             or self._paused
         ):
             return False
         way = self._short_way.find(message.method, message.path)
-        if way is None or hdrs.EXPECT in message.headers:
+        if way is None or hdrs.EXPECT in message.headers or hdrs.UPGRADE in message.headers:
             return False
         self._idle, self._waiter, self._request_in_progress = idle, None, True
         if not self._short_way.enter(_Request(message, self, self._remote), way, self._answered, fed):

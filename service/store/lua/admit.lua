@@ -161,7 +161,8 @@ end
 
 local answers, at = {}, 0
 
-local function tell(group, refused, record, from, restricted)
+-- Append what a question is answered, and charge it.
+local function settle(group, refused, record, from, restricted)
   if record then
     answers[at + 1], answers[at + 2], answers[at + 3] = from, record.text, restricted
     at = at + 3
@@ -191,7 +192,7 @@ while arg_at < #ARGV do
       local well, refused, record, from, restricted = pcall(decide, group, key_at, arg_at)
       key_at, arg_at = key_at + keys_each, arg_at + args_each
       if well then
-        tell(group, refused, record, from, restricted)
+        settle(group, refused, record, from, restricted)
       else
         local wrong = tostring(type(refused) == 'table' and refused.err or refused)
         if SERVERS_OWN[string.match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end

@@ -153,7 +153,6 @@ local function glance_at(key, limit, text)
   if at > 2 and ticks_since(limit.now, text, at - 4) < limit.length then return nil end
   local reset_us = (limit.length - ticks) * limit.tick_us - limit.passed_us
   if reset_us > limit.length_us then reset_us = limit.length_us end
-  if used == limit.requests then return { limit = limit, used = used, reset_us = reset_us, charged = 0 } end  -- as it stays
   return { key = key, limit = limit, used = used, reset_us = reset_us, charged = 0, glanced = true }
 end
 
@@ -162,7 +161,7 @@ local function save_glanced(window)
   local entries = string.rep(pack(limit.now), window.charged)
   local ttl = math.floor(limit.length * limit.tick_us / 1000) + 1000
   if window.anew then
-    redis.call('SET', window.key, string.char(CAPITAL + limit.exponent) .. entries, 'PX', ttl)
+    call('SET', window.key, head(limit, 0) .. entries, 'PX', ttl)
   else
     call('APPEND', window.key, entries)
     call('PEXPIRE', window.key, ttl)
