@@ -13,6 +13,7 @@ from aiohttp import web
 from service.core.admission import OutagePolicy
 from service.core.errors import StoreUnavailable
 from service.core.pulse import Pulse
+from service.core.readiness import Readiness
 from service.core.routes import Protected
 from service.core.tasks import end, keep_running
 from service.core.tokens import VerifiedTokens
@@ -48,6 +49,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, access: RedisAccess) -> None:
         self.metrics = Metrics()
+        self.readiness = Readiness()
         self.repeats = Repeats()
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets()
@@ -99,6 +101,7 @@ class Runtime:
             refetch_keys=self.key_sets.refetch,
             is_down=lambda: self.ways.is_down,
             is_ready=self.is_ready,
+            readiness=self.readiness,
         )
 
     def redis_changed(self, up: bool) -> None:

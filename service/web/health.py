@@ -16,10 +16,13 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """Redis answers; 503 where it does not."""
-    if not await request.app[keys.GATE].is_ready():
+    """Answer 200 with the warnings while Redis takes writes, else 503."""
+    gate = request.app[keys.GATE]
+    if blockers := gate.readiness.blockers():
+        raise StoreUnavailable("; ".join(blockers))
+    if not await gate.is_ready():
         raise StoreUnavailable("not ready")
-    return success(request, {"status": "ready"})
+    return success(request, {"status": "ready", "warnings": gate.readiness.warnings()})
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:

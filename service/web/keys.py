@@ -12,6 +12,7 @@ from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, UnexpectedSta
 from service.core.hooks import HookStates
 from service.core.listing import ActivityCharts, Feeds, Histories, SessionLists
 from service.core.pulse import Pulse
+from service.core.readiness import Readiness
 from service.core.tenants import Tenant
 from service.core.tokens import Identity, VerifiedTokens
 from service.web.answer import Answer
@@ -70,6 +71,8 @@ class Gate:
     is_down: Callable[[], bool]
     """Whether the circuit breaker is open."""
     is_ready: Callable[[], Awaitable[bool]]
+    readiness: Readiness
+    """Reasons why the service is not ready, and warnings, for `/readyz`."""
 
     def need_store(self) -> None:
         """Raise StoreUnavailable at once while the circuit breaker is open: nobody is let to wait for Redis."""

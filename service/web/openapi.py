@@ -212,7 +212,8 @@ def _of_a_tenant() -> list[Operation]:
 def operations() -> tuple[Operation, ...]:
     """All that the service answers to programs."""
     text: Callable[[str], Mapping[str, Json]] = lambda kind: {kind: {"schema": {"type": "string"}}}  # noqa: E731
-    alive, ready = _object({"status": {"const": "ok"}}), _object({"status": {"const": "ready"}})
+    alive = _object({"status": {"const": "ok"}})
+    ready = _object({"status": {"const": "ready"}, "warnings": _list({"type": "string"})})
     out = "Log out; the token stays valid"
     stream = text("text/event-stream")
     tenants = _object({"tenants": _list(_object({"tenant": {"type": "string"}, "counts": _COUNTS}))})
