@@ -14,7 +14,8 @@ from tests.attacks import wire
 from tests.attacks.conftest import Attack, of
 from tests.attacks.test_smuggling import AMBIGUOUS, HIDDEN, LAST, SWALLOWED, mallory
 from tests.kit import sign, tenant
-from tests.proxies.deployment import PROXIES, Deployment, deployed
+from tests.proxies.deployment import Deployment, deployed
+from tests.proxies.versions import NGINX
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ def acme(content: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with deployed(PROXIES["nginx"], tmp_path_factory.mktemp("attacked"), acme) as made:
+    with deployed(NGINX, tmp_path_factory.mktemp("attacked"), acme) as made:
         yield made
 
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import socketserver
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,35 +26,10 @@ from service.core.acts import Author
 from service.core.sessions import Cause
 from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess, TlsFiles
-from tests.kit import ROOT, Answer, Service, free_port, needs, redis_server, wait_for
+from tests.kit import ROOT, Answer, Service, free_port, redis_server, wait_for
+from tests.proxies.versions import Proxy
 
 EXAMPLES = ROOT / "examples"
-_HERE = Path(sys.executable).parent
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """How an example is started: its folder's files, with the ports and paths of a test put in."""
-
-    name: str
-    command: tuple[str, ...]
-    without_rollcall: int = 503
-    """What it answers when it cannot ask."""
-    keeps_5xx: bool = True
-
-    def program(self) -> str | None:
-        return shutil.which(self.command[0], path=os.pathsep.join([str(_HERE), os.environ["PATH"], "/usr/sbin"]))
-
-
-PROXIES = {
-    one.name: one
-    for one in (
-        Proxy("nginx", ("nginx", "-p", ".", "-c", "nginx.conf", "-g", "daemon off;")),
-        Proxy("caddy", ("caddy", "run", "--config", "Caddyfile"), without_rollcall=502),
-        Proxy("haproxy", ("haproxy", "-f", "haproxy.cfg")),
-        Proxy("envoy", ("envoy", "-c", "envoy.yaml", "--base-id", "{port}"), keeps_5xx=False),
-    )
-}
 
 
 class _Quiet(ThreadingHTTPServer):
@@ -133,6 +107,16 @@ class Deployment:
     relay: Relay
     redis_url: str
 
+    def is_up(self) -> bool:
+        """Whether its configuration holds: Traefik answers 404 to everything until it has read the dynamic part."""
+        return listens(self.port) and self.ask("GET", "/public/up").status != 404
+
+    def forget(self) -> None:
+        """Forget what was recorded so far."""
+        self.upstream.seen.clear()
+        self.relay.sent.clear()
+        self.relay.connections.clear()
+
     def ask(
         self, method: str, target: str, headers: Mapping[str, str] | Sequence[tuple[str, str]] = (), body: bytes = b""
     ) -> Answer:
@@ -189,8 +173,8 @@ def deployed(
         change: what is to be different in the configuration of the example.
         upstream_port: of another upstream than the recording one.
     """
-    program = proxy.program()
-    needs(proxy.name, found=program is not None)
+    port = free_port()
+    command = proxy.command(port)
     with ExitStack() as stack:
         url = stack.enter_context(redis_server())
         content = rollcall_config(url)
@@ -202,20 +186,19 @@ def deployed(
         stack.callback(upstream.close)
         relay = Relay(service.port)
         stack.callback(relay.close)
-        port = free_port()
         # Of its own under /tmp: a worker of nginx's that gave up root does not reach into pytest's folders.
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp")))
         scratch.chmod(0o711)
         _copy(proxy, folder / proxy.name, scratch, {8000: port, 8080: relay.port, 9000: upstream_port or upstream.port})
         log = stack.enter_context((folder / "proxy.log").open("wb"))
         process = subprocess.Popen(
-            [str(program), *(word.format(port=port) for word in proxy.command[1:])],
-            cwd=folder / proxy.name, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)},
-        )  # fmt: skip
+            command, cwd=folder / proxy.name, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)}
+        )
         stack.callback(stop, process)
         made = Deployment(proxy, port, service, upstream, relay, url)
-        wait_for(lambda: listens(port) or process.poll() is not None)
+        wait_for(lambda: made.is_up() or process.poll() is not None)
         assert process.poll() is None, (folder / "proxy.log").read_text()
+        made.forget()
         yield made
 
 
@@ -223,6 +206,7 @@ def _copy(proxy: Proxy, folder: Path, scratch: Path, ports: Mapping[int, int]) -
     shutil.copytree(EXAMPLES / proxy.name, folder)
     for file in folder.iterdir():
         text = file.read_text().replace("/tmp/rollcall-example-nginx", str(scratch / "nginx"))
+        text = text.replace(f"examples/{proxy.name}/", "")  # what is named from the top of the checkout
         for example, ours in ports.items():
             text = re.sub(rf"(127\.0\.0\.1:|http://:|port_value: ){example}\b", rf"\g<1>{ours}", text)
         file.write_text(text)

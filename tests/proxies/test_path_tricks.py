@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.kit import free_port, needs, wait_for
-from tests.proxies.deployment import PROXIES, Deployment, deployed, listens, stop
+from tests.proxies.deployment import Deployment, deployed, listens, stop
 from tests.proxies.test_forward_auth import a_tenant, credentials
+from tests.proxies.versions import NGINX, PROXIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 
@@ -217,12 +218,12 @@ TRICKS = {
 
 @pytest.fixture(scope="module")
 def locations() -> Iterator[int]:
-    needs("nginx", found=PROXIES["nginx"].program() is not None)
+    needs("nginx", found=NGINX.program() is not None)
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp") as scratch:
         file = Path(scratch) / "nginx.conf"
         file.write_text(LOCATIONS.format(port=port, scratch=scratch))
-        process = subprocess.Popen([str(PROXIES["nginx"].program()), "-p", scratch, "-c", str(file)])
+        process = subprocess.Popen([str(NGINX.program()), "-p", scratch, "-c", str(file)])
         try:
             wait_for(lambda: listens(port))
             yield port
