@@ -28,6 +28,7 @@ from service.store.hooks import Hooks
 from service.store.news import News
 from service.store.pulse import Pulses
 from service.store.reach import AWAY
+from service.store.server_check import ServerCheck
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper
 from service.web import admin, auth, cors, dashboard, docs, forward_auth, health, keys
@@ -53,7 +54,10 @@ class Runtime:
         self.repeats = Repeats()
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets()
-        self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.redis_changed)
+        self.server_check = ServerCheck()
+        self.readiness.add_blocker(self.server_check.blockers)
+        self.readiness.add_warning(self.server_check.warnings)
+        self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.redis_changed, check=self.server_check)
         self.admissions = Admissions(self.ways, session_rules(settings))
         self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
         self.sessions = Sessions(access.client)

@@ -19,7 +19,7 @@ DomainError
 ├── Conflict                     the act makes no sense as things stand
 ├── TooManyRequests
 ├── StoreUnavailable             Redis did not answer; what was asked may have taken effect
-├── StoreOutdated                Redis answered, and is too old to be used
+├── StoreUnsuitable              Redis answered, and cannot be used as it is
 └── UnexpectedState              a mistake of ours, told without its details
 """
 
@@ -170,8 +170,8 @@ class StoreUnavailable(DomainError):
         """For the log alone: may name hosts."""
 
 
-class StoreOutdated(DomainError):
-    """The server at `redis.url` is older than the oldest that is supported."""
+class StoreUnsuitable(DomainError):
+    """The server at `redis.url` cannot be used as it is: says what has to be changed. For the log alone."""
 
 
 class UnexpectedState(DomainError):

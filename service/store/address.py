@@ -35,6 +35,13 @@ class Address:
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """The Sentinels' own credentials."""
 
+    @property
+    def place(self) -> str:
+        """Where a single server is, without credentials: `host:port`, or the path of its socket."""
+        host = str(self.options.get("host", "localhost"))
+        host = f"[{host}]" if ":" in host else host
+        return str(self.options.get("path") or f"{host}:{self.options.get('port', 6379)}")
+
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Read a URL of one of `FORMS`, except `embedded`.

@@ -25,7 +25,7 @@ from service.store.link import Link
 from service.store.refusals import Refusals
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
 from service.store.ways import Ways
-from service.store.wire import Command
+from service.store.wire import Command, packed
 
 log = structlog.get_logger()
 
@@ -138,8 +138,11 @@ class Admissions:
                 before = terms
                 group = tenants.setdefault(terms.tenant, {}).setdefault(terms.shape, [])
             group.append(waiting)
-        told = [(keys_of(tenant or NO_TENANT), list(groups.values())) for tenant, groups in tenants.items()]
-        calls = [told] if self._ways.one_call else [[one] for one in told]
+        # Anyone may ask without a tenant: what becomes of that call is nothing to the tenants'.
+        told = [(keys_of(name or NO_TENANT), list(of.values())) for name, of in tenants.items() if name is not None]
+        calls = [told] if told and self._ways.one_call else [[one] for one in told]
+        if None in tenants:
+            calls.append([(keys_of(NO_TENANT), list(tenants[None].values()))])
         return [
             ([one for _, groups in call for asked in groups for one in asked], self._commands(call)) for call in calls
         ]
@@ -216,6 +219,9 @@ class _Lane:
             calls = self._admissions.commands(batch)
             replies = await self.link.send([command for _, commands in calls for command in commands], until)
         except Exception as error:  # whatever it is, nobody may be left waiting
+            if not isinstance(error, StoreUnavailable) and (wrong := self._unsendable(batch)):
+                self.waiting.extendleft(one for one in reversed(batch) if one not in wrong)
+                return
             # Those who wait behind a trip that failed have waited as long as it took: tell them too.
             behind = (*batch, *self.waiting)
             self.waiting.clear()  # first: who is told may ask again
@@ -233,6 +239,18 @@ class _Lane:
             except Exception as error:  # an answer that is not what the script gives
                 log.error("an answer of redis was not understood", exc_info=error)
                 _fail(asked, error)
+
+    def _unsendable(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+        """Those whose question cannot be written as a command; a batch that holds one was not sent."""
+        found = []
+        for waiting in batch:
+            try:
+                packed([command for _, commands in self._admissions.commands([waiting]) for command in commands])
+            except Exception as error:
+                log.error("a question cannot be sent", exc_info=error)
+                _fail([waiting], error)
+                found.append(waiting)
+        return found
 
     def _watch(self, batch: Sequence[_Waiting]) -> None:
         """Tell each of a batch when its time is over: who waited for a turn has less left than the trip may take."""
@@ -355,10 +373,14 @@ def decode(question: Question, told: Iterator[Any]) -> Decided:
             may_be_full |= used >= limit.requests
     if user is None or not before:
         return Admission(standings, may_be_full=may_be_full)
-    session = parse_record(user.user, record)
-    came_from = None
-    if before[0] != (record[0] if record else _NOBODY):
-        came_from = STATUSES[before.decode()]
+    # The whole answer is read by now: a record that the service did not write is this question's error alone.
+    try:
+        session = parse_record(user.user, record)
+        came_from = None
+        if before[0] != (record[0] if record else _NOBODY):
+            came_from = STATUSES[before.decode()]
+    except (KeyError, ValueError) as error:
+        return StoreUnavailable(f"the record of a user cannot be read: {error!r}")
     if restricted_at < 0:
         return Admission(standings, session, revoked=True, may_be_full=may_be_full)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None

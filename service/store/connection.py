@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from redis.backoff import NoBackoff
 
 from service.store.address import Address
 from service.store.link import Link
+from service.store.server_check import ServerCheck
 from service.store.ways import ClusterWays, OneWay, Ways
 
 PEOPLE_TIMEOUT_S = 1.0
@@ -38,6 +40,10 @@ class RedisAccess:
     """Makes the connections of the admissions, which keep their own deadline; None on a Cluster."""
     sentinels: Sequence[Any] = ()
     """redis-py clients of the Sentinels, whom the pools ask where the master is."""
+    node: str = "redis"
+    """How messages name the server: its address, or what the Sentinels call the master."""
+    cluster_url: str = ""
+    """What to write in `redis.url` should a single server turn out to be a node of a Cluster."""
 
     @classmethod
     def by_url(cls, url: str, tls: TlsFiles, *, timeout_s: float = PEOPLE_TIMEOUT_S) -> "RedisAccess":
@@ -75,7 +81,10 @@ class RedisAccess:
             ]
         else:
             pools = [ConnectionPool.from_url(url, **options, **timeouts) for timeouts in (people, requests)]
-        return cls(Redis(connection_pool=pools[0]), pools[1], sentinels)
+        node = address.name or address.place
+        nodes = "HOST:PORT" if node.startswith("/") else node
+        cluster_url = f"redis{'s' if address.tls else ''}+cluster://{nodes}"
+        return cls(Redis(connection_pool=pools[0]), pools[1], sentinels, node, cluster_url)
 
     @classmethod
     def in_process(cls) -> "RedisAccess":
@@ -85,16 +94,25 @@ class RedisAccess:
         client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
         return cls(client=client, pool=client.connection_pool)
 
-    def ways(self, *, timeout_s: float, on_change: Callable[[bool], None] = lambda up: None) -> Ways:
+    def ways(
+        self,
+        *,
+        timeout_s: float,
+        on_change: Callable[[bool], None] = lambda up: None,
+        check: ServerCheck | None = None,
+    ) -> Ways:
         """The ways of the admissions.
 
         Args:
             timeout_s: how long a trip may take.
             on_change: told whenever Redis goes away or is back.
+            check: asks every new connection whether the server can be used, and keeps what it finds.
         """
+        check = check or ServerCheck()
         if self.pool is None:
-            return ClusterWays(self.client, timeout_s=timeout_s, on_change=on_change)
-        return OneWay(Link(self.pool.make_connection, timeout_s=timeout_s, on_change=on_change))
+            return ClusterWays(self.client, timeout_s=timeout_s, on_change=on_change, check=check)
+        examine = partial(check.examine, node=self.node, cluster_url=self.cluster_url)
+        return OneWay(Link(self.pool.make_connection, timeout_s=timeout_s, examine=examine, on_change=on_change))
 
     async def close(self) -> None:
         """Hang up."""

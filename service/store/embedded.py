@@ -26,7 +26,7 @@ from typing import IO
 
 import structlog
 
-from service.store.link import OLDEST
+from service.store.server_check import OLDEST
 
 log = structlog.get_logger()
 

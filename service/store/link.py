@@ -6,15 +6,14 @@ pool, no retries, one deadline over connecting, sending and reading; `wire.py` s
 
 import asyncio
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
 
-from service.core.errors import BREAKER_IS_OPEN, StoreOutdated, StoreUnavailable
+from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
 from service.core.tasks import end
 from service.store.keyspace import PROBE
 from service.store.reach import AWAY
@@ -23,13 +22,11 @@ from service.store.wire import Command, Wire, wire_of
 
 log = structlog.get_logger()
 
-OLDEST = (6, 2)
-"""The oldest Redis that is supported: below it lack ZRANGE … REV BYSCORE and what else the listing uses."""
 FAILURES_TO_OPEN = 3
 """Failed trips in a row after which the breaker opens."""
 PROBE_EVERY_S = 0.25
 """How often an open breaker asks whether Redis is back."""
-_FAILED = (*AWAY, StoreOutdated)
+_FAILED = (*AWAY, StoreUnsuitable)
 """What a trip or a connection fails with."""
 _NEVER = math.inf
 """When an exchange is given up whose caller keeps a deadline of its own."""
@@ -45,9 +42,15 @@ class Link:
     """
 
     def __init__(
-        self, make: Callable[[], Any], *, timeout_s: float, on_change: Callable[[bool], None] = lambda up: None
+        self,
+        make: Callable[[], Any],
+        *,
+        timeout_s: float,
+        examine: Callable[[Wire], Awaitable[None]],
+        on_change: Callable[[bool], None] = lambda up: None,
     ) -> None:
         self._make = make
+        self._examine = examine
         self.timeout_s = timeout_s
         """How long a trip may take."""
         self._on_change = on_change
@@ -122,7 +125,7 @@ class Link:
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             wire = wire_of(connection)
-            await _prepare(wire)
+            await self._examine(wire)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -185,23 +188,6 @@ class Link:
 
 _IN_ORDER = (NoScriptError, AskError, TryAgainError)
 """Answers that say how to ask again (MOVED is an AskError too): Redis is well."""
-
-
-async def _prepare(wire: Wire) -> None:
-    """Learn version and role, and load the admission's script, in one round trip: a distant Redis is slow, not away."""
-    load = ("SCRIPT", "LOAD", SCRIPTS["admit"].text)
-    asked = [("INFO", "server"), ("INFO", "replication"), load]
-    server, replication, loaded = await wire.exchange(asked, _NEVER)
-    if isinstance(loaded, ResponseError):
-        raise loaded
-    if isinstance(server, ResponseError):
-        return  # not every user may ask (ACL), and fakeredis cannot tell
-    found = re.search(rb"redis_version:(\d+)\.(\d+)", server)
-    if found and (int(found[1]), int(found[2])) < OLDEST:
-        told = ".".join(part.decode() for part in found.groups())
-        raise StoreOutdated(f"Redis {told} is too old; {OLDEST[0]}.{OLDEST[1]} is the oldest that is supported")
-    if b"role:slave" in replication:
-        raise ReadOnlyError("this server is a replica")
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -13,6 +14,7 @@ from service.core.errors import StoreUnavailable
 from service.store.keyspace import keys_of
 from service.store.link import Link
 from service.store.reach import AWAY
+from service.store.server_check import ServerCheck
 
 log = structlog.get_logger()
 
@@ -81,9 +83,15 @@ class ClusterWays:
     one_call = False
 
     def __init__(
-        self, client: RedisCluster, *, timeout_s: float, on_change: Callable[[bool], None] = lambda up: None
+        self,
+        client: RedisCluster,
+        *,
+        timeout_s: float,
+        check: ServerCheck,
+        on_change: Callable[[bool], None] = lambda up: None,
     ) -> None:
         self._client = client
+        self._check = check
         self._timeout_s = timeout_s
         self._on_change = on_change
         self._links: dict[tuple[str, int], Link] = {}
@@ -130,7 +138,9 @@ class ClusterWays:
         link = self._links.get((host, port))
         if link is None:
             make = self._maker(host, port)
-            link = self._links[host, port] = Link(make, timeout_s=self._timeout_s, on_change=self._changed)
+            examine = partial(self._check.examine, node=f"{host}:{port}", cluster_url=None)
+            link = Link(make, timeout_s=self._timeout_s, examine=examine, on_change=self._changed)
+            self._links[host, port] = link
         return link
 
     def _maker(self, host: str, port: int) -> Callable[[], Any]:
@@ -175,3 +185,4 @@ class ClusterWays:
             self._link_at(host, port)
         for address in set(self._links) - masters:
             await self._links.pop(address).close()
+            self._check.forget(f"{address[0]}:{address[1]}")

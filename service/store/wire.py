@@ -99,9 +99,10 @@ class _Thin(asyncio.Protocol):
         if self._arrived is not None:
             self._broken = True
             raise RedisConnectionError("answers to another trip are still awaited here")
+        sent = packed(commands)  # first: what cannot be packed leaves the connection as it was
         self._answers, self._wanted = [], len(commands)
         self._arrived = self._loop.create_future()
-        self._transport.write(packed(commands))
+        self._transport.write(sent)
         # A timer of one's own costs a quarter of `asyncio.timeout`, and there is one per trip.
         timer = None if until == math.inf else self._loop.call_at(until, self._end, TimeoutError())
         try:

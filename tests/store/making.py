@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from service.core.admission import Question, Terms
@@ -10,6 +11,7 @@ from service.core.sessions import Cause
 from service.core.tokens import Identity
 from service.store.connection import RedisAccess
 from service.store.link import Link
+from service.store.server_check import ServerCheck
 from service.store.sweep import Sweeper, SweepRules
 
 HOUR_MS = 3_600_000
@@ -49,6 +51,7 @@ def sweeper(
 
 def link_of(access: RedisAccess, **how: Any) -> Link:
     assert access.pool is not None
+    how.setdefault("examine", partial(ServerCheck().examine, node="redis", cluster_url="redis+cluster://redis"))
     return Link(access.pool.make_connection, **how)
 
 

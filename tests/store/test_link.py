@@ -55,13 +55,14 @@ class Faulty:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.served += 1
-        while await reader.read(65536):
+        while raw := await reader.read(65536):
             if self.mode == "hang up":
                 break
             if self.mode == "loading":
                 writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
             elif self.mode == "old":
-                writer.write(b"$22\r\nredis_version:5.0.14\r\n\r\n" * 2 + b"+OK\r\n")
+                commands = len(re.findall(rb"(?:^|\r\n)\*[0-9]+\r\n\$", raw))
+                writer.write(b"*2\r\n$7\r\nversion\r\n$6\r\n5.0.14\r\n" + b"+OK\r\n" * (commands - 1))
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()

@@ -198,6 +198,7 @@ while arg_at < #ARGV do
         if SERVERS_OWN[string.match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
         answers[at + 1], answers[at + 2] = false, wrong
         at = at + 2
+        if args_each > 0 then records[KEYS[key_at - 1]] = nil end  -- changed, perhaps, and not written: nobody's to go on from
       end
     end
   end

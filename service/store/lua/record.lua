@@ -62,7 +62,6 @@ local function write(record_key, indexes, user, record, from)
   local to = complete(record).status
   record.text = to .. record.previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
     .. ' ' .. whole(record.expires) .. (record.again and ' ' .. whole(record.again) or '')
-  redis.call('SET', record_key, record.text)
   if from ~= to and from ~= '-' then redis.call('ZREM', indexes[from], user) end
   redis.call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)
   if to == 'i' then
@@ -75,6 +74,7 @@ local function write(record_key, indexes, user, record, from)
   elseif from == 'o' or from == 'e' then
     redis.call('ZREM', indexes.ending, user)
   end
+  redis.call('SET', record_key, record.text)  -- last: where an index cannot be written, the record still says what was
 end
 
 -- Append an event, and wake whoever reads the tenant's stream. `about` holds by, ip, request, reason; an empty one is

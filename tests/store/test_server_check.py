@@ -1,0 +1,50 @@
+"""The start check: what is refused, what the log says to change, and that the service recovers by itself."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import structlog
+
+from service.core.errors import StoreUnavailable
+from service.store.admissions import Admissions, SessionRules
+from service.store.connection import RedisAccess, TlsFiles
+from service.store.server_check import ServerCheck
+from tests.deployments import Node, start_node
+from tests.store.making import ask_about
+
+pytestmark = pytest.mark.real_redis
+RULES = SessionRules(60_000, 0)
+
+
+@pytest.fixture
+def clustered() -> Iterator[Node]:
+    with ExitStack() as stack:
+        yield start_node(stack, "--cluster-enabled", "yes")
+
+
+async def test_a_server_in_cluster_mode_behind_a_single_url_is_refused_and_the_log_says_what_to_write(
+    clustered: Node,
+) -> None:
+    access, check = RedisAccess.by_url(f"redis://127.0.0.1:{clustered.port}", TlsFiles()), ServerCheck()
+    ways = access.ways(timeout_s=2, check=check)
+    with structlog.testing.capture_logs() as logs:
+        await ways.open()
+    assert ways.is_down
+    [sentence] = check.blockers()
+    assert f"write redis+cluster://127.0.0.1:{clustered.port} in redis.url" in sentence
+    assert [line["what"] for line in logs if line["log_level"] == "error" and "what" in line] == [sentence]
+    with pytest.raises(StoreUnavailable):
+        await Admissions(ways, RULES).ask(ask_about("alice"))
+    await ways.close()
+    await access.close()
+
+
+async def test_a_server_that_is_as_it_should_be_is_not_remarked_on(redis_url: str) -> None:
+    access, check = RedisAccess.by_url(redis_url, TlsFiles()), ServerCheck()
+    ways = access.ways(timeout_s=2, check=check)
+    await ways.open()
+    assert not ways.is_down
+    assert (check.blockers(), check.warnings()) == ([], [])
+    await ways.close()
+    await access.close()
