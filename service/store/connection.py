@@ -82,8 +82,8 @@ class RedisAccess:
         else:
             pools = [ConnectionPool.from_url(url, **options, **timeouts) for timeouts in (people, requests)]
         node = address.name or address.place
-        nodes = "HOST:PORT" if node.startswith("/") else node
-        cluster_url = f"redis{'s' if address.tls else ''}+cluster://{nodes}"
+        place = "HOST:PORT" if node.startswith("/") else node
+        cluster_url = f"redis{'s' if address.tls else ''}+cluster://{place}"
         return cls(Redis(connection_pool=pools[0]), pools[1], sentinels, node, cluster_url)
 
     @classmethod
