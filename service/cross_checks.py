@@ -107,6 +107,13 @@ def doubts(settings: Settings) -> Iterator[str]:
     for path, tenant in sections.items():
         if tenant.token is not None and len(tenant.token.get_secret_value()) < GUESSABLE_CHARS:
             yield f"{path}token has fewer than {GUESSABLE_CHARS} characters: short enough to be guessed"
+    for path, tenant in sections.items():
+        jwt = tenant.jwt
+        if jwt.jwks_url is not None and jwt.issuer is None and not jwt.audiences and not jwt.require:
+            yield (
+                f"{path}jwt: the keys come from jwks_url, and none of issuer, audience and require is set: any token "
+                "that they sign is accepted, also one for another application; set what your tokens have in common"
+            )
     known = {*type(settings.limits).model_fields, *(route.capability for route in routes)}
     for path, tenant in sections.items():
         for capability in tenant.restricted_capabilities:

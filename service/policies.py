@@ -10,6 +10,7 @@ from service.core.limits import Limit
 from service.core.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant, digest
+from service.core.token_kinds import TokenRules
 from service.core.tokens import KeyRing
 from service.settings import OPERATIONS, LimitSection, RouteSection, Settings, TenantSection
 from service.store.admissions import SessionRules
@@ -93,6 +94,7 @@ def _ring(name: str, section: TenantSection) -> KeyRing:
         issuer=jwt.issuer,
         audience=jwt.audiences,
         leeway_s=jwt.leeway,
+        rules=TokenRules(jwt.types, jwt.require),
     )
 
 

@@ -7,22 +7,17 @@ them.
 import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     SecretStr,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.core.admission import CAPABILITY
@@ -30,24 +25,14 @@ from service.core.hooks import key_of
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S, OnOutage, Per
 from service.core.listing import EVENT_TYPES
 from service.core.tenants import digest
-from service.core.tokens import ALGORITHMS, ASYMMETRIC, Key, make_key
+from service.jwt_settings import Jwt
+from service.setting_types import Int, ReadableFile, mistake
+from service.setting_types import Section as _Section
 from service.store.address import Address
 
 ENV_PREFIX = "SERVICE__"
 NAME = r"^[a-z0-9_-]{1,64}$"
 OPERATIONS = ("logout", "status", "verify", "terminate", "admin", "login")
-
-
-def mistake(message: str) -> PydanticCustomError:
-    """A validation error that says `message`, without pydantic's "Value error, " before it."""
-    return PydanticCustomError("mistake", message)
-
-
-def _whole(value: Any) -> Any:
-    """To Python True is 1; to whoever writes `requests: yes` it is not."""
-    if isinstance(value, bool):
-        raise mistake("must be a whole number, not yes or no")
-    return value
 
 
 def _network(value: Any) -> IPv4Network | IPv6Network:
@@ -60,28 +45,10 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
 
 
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
-Int = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, Field(pattern=NAME)]
 Capability = Annotated[str, Field(pattern=CAPABILITY)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
-
-
-def _readable(path: Path) -> Path:
-    """Files are named relative to where the service was started."""
-    try:
-        if path.is_file():
-            return path
-    except OSError:  # what was given is no path at all: perhaps the key itself
-        pass
-    raise mistake("there is no such file")
-
-
-ReadableFile = Annotated[Path, AfterValidator(_readable)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Server(_Section):
@@ -237,62 +204,6 @@ class _WithToken(_Section):
         if self.token is not None:
             return digest(self.token.get_secret_value())
         return bytes.fromhex(self.token_sha256 or "")
-
-
-class KeySection(_Section):
-    """One verification key, with the one algorithm it is for."""
-
-    kid: str | None = Field(None, min_length=1, max_length=256)
-    alg: Literal[ALGORITHMS]  # type: ignore[valid-type]  # the tuple is the one list of them
-    secret: SecretStr | None = None
-    public_key: str | None = None
-    public_key_file: ReadableFile | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        given = [name for name in ("secret", "public_key", "public_key_file") if getattr(self, name) is not None]
-        wanted = "secret" if self.alg.startswith("HS") else "public_key or public_key_file"
-        if len(given) != 1 or given[0] not in wanted.split(" or "):
-            raise mistake(f"{self.alg} needs {wanted}, and nothing else; given: {' and '.join(given) or 'nothing'}")
-        try:
-            self.key()
-        except OSError as error:  # it went away, or is no file that can be read whole
-            raise mistake(f"public_key_file cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise mistake(str(error)) from None
-        return self
-
-    def key(self) -> Key:
-        """The key, ready to verify with."""
-        if self.secret is not None:
-            return make_key(self.kid, self.alg, self.secret.get_secret_value().encode())
-        pem = self.public_key or (self.public_key_file.read_text() if self.public_key_file else "")
-        return make_key(self.kid, self.alg, pem)
-
-
-class Jwt(_Section):
-    """How a tenant's user tokens are verified."""
-
-    keys: tuple[KeySection, ...] = ()
-    jwks_url: AnyHttpUrl | None = None
-    jwks_alg: Literal[ASYMMETRIC] = "RS256"  # type: ignore[valid-type]  # as above
-    issuer: str | None = None
-    audience: str | tuple[str, ...] | None = None
-    leeway: float = Field(0, ge=0, le=3600)
-
-    @model_validator(mode="after")
-    def _has_keys(self) -> Self:
-        if not self.keys and self.jwks_url is None:
-            raise mistake("needs at least one of keys and jwks_url: without a key no token can be verified")
-        kids = [key.kid for key in self.keys if key.kid is not None]
-        for kid in sorted({kid for kid in kids if kids.count(kid) > 1}):
-            raise mistake(f"the kid {kid} stands twice; a token names exactly one key")
-        return self
-
-    @property
-    def audiences(self) -> tuple[str, ...]:
-        """The audiences, any of which a token must name; none: not checked."""
-        return (self.audience,) if isinstance(self.audience, str) else self.audience or ()
 
 
 class WebhookSection(_Section):

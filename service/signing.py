@@ -30,10 +30,13 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     key = next((key for key in rules.keys if key.secret is not None), None)
     if key is None or key.secret is None:
         raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")
-    claims: dict[str, object] = {"sub": user, "tenant": tenant, "iat": now_s, "exp": now_s + ttl_s}
+    claims: dict[str, object] = {name: values[0] for name, values in rules.require.items()}
+    claims |= {"sub": user, "tenant": tenant, "iat": now_s, "exp": now_s + ttl_s}
     if rules.issuer is not None:
         claims["iss"] = rules.issuer
     if rules.audiences:
         claims["aud"] = rules.audiences[0]
-    headers = {"kid": key.kid} if key.kid is not None else None
+    headers: dict[str, object] = {"kid": key.kid} if key.kid is not None else {}
+    if rules.types is not None:
+        headers["typ"] = rules.types[0]  # PyJWT leaves out a type that is None
     return jwt.encode(claims, key.secret.get_secret_value(), algorithm=key.alg, headers=headers)

@@ -16,6 +16,7 @@ import jwt
 from jwt.algorithms import get_default_algorithms
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, UnknownKey
+from service.core.token_kinds import TokenRules
 
 MAX_TOKEN_CHARS = 8192
 """A longer token is refused unread."""
@@ -98,6 +99,7 @@ class KeyRing:
         issuer: str | None = None,
         audience: Sequence[str] = (),
         leeway_s: float = 0,
+        rules: TokenRules | None = None,
     ) -> None:
         self.tenant = tenant
         self.leeway_s = leeway_s
@@ -105,6 +107,7 @@ class KeyRing:
         self._keys = self._configured
         self._issuer = issuer
         self._audience = frozenset(audience)
+        self._rules = rules or TokenRules()
         self.generation = object()
         """Another object whenever the keys change: what was verified by an older one counts no more."""
 
@@ -141,6 +144,7 @@ class KeyRing:
             _strict_json(jwt.utils.base64url_decode(token.partition(".")[0]))
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise InvalidUserToken("malformed header") from error
+        self._rules.check_header(header)
         for key in self._candidates(header):
             try:
                 payload: bytes = _JWS.decode_complete(token, key.material, algorithms=[key.alg])["payload"]
@@ -174,6 +178,7 @@ class KeyRing:
             raise InvalidUserToken("another issuer")
         if self._audience and self._audience.isdisjoint(_audiences(claims)):
             raise InvalidUserToken("another audience")
+        self._rules.check_claims(claims)
         identity = Identity(self.tenant, user, int(expires_s * 1000), issued_s)
         if now_s >= self.expiry_s(identity):
             raise ExpiredUserToken

@@ -96,6 +96,15 @@ FORGED: dict[str, str] = {
     **{f"signed with {key!a}": forge(signer=hs(key)) for key in ("", "secret", "k1", TENANT_TOKEN, OPERATOR_TOKEN)},
     "signed with the other tenant's secret": forge(signer=hs(OTHER_SECRET)),
     "signed by the other tenant, no kid": forge(header(kid=...), signer=hs(OTHER_SECRET)),
+    # --- what the same keys sign for something else (RFC 8725, sections 3.11 and 3.12) ---
+    **{
+        f"typ {typ}": forge(header(typ=typ))
+        for typ in (
+            *("logout+jwt", "secevent+jwt", "dpop+jwt", "token-introspection+jwt", "global-token-revocation+jwt"),
+            *("application/logout+jwt", "LOGOUT+JWT", "application/secevent+JWT; v=1"),
+        )
+    },
+    "a logout token without a type": claiming(events={"http://schemas.openid.net/event/backchannel-logout": {}}),
     # --- kid ---
     "kid ../../dev/null": forge(header(kid="../../../../dev/null"), signer=hs(b"")),
     "kid /proc/sys/kernel/ostype": forge(header(kid="/proc/sys/kernel/ostype"), signer=hs(b"Linux\n")),

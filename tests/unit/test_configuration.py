@@ -150,6 +150,14 @@ def test_what_is_hardly_meant_is_told_as_a_doubt() -> None:
     ]
 
 
+@pytest.mark.parametrize("rule", [{}, {"issuer": "https://a"}, {"audience": "a"}, {"require": {"token_use": "id"}}])
+def test_a_key_set_from_a_url_without_a_rule_for_which_tokens_are_meant_is_a_doubt(rule: dict[str, Any]) -> None:
+    remote = {"jwks_url": "https://a.example/jwks", **rule}
+    told = list(doubts(settings(tenants={"acme": {**tenant(), "jwt": remote}})))
+    assert len(told) == (not rule)
+    assert all(one.startswith("tenants.acme.jwt: ") and "none of issuer, audience and require" in one for one in told)
+
+
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
     settings = load(write(tmp_path, config()))
     assert SECRET not in repr(settings)
