@@ -26,6 +26,12 @@ ROOT = "/auth/verify"
 NGINX = f"{ROOT}/nginx"
 ENVOY = f"{ROOT}/envoy"
 
+ADMITTED = "x-auth-admitted: 1\r\n"
+"""The header line of an admission, on an open route too, and of no other answer of the service.
+
+A status alone does not tell a proxy who answered: something else at that address may say 200 as well.
+"""
+
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHOD = re.compile(r"[A-Z][A-Z_-]{0,31}")
 _VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
@@ -99,8 +105,9 @@ def verified(request: web.Request, exchange: keys.Exchange) -> Answer:
     # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
     minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
     answer = Answer(200, b"") if minimal else success_of(exchange, DONE)
+    answer.lines = ADMITTED
     if exchange.identity is not None:
-        answer.lines = identity_lines(*exchange.admitted())
+        answer.lines += identity_lines(*exchange.admitted())
     return answer
 
 

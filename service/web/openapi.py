@@ -280,6 +280,7 @@ _HEADERS: dict[str, Json] = {
         ("X-RateLimit-Reset", "integer", "seconds until the tightest has more quota"),
         ("Retry-After", "integer", "seconds; whoever waits so long is admitted"),
         ("x-degraded", "string", "what Redis was not there to decide: limits, sessions"),
+        ("x-auth-admitted", "string", "1: the request is admitted; a proxy wants it beside the status 200"),
         ("x-auth-tenant", "string", "whose user is admitted"),
         ("x-auth-user", "string", "who is admitted, percent-encoded"),
         ("x-auth-status", "string", "where the user stands"),
@@ -287,7 +288,7 @@ _HEADERS: dict[str, Json] = {
     )
 }
 _LIMITED = ("RateLimit-Policy", "RateLimit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
-_AUTH = ("x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires")
+_AUTH = ("x-auth-admitted", "x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires")
 _PARAMETERS: dict[str, Json] = {
     "tenant": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
     "user": {

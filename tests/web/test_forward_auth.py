@@ -13,7 +13,7 @@ from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.web.forward_auth import PROFILES, escaped
 from tests.conftest import Client, MakeClient
-from tests.kit import OTHER_TENANT_TOKEN, credentials, tenant
+from tests.kit import OPERATOR_TOKEN, OTHER_TENANT_TOKEN, credentials, tenant
 
 ROUTES = [
     {
@@ -60,6 +60,7 @@ async def test_who_is_admitted_is_told_to_the_backend(guarded: Client, profile: 
     assert (await answer.json())["data"] == {"success": True}
     told = {name: value for name, value in answer.headers.items() if name.startswith("x-auth-")}
     assert told == {
+        "x-auth-admitted": "1",
         "x-auth-tenant": "acme",
         "x-auth-user": "alice",
         "x-auth-status": "logged_in",
@@ -86,7 +87,61 @@ async def test_an_open_route_looks_at_no_credentials_and_tells_of_none(guarded: 
     for headers in ({}, credentials(), {"x-tenant-token": "wrong", "x-token": "wrong"}):
         answer = await ask(guarded, "", "GET", "/public/x", headers)
         assert answer.status == 200
-        assert not [name for name in answer.headers if name.startswith("x-auth-")]
+        assert [name for name in answer.headers if name.startswith("x-auth-")] == ["x-auth-admitted"]
+
+
+@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("minimal", [{}, {"prefer": "return=minimal"}], ids=["whole", "minimal"])
+async def test_every_admission_is_marked_on_open_routes_too(
+    guarded: Client, profile: str, minimal: dict[str, str]
+) -> None:
+    for method, target, who in [
+        ("GET", "/api/things", credentials()),
+        ("GET", "/api/things", credentials() | {"x-passive": "true"}),
+        ("POST", "/api/payments/7", credentials()),
+        ("GET", "/public/logo", {}),
+        ("OPTIONS", "/api/things", {}),
+    ]:
+        answer = await ask(guarded, profile, method, target, who | minimal)
+        assert (answer.status, answer.headers.getall("x-auth-admitted")) == (200, ["1"]), (method, target)
+
+
+@pytest.mark.parametrize("profile", ALL)
+async def test_a_refusal_is_never_marked(guarded: Client, access: RedisAccess, profile: str) -> None:
+    await OperatorActs(access.client).act("acme", ["eve"], Cause.SUSPEND, BY)
+    # A marker of the client's own is not handed back.
+    forged = {"x-auth-admitted": "1"}
+    for _ in range(2):
+        await ask(guarded, profile, "POST", "/api/payments/7", credentials("otto"))
+    for method, target, who in [
+        ("GET", "/api/things", {}),
+        ("GET", "/api/things", credentials() | {"x-token": "wrong"}),
+        ("GET", "/api/things", credentials() | {"x-tenant-token": "wrong"}),
+        ("GET", "/api/things", credentials("eve")),
+        ("GET", "/elsewhere", credentials()),
+        ("GET", "/public/%00", credentials()),
+        ("GET", "/api/things", credentials() | {"x-long": "x" * 16_380}),
+        ("POST", "/api/payments/7", credentials("otto")),
+    ]:
+        answer = await ask(guarded, profile, method, target, who | forged)
+        assert answer.status >= 400
+        assert "x-auth-admitted" not in answer.headers, (method, target)
+
+
+async def test_what_is_not_an_answer_of_verify_is_never_marked(make_client: MakeClient) -> None:
+    client = await make_client(server={**TRUSTED, "cors_origins": ["https://app.example"]}, routes=ROUTES)
+    who = credentials() | {"authorization": f"Bearer {OPERATOR_TOKEN}", "x-auth-admitted": "1"}
+    pages = ["/auth/logout", "/auth/status", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/dashboard"]
+    for path in [*pages, "/admin/v1/tenants", "/dashboard/static/rollcall.css", "/nowhere", "/auth/verify/nowhere"]:
+        for method in ("GET", "HEAD", "OPTIONS"):
+            answer = await client.request(method, path, headers=who)
+            assert "x-auth-admitted" not in answer.headers, (method, path)
+    asks = {"origin": "https://app.example", "access-control-request-method": "GET"}
+    for path in PROFILES.keys() - {"/auth/verify/envoy"}:  # which takes an OPTIONS for the original's
+        answer = await client.options(path, headers=asks)
+        assert "x-auth-admitted" not in answer.headers, "a preflight is no admission"
+    answer = await client.post("/auth/terminate", json={"strategy": "soft"}, headers=credentials())
+    assert (answer.status, "x-auth-admitted" in answer.headers) == (201, False)
 
 
 @pytest.mark.parametrize("profile", ALL)
