@@ -10,12 +10,13 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
+from service import logs
 from service.core.admission import OutagePolicy
 from service.core.errors import StoreUnavailable
 from service.core.pulse import Pulse
 from service.core.readiness import Readiness
 from service.core.routes import Protected
-from service.core.tasks import end, keep_running
+from service.core.tasks import LastRuns, end, keep_running, round_completed
 from service.core.tokens import VerifiedTokens
 from service.jwks import RemoteKeySets, Source
 from service.policies import hooks_of, make_policy, session_rules, sweep_rules
@@ -50,7 +51,11 @@ class Runtime:
 
     def __init__(self, settings: Settings, access: RedisAccess) -> None:
         self.metrics = Metrics()
+        self.runs = LastRuns()
         self.readiness = Readiness()
+        self.readiness.add_warning(logs.lost_lines)
+        self.metrics.watch_log(lambda: logs.writer.lost)
+        self.metrics.watch_tasks(self.runs)
         self.repeats = Repeats()
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets()
@@ -110,9 +115,9 @@ class Runtime:
 
     def redis_changed(self, up: bool) -> None:
         """Redis went away, or is back. Streams end: they would fall silent, and look live."""
-        self.metrics.redis_up.set(up)
         if not up:
             self.news.close()
+        self.metrics.redis_up.set(up)
 
     def count_swept(self, tenant: str, expired: int, removed: int) -> None:
         """Count what the sweep did to a tenant."""
@@ -141,6 +146,7 @@ class Runtime:
             await asyncio.sleep(POUR_EVERY_S)
             if not self.ways.is_down:
                 await self.pour()
+            round_completed()
 
     async def hush(self, _: web.Application) -> None:
         """For `on_shutdown`: end the answers that would go on for ever."""
@@ -153,13 +159,13 @@ class Runtime:
             "sweep": self.sweeper.run_forever,
             "key sets": self.key_sets.run_forever,
             "metrics": self.metrics.run_forever,
-            "repeats": self.repeats.run_forever,
-            "refusals": lambda: self.admissions.refusals.listen_forever(self.access.client),
-            "news": self.news.run_forever,
-            "charts": self.pour_forever,
+            "log throttling": self.repeats.run_forever,
+            "denial cache": lambda: self.admissions.refusals.listen_forever(self.access.client),
+            "event subscriber": self.news.run_forever,
+            "traffic statistics": self.pour_forever,
             "webhooks": self.webhooks.run_forever,
         }
-        tasks = [asyncio.create_task(keep_running(name, work)) for name, work in beside.items()]
+        tasks = [asyncio.create_task(keep_running(name, work, self.runs)) for name, work in beside.items()]
         yield
         await end(tasks)
         self.metrics.pour()

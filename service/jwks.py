@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from service.core.tasks import round_completed
 from service.core.tokens import ASYMMETRIC, Key, KeyRing, make_key
 
 log = structlog.get_logger()
@@ -76,6 +77,7 @@ class RemoteKeySets:
                     wait = EVERY_S if remote.keys else COOL_DOWN_S
                     if now - remote.fetched_at >= wait:
                         self._start(remote)
+                round_completed()
                 await asyncio.sleep(1)
         finally:
             if self._session is not None:

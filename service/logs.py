@@ -1,11 +1,24 @@
 """One log on standard error: for eyes in a terminal, one JSON object a line elsewhere."""
 
+import atexit
 import logging
 import sys
+import time
 import warnings
+from collections.abc import Iterator
+from typing import TextIO, cast
 
 import structlog
 from jwt import InsecureKeyLengthWarning
+
+from service.log_writer import LogWriter
+
+WARN_FOR_S = 600.0
+"""How long `/readyz` warns after lines of the log were lost."""
+DRAIN_S = 1.0
+"""How long the end of the process waits for the log's reader."""
+
+writer = LogWriter()
 
 
 def configure() -> None:
@@ -20,15 +33,29 @@ def configure() -> None:
         last: list[structlog.typing.Processor] = [renderer]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    stream = cast("TextIO", writer)
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    atexit.register(drain)
     # The contract asks for 32 bytes, which core/tokens.py makes sure of; PyJWT would like 64 for HS512.
     warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
+
+
+def drain() -> None:
+    """Wait a moment until the log is written: the process is about to end."""
+    writer.drain(DRAIN_S)
+
+
+def lost_lines() -> Iterator[str]:
+    """Yield a sentence for an operator while lines of the log were lost lately."""
+    loss = writer.last_loss
+    if loss is not None and time.monotonic() - loss.at_s < WARN_FOR_S:
+        yield f"{writer.lost} lines of this process's log were lost since its start, the last because: {loss.reason}"

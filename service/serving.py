@@ -81,7 +81,10 @@ def _tell(settings: Settings, on_listening: Callable[[Settings], None]) -> None:
     for doubt in doubts(settings):
         log.warning(doubt)
     log.info("listening", host=settings.server.host, port=settings.server.port, workers=settings.server.workers)
-    on_listening(settings)
+    try:
+        on_listening(settings)
+    except OSError:  # nobody reads standard output; what is left in its buffer must not fail the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import structlog
 from service.core.errors import StoreUnavailable
 from service.core.hooks import Hook, HookLedger, signed
 from service.core.listing import Feeds, Gap
-from service.core.tasks import end, keep_running
+from service.core.tasks import end, keep_running, round_completed
 
 log = structlog.get_logger()
 
@@ -63,7 +63,10 @@ class Webhooks:
                             teller = _Teller(hook, self._hooks, self._feeds, session, self._waits)
                             name = f"webhook {hook.name} of {hook.tenant}"
                             tasks[hook] = asyncio.create_task(keep_running(name, teller.run_forever))
-                    await self._changed.wait()
+                    round_completed()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_EVERY_S):
+                            await self._changed.wait()
             finally:
                 await end(tasks.values())
 

@@ -7,8 +7,9 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from socket import socket
@@ -22,6 +23,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
+from service import logs
 from service.app import make_app
 from service.configuration import ConfigurationError, load
 from service.reload import Reloader
@@ -31,6 +33,11 @@ from service.web.metrics import share_metrics
 from service.web.server import OPTIONS, SHUTDOWN_S, Runner, spare_the_collector
 
 log = structlog.get_logger()
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  # nosec B108  # a private folder is made in it
+LOOK_FOR_MASTER_EVERY_S = 1.0
+DRAIN_WITHOUT_MASTER_S = 2 * SHUTDOWN_S
+"""How long a worker whose master is gone may drain."""
 
 
 def serve_with_workers(
@@ -49,7 +56,9 @@ def serve_with_workers(
         reach: makes a way to Redis; called in each worker.
         on_listening: called once connections are taken.
     """
-    with tempfile.TemporaryDirectory(prefix="rollcall-metrics-") as folder:
+    # In memory where there is such a folder: a worker that writes to a mapped file on a full disk is killed (SIGBUS).
+    memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="rollcall-metrics-", dir=memory) as folder:
         try:
             _Arbiter(_Application(settings, path, listeners, reach, on_listening, Path(folder))).run()
         except SystemExit as end:
@@ -127,7 +136,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         try:
             return int(super().spawn_worker())
         except SystemExit as end:
-            sys.stderr.flush()
+            logs.drain()
             os._exit(int(end.code or 0))
 
 
@@ -137,12 +146,23 @@ class Worker(GunicornUVLoopWebWorker):
     def init_process(self) -> None:
         """Start. A SIGHUP that comes before the reloader listens waits for it: it may be about a newer file."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        threading.Thread(target=_end_after, args=(self.ppid,), name="master watch", daemon=True).start()
         super().init_process()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: take no more connections, answer what is under way."""
         super().handle_exit(sig, frame)
         self._notify_waiter_done()
+
+
+def _end_after(master: int) -> None:
+    """End this worker soon after its master is gone. It drains by itself then (aiohttp's worker looks once a second);
+    one that cannot would keep the port and the data folder from the next start.
+    """
+    while os.getppid() == master:
+        time.sleep(LOOK_FOR_MASTER_EVERY_S)
+    time.sleep(DRAIN_WITHOUT_MASTER_S)
+    os._exit(1)
 
 
 class _Log(Logger):  # type: ignore[misc]

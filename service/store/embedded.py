@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -110,7 +110,8 @@ def _service_lock(folder: Path) -> Iterator[None]:
                 # Workers outlive a master that was killed by about a second, and hold its lock.
                 if time.monotonic() > deadline or _is_alive(owner):
                     raise EmbeddedError(
-                        f"another service (process {owner}) uses the embedded Redis in {folder}; "
+                        f"another service ({_named(_holders(folder / 'service.lock') or [owner])}) "
+                        f"uses the embedded Redis in {folder}; "
                         "stop it, start this one elsewhere, or give both a redis:// URL"
                     ) from None
                 time.sleep(0.05)
@@ -118,6 +119,23 @@ def _service_lock(folder: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _named(pids: Sequence[str]) -> str:
+    return f"process {pids[0]}" if len(pids) == 1 else f"processes {', '.join(pids)}"
+
+
+def _holders(lock: Path) -> list[str]:
+    """Return the other processes that have `lock` open, as far as /proc shows them (Linux).
+
+    Workers may hold it without their master.
+    """
+    found = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it is gone, or another user's
+            if descriptor.samefile(lock):
+                found.add(descriptor.parts[2])
+    return sorted(found - {str(os.getpid())}, key=int)
 
 
 def _is_alive(pid: str) -> bool:

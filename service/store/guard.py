@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 
+STDERR = 2
 GRACE_S = 20.0
 """How long a child may take to write its data down."""
 QUICK_S = 2.0
@@ -51,10 +52,15 @@ def main(lock_fd: int, remove: str, command: list[str]) -> int:
 
 
 def _tell(event: str) -> None:
-    """A line of the service's log."""
+    """Write a line to the service's log. Where nobody reads it, or the disk is full, the line is lost."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    sys.stderr.write(json.dumps({"event": event, "level": "error", "timestamp": at}) + "\n")
-    sys.stderr.flush()
+    line = json.dumps({"event": event, "level": "error", "timestamp": at}) + "\n"
+    try:
+        _, writable, _ = select.select([], [STDERR], [], 0)  # a full pipe would hold up the child's restart
+        if writable:
+            os.write(STDERR, line.encode())
+    except (OSError, ValueError):
+        return
 
 
 def _ends_first(child: "subprocess.Popen[bytes]") -> bool:

@@ -91,8 +91,8 @@ class Link:
                 await self._failed(answer)
                 return answers
         if self._failures:
-            log.info("redis answers again", failed_before=self._failures)
-            self._failures = 0
+            failed_before, self._failures = self._failures, 0
+            log.info("redis answers again", failed_before=failed_before)
         return answers
 
     async def open(self) -> None:
@@ -142,11 +142,13 @@ class Link:
         # After an answer the connection is still in step; but a replica is not where it should lead to.
         if opens or not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
             await self._hang_up()
-        log.warning("redis did not answer", reason=_reason(error), in_a_row=self._failures)
-        if opens and self._probe is None:
+        in_a_row, opened = self._failures, opens and self._probe is None
+        if opened:
             self._probe = asyncio.create_task(self._probe_until_back())
-            log.error("redis is away: answering without it", reason=_reason(error))
             self._on_change(False)
+        log.warning("redis did not answer", reason=_reason(error), in_a_row=in_a_row)
+        if opened:
+            log.error("redis is away: answering without it", reason=_reason(error))
 
     async def _probe_until_back(self) -> None:
         """Ask again and again, each time on a connection of its own: one that hangs holds up no other."""

@@ -8,13 +8,14 @@ there by itself, and joins the others.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 
 from service.core.listing import Event, Gap
+from service.core.tasks import round_completed
 from service.store.events import event_of
 from service.store.keyspace import EVENTS_CAP, NEWS, keys_of
 from service.store.reach import AWAY, UNHEARD, reaching
@@ -26,6 +27,8 @@ MOST_WAITING = 1000
 POLL_EVERY_S = 1.0
 """Tenants that are listened to are looked at so often even without a push."""
 AGAIN_S = 0.5
+IDLE_ROUND_S = 1.0
+"""How often the reader shows that it is alive while nobody listens."""
 MOST_SILENT = 3
 """Seconds in a row in which the subscription says nothing, not even that it lives."""
 _CHUNK = 500
@@ -143,7 +146,12 @@ class News:
     async def run_forever(self) -> None:
         """Read what is new. While nobody listens there is no subscription, and nothing is asked."""
         while True:
-            await self._wanted.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_ROUND_S):
+                    await self._wanted.wait()
+            round_completed()
+            if not self._wanted.is_set():
+                continue
             pubsub = self._client.pubsub()
             try:
                 await pubsub.subscribe(NEWS)
@@ -170,6 +178,7 @@ class News:
             if loop.time() - looked_at >= POLL_EVERY_S:  # all: a push may have been lost
                 tenants, looked_at = set(self._listeners), loop.time()
             await asyncio.gather(*(self._read_on(tenant) for tenant in tenants))
+            round_completed()
         self._wanted.clear()
 
     async def _read_on(self, tenant: str) -> None:

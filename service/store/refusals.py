@@ -13,6 +13,7 @@ import structlog
 
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Standing
+from service.core.tasks import round_completed
 from service.store.keyspace import PUSHES
 from service.store.reach import UNHEARD
 
@@ -115,6 +116,7 @@ class Refusals:
             finally:
                 self.heard_at = float("-inf")
                 await pubsub.aclose()
+            round_completed()
             await asyncio.sleep(AGAIN_S)
 
     async def _listen(self, pubsub: Any) -> None:
@@ -122,6 +124,7 @@ class Refusals:
         silent = 0
         while silent * BEAT_S < 1.0:
             message = await pubsub.get_message(timeout=BEAT_S)
+            round_completed()
             if message is None:
                 silent += 1
                 await pubsub.ping()

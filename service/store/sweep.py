@@ -13,6 +13,7 @@ import structlog
 from redis.asyncio import Redis
 
 from service.core.errors import StoreUnavailable
+from service.core.tasks import round_completed
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
 from service.store.lease import Leases
 from service.store.reach import AWAY, reaching, run
@@ -65,6 +66,7 @@ class Sweeper:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
             except StoreUnavailable as error:
                 log.debug("the sweep waits for redis", reason=error.reason)
+            round_completed()
             await asyncio.sleep(EVERY_S)
 
     async def hold_lease(self) -> bool:

@@ -7,12 +7,14 @@ requests are counted in a plain dictionary, and poured into the counters once a 
 import asyncio
 import os
 from collections import Counter as Tally
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess, values
 
 from service.core.admission import Admission
 from service.core.sessions import Status
+from service.core.tasks import LastRuns, round_completed
 
 POUR_EVERY_S = 1.0
 
@@ -43,9 +45,28 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemin",
         )
+        self._last_run = Gauge(
+            "rollcall_task_last_run_timestamp_seconds",
+            "When a background task last completed a round (with several workers: the one that is furthest behind)",
+            ["task"],
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self._lost_lines = self._counter("log_lines_lost", "Lines of the log that could not be written")
+        self._count_lost_lines: Callable[[], int] = lambda: 0
+        self._lost_before = 0
+        self._runs = LastRuns()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"rollcall_{name}", meaning, labels, registry=self.registry)
+
+    def watch_log(self, lost: Callable[[], int]) -> None:
+        """Report how many lines the log lost. `lost` returns the number since the process started."""
+        self._count_lost_lines = lost
+
+    def watch_tasks(self, runs: LastRuns) -> None:
+        """Report when each background task last completed a round."""
+        self._runs = runs
 
     def count_request(self, operation: str, status: int) -> None:
         """Count one answer."""
@@ -79,12 +100,18 @@ class Metrics:
             self._requests.labels(operation, str(status)).inc(number)
         for (counter, labels), number in tally.items():
             counter.labels(*labels).inc(number)
+        lost = self._count_lost_lines()
+        self._lost_lines.inc(lost - self._lost_before)
+        self._lost_before = lost
+        for name, at_s in self._runs.at_s.items():
+            self._last_run.labels(name).set(at_s)
 
     async def run_forever(self) -> None:
         """Pour once a second, so that other workers' readings miss no more than that."""
         while True:
             await asyncio.sleep(POUR_EVERY_S)
             self.pour()
+            round_completed()
 
     def text(self) -> bytes:
         """The Prometheus text format."""

@@ -103,10 +103,6 @@ class Middlewares:
         admission = exchange.admission
         if admission is not None:
             lines = limit_lines(admission, status) + lines
-            if code or admission.is_remarkable:
-                gate.metrics.count_admission(admission)
-                if exchange.tenant is not None:
-                    _beat(exchange, admission, status, code)
         policy = gate.policy.current
         if policy.cors_origins:
             lines += cors_lines(request, policy.cors_origins)
@@ -115,15 +111,29 @@ class Middlewares:
             response.lines += lines
         else:
             complete(response, lines)
+        try:
+            self._observe(request, exchange, status, code, error)
+        except Exception as mistake:  # the answer holds, whatever becomes of its report
+            log.error("a request was not reported", request_id=exchange.request_id, exc_info=mistake)
+        return response
+
+    def _observe(
+        self, request: web.Request, exchange: keys.Exchange, status: int, code: str, error: Exception | None
+    ) -> None:
+        """Count the answer, and log it where it is worth a line."""
+        gate, admission = self._gate, exchange.admission
         gate.metrics.count_request(exchange.operation, status)
+        if admission is not None and (code or admission.is_remarkable):
+            gate.metrics.count_admission(admission)
+            if exchange.tenant is not None:
+                _beat(exchange, admission, status, code)
         if (
             status >= 400
-            or policy.access_log == "all"
+            or gate.policy.current.access_log == "all"
             or exchange.changed
             or (admission is not None and admission.came_from)
         ):
             _log(request, exchange, status, code, error)
-        return response
 
     @web.middleware
     async def authentication(self, request: web.Request, handler: Handler) -> web.StreamResponse:

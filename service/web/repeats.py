@@ -5,6 +5,8 @@ from collections import Counter
 
 import structlog
 
+from service.core.tasks import round_completed
+
 log = structlog.get_logger()
 
 TELL_EVERY_S = 1.0
@@ -37,3 +39,4 @@ class Repeats:
         while True:
             await asyncio.sleep(TELL_EVERY_S)
             self.tell()
+            round_completed()

@@ -197,3 +197,14 @@ def test_a_binary_that_cannot_run_here_is_passed_over(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert find_server() is None
+
+
+def test_a_held_lock_names_the_processes_that_hold_it(tmp_path: Path) -> None:
+    lock = tmp_path / "service.lock"
+    with lock.open("w") as held:
+        holder = subprocess.Popen(["sleep", "60"], stdout=held)
+    try:
+        assert embedded._holders(lock) == [str(holder.pid)]
+    finally:
+        holder.kill()
+        holder.wait()

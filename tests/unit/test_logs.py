@@ -3,11 +3,13 @@
 import io
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 import structlog
 
 from service import logs
+from service.log_writer import LogWriter
 
 
 class Terminal(io.StringIO):
@@ -15,9 +17,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_traceback_shows_no_local_variables_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal, token = Terminal(), "a-token-that-is-nobody-elses"
-    monkeypatch.setattr(sys, "stderr", terminal)
+def test_a_traceback_shows_no_local_variables_whatever_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = "a-token-that-is-nobody-elses"
+    written = (tmp_path / "log").open("w")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(logs, "writer", LogWriter(written.fileno()))
     before, root, handlers = structlog.get_config(), logging.getLogger(), logging.getLogger().handlers[:]
     try:
         logs.configure()
@@ -28,5 +34,8 @@ def test_a_traceback_shows_no_local_variables_whatever_is_installed(monkeypatch:
     finally:
         structlog.configure(**before)
         root.handlers[:] = handlers
-    assert "ValueError: 28" in terminal.getvalue()
-    assert token not in terminal.getvalue().replace('token = Terminal(), "a-token-that-is-nobody-elses"', "")
+    logs.drain()
+    written.close()
+    log = (tmp_path / "log").read_text()
+    assert "ValueError: 28" in log
+    assert token not in log.replace(f'token = "{token}"', "")

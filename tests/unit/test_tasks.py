@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.tasks import end, keep_running
+from service.core.tasks import LastRuns, end, keep_running, round_completed
 
 
 async def test_a_task_that_fails_is_told_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +24,44 @@ async def test_a_task_that_fails_is_told_and_begins_anew(monkeypatch: pytest.Mon
         await asyncio.wait_for(again.wait(), 5)
     await end([task])
     assert [(line["event"], line["task"]) for line in lines] == [("a task failed and begins anew", "sweep")]
+
+
+async def test_a_report_that_fails_does_not_end_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.core.tasks.RESTART_AFTER_S", 0)
+    again = asyncio.Event()
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+        if len(begun) < 3:
+            raise ValueError("a mistake of ours")
+        again.set()
+        await asyncio.Event().wait()
+
+    class FullDisk:
+        def error(self, *_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("service.core.tasks.log", FullDisk())
+    task = asyncio.create_task(keep_running("sweep", work))
+    await asyncio.wait_for(again.wait(), 5)
+    await end([task])
+
+
+async def test_each_completed_round_of_a_task_is_noted_under_its_name() -> None:
+    now = [100.0]
+    runs, completed = LastRuns(lambda: now[0]), asyncio.Event()
+
+    async def work() -> None:
+        now[0] = 107.0
+        round_completed()
+        completed.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(keep_running("sweep", work, runs))
+    await asyncio.wait_for(completed.wait(), 5)
+    await end([task])
+    assert runs.at_s == {"sweep": 107.0}
 
 
 async def test_a_cancellation_that_is_lost_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
