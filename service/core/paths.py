@@ -1,91 +1,150 @@
-"""How servers read the path of a request target. Protected routes are matched against every way.
+"""Reading the path of a request target: the one form that all servers read alike, and the few that they do not.
 
-A proxy asks about a path that another server will read. The two need not agree: one decodes `%2f` before it splits,
-another after; one resolves `..`, another takes it as a name; some cut `;…` off each segment. What can be read in
-several ways is judged by the rules of all of them, so no reading slips past the rule that is meant for it. What no
-server should be asked for is refused: what does not decode, leaves the root, or decodes to something encoded again.
+A proxy asks about a path that another server reads afterwards. Servers differ in what they decode, resolve, merge and
+cut off, and a path that means one thing here and another there passes by a rule that is meant for something else. So a
+target in which servers resolve something is refused, as no client of an API sends it:
 
-Source: RFC 3986, sections 3.3, 5.2.4 and 6.2.2; nginx's `ngx_http_parse_complex_uri`, whose reading comes first.
+- dot segments, encoded or not, also with parameters or white space beside the dots (`/..;x/`);
+- a leading `//` (servers take the next name for a host), also where a reader makes one by stripping `;…` or decoding;
+- backslashes, control characters, spaces and fragments, encoded backslashes and control characters;
+- an encoding within an encoding, a `%` that encodes nothing, and what is not UTF-8.
+
+What real APIs do send and servers read differently has several readings, and the rules of all of them hold:
+
+- an empty segment within the path is a name, or nothing;
+- an encoded slash is part of a name, or separates two;
+- what follows a `;` in a segment is part of the name, or is cut off;
+- an encoded `?` or `#` is part of a name, or ends the path.
+
+Each such place is read on its own, so a server that decodes or strips only some of them is covered.
+
+Source: RFC 3986, sections 3.3, 5.2.4 and 6.2.2; RFC 9112, section 3.2; the WHATWG URL standard, section 4.4.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from service.core.errors import UnreadableRequest
 
-Segments = tuple[str, ...]
+State = TypeVar("State")
+Step = Callable[[State, str], State]
 
 MAX_CHARS = 8192
 """Of a target that is not plain; a longer one is refused."""
+MAX_AMBIGUITIES = 64
+"""Places that have more than one reading, and states that all readings together may lead to."""
+JOINED = "/"
+"""Stands for any name that holds an encoded slash: no rule can name one."""
 
 _NAME = r"[A-Za-z0-9_~!$&'()*+,=:@-]"
 _PLAIN = re.compile(rf"(?:/{_NAME}(?:{_NAME}|\.)*)*/?")
 """What every server reads alike, which is nearly every path: no dots in front, nothing encoded, no parameters."""
-_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
-_RAW = re.compile(rb"[^\x00-\x20\x7f\\#]*")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+", re.IGNORECASE)
+_UNPRINTABLE = re.compile(rb"[\x00-\x20\x7f\\#]")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_ENCODED_AGAIN = re.compile(r"%[0-9A-Fa-f]{2}")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_ENCODED_AGAIN = re.compile(r"%[uU]?[0-9A-Fa-f]{2}")
+_DOT_SEGMENT = re.compile(r"/\s*\.\.?\s*(?:[/;?#]|$)")
+_UNCLEAR = re.compile(r"[/;?#]")
 
 
-def readings(target: str) -> tuple[Segments, ...]:
-    """Every way to read the path of `target`, as segments: the normalised one first. Most targets have one.
+def walk(target: str, start: State, step: Step[State]) -> Collection[State]:
+    """Follow the names of the path of `target` from `start`, in every reading of it.
 
     Args:
         target: as the client sent it: `/path?query`, or in absolute form. Bytes that are not UTF-8 as surrogates.
+        start: where every reading begins; hashable.
+        step: where a name leads to.
+
+    Returns:
+        Where the readings end. For most targets there is one reading.
 
     Raises:
-        UnreadableRequest: there is no way that can be trusted.
+        UnreadableRequest: servers do not agree on what the target means.
     """
     path = target.partition("?")[0]
     if path and _PLAIN.fullmatch(path):
-        return (tuple(filter(None, path.split("/"))),)
+        state = start
+        for name in path.split("/"):
+            if name:
+                state = step(state, name)
+        return (state,)
+    return _in_all_readings(_segments(path), start, step)
+
+
+def _segments(path: str) -> list[str]:
+    """The decoded text between the slashes, without a trailing slash. A slash in it was encoded.
+
+    Raises:
+        UnreadableRequest: as `walk` does.
+    """
     if len(path) > MAX_CHARS:
         raise UnreadableRequest("the path is too long")
-    if absolute := _AUTHORITY.match(path):
-        path = path[absolute.end() :] or "/"
+    if origin := _ORIGIN.match(path):
+        path = path[origin.end() :] or "/"
     if not path.startswith("/"):
         raise UnreadableRequest("the target is no path")
-    return tuple(dict.fromkeys(_read(_decoded(path.encode("utf-8", "surrogateescape")))))
-
-
-def _decoded(path: bytes) -> list[str]:
-    """What stands between the slashes, decoded once; an encoded slash is still part of its segment."""
-    if not _RAW.fullmatch(path):
+    raw = path.encode("utf-8", "surrogateescape")
+    if _UNPRINTABLE.search(raw):
         raise UnreadableRequest("the path holds a control character, a space, a backslash or a fragment")
-    if _BROKEN_ESCAPE.search(path):
+    if _BROKEN_ESCAPE.search(raw):
         raise UnreadableRequest("the path holds a % that encodes nothing")
     try:
-        segments = [unquote_to_bytes(segment).decode() for segment in path.split(b"/")[1:]]
+        segments = [unquote_to_bytes(segment).decode() for segment in raw.split(b"/")[1:]]
     except UnicodeDecodeError:
         raise UnreadableRequest("the path is not UTF-8") from None
-    for segment in segments:
-        if _CONTROLS.search(segment):
-            raise UnreadableRequest("the path encodes a control character or a backslash")
-        if _ENCODED_AGAIN.search(segment):
-            raise UnreadableRequest("the path is encoded twice")
+    decoded = "/" + "/".join(segments)
+    if _CONTROLS.search(decoded):
+        raise UnreadableRequest("the path encodes a control character or a backslash")
+    if _ENCODED_AGAIN.search(decoded):
+        raise UnreadableRequest("the path is encoded twice")
+    if _DOT_SEGMENT.search(decoded):
+        raise UnreadableRequest("the path has a dot segment")
+    if decoded.startswith("//") or (decoded.startswith("/;") and "/" in decoded[1:]):
+        raise UnreadableRequest("the path begins with an empty segment")
+    if segments[-1] == "":
+        segments.pop()
+    if sum(map(_ambiguities, segments)) > MAX_AMBIGUITIES:
+        raise UnreadableRequest("the path has too many readings")
     return segments
 
 
-def _read(segments: list[str]) -> Iterator[Segments]:
-    split = "/".join(segments).split("/")
-    for cut in (split, segments) if len(split) > len(segments) else (split,):
-        for rooted in (cut, cut[2:]) if len(cut) > 1 and not cut[0] else (cut,):  # `//host/path`: perhaps a host
-            named = [segment.partition(";")[0] for segment in rooted]
-            for names in (rooted, named) if named != rooted else (rooted,):
-                yield _resolved(names)
-                if ".." in names:
-                    yield tuple(name for name in names if name not in ("", "."))
+def _ambiguities(segment: str) -> int:
+    return len(_UNCLEAR.findall(segment)) if segment else 1
 
 
-def _resolved(names: list[str]) -> Segments:
-    way: list[str] = []
-    for name in names:
-        if name == "..":
-            if not way:
-                raise UnreadableRequest("the path leaves the root")
-            way.pop()
-        elif name not in ("", "."):
-            way.append(name)
-    return tuple(way)
+def _in_all_readings(segments: list[str], start: State, step: Step[State]) -> set[State]:
+    """Where all combinations of readings end."""
+    states, ends = {start}, set[State]()
+    for segment in segments:
+        if segment and not _UNCLEAR.search(segment):
+            states = {step(state, segment) for state in states}
+            continue
+        begun = set[State]()  # where a name may have begun that goes on over an encoded slash
+        stripped = set[State]()  # where readings are that cut off the rest of the segment
+        for part in segment.split("/"):
+            bare = part.partition(";")[0]
+            joined = {step(state, JOINED) for state in begun}
+            for mark in "?#":
+                if mark in part:
+                    before = part.partition(mark)[0]
+                    ends |= joined | _past(before, states, step) | _past(before.partition(";")[0], states, step)
+            begun |= states
+            if bare != part:
+                without = joined | _past(bare, states, step)
+                stripped |= without
+                states = without | _past(part, states, step)
+            else:
+                states = joined | _past(part, states, step)
+        states |= stripped
+        if len(states) + len(ends) > MAX_AMBIGUITIES:
+            raise UnreadableRequest("the path has too many readings")
+    return states | ends
+
+
+def _past(name: str, states: set[State], step: Step[State]) -> set[State]:
+    """Where `name` leads to from each of `states`; an empty one may be no name at all."""
+    past = {step(state, name) for state in states}
+    return past if name else past | states

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from service.core.admission import Terms
 from service.core.limits import Limit
-from service.core.paths import Segments, readings
+from service.core.paths import walk
 
 REMEMBERED, MOST_REMEMBERED = 8192, 512
 """Requests of which it is remembered what holds for them, and how many characters such a path may have."""
@@ -22,7 +22,7 @@ _NEVER = 1 << 30
 class Route:
     """One rule."""
 
-    pattern: Segments
+    pattern: tuple[str, ...]
     """`*` stands for one segment; at the end for whatever follows, nothing included."""
     methods: frozenset[str] = frozenset()
     """None named: all. Who names GET means HEAD too, as servers do."""
@@ -32,13 +32,17 @@ class Route:
     """Needs no credentials."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # compared and hashed by identity
 class _Node:
     """Where some rules have come to. A rule's number is its place in the list; by method, None for all methods."""
 
     following: dict[str, "_Node"] = field(default_factory=dict)
     ending: dict[str | None, int] = field(default_factory=dict)
     below: dict[str | None, int] = field(default_factory=dict)
+
+
+_State = tuple[tuple[_Node, ...], int]
+"""Where the names so far lead in the tree, and the first rule that matches whatever follows."""
 
 
 class RouteTable:
@@ -60,10 +64,15 @@ class RouteTable:
         for method in methods:
             (node.below if open_ended else node.ending).setdefault(method, number)
 
-    def find(self, method: str, path: Segments) -> int | None:
-        """The number of the first rule that matches; None: none does."""
-        best, nodes = _NEVER, [self._root]
-        for name in path:
+    def find(self, method: str, target: str) -> set[int | None]:
+        """The number of the first rule that matches, for each reading of the path; None where none does.
+
+        Raises:
+            UnreadableRequest: servers do not agree on what the target means.
+        """
+
+        def step(state: _State, name: str) -> _State:
+            nodes, best = state
             further = []
             for node in nodes:
                 if node.below:
@@ -73,10 +82,15 @@ class RouteTable:
                     further.append(following[name])
                 if "*" in following and name != "*":
                     further.append(following["*"])
-            nodes = further
-        for node in nodes:
-            best = _first(node.below, method, _first(node.ending, method, best))
-        return None if best == _NEVER else best
+            return tuple(further), best
+
+        start: _State = ((self._root,), _NEVER)
+        found: set[int | None] = set()
+        for nodes, best in walk(target, start, step):
+            for node in nodes:
+                best = _first(node.below, method, _first(node.ending, method, best))
+            found.add(None if best == _NEVER else best)
+        return found
 
 
 def _first(numbers: dict[str | None, int], method: str, best: int) -> int:
@@ -107,7 +121,7 @@ class Protected:
         """On what terms a request is admitted: those of its rule, and of the operation.
 
         Raises:
-            UnreadableRequest: the target cannot be normalised.
+            UnreadableRequest: servers do not agree on what the target means.
         """
         path = target.partition("?")[0]
         return self._known(method, path) if len(path) <= MOST_REMEMBERED else self._find(method, path)
@@ -122,19 +136,16 @@ class Protected:
         return self._find(method, path)
 
     def _find(self, method: str, path: str) -> Terms:
-        ways = readings(path)
-        number = self._table.find(method, ways[0])
-        if len(ways) > 1:
-            others = [self._table.find(method, way) for way in ways[1:]]
-            numbers = {one for one in (number, *others) if one is not None}
-            if None in others:
-                number = None
-            elif len(numbers) > 1:
-                return self._make(sorted(numbers))  # not kept: clients could ask for any combination of rules
-        made = self._made.get(number)
-        if made is None and number is not None:
-            made = self._made[number] = self._make([number])
-        return made or self._made[None]
+        numbers = self._table.find(method, path)
+        if None in numbers:
+            return self._made[None]
+        rules = sorted(number for number in numbers if number is not None)
+        if len(rules) > 1:
+            return self._make(rules)  # not kept for other paths: clients could ask for any combination of rules
+        made = self._made.get(rules[0])
+        if made is None:
+            made = self._made[rules[0]] = self._make(rules)
+        return made
 
     def _make(self, numbers: Iterable[int]) -> Terms:
         """Terms that hold for all of these rules."""

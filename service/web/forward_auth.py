@@ -73,8 +73,14 @@ def either(request: web.Request) -> tuple[str, str]:
 
 
 def the_rest(request: web.Request) -> tuple[str, str]:
-    """For a proxy that sends the request's own method, and its target behind ours (Envoy's `path_prefix`)."""
-    return request.method, request.raw_path.removeprefix(ENVOY) or "/"
+    """For a proxy that sends the request's own method, and its target behind ours (Envoy's `path_prefix`).
+
+    Raises:
+        UnreadableRequest: the target does not follow our prefix as it is written.
+    """
+    if not request.raw_path.startswith(ENVOY):  # in absolute form, or with our own part of it encoded
+        raise UnreadableRequest(f"the path of the request does not begin with {ENVOY}")
+    return request.method, request.raw_path[len(ENVOY) :] or "/"
 
 
 def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> keys.Original:

@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,15 @@ Ask = Callable[..., Answer]
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Iterator[Ask]:
-    """Asks the middleware's example, which runs as a process; its data lies in a folder of the test's."""
+    with middleware_example(tmp_path) as request:
+        yield request
+
+
+@contextmanager
+def middleware_example(folder: Path, **sections: Any) -> Iterator[Ask]:
+    """Run the middleware's example as a process, with `sections` over its configuration and its data in `folder`."""
     needs("a Redis server", found=find_server() is not None)
-    content = yaml.safe_load((EXAMPLES / "middleware" / "config.yaml").read_text())
+    content = yaml.safe_load((EXAMPLES / "middleware" / "config.yaml").read_text()) | sections
     jwt = content["tenants"]["demo"]["jwt"]
     content["tenants"]["poor"] = {"token": "poor-token", "jwt": jwt, "restricted_capabilities": ["payments"]}
     content["tenants"]["few"] = {
@@ -37,7 +44,7 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
         "jwt": jwt,
         "limits": {"verify": [{"name": "requests-ip", "per": "ip", "requests": 2, "window": 60}]},
     }
-    config = tmp_path / "config.yaml"
+    config = folder / "config.yaml"
     config.write_text(json.dumps(content))
     port = free_port()
     command = [sys.executable, "examples/middleware/app.py", "--port", str(port), "--config", str(config)]
@@ -108,6 +115,27 @@ def test_in_the_example_the_decorators_capability_and_the_limits_hold(ask: Ask) 
     assert [answer.status for answer in answers] == [200, 200, 429]
     assert answers[-1].code == "TOO_MANY_REQUESTS"
     assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+
+
+@pytest.mark.slow
+@pytest.mark.real_redis
+def test_the_middleware_refuses_a_path_that_servers_read_differently_where_rules_are_configured(tmp_path: Path) -> None:
+    """It holds the rules to the request's own target: what the application's router makes of it matches a rule, too."""
+    rules = [
+        {"path": "/payments/*", "capability": "payments"},
+        {"path": "/things", "open": True},
+    ]
+    with middleware_example(tmp_path, routes=rules) as ask:
+        assert ask("/things", {}).status == 200
+        assert ask("/payments/7", {}, "POST").status == 401
+        assert ask("/payments/7", WHO, "POST").status == 200
+        assert ask("/payments/%37", WHO, "POST").status == 200
+        assert ask("/payments/a%2Fb", {}, "POST").status == 401
+        assert ask("/payments/a%2Fb", WHO, "POST").status == 200, "both readings match the rule"
+        for target in ("/payments/..%2F..%2Fthings", "/payments/..;", "/payments/%252e", "/payments/x%5Cy"):
+            for who in ({}, WHO):
+                refused = ask(target, who, "POST")
+                assert (refused.status, refused.code) == (400, "BAD_REQUEST"), target
 
 
 @pytest.mark.parametrize("file", ["rollcall.yaml", "middleware/config.yaml"])

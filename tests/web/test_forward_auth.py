@@ -332,13 +332,52 @@ async def test_a_users_id_is_told_so_that_no_two_are_taken_for_one(client: Clien
 async def test_a_path_behind_envoys_prefix_leads_nowhere_else(guarded: Client) -> None:
     """The router would resolve the dots and answer with our own health or dashboard, as 200."""
     reader, writer = await asyncio.open_connection(guarded.host, guarded.port)
-    for target in ("/../../../healthz", "/%2e%2e/%2e%2e/%2e%2e/healthz", "//healthz", "/public/../../healthz"):
+    for target in ("/../../../healthz", "/%2e%2e/%2e%2e/%2e%2e/healthz", "//healthz", "/public/../healthz"):
         writer.write(f"GET /auth/verify/envoy{target} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
-        assert head.split()[1] in (b"400", b"401"), target
+        assert head.split()[1] == b"400", target
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
         await reader.readexactly(int(length.split()[1]))
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://x/auth/verify/envoy",
+        "http://x/auth/verify/envoy/public/x",
+        "/auth/verify/%65nvoy",
+        "/auth/verify/envoy?x",
+    ],
+)
+async def test_a_target_that_does_not_follow_envoys_prefix_as_it_is_written_is_admitted_by_no_rule(
+    make_client: MakeClient, target: str
+) -> None:
+    client = await make_client(server=TRUSTED, routes=[{"path": "/*", "open": True}])
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    assert (await reader.read()).split()[1] in (b"400", b"404")
+    writer.close()
+
+
+@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize(
+    "target", ["/public/../api/x", "//public/x", "/public/%2e%2e/x", "/public/..;/x", "/public/%2525"]
+)
+async def test_a_target_in_which_servers_resolve_something_is_400_before_the_credentials_are_judged(
+    guarded: Client, profile: str, target: str
+) -> None:
+    method, path, told = asking(profile, "GET", target)
+    lines = [f"{method} {path} HTTP/1.1", "host: x", "connection: close", *(f"{k}: {v}" for k, v in told.items())]
+    for who in ({}, credentials()):
+        reader, writer = await asyncio.open_connection(guarded.host, guarded.port)
+        head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in who.items()), "", ""])
+        writer.write(head.encode())
+        answer = await reader.read()
+        assert answer.split()[1] == (b"403" if profile == "nginx" else b"400")
+        assert (b"x-deny-status: 400" in answer) is (profile == "nginx")
+        assert b'"code":"BAD_REQUEST"' in answer.replace(b": ", b":").split(b"\r\n\r\n")[1]
+        writer.close()
 
 
 @pytest.mark.parametrize("path", ["/auth/verify/", "/auth/verify/other", "/auth/verify/nginx/x", "/auth/verifyx"])
