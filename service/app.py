@@ -58,7 +58,8 @@ class Runtime:
         self.metrics.watch_tasks(self.runs)
         self.repeats = Repeats()
         self.verified = VerifiedTokens()
-        self.key_sets = RemoteKeySets()
+        self.key_sets = RemoteKeySets(on_fetch=self.metrics.count_key_set_fetch, on_forget=self.metrics.forget_key_set)
+        self.readiness.add_warning(self.key_sets.warnings)
         self.server_check = ServerCheck()
         self.readiness.add_blocker(self.server_check.blockers)
         self.readiness.add_warning(self.server_check.warnings)
@@ -89,7 +90,10 @@ class Runtime:
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
         self.key_sets.follow(
             {
-                name: (Source(str(section.jwt.jwks_url), section.jwt.jwks_alg), policy.directory.tenants[name].ring)
+                name: (
+                    Source(str(section.jwt.jwks_url), section.jwt.jwks_alg, section.jwt.jwks_max_age),
+                    policy.directory.tenants[name].ring,
+                )
                 for name, section in settings.tenants.items()
                 if section.jwt.jwks_url is not None
             }

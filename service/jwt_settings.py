@@ -7,7 +7,7 @@ from pydantic import AfterValidator, AnyHttpUrl, Field, PlainValidator, SecretSt
 
 from service.core.token_kinds import FOREIGN_TYPES, Scalar, normalized_type
 from service.core.tokens import ALGORITHMS, ASYMMETRIC, Key, make_key
-from service.setting_types import ReadableFile, Section, mistake
+from service.setting_types import Int, ReadableFile, Section, mistake
 
 
 class KeySection(Section):
@@ -78,6 +78,7 @@ class Jwt(Section):
     keys: tuple[KeySection, ...] = ()
     jwks_url: AnyHttpUrl | None = None
     jwks_alg: Literal[ASYMMETRIC] = "RS256"  # type: ignore[valid-type]  # as above
+    jwks_max_age: Int = Field(86_400, ge=0, le=31_536_000)
     issuer: str | None = None
     audience: str | tuple[str, ...] | None = None
     types: Annotated[tuple[HeaderType, ...], AfterValidator(_some_types)] | None = None

@@ -59,7 +59,13 @@ class Reloader:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def reload(self) -> bool:
-        """Take the file as it is now. Returns whether it was fit to be taken."""
+        """Take the file as it is now, and fetch the key sets anew. Returns whether the file was fit to be taken."""
+        try:
+            return await self._reload()
+        finally:
+            self._runtime.key_sets.refresh()  # also where the file is broken: a key may have been withdrawn
+
+    async def _reload(self) -> bool:
         async with self._lock:
             try:
                 settings = await asyncio.to_thread(load, self._path)

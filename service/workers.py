@@ -128,8 +128,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         except (ConfigurationError, OSError) as error:
             mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]
             log.error("configuration not reloaded, the old one stays", mistakes=mistakes)
-            return
-        self.kill_workers(signal.SIGHUP)
+        self.kill_workers(signal.SIGHUP)  # in any case: each worker validates by itself, and fetches its key sets anew
 
     def spawn_worker(self) -> int:
         """Fork a worker. It ends here: what the master has open (the embedded Redis) is not the worker's to close."""

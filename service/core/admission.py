@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from service.core.errors import (
     Forbidden,
     InvalidUserToken,
+    KeysUnavailable,
     RestrictedCapability,
     StoreUnavailable,
     TooManyRequests,
@@ -68,6 +69,10 @@ class Terms:
             object.__setattr__(self, name, value)
 
 
+Failure = Unauthenticated | UnreadableRequest | KeysUnavailable
+"""What is told once no limit has refused."""
+
+
 @dataclass(slots=True)  # not frozen: those are made several times slower, and there is one per request
 class Question:
     """Everything that Redis needs to know to decide a request, in one trip."""
@@ -78,7 +83,7 @@ class Question:
     request_id: str
     user: Identity | None = None
     passive: bool = False
-    failure: Unauthenticated | UnreadableRequest | None = None
+    failure: Failure | None = None
     """Why the credentials are not good, or the request is not to be understood; told once no limit has refused."""
 
     @property
@@ -147,6 +152,7 @@ def judge(question: Question, admission: Admission) -> None:
         TooManyRequests: a limit refuses; it wins over everything below.
         StoreUnavailable: Redis was away and what it was asked may not be decided without it.
         Unauthenticated: the credentials were not good.
+        KeysUnavailable: there is no key set to judge them with.
         UnreadableRequest: what a proxy asked about is not to be understood.
         Denied: the user is suspended or terminated, or restricted from what is asked, or no rule admits it.
     """

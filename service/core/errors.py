@@ -18,6 +18,7 @@ DomainError
 ├── NotFound
 ├── Conflict                     the act makes no sense as things stand
 ├── TooManyRequests
+├── KeysUnavailable              there is no key set to judge the user token with
 ├── StoreUnavailable             Redis did not answer; what was asked may have taken effect
 ├── StoreUnsuitable              Redis answered, and cannot be used as it is
 └── UnexpectedState              a mistake of ours, told without its details
@@ -157,6 +158,19 @@ class TooManyRequests(DomainError):
     def __init__(self, retry_after_s: int) -> None:
         super().__init__()
         self.retry_after_s = retry_after_s
+
+
+class KeysUnavailable(DomainError):
+    """The tenant's key set could not be fetched, so the user token can be judged neither good nor bad."""
+
+    message = "Service Unavailable"
+    retry_after_s = 10
+    """By then the next fetch has begun."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+        """For the log, never for the client."""
 
 
 class StoreUnavailable(DomainError):

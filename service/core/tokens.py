@@ -10,12 +10,13 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NoReturn, TypeGuard
 
 import jwt
 from jwt.algorithms import get_default_algorithms
 
-from service.core.errors import ExpiredUserToken, InvalidUserToken, UnknownKey
+from service.core.errors import ExpiredUserToken, InvalidUserToken, KeysUnavailable, UnknownKey
 from service.core.token_kinds import TokenRules
 
 MAX_TOKEN_CHARS = 8192
@@ -85,6 +86,15 @@ def make_key(kid: str | None, alg: str, material: str | bytes | Mapping[str, Any
     return Key(kid, alg, prepared)
 
 
+class RemoteKeys(Enum):
+    """What a tenant's ring has of a JWKS URL."""
+
+    NONE = "no URL is configured"
+    CURRENT = "what the last fetch brought"
+    STALE = "the last fetch failed, and the keys of the one before are kept"
+    ABSENT = "no fetch has succeeded, or too long ago"
+
+
 class KeyRing:
     """A tenant's keys, and what its tokens must say.
 
@@ -105,14 +115,20 @@ class KeyRing:
         self.leeway_s = leeway_s
         self._configured = tuple(keys)
         self._keys = self._configured
+        self._remote_keys: tuple[Key, ...] = ()
+        self._remote = RemoteKeys.NONE
         self._issuer = issuer
         self._audience = frozenset(audience)
         self._rules = rules or TokenRules()
         self.generation = object()
         """Another object whenever the keys change: what was verified by an older one counts no more."""
 
-    def replace_remote(self, keys: Iterable[Key]) -> None:
+    def replace_remote(self, keys: Iterable[Key], state: RemoteKeys = RemoteKeys.CURRENT) -> None:
         """Take `keys` as what the JWKS URL holds now. A configured key wins over one of the same `kid`."""
+        self._remote, keys = state, tuple(keys)
+        if keys == self._remote_keys:
+            return  # what was verified stays verified
+        self._remote_keys = keys
         own = {key.kid for key in self._configured}
         self._keys = self._configured + tuple(key for key in keys if key.kid not in own)
         self.generation = object()
@@ -125,7 +141,8 @@ class KeyRing:
             now_s: seconds since the epoch.
 
         Raises:
-            UnknownKey: the token's `kid` is not on the ring.
+            UnknownKey: the token's `kid` is not on the ring; a refetch may bring it.
+            KeysUnavailable: no key on the ring is the token's, and the key set that may hold it could not be fetched.
             InvalidUserToken: malformed, forged, or not for this tenant; or not valid yet.
             ExpiredUserToken: all is well but its time is over.
         """
@@ -151,6 +168,8 @@ class KeyRing:
             except jwt.PyJWTError:
                 continue
             return payload
+        if self._remote is RemoteKeys.ABSENT and header.get("kid") is None and header.get("alg") in ASYMMETRIC:
+            raise KeysUnavailable("the key set could not be fetched")
         raise InvalidUserToken("no key verifies the signature")
 
     def _candidates(self, header: Mapping[str, Any]) -> list[Key]:
@@ -160,6 +179,10 @@ class KeyRing:
             return [key for key in self._keys if key.alg == alg]
         named = [key for key in self._keys if key.kid == kid]
         if not named:
+            if alg not in ASYMMETRIC:  # no URL can bring it
+                raise InvalidUserToken("unknown kid")
+            if self._remote in (RemoteKeys.ABSENT, RemoteKeys.STALE):
+                raise KeysUnavailable("unknown kid, and the key set could not be fetched")
             raise UnknownKey("unknown kid")
         return [key for key in named if key.alg == alg]
 

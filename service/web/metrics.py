@@ -57,6 +57,24 @@ class Metrics:
         self._lost_before = 0
         self._runs = LastRuns()
 
+        self._key_set_fetches = self._counter(
+            "jwks_fetches", "Fetches of key sets, by tenant and outcome", "tenant", "outcome"
+        )
+        self._key_set_up = Gauge(
+            "rollcall_jwks_up",
+            "1 where the last fetch of the tenant's key set succeeded",
+            ("tenant",),
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self._key_set_fetched = Gauge(
+            "rollcall_jwks_last_success_timestamp_seconds",
+            "When the tenant's key set was last fetched",
+            ("tenant",),
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"rollcall_{name}", meaning, labels, registry=self.registry)
 
@@ -91,6 +109,21 @@ class Metrics:
         """Count what a round of the sweep came to."""
         self._tally[self._swept, ("expired",)] += expired
         self._tally[self._swept, ("removed",)] += removed
+
+    def count_key_set_fetch(self, tenant: str, succeeded: bool) -> None:
+        """Count one fetch of a tenant's key set."""
+        self._tally[self._key_set_fetches, (tenant, "succeeded" if succeeded else "failed")] += 1
+        self._key_set_up.labels(tenant).set(succeeded)
+        if succeeded:
+            self._key_set_fetched.labels(tenant).set_to_current_time()
+
+    def forget_key_set(self, tenant: str) -> None:
+        """Report nothing of a key set that is no longer followed."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # there prometheus-client cannot remove a label
+            self._key_set_up.labels(tenant).set(1)
+            return
+        for gauge in (self._key_set_up, self._key_set_fetched):
+            gauge.remove(tenant)
 
     def pour(self) -> None:
         """Hand what was counted to prometheus-client."""

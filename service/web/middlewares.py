@@ -11,11 +11,12 @@ import structlog
 from aiohttp import web
 from multidict import istr
 
-from service.core.admission import Admission, Question, Terms, judge
+from service.core.admission import Admission, Failure, Question, Terms, judge
 from service.core.errors import (
     InvalidRequest,
     InvalidTenantToken,
     InvalidUserToken,
+    KeysUnavailable,
     MissingTenantToken,
     MissingUserToken,
     StoreUnavailable,
@@ -161,7 +162,7 @@ class Middlewares:
                 mistake = error
         try:
             question = self.question(request, exchange, operation, capability, own)
-        except UnknownKey:  # wait a moment for the tenant's keys
+        except (UnknownKey, KeysUnavailable):  # wait a moment for the tenant's keys
             await gate.refetch_keys(exchange.tenant or "")
             question = self.question(request, exchange, operation, capability, own, last=True)
         self.settle(exchange, question, await gate.decide(question), mistake)
@@ -187,9 +188,10 @@ class Middlewares:
             last: the tenant's keys are not going to be fetched once more.
 
         Raises:
-            UnknownKey: fetching the tenant's keys may help.
+            UnknownKey, KeysUnavailable: fetching the tenant's keys may help.
         """
         exchange.operation = operation.name
+        refusal: Failure | None
         asked, refusal = self._asked(request, exchange)
         tenant = exchange.customer
         terms = own or asked.terms[operation.name]
@@ -207,8 +209,8 @@ class Middlewares:
                 terms = tenant.terms_with(terms, capability)
             try:
                 identity = self._gate.verified.verify(tenant.ring, user_token(request), time.time())
-            except Unauthenticated as error:
-                if isinstance(error, UnknownKey) and not last:
+            except (Unauthenticated, KeysUnavailable) as error:
+                if isinstance(error, UnknownKey | KeysUnavailable) and not last:
                     raise
                 refusal = error
         if identity is None:
@@ -292,7 +294,7 @@ def _tell(request: web.Request, exchange: keys.Exchange, error: Exception) -> tu
     """The answer to an error, its code for the log, and what it says in header lines."""
     problem = problem_of(error)
     lines = ""
-    if problem.status >= 500 and not isinstance(error, StoreUnavailable):
+    if problem.status >= 500 and not isinstance(error, StoreUnavailable | KeysUnavailable):
         log.error("a request failed", request_id=exchange.request_id, exc_info=error)
     if exchange.operation not in FOR_PROGRAMS and is_page(request):
         response: web.StreamResponse = problem_page(request, problem)
@@ -302,7 +304,8 @@ def _tell(request: web.Request, exchange: keys.Exchange, error: Exception) -> tu
     if problem.status == 401:
         lines = 'www-authenticate: Bearer realm="rollcall"\r\n'
     elif problem.status == 503:
-        lines = f"Retry-After: {UNAVAILABLE_RETRY_S}\r\n"
+        retry_s = error.retry_after_s if isinstance(error, KeysUnavailable) else UNAVAILABLE_RETRY_S
+        lines = f"Retry-After: {retry_s}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):
         lines = line("allow", ", ".join(sorted(error.allowed_methods)))
     if isinstance(
@@ -350,7 +353,7 @@ def _log(request: web.Request, exchange: keys.Exchange, status: int, code: str, 
         fields["code"] = code
     if isinstance(error, InvalidRequest):
         fields["wrong"] = ", ".join(field for field, _ in error.validation)[:MOST_OF_A_PATH]
-    if isinstance(error, UnreadableRequest | InvalidUserToken):
+    if isinstance(error, UnreadableRequest | InvalidUserToken | KeysUnavailable):
         fields["reason"] = error.reason
     if exchange.original is not None:
         method, target = exchange.original

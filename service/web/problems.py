@@ -23,6 +23,7 @@ _TABLE: dict[type[errors.DomainError], tuple[str, int]] = {
     errors.NotFound: ("NOT_FOUND", 404),
     errors.Conflict: ("CONFLICT", 409),
     errors.TooManyRequests: ("TOO_MANY_REQUESTS", 429),
+    errors.KeysUnavailable: ("SERVICE_UNAVAILABLE", 503),
     errors.StoreUnavailable: ("SERVICE_UNAVAILABLE", 503),
     errors.UnexpectedState: ("UNEXPECTED_STATE", 500),
 }

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from service.core.admission import Admission, Decided, Question
-from service.core.errors import StoreUnavailable, UnknownKey
+from service.core.errors import KeysUnavailable, StoreUnavailable, UnknownKey
 from service.web import keys
 from service.web.keys import Exchange
 from service.web.middlewares import MAX_HEADER_BYTES, Middlewares, hold_to_size
@@ -70,7 +70,7 @@ class ShortWay:
                 decided: Decided | None = exchange.gate.start(question, told)
             except StoreUnavailable as error:
                 decided = error
-        except UnknownKey:
+        except (UnknownKey, KeysUnavailable):
             return False
         except Exception as error:
             answered(request, self._refused(request, exchange, error))

@@ -12,8 +12,8 @@ from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from service import jwks
-from service.core.errors import UnknownKey
-from service.core.tokens import KeyRing
+from service.core.errors import InvalidUserToken, KeysUnavailable, UnknownKey
+from service.core.tokens import KeyRing, VerifiedTokens, make_key
 from service.jwks import RemoteKeySets, Source, read_key_set
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -36,8 +36,9 @@ def key_set(*members: Any) -> bytes:
     return json.dumps({"keys": members}).encode()
 
 
-def sign(private: Any, kid: str) -> str:
-    return jwt.encode({"sub": "alice", "exp": NOW + 60}, private, algorithm="RS256", headers={"kid": kid})
+def sign(private: Any, kid: str | None) -> str:
+    headers = {"kid": kid} if kid is not None else None
+    return jwt.encode({"sub": "alice", "exp": NOW + 60}, private, algorithm="RS256", headers=headers)
 
 
 def test_keys_are_taken_with_their_algorithm_or_the_configured_one() -> None:
@@ -69,8 +70,7 @@ def test_keys_are_taken_with_their_algorithm_or_the_configured_one() -> None:
 )
 def test_what_cannot_verify_is_skipped(member: Any) -> None:
     assert [key.kid for key in read_key_set(key_set(member, jwk(RSA, "good")), "RS256")] == ["good"]
-    with pytest.raises(ValueError, match="no key that can be used"):
-        read_key_set(key_set(member), "RS256")
+    assert read_key_set(key_set(member), "RS256") == (), "a set without a key that can be used is a set"
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"null", b'{"keys": 7}', b"[" * 100_000])
@@ -156,7 +156,7 @@ async def test_an_unknown_kid_is_refetched_once_and_then_cools_down(
         ring.verify(sign(RSA, "r1"), NOW)
 
 
-@pytest.mark.parametrize("fault", ["500", "redirect", "not json", "empty", "huge"])
+@pytest.mark.parametrize("fault", ["500", "redirect", "not json", "huge"])
 async def test_a_url_that_fails_leaves_the_keys_that_were_there(
     issuer: Issuer, follow: Follow, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -164,7 +164,7 @@ async def test_a_url_that_fails_leaves_the_keys_that_were_there(
     await sets.refetch("acme")
     monkeypatch.setattr(jwks, "COOL_DOWN_S", 0)
     issuer.status = {"500": 500, "redirect": 302}.get(fault, 200)
-    issuer.body = {"not json": b"<html>", "empty": key_set(), "huge": b" " * (jwks.MAX_BYTES + 1)}.get(fault, b"")
+    issuer.body = {"not json": b"<html>", "huge": b" " * (jwks.MAX_BYTES + 1)}.get(fault, b"")
     await sets.refetch("acme")
     assert issuer.asked == 2
     assert ring.verify(sign(RSA, "r1"), NOW).user == "alice"
@@ -178,7 +178,7 @@ async def test_nobody_waits_longer_than_a_moment_for_a_slow_url(
     sets, ring = follow()
     async with asyncio.timeout(1):
         await sets.refetch("acme")
-    with pytest.raises(UnknownKey):
+    with pytest.raises(KeysUnavailable):
         ring.verify(sign(RSA, "r1"), NOW)
     issuer.slow.set()
     await sets.refetch("acme")
@@ -193,7 +193,7 @@ async def test_a_reload_keeps_what_was_fetched_from_the_same_url(issuer: Issuer,
     assert ring.verify(sign(RSA, "r1"), NOW).user == "alice"
     elsewhere = KeyRing("acme", [])
     sets.follow({"acme": (Source("http://127.0.0.1:1/", "RS256"), elsewhere)})
-    with pytest.raises(UnknownKey):
+    with pytest.raises(KeysUnavailable):
         elsewhere.verify(sign(RSA, "r1"), NOW)
     sets.follow({})
     await sets.refetch("acme")
@@ -203,7 +203,7 @@ async def test_a_url_that_nobody_answers_is_no_error(follow: Follow) -> None:
     sets, ring = follow()
     sets.follow({"acme": (Source("http://127.0.0.1:1/", "RS256"), ring)})
     await sets.refetch("acme")
-    with pytest.raises(UnknownKey):
+    with pytest.raises(KeysUnavailable):
         ring.verify(sign(RSA, "r1"), NOW)
 
 
@@ -216,6 +216,247 @@ async def test_a_regular_fetch_opens_no_cool_down(issuer: Issuer, follow: Follow
     issuer.body = key_set(jwk(OTHER, "rotated"))
     await sets.refetch("acme")
     assert ring.verify(sign(OTHER, "rotated"), NOW).user == "alice"
+
+
+CURVE = ec.generate_private_key(ec.SECP256R1())
+WITHDRAWN: dict[str, bytes] = {
+    "no key": key_set(),
+    "an EC key without alg": key_set(jwk(CURVE, "e1")),
+    "an EC key without alg under the same kid": key_set(jwk(CURVE, "r1")),
+    "a kind that is not known": key_set({"kty": "AKP", "kid": "m1", "alg": "ML-DSA-44", "pub": "AAAA"}),
+    "a secret": key_set({"kty": "oct", "k": "c2VjcmV0", "kid": "r1", "alg": "HS256"}),
+    "the key, for encryption": key_set(jwk(RSA, "r1", use="enc")),
+    "what is no key": key_set("text", None, 7),
+    "another key of that kid": key_set(jwk(OTHER, "r1")),
+    "another key": key_set(jwk(OTHER, "r2")),
+}
+
+
+@pytest.mark.parametrize("how", ["refetch", "refresh"])
+@pytest.mark.parametrize("left", WITHDRAWN)
+async def test_a_withdrawn_key_verifies_nothing_any_more_whatever_is_left(
+    issuer: Issuer, follow: Follow, monkeypatch: pytest.MonkeyPatch, left: str, how: str
+) -> None:
+    sets, ring = follow()
+    await sets.refetch("acme")
+    verified, token = VerifiedTokens(), sign(RSA, "r1")
+    assert verified.verify(ring, token, NOW).user == "alice"
+    monkeypatch.setattr(jwks, "COOL_DOWN_S", 0)
+    issuer.body = WITHDRAWN[left]
+    if how == "refresh":
+        sets.refresh()
+    await sets.refetch("acme")
+    for given in (token, sign(RSA, "r1"), sign(RSA, None)):
+        with pytest.raises(InvalidUserToken):  # 401: the key set is known, the token is not good
+            verified.verify(ring, given, NOW)
+
+
+async def test_the_keys_are_back_when_the_issuer_publishes_them_again(
+    issuer: Issuer, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "COOL_DOWN_S", 0)
+    sets, ring = follow()
+    before, issuer.body = issuer.body, key_set()
+    await sets.refetch("acme")
+    assert [one for one in sets.warnings() if "holds no key that can be used" in one]
+    issuer.body = before
+    await sets.refetch("acme")
+    assert ring.verify(sign(RSA, "r1"), NOW).user == "alice"
+    assert not list(sets.warnings())
+
+
+async def test_a_refresh_while_a_fetch_is_under_way_fetches_once_more(issuer: Issuer, follow: Follow) -> None:
+    sets, ring = follow()
+    issuer.slow = asyncio.Event()
+    first = asyncio.create_task(sets.refetch("acme"))
+    while not issuer.asked:  # noqa: ASYNC110  # until the issuer has been asked
+        await asyncio.sleep(0)
+    sets.refresh()  # what the issuer answers to the first fetch may be the old set
+    issuer.slow.set()
+    await first
+    while issuer.asked < 2:  # noqa: ASYNC110  # until it has been asked again
+        await asyncio.sleep(0)
+    await sets.refetch("acme")
+    assert ring.verify(sign(RSA, "r1"), NOW).user == "alice"
+    assert issuer.asked == 2
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Following:
+    """One tenant's key set, with a clock of the test's own, and each fetch asked for by the test."""
+
+    def __init__(self, issuer: Issuer, max_age_s: float) -> None:
+        self.clock = Clock()
+        self.fetched: list[tuple[str, bool]] = []
+        self.sets = RemoteKeySets(self.clock, lambda tenant, succeeded: self.fetched.append((tenant, succeeded)))
+        self.ring = KeyRing("acme", [make_key("own", "HS256", "s" * 32)])
+        self.issuer = issuer
+        self.follow(max_age_s)
+
+    def follow(self, max_age_s: float) -> None:
+        self.sets.follow({"acme": (Source(self.issuer.url, "RS256", max_age_s), self.ring)})
+
+    async def fetch(self, after_s: float) -> None:
+        self.clock.now += after_s
+        self.sets.refresh()
+        await self.sets.refetch("acme")
+
+    async def close(self) -> None:
+        task = asyncio.create_task(self.sets.run_forever())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def following(issuer: Issuer) -> AsyncIterator[Following]:
+    made = Following(issuer, 3600)
+    yield made
+    await made.close()
+
+
+def verdict(ring: KeyRing, token: str) -> str:
+    try:
+        return ring.verify(token, NOW).user
+    except (InvalidUserToken, KeysUnavailable) as error:
+        return type(error).__name__
+
+
+async def test_keys_outlive_fetches_that_fail_for_the_configured_age_and_no_longer(following: Following) -> None:
+    issuer, ring, sets = following.issuer, following.ring, following.sets
+    verified, token = VerifiedTokens(), sign(RSA, "r1")
+    await following.fetch(0)
+    assert verified.verify(ring, token, NOW).user == "alice"
+    issuer.status = 500
+    await following.fetch(3600)
+    assert verified.verify(ring, token, NOW).user == "alice"
+    assert list(sets.warnings()) == [
+        "the key set of tenant acme could not be fetched (it answered 500); the keys fetched 3600 s ago are used for "
+        "up to 0 s more"
+    ]
+    following.clock.now += 1
+    sets.look_after()
+    with pytest.raises(KeysUnavailable):
+        verified.verify(ring, token, NOW)
+    assert "are answered 503" in next(iter(sets.warnings()))
+    issuer.status = 200
+    await following.fetch(0)
+    assert verified.verify(ring, token, NOW).user == "alice"
+    assert not list(sets.warnings())
+    assert following.fetched == [("acme", True), ("acme", False), ("acme", True)]
+
+
+async def test_the_age_counts_only_while_fetches_fail(following: Following) -> None:
+    await following.fetch(0)
+    following.follow(60)
+    following.clock.now += 500  # the next regular fetch is due after 600
+    following.sets.look_after()
+    assert verdict(following.ring, sign(RSA, "r1")) == "alice"
+
+
+async def test_an_age_of_zero_keeps_no_keys_past_a_fetch_that_fails(following: Following) -> None:
+    following.follow(0)
+    await following.fetch(0)
+    assert verdict(following.ring, sign(RSA, "r1")) == "alice"
+    following.issuer.status = 500
+    await following.fetch(1)
+    assert verdict(following.ring, sign(RSA, "r1")) == "KeysUnavailable"
+
+
+async def test_a_shorter_age_holds_with_the_reload_that_sets_it(following: Following) -> None:
+    await following.fetch(0)
+    following.issuer.status = 500
+    await following.fetch(100)
+    assert verdict(following.ring, sign(RSA, "r1")) == "alice"
+    following.follow(50)
+    following.sets.look_after()
+    assert verdict(following.ring, sign(RSA, "r1")) == "KeysUnavailable"
+
+
+async def test_a_fetch_that_fails_is_repeated_soon(following: Following) -> None:
+    await following.fetch(0)
+    following.issuer.status = 500
+    await following.fetch(600)
+    asked = following.issuer.asked
+    following.issuer.status = 200
+    following.clock.now += jwks.RETRY_S
+    following.sets.look_after()
+    await following.sets.refetch("acme")
+    assert following.issuer.asked == asked + 1
+    assert not list(following.sets.warnings())
+
+
+OWN = jwt.encode({"sub": "alice", "exp": NOW + 60}, "s" * 32, algorithm="HS256", headers={"kid": "own"})
+SYMMETRIC = jwt.encode({"sub": "alice", "exp": NOW + 60}, "s" * 32, algorithm="HS256", headers={"kid": "r9"})
+VERDICTS: dict[str, tuple[str, str, str, str]] = {
+    # token → where no fetch has succeeded, after a good fetch, after a good one without a key, after one that failed
+    sign(RSA, "r1"): ("KeysUnavailable", "alice", "UnknownKey", "alice"),
+    sign(OTHER, "r1"): ("KeysUnavailable", "InvalidUserToken", "UnknownKey", "InvalidUserToken"),
+    sign(OTHER, "r9"): ("KeysUnavailable", "UnknownKey", "UnknownKey", "KeysUnavailable"),
+    sign(RSA, None): ("KeysUnavailable", "alice", "InvalidUserToken", "alice"),
+    sign(OTHER, None): ("KeysUnavailable", "InvalidUserToken", "InvalidUserToken", "InvalidUserToken"),
+    OWN: ("alice", "alice", "alice", "alice"),
+    SYMMETRIC: ("InvalidUserToken",) * 4,
+}
+
+
+async def test_a_token_is_judged_unless_the_key_set_that_may_hold_its_key_could_not_be_fetched(
+    following: Following,
+) -> None:
+    issuer, ring = following.issuer, following.ring
+    good = issuer.body
+
+    def verdicts() -> list[str]:
+        return [verdict(ring, token) for token in VERDICTS]
+
+    def expected(at: int) -> list[str]:
+        return [told[at] for told in VERDICTS.values()]
+
+    assert verdicts() == expected(0), "no fetch has ended yet"
+    issuer.status = 500
+    await following.fetch(0)
+    assert verdicts() == expected(0)
+    issuer.status = 200
+    await following.fetch(60)
+    assert verdicts() == expected(1)
+    issuer.body = key_set()
+    await following.fetch(60)
+    assert verdicts() == expected(2)
+    issuer.body = good
+    await following.fetch(60)
+    issuer.status = 500
+    await following.fetch(60)
+    assert verdicts() == expected(3)
+
+
+async def test_a_fetch_that_fails_in_any_way_is_a_fetch_that_failed(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> bytes:
+        raise RuntimeError("Session is closed")
+
+    await following.fetch(0)
+    monkeypatch.setattr(RemoteKeySets, "_get", broken)
+    await following.fetch(0)
+    assert "(RuntimeError)" in next(iter(following.sets.warnings()))
+    assert verdict(following.ring, sign(RSA, "r1")) == "alice"
+
+
+async def test_keys_that_are_the_same_leave_verified_tokens_verified(following: Following) -> None:
+    await following.fetch(0)
+    generation = following.ring.generation
+    following.issuer.body = key_set(jwk(RSA, "r1")) + b" "
+    await following.fetch(60)
+    following.issuer.status = 500
+    await following.fetch(60)
+    assert following.ring.generation is generation
 
 
 @pytest.mark.parametrize("alg", [[], {}, 7, None])
