@@ -174,7 +174,7 @@ def deployed(
         upstream_port: of another upstream than the recording one.
     """
     port = free_port()
-    command = proxy.command(port)
+    proxy.command(port)  # skips where the program is missing
     with ExitStack() as stack:
         url = stack.enter_context(redis_server())
         content = rollcall_config(url)
@@ -186,15 +186,7 @@ def deployed(
         stack.callback(upstream.close)
         relay = Relay(service.port)
         stack.callback(relay.close)
-        # Of its own under /tmp: a worker of nginx's that gave up root does not reach into pytest's folders.
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp")))
-        scratch.chmod(0o711)
-        _copy(proxy, folder / proxy.name, scratch, {8000: port, 8080: relay.port, 9000: upstream_port or upstream.port})
-        log = stack.enter_context((folder / "proxy.log").open("wb"))
-        process = subprocess.Popen(
-            command, cwd=folder / proxy.name, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)}
-        )
-        stack.callback(stop, process)
+        process = stack.enter_context(running(proxy, folder, port, relay.port, upstream_port or upstream.port))
         made = Deployment(proxy, port, service, upstream, relay, url)
         wait_for(lambda: made.is_up() or process.poll() is not None)
         assert process.poll() is None, (folder / "proxy.log").read_text()
@@ -202,14 +194,47 @@ def deployed(
         yield made
 
 
-def _copy(proxy: Proxy, folder: Path, scratch: Path, ports: Mapping[int, int]) -> None:
+@contextmanager
+def running(
+    proxy: Proxy,
+    folder: Path,
+    port: int,
+    rollcall_port: int,
+    api_port: int,
+    edit: Callable[[str], str] = lambda text: text,
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start the proxy alone, with a copy of its example's files; end it.
+
+    Args:
+        proxy: which one.
+        folder: for the copy and the log, `proxy.log`.
+        port: where it is to listen.
+        rollcall_port: whom it asks.
+        api_port: where it passes on to.
+        edit: what is to be different in each file of the example.
+    """
+    command = proxy.command(port)
+    # Of its own under /tmp: a worker of nginx's that gave up root does not reach into pytest's folders.
+    with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp") as scratch, (folder / "proxy.log").open("wb") as log:
+        Path(scratch).chmod(0o711)
+        _copy(proxy, folder / proxy.name, Path(scratch), {8000: port, 8080: rollcall_port, 9000: api_port}, edit)
+        process = subprocess.Popen(
+            command, cwd=folder / proxy.name, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)}
+        )
+        try:
+            yield process
+        finally:
+            stop(process)
+
+
+def _copy(proxy: Proxy, folder: Path, scratch: Path, ports: Mapping[int, int], edit: Callable[[str], str]) -> None:
     shutil.copytree(EXAMPLES / proxy.name, folder)
     for file in folder.iterdir():
         text = file.read_text().replace("/tmp/rollcall-example-nginx", str(scratch / "nginx"))
         text = text.replace(f"examples/{proxy.name}/", "")  # what is named from the top of the checkout
         for example, ours in ports.items():
             text = re.sub(rf"(127\.0\.0\.1:|http://:|port_value: ){example}\b", rf"\g<1>{ours}", text)
-        file.write_text(text)
+        file.write_text(edit(text))
 
 
 def listens(port: int) -> bool:
