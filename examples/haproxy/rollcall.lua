@@ -1,14 +1,30 @@
 -- Asks Rollcall about a request, without its body, and answers by itself where it is refused.
--- Source: HAProxy's Lua API, class HTTPClient (2.5 and newer), class Reply.
+-- Source: HAProxy's Lua API, classes HTTP, HTTPClient (2.5 and newer) and Reply. HAProxy's tables of values begin at 0.
+--
+-- HAProxy goes on with its next rule when a script fails, whatever the failure. So the script's last act marks the
+-- request as admitted, and the rule behind it in haproxy.cfg refuses what carries no mark.
 
 local ROLLCALL = "http://127.0.0.1:8080/auth/verify/haproxy"
-local TIMEOUT_MS = 2000
+local TIMEOUT_MS = 2000  -- of one attempt; HAProxy before 2.8 makes up to four
 
--- Rollcall is not to be told these by a client, or they belong to one connection alone.
-local OWN = { "^x%-auth%-", "^x%-original%-", "^x%-forwarded%-", "^forwarded$" }  -- `_` reads as `-` to many an upstream
-local HOP = { ["connection"] = true, ["content-length"] = true, ["transfer-encoding"] = true, ["expect"] = true,
-              ["upgrade"] = true, ["te"] = true, ["trailer"] = true, ["keep-alive"] = true, ["host"] = true,
-              ["content-type"] = true, ["content-encoding"] = true }
+-- What Rollcall decides by. Nothing else of the client's is handed on, neither other fields nor any number of these:
+-- HAProxy's HTTP client is not made for what a client may think of.
+local ASKED_WITH = { "x-tenant-token", "x-token", "authorization", "x-passive", "x-request-id" }
+
+-- Never from a client; `_` reads as `-` to many an upstream.
+local OWN = { "^x%-auth%-", "^x%-original%-", "^x%-forwarded%-", "^forwarded$" }
+
+-- What the API hears of an admission, and what the client does.
+local FOR_API = { "x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires", "x-request-id" }
+local FOR_CLIENT = { "ratelimit-policy", "ratelimit", "x-ratelimit-limit", "x-ratelimit-remaining",
+                     "x-ratelimit-reset", "x-degraded", "x-request-id" }
+
+-- Of the connection to Rollcall alone, or set anew by HAProxy.
+local NOT_OF_A_REFUSAL = { ["connection"] = true, ["keep-alive"] = true, ["content-length"] = true,
+                           ["transfer-encoding"] = true, ["content-type"] = true, ["server"] = true, ["date"] = true }
+
+local UNAVAILABLE =
+  '{"meta": {}, "error": {"message": "Service Unavailable", "code": "SERVICE_UNAVAILABLE", "status": 503}}'
 
 local function is_own(name)
   for _, pattern in ipairs(OWN) do
@@ -17,11 +33,16 @@ local function is_own(name)
   return false
 end
 
+-- The values of a field in their order, but no more than two: that it is repeated is all that Rollcall has to see.
+local function first_two(values)
+  return { values[0], values[1] }
+end
+
 local function deny(txn, status, headers, body)
   local reply = txn:reply()
   reply:set_status(status)
   for name, values in pairs(headers) do
-    if not HOP[name] and name ~= "server" and name ~= "date" then
+    if not NOT_OF_A_REFUSAL[name] then
       for _, value in pairs(values) do reply:add_header(name, value) end
     end
   end
@@ -31,14 +52,13 @@ local function deny(txn, status, headers, body)
 end
 
 core.register_action("rollcall", { "http-req" }, function(txn)
+  local sent = txn.http:req_get_headers()
+  for name in pairs(sent) do
+    if is_own(name) then txn.http:req_del_header(name) end
+  end
   local told = {}
-  for name, values in pairs(txn.http:req_get_headers()) do
-    if is_own(name) then
-      txn.http:req_del_header(name)
-    elseif not HOP[name] then
-      told[name] = {}
-      for _, value in pairs(values) do table.insert(told[name], value) end
-    end
+  for _, name in ipairs(ASKED_WITH) do
+    if sent[name] then told[name] = first_two(sent[name]) end
   end
   told["host"] = { "rollcall" }
   told["x-forwarded-for"] = { txn.sf:src() }
@@ -48,18 +68,25 @@ core.register_action("rollcall", { "http-req" }, function(txn)
 
   local answer = core.httpclient():get{ url = ROLLCALL, headers = told, timeout = TIMEOUT_MS }
   local function said(name) return answer.headers and answer.headers[name] and answer.headers[name][0] end
-  if not answer or not said("x-request-id") then  -- not Rollcall's: HAProxy's own, where it cannot be reached
-    return deny(txn, 503, { ["retry-after"] = { "1" }, ["cache-control"] = { "no-store" } },
-      '{"meta": {}, "error": {"message": "Service Unavailable", "code": "SERVICE_UNAVAILABLE", "status": 503}}')
+  local admitted = answer and answer.status == 200 and said("x-auth-admitted") == "1"
+  if not admitted then
+    -- Only an error of Rollcall's own is handed to the client: HAProxy says 503 where it cannot be reached, too.
+    if answer and answer.status >= 400 and said("x-request-id") then
+      return deny(txn, answer.status, answer.headers, answer.body)
+    end
+    return deny(txn, 503, { ["retry-after"] = { "1" }, ["cache-control"] = { "no-store" } }, UNAVAILABLE)
   end
-  if answer.status ~= 200 then
-    return deny(txn, answer.status, answer.headers, answer.body)
-  end
-  for _, name in ipairs({ "x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires", "x-request-id" }) do
+  for _, name in ipairs(FOR_API) do
     if said(name) then txn.http:req_set_header(name, said(name)) end
   end
-  for _, name in ipairs({ "ratelimit-policy", "ratelimit", "x-ratelimit-limit", "x-ratelimit-remaining",
-                          "x-ratelimit-reset", "x-degraded", "x-request-id" }) do
+  -- HAProxy leaves a field out, and says nothing, where the request has no room left for it: a client with a long id and
+  -- long fields would get rid of its name. Without a mark it is refused.
+  local passed_on = txn.http:req_get_headers()
+  for _, name in ipairs(FOR_API) do
+    if said(name) and not (passed_on[name] and passed_on[name][0] == said(name)) then return end
+  end
+  for _, name in ipairs(FOR_CLIENT) do
     if said(name) then txn:set_var("txn." .. name:gsub("-", "_"), said(name)) end
   end
+  txn:set_var("txn.rollcall_admitted", "1")
 end)
