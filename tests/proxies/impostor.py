@@ -63,7 +63,7 @@ def responds(status: str, *fields: str, body: bytes = b"other") -> Behaviour:
 
 @dataclass
 class _Listening:
-    socket: socket.socket
+    listener: socket.socket
     connections: set[socket.socket]
 
 
@@ -89,8 +89,8 @@ class Impostor:
 
     def refuse(self) -> None:
         """Refuse connections, and close those there are."""
-        self._now.socket.shutdown(socket.SHUT_RDWR)
-        self._now.socket.close()
+        self._now.listener.shutdown(socket.SHUT_RDWR)
+        self._now.listener.close()
         for connection in list(self._now.connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -100,7 +100,7 @@ class Impostor:
     def _accept(self, now: _Listening) -> None:
         with contextlib.suppress(OSError):
             while True:
-                connection, _ = now.socket.accept()
+                connection, _ = now.listener.accept()
                 now.connections.add(connection)
                 threading.Thread(target=self._converse, args=(now, connection), daemon=True).start()
 
