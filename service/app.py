@@ -60,7 +60,7 @@ class Runtime:
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets(on_fetch=self.metrics.count_key_set_fetch, on_forget=self.metrics.forget_key_set)
         self.readiness.add_warning(self.key_sets.warnings)
-        self.server_check = ServerCheck()
+        self.server_check = ServerCheck(allow_eviction=settings.redis.allow_eviction)
         self.readiness.add_blocker(self.server_check.blockers)
         self.readiness.add_warning(self.server_check.warnings)
         self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.redis_changed, check=self.server_check)

@@ -84,6 +84,7 @@ class Redis(_Section):
 
     url: str = "embedded"
     timeout: float = Field(0.25, gt=0, le=60)
+    allow_eviction: bool = False
     tls: Tls = Tls()
 
     @field_validator("url")

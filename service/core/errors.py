@@ -178,10 +178,12 @@ class StoreUnavailable(DomainError):
 
     message = "Service Unavailable"
 
-    def __init__(self, reason: str = "") -> None:
+    def __init__(self, reason: str = "", kind: str = "") -> None:
         super().__init__()
         self.reason = reason
         """For the log alone: may name hosts."""
+        self.kind = kind
+        """For the metric: a word such as READONLY or timeout; empty where Redis did not fail, or that is counted."""
 
 
 class StoreUnsuitable(DomainError):

@@ -20,6 +20,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError
 from service.core.admission import NOTHING_ASKED, Admission, Decided, Question, Terms, Told
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
 from service.core.limits import MICRO, Per, Standing
+from service.store.failures import OVERLOAD, RECORD, TIMEOUT, kind_of_text, unavailable
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
 from service.store.link import Link
 from service.store.refusals import Refusals
@@ -108,10 +109,10 @@ class Admissions:
             return refused
         link = self._ways.link_to(question.terms.tenant or NO_TENANT)
         if link.is_down:
-            raise StoreUnavailable(BREAKER_IS_OPEN)
+            raise StoreUnavailable(BREAKER_IS_OPEN, link.failure)
         lane = self._lane(link)
         if len(lane.waiting) >= MAX_WAITING:
-            raise StoreUnavailable("too many requests are waiting for Redis")
+            raise StoreUnavailable("too many requests are waiting for Redis", OVERLOAD)
         lane.join(_Waiting(question, told, is_gone, lane.loop.time() + link.timeout_s))
         return None
 
@@ -206,7 +207,7 @@ class _Lane:
             if waiting.over or (waiting.is_gone is not None and waiting.is_gone()):
                 continue
             if waiting.until < now:
-                _tell(waiting, StoreUnavailable("it waited too long for its turn"))
+                _tell(waiting, StoreUnavailable("it waited too long for its turn", OVERLOAD))
             else:
                 batch.append(waiting)
         return batch
@@ -256,7 +257,7 @@ class _Lane:
         """Tell each of a batch when its time is over: who waited for a turn has less left than the trip may take."""
         now = self.loop.time()
         late = [one for one in batch if one.until <= now + MOMENT_S]
-        _fail(late, StoreUnavailable("redis did not answer in time"))
+        _fail(late, StoreUnavailable("redis did not answer in time", TIMEOUT))
         rest = [one for one in batch if one.until > now + MOMENT_S] if late else batch
         self._watching = self.loop.call_at(min(one.until for one in rest), self._watch, rest) if rest else None
 
@@ -290,10 +291,10 @@ def _tell(waiting: _Waiting, decided: Decided) -> None:
 
 
 def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
-    reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
+    told = unavailable(error)
     for waiting in asked:
         if not waiting.over:
-            _tell(waiting, StoreUnavailable(reason))
+            _tell(waiting, StoreUnavailable(told.reason, told.kind))
 
 
 def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
@@ -357,13 +358,13 @@ def decode(question: Question, told: Iterator[Any]) -> Decided:
     if user is not None:
         before = next(told)
         if before is None:
-            return StoreUnavailable(next(told).decode(errors="replace"))
+            return _own_error(next(told))
         if before:
             record, restricted_at = next(told), next(told)
     for limit in terms.limits:
         used = next(told)
         if used is None:
-            return StoreUnavailable(next(told).decode(errors="replace"))
+            return _own_error(next(told))
         reset_us, over = next(told), next(told)
         if isinstance(over, bytes):  # an operator has set the limit
             over, requests, window_s = map(int, over.split())
@@ -380,11 +381,16 @@ def decode(question: Question, told: Iterator[Any]) -> Decided:
         if before[0] != (record[0] if record else _NOBODY):
             came_from = STATUSES[before.decode()]
     except (KeyError, ValueError) as error:
-        return StoreUnavailable(f"the record of a user cannot be read: {error!r}")
+        return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
     if restricted_at < 0:
         return Admission(standings, session, revoked=True, may_be_full=may_be_full)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
     return Admission(standings, session, came_from, restricted, may_be_full)
+
+
+def _own_error(text: bytes) -> StoreUnavailable:
+    reason = text.decode(errors="replace")
+    return StoreUnavailable(reason, kind_of_text(reason))
 
 
 _NOBODY = ord("-")

@@ -15,6 +15,7 @@ from redis.exceptions import AskError, NoScriptError, ReadOnlyError, ResponseErr
 
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
 from service.core.tasks import end
+from service.store.failures import BREAKER, kind_of, reason_of, unavailable
 from service.store.keyspace import PROBE
 from service.store.reach import AWAY
 from service.store.scripts import SCRIPTS
@@ -56,6 +57,8 @@ class Link:
         self._on_change = on_change
         self._wire: Wire | None = None
         self._failures = 0
+        self.failure = BREAKER
+        """What the last trip failed with, by kind."""
         self._probe: asyncio.Task[None] | None = None
 
     @property
@@ -76,7 +79,7 @@ class Link:
             StoreUnavailable: Redis did not answer all of them in time; they may have taken effect.
         """
         if self.is_down:
-            raise StoreUnavailable(BREAKER_IS_OPEN)
+            raise StoreUnavailable(BREAKER_IS_OPEN, self.failure)
         try:
             wire = self._wire
             if wire is None or await wire.is_broken():
@@ -85,7 +88,7 @@ class Link:
             answers = await wire.exchange(commands, until)
         except _FAILED as error:
             await self._failed(error)
-            raise StoreUnavailable(_reason(error)) from error
+            raise unavailable(error) from error
         for answer in answers:
             if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
                 await self._failed(answer)
@@ -138,6 +141,7 @@ class Link:
 
     async def _failed(self, error: Exception) -> None:
         self._failures += 1
+        self.failure = kind_of(error)
         opens = self._failures >= FAILURES_TO_OPEN
         # After an answer the connection is still in step; but a replica is not where it should lead to.
         if opens or not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
@@ -146,9 +150,9 @@ class Link:
         if opened:
             self._probe = asyncio.create_task(self._probe_until_back())
             self._on_change(False)
-        log.warning("redis did not answer", reason=_reason(error), in_a_row=in_a_row)
+        log.warning("redis did not answer", reason=reason_of(error), in_a_row=in_a_row)
         if opened:
-            log.error("redis is away: answering without it", reason=_reason(error))
+            log.error("redis is away: answering without it", reason=reason_of(error))
 
     async def _probe_until_back(self) -> None:
         """Ask again and again, each time on a connection of its own: one that hangs holds up no other."""
@@ -180,7 +184,7 @@ class Link:
                     await wire.hang_up()
                     raise
         except _FAILED as error:
-            log.debug("redis is still away", reason=_reason(error))
+            log.debug("redis is still away", reason=reason_of(error))
             return
         if back.done():
             await wire.hang_up()
@@ -190,7 +194,3 @@ class Link:
 
 _IN_ORDER = (NoScriptError, AskError, TryAgainError)
 """Answers that say how to ask again (MOVED is an AskError too): Redis is well."""
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

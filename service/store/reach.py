@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from service.core.errors import StoreUnavailable
+from service.store.failures import unavailable
 from service.store.scripts import SCRIPTS
 
 AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
@@ -28,7 +28,7 @@ def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
         try:
             return await method(*args, **kwargs)
         except AWAY as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+            raise unavailable(error) from error
 
     return reach
 

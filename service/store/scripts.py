@@ -6,12 +6,14 @@ its text.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
 from service.core.sessions import MOST_SESSIONS, TRANSITIONS, Refusal, Session, Status
 from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, PUSHES, REVOKED
+from service.store.rights import KEYLESS, commands_of, writes
 
 LETTERS = {
     Status.NONE: "-",
@@ -34,6 +36,8 @@ class Script:
     name: str
     text: str
     sha: str
+    commands: tuple[str, ...]
+    """What it may run."""
 
 
 @lru_cache(maxsize=MOST_SESSIONS)  # most requests find the record as it was: last seen is written once in `seen_every`
@@ -69,7 +73,7 @@ def _preamble() -> str:
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
         f"local NEWS, PUSHES = '{NEWS}', '{PUSHES}'",
         # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
-        "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true }",
+        "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true, NOPERM = true }",
     )
     return "".join(f"{line}\n" for line in lines)
 
@@ -77,8 +81,18 @@ def _preamble() -> str:
 def _read(name: str, *shared: str) -> Script:
     folder = files("service.store") / "lua"
     parts = [(folder / f"{part}.lua").read_text() for part in ("record", *shared, name)]
-    text = "\n".join([_preamble(), *parts])
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    commands = commands_of(parts)
+    text = "\n".join([_preamble(), _rights(name, commands), *parts])
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(commands))
+
+
+def _rights(name: str, commands: Sequence[str]) -> str:
+    """What the script asks for before its first write."""
+    needed = [command for command in commands if command not in KEYLESS] if writes(commands) else []
+    if name == "admit":  # asked all the time, and it has read what a question needs before it writes for it
+        needed = [command for command in needed if writes([command])]
+    published = "NEWS, PUSHES" if "PUBLISH" in commands else ""
+    return "local NEEDED, PUBLISHED = {" + ", ".join(f"'{command}'" for command in needed) + f"}}, {{{published}}}"
 
 
 _VERBS = (
@@ -92,6 +106,7 @@ _VERBS = (
     ("reset",),
     ("due",),
     ("probe",),
+    ("rights",),
     ("lease",),
     ("sample",),
     ("sweep",),

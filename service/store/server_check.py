@@ -11,20 +11,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
 from service.core.errors import StoreUnsuitable
+from service.store.rights import SAMPLE, questions
 from service.store.scripts import SCRIPTS
 from service.store.servers import OLDEST
-from service.store.wire import Wire
+from service.store.wire import Command, Wire
 
 log = structlog.get_logger()
 
 
 class ServerCheck:
-    """What is wrong with the servers that are connected to, by node."""
+    """What is wrong with the servers that are connected to, by node.
 
-    def __init__(self) -> None:
+    Args:
+        allow_eviction: a `maxmemory-policy` that may evict any key is no reason not to be ready.
+    """
+
+    def __init__(self, *, allow_eviction: bool = False) -> None:
+        self.allow_eviction = allow_eviction
         self._blockers: dict[str, tuple[str, ...]] = {}
         self._warnings: dict[str, tuple[str, ...]] = {}
 
@@ -57,16 +63,28 @@ class ServerCheck:
             redis.exceptions.ReadOnlyError: the server is a replica.
             redis.exceptions.ResponseError: the script cannot be loaded.
         """
-        hello, loaded = await wire.exchange([("HELLO",), ("SCRIPT", "LOAD", SCRIPTS["admit"].text)], math.inf)
+        asked: list[Command] = [
+            ("HELLO",),
+            ("INFO", "memory"),
+            ("EVAL", SCRIPTS["rights"].text, 0, *_ASKED),
+            ("SCRIPT", "LOAD", SCRIPTS["admit"].text),
+        ]
+        hello, memory, rights, loaded = await wire.exchange(asked, math.inf)
         server = _fields(hello)
         if server.get("role") == "replica":
             raise ReadOnlyError("this server is a replica")
-        blockers = [*_of_version(server, node), *_of_mode(server, node, cluster_url)]
-        self._note(node, blockers, [])
-        if blockers:
-            raise StoreUnsuitable("; ".join(blockers))
-        if isinstance(loaded, ResponseError):
-            raise loaded
+        for answer in (rights, loaded):
+            if isinstance(answer, ResponseError) and not isinstance(answer, NoPermissionError):
+                raise answer
+        found = Findings(node)
+        if server.get("server") != "fakeredis":
+            found.version(server.get("version", ""), rights)
+            found.mode(server.get("mode", ""), cluster_url)
+            found.rights(rights, loaded)
+            found.eviction(memory, allowed=self.allow_eviction)
+        self._note(node, found.blockers, found.warnings)
+        if found.blockers:
+            raise StoreUnsuitable("; ".join(found.blockers))
 
     def _note(self, node: str, blockers: Sequence[str], warnings: Sequence[str]) -> None:
         """Keep the findings; the log has each once, and again when it has changed."""
@@ -85,15 +103,71 @@ def _fields(hello: Any) -> Mapping[str, str]:
     return dict(zip(texts[::2], texts[1::2], strict=False))
 
 
-def _of_version(server: Mapping[str, str], node: str) -> list[str]:
-    found = re.match(r"(\d+)\.(\d+)", server.get("version", ""))
-    if found is None or server.get("server") == "fakeredis" or (int(found[1]), int(found[2])) >= OLDEST:
-        return []
-    oldest = f"{OLDEST[0]}.{OLDEST[1]} is the oldest that is supported"
-    return [f"{node}: Redis {found[0]} is too old; {oldest}"]
+class Findings:
+    """What one server is found to lack: reasons not to use it, and what is only to be known."""
+
+    def __init__(self, node: str) -> None:
+        self.blockers: list[str] = []
+        self.warnings: list[str] = []
+        self._node = node
+
+    def version(self, told: str, rights: Any) -> None:
+        """A server that is too old. What tells no version is, where its scripts cannot ask for rights."""
+        found = re.match(r"(\d+)\.(\d+)", told)
+        oldest = f"{OLDEST[0]}.{OLDEST[1]} is the oldest that is supported"
+        if found is not None and (int(found[1]), int(found[2])) < OLDEST:
+            self.blockers.append(f"{self._node}: Redis {found[0]} is too old; {oldest}")
+        elif isinstance(rights, list) and not rights[0]:
+            self.blockers.append(f"{self._node}: this Redis is too old; {oldest}")
+
+    def mode(self, told: str, cluster_url: str | None) -> None:
+        """A node of a Cluster behind the URL of a single server."""
+        if told == "cluster" and cluster_url is not None:
+            self.blockers.append(
+                f"{self._node} is a node of a Cluster: write {cluster_url} in redis.url, with the same credentials"
+            )
+
+    def rights(self, *answers: Any) -> None:
+        """What the ACL of the service's user leaves out."""
+        for answer in answers:
+            if isinstance(answer, NoPermissionError):
+                self.blockers.append(f"{self._node}: {answer}; docs/redis-acl.md lists what is needed")
+        told = answers[0]
+        if missing := [ASKED_ABOUT[place - 1] for place in told[1:]] if isinstance(told, list) else []:
+            names = ", ".join(_named(command) for command in missing)
+            self.blockers.append(
+                f"{self._node}: the user of redis.url lacks rights: {names}; docs/redis-acl.md lists what is needed"
+            )
+
+    def eviction(self, memory: Any, *, allowed: bool) -> None:
+        """A `maxmemory-policy` that forgets what it should keep."""
+        told = memory if isinstance(memory, bytes) else b""
+        found = re.search(rb"maxmemory_policy:([\w-]+)", told)
+        policy = found[1].decode() if found else ""
+        if policy.startswith("allkeys-") and not allowed:
+            self.blockers.append(
+                f"{self._node}: maxmemory-policy {policy} may evict any key, so that suspended users get in again: "
+                "set it to noeviction, or redis.allow_eviction: true"
+            )
+        elif policy.startswith(("allkeys-", "volatile-")):
+            lost = "any key, suspensions too" if policy.startswith("allkeys-") else "windows of limits, and charts"
+            self.warnings.append(f"{self._node}: maxmemory-policy {policy} may evict {lost}; use noeviction")
+        elif not policy:
+            self.warnings.append(f"{self._node}: INFO is refused, so its maxmemory-policy is unknown; use noeviction")
 
 
-def _of_mode(server: Mapping[str, str], node: str, cluster_url: str | None) -> list[str]:
-    if server.get("mode") != "cluster" or cluster_url is None:
-        return []
-    return [f"{node} is a node of a Cluster: write {cluster_url} in redis.url, with the same credentials"]
+def _named(command: Sequence[str]) -> str:
+    """A command as ACL rules write it, or what else it must be allowed."""
+    name, *rest = [word for word in command if word]
+    if name in ("PUBLISH", "SUBSCRIBE"):
+        return f"+{name.lower()} &{rest[0]}"
+    if rest and rest[0].isupper():
+        return f"+{name.lower()}|{rest[0].lower()}"
+    return f"+{name.lower()}" + (f" ~{rest[0]}" if rest and rest[0] != SAMPLE else "")
+
+
+ASKED_ABOUT = questions(script.commands for script in SCRIPTS.values())
+"""The commands that the start check asks about."""
+_ASKED: list[str | int] = []
+for _command in ASKED_ABOUT:
+    _ASKED += [len(_command), *_command]

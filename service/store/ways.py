@@ -11,6 +11,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import AskError, MovedError
 
 from service.core.errors import StoreUnavailable
+from service.store.failures import kind_of
 from service.store.keyspace import keys_of
 from service.store.link import Link
 from service.store.reach import AWAY
@@ -64,7 +65,7 @@ class OneWay:
 
     def redirected(self, error: AskError) -> Link:
         """A node of a Cluster answered, and that is configured otherwise."""
-        raise StoreUnavailable("this is a node of a Cluster: write redis+cluster:// in redis.url")
+        raise StoreUnavailable("this is a node of a Cluster: write redis+cluster:// in redis.url", kind_of(error))
 
     async def open(self) -> None:
         """Connect."""
@@ -110,7 +111,8 @@ class ClusterWays:
             node: Any = self._client.get_node_from_key(keys_of(tenant).tag)
         except AWAY as error:
             self._refresh()
-            raise StoreUnavailable(f"no node of the Cluster is known to have {tenant}: {error}") from error
+            reason = f"no node of the Cluster is known to have {tenant}: {error}"
+            raise StoreUnavailable(reason, kind_of(error)) from error
         return self._link_at(node.host, int(node.port))
 
     def redirected(self, error: AskError) -> Link:

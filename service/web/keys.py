@@ -77,14 +77,21 @@ class Gate:
     def need_store(self) -> None:
         """Raise StoreUnavailable at once while the circuit breaker is open: nobody is let to wait for Redis."""
         if self.is_down():
-            raise StoreUnavailable(BREAKER_IS_OPEN)
+            raise StoreUnavailable(BREAKER_IS_OPEN, "breaker")
 
     async def decide(self, question: Question) -> Admission:
         """The one admission, outages included."""
         try:
             return await self.ask(question)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            self.count_failure(error)
             return self.without_store(question)
+
+    def count_failure(self, error: StoreUnavailable) -> None:
+        """Count why Redis did not answer, and have the log tell it once a second."""
+        if error.kind:
+            self.metrics.count_failure(error.kind)
+            self.repeats.fail(error.kind, error.reason)
 
 
 class Exchange:

@@ -38,6 +38,7 @@ class Metrics:
         )
         self._transitions = self._counter("transitions", "Transitions that requests made", "from_status", "to_status")
         self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
+        self._failures = self._counter("redis_failures", "Questions that Redis did not decide, by what kept it", "kind")
         self._swept = self._counter("swept", "Users that the sweep expired or removed", "what")
         self.redis_up = Gauge(
             "rollcall_redis_up",
@@ -104,6 +105,10 @@ class Metrics:
 
     def _count_transition(self, came_from: Status, to: Status) -> None:
         self._tally[self._transitions, (came_from.value, to.value)] += 1
+
+    def count_failure(self, kind: str) -> None:
+        """Count a question that Redis did not decide."""
+        self._tally[self._failures, (kind,)] += 1
 
     def count_swept(self, expired: int, removed: int) -> None:
         """Count what a round of the sweep came to."""

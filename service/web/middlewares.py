@@ -304,6 +304,8 @@ def _tell(request: web.Request, exchange: keys.Exchange, error: Exception) -> tu
     if problem.status == 401:
         lines = 'www-authenticate: Bearer realm="rollcall"\r\n'
     elif problem.status == 503:
+        if isinstance(error, StoreUnavailable):
+            exchange.gate.count_failure(error)
         retry_s = error.retry_after_s if isinstance(error, KeysUnavailable) else UNAVAILABLE_RETRY_S
         lines = f"Retry-After: {retry_s}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):

@@ -19,13 +19,21 @@ class Repeats:
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._failures: dict[str, tuple[str, int]] = {}
+
+    def fail(self, kind: str, reason: str) -> None:
+        """Count a question that Redis did not decide; a line for each kind says within a second why, the last time."""
+        self._failures[kind] = reason, self._failures.get(kind, ("", 0))[1] + 1
 
     def count(self, what: str, operation: str, client: str) -> None:
         """Count one; it is told within a second."""
         self._counts[what, operation, client] += 1
 
     def tell(self) -> None:
-        """A line for each address, the most frequent first."""
+        """A line for each kind of failure, and for each address, the most frequent first."""
+        failures, self._failures = self._failures, {}
+        for kind, (reason, times) in failures.items():
+            log.warning("redis did not decide", kind=kind, reason=reason, times=times)
         counts, self._counts = self._counts, Counter()
         told = counts.most_common(MOST)
         for (what, operation, client), times in told:

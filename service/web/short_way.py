@@ -83,7 +83,11 @@ class ShortWay:
         self, request: web.Request, exchange: Exchange, way: Way, question: Question, answered: Answered, told: Decided
     ) -> None:
         try:
-            admission = told if isinstance(told, Admission) else exchange.gate.without_store(question)
+            if isinstance(told, Admission):
+                admission = told
+            else:
+                exchange.gate.count_failure(told)
+                admission = exchange.gate.without_store(question)
             self._steps.settle(exchange, question, admission)
             answer: web.StreamResponse | None = self._steps.finish(request, exchange, way.answer(request, exchange))
         except Exception as error:

@@ -244,7 +244,7 @@ def _by_our_clock(script: Script, planted: Mapping[str, tuple[str, str]]) -> Scr
         assert name != script.name or right in text, "there is nothing to plant the bug in"
         if name in (script.name, "*"):
             text = text.replace(right, wrong)
-    return Script(script.name, text, hashlib.sha1(text.encode()).hexdigest())
+    return Script(script.name, text, hashlib.sha1(text.encode()).hexdigest(), script.commands)
 
 
 def _limit(limit: Limit) -> dict[str, Any]:

@@ -182,6 +182,11 @@ local function settle(group, refused, record, from, restricted)
   end
 end
 
+-- Whether an error says that a right is missing: within a script no server says NOPERM (Redis, then Valkey).
+local function forbidden(text)
+  return find(text, 'The user executing the script', 1, true) or find(text, 'ACL failure in script', 1, true)
+end
+
 while arg_at < #ARGV do
   local tenant = parse_tenant()
   for _ = 1, tenant.groups do
@@ -195,6 +200,7 @@ while arg_at < #ARGV do
         settle(group, refused, record, from, restricted)
       else
         local wrong = tostring(type(refused) == 'table' and refused.err or refused)
+        if forbidden(wrong) then wrong = 'NOPERM ' .. wrong end
         if SERVERS_OWN[string.match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
         answers[at + 1], answers[at + 2] = false, wrong
         at = at + 2

@@ -7,6 +7,21 @@
 -- `MOVES` (cause → from → to, or the name of a refusal) and `NAMES` (letter → status) stand above this
 -- text; store/scripts.py writes them from core/sessions.py.
 
+-- Lua that has written is not rolled back. So a script that writes asks first whether it may run everything that it may
+-- come to: `NEEDED` is found in its text (store/rights.py). A server that cannot tell (fakeredis) has no rights to lack.
+if redis.acl_check_cmd then
+  for _, command in ipairs(NEEDED) do
+    if not redis.acl_check_cmd(command, KEYS[1]) then
+      return redis.error_reply('NOPERM the right to run ' .. command .. ' is missing')
+    end
+  end
+  for _, channel in ipairs(PUBLISHED) do
+    if not redis.acl_check_cmd('PUBLISH', channel) then
+      return redis.error_reply('NOPERM the right to PUBLISH to ' .. channel .. ' is missing')
+    end
+  end
+end
+
 local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local now_ms = math.floor(now_us / 1000)

@@ -1,0 +1,60 @@
+"""What Redis fails with, by kind: one word each, for the metric and the log."""
+
+import re
+
+from redis import exceptions
+
+from service.core.errors import StoreUnavailable, StoreUnsuitable
+
+CONNECTION, TIMEOUT, OVERLOAD, BREAKER = "connection", "timeout", "overload", "breaker"
+RECORD, OTHER = "record", "other"
+KINDS = (
+    (exceptions.NoPermissionError, "NOPERM"),
+    (exceptions.AuthenticationError, "NOAUTH"),
+    (exceptions.AuthenticationWrongNumberOfArgsError, "NOAUTH"),
+    (exceptions.ReadOnlyError, "READONLY"),
+    (exceptions.OutOfMemoryError, "OOM"),
+    (exceptions.BusyLoadingError, "LOADING"),
+    (exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (exceptions.MasterDownError, "MASTERDOWN"),
+    (exceptions.ClusterCrossSlotError, "CROSSSLOT"),
+    (exceptions.TryAgainError, "TRYAGAIN"),
+    (exceptions.MovedError, "MOVED"),
+    (exceptions.AskError, "ASK"),
+    (exceptions.NoScriptError, "NOSCRIPT"),
+    (exceptions.MaxConnectionsError, "max_clients"),
+    (exceptions.TimeoutError, TIMEOUT),
+    (TimeoutError, TIMEOUT),
+    (ConnectionRefusedError, "refused"),
+    (StoreUnsuitable, "unsuitable"),
+)
+"""Errors, each before those that it is a case of. redis-py takes the code off the text of those that it knows."""
+CODES = frozenset({kind for _, kind in KINDS if kind.isupper()} | {"MISCONF", "NOREPLICAS", "BUSY", "WRONGTYPE"})
+"""What Redis's own errors begin with."""
+
+
+def kind_of(error: Exception) -> str:
+    """The kind of what was raised, or of what was answered."""
+    for raised, kind in KINDS:
+        if isinstance(error, raised):
+            return kind
+    if isinstance(error, OSError | exceptions.ConnectionError):
+        refused = isinstance(error.__cause__, ConnectionRefusedError) or "refused" in str(error)  # redis-py's own words
+        return "refused" if refused else CONNECTION
+    return kind_of_text(str(error))
+
+
+def kind_of_text(text: str) -> str:
+    """The kind of an error that a script answered as text."""
+    found = re.match(r"-?([A-Z]+)\b", text)
+    return found[1] if found and found[1] in CODES else OTHER
+
+
+def reason_of(error: Exception) -> str:
+    """What the log says of it."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """What callers are told instead of `error`."""
+    return error if isinstance(error, StoreUnavailable) else StoreUnavailable(reason_of(error), kind_of(error))

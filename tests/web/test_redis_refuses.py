@@ -1,0 +1,110 @@
+"""Every reason for a 503 is counted by kind, and logged once a second; what Redis refuses does not stay unsaid."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+import structlog
+from aiohttp.test_utils import TestClient
+
+from service.app import make_app
+from service.store.connection import RedisAccess, TlsFiles
+from service.web.repeats import Repeats
+from tests.conftest import Client
+from tests.kit import OurServer, credentials, redis_server, settings
+
+pytestmark = pytest.mark.real_redis
+
+
+def acl(rule: str) -> Callable[[Any], Any]:
+    return lambda root: root.execute_command("ACL", "SETUSER", "svc", rule)
+
+
+REFUSALS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "NOPERM": (acl("-zadd"), acl("+zadd")),
+    "OOM": (lambda r: r.config_set("maxmemory", "1"), lambda r: r.config_set("maxmemory", "0")),
+    "READONLY": (lambda r: r.slaveof("127.0.0.1", 1), lambda r: r.slaveof()),
+    "NOREPLICAS": (
+        lambda r: r.config_set("min-replicas-to-write", "1"),
+        lambda r: r.config_set("min-replicas-to-write", "0"),
+    ),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, Any]]:
+    with redis_server() as url, redis.Redis(unix_socket_path=url.removeprefix("unix://")) as root:
+        root.execute_command("ACL", "SETUSER", "svc", "reset", "on", ">x", "~*", "&*", "+@all")
+        yield f"{url}?username=svc&password=x", root
+
+
+@asynccontextmanager
+async def application(url: str, **changes: Any) -> AsyncIterator[Client]:
+    access = RedisAccess.by_url(url, TlsFiles(), timeout_s=2)
+    client: Client = TestClient(OurServer(await asyncio.to_thread(make_app, settings(**changes), access)))
+    await client.start_server()
+    yield client
+    await client.close()
+
+
+async def status(client: Client, path: str = "/readyz", **how: Any) -> int:
+    async with client.get(path, **how) as answer:
+        return answer.status
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_what_redis_refuses_is_counted_by_kind_and_logged_and_it_recovers(
+    server: tuple[str, Any], kind: str
+) -> None:
+    url, root = server
+    breaks, mends = REFUSALS[kind]
+    async with application(url) as client:
+        assert await status(client) == 200
+        with structlog.testing.capture_logs() as logs:
+            await asyncio.to_thread(breaks, root)
+            answers = [await status(client, "/auth/logout", headers=credentials(f"u{n}")) for n in range(20)]
+            async with asyncio.timeout(5):
+                while not any(line["event"] == "redis did not decide" for line in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        assert set(answers) == {503}
+        assert await status(client) == 503
+        async with client.get("/metrics") as told:
+            metrics = await told.text()
+        assert f'rollcall_redis_failures_total{{kind="{kind}"}}' in metrics
+        lines = [line for line in logs if line["event"] == "redis did not decide"]
+        assert any(line["kind"] == kind and line["times"] >= 3 and line["reason"] for line in lines)
+        assert len(lines) <= 4
+        await asyncio.to_thread(mends, root)
+        async with asyncio.timeout(5):
+            while await status(client) != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await status(client, "/auth/logout", headers=credentials()) == 200
+
+
+async def test_an_operators_act_that_redis_refuses_is_counted_too(server: tuple[str, Any]) -> None:
+    url, root = server
+    async with application(url) as client:
+        root.set("rc:{acme}:rules:alice", "no hash")
+        with structlog.testing.capture_logs() as logs:
+            path = "/admin/v1/tenants/acme/users/alice/restrictions/pay"
+            async with client.put(path, json={}, headers={"authorization": "Bearer operator-token-for-all"}) as answer:
+                assert answer.status == 503
+            async with asyncio.timeout(5):
+                while not any(line["event"] == "redis did not decide" for line in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        assert {line["kind"] for line in logs if line["event"] == "redis did not decide"} == {"WRONGTYPE"}
+
+
+def test_a_failure_is_logged_once_for_each_kind_with_how_often() -> None:
+    repeats = Repeats()
+    for n in range(3):
+        repeats.fail("OOM", f"reason {n}")
+    repeats.fail("timeout", "late")
+    with structlog.testing.capture_logs() as logs:
+        repeats.tell()
+        repeats.tell()
+    told = [(line["kind"], line["reason"], line["times"]) for line in logs]
+    assert told == [("OOM", "reason 2", 3), ("timeout", "late", 1)]
