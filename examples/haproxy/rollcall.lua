@@ -11,9 +11,6 @@ local TIMEOUT_MS = 2000  -- of one attempt; HAProxy before 2.8 makes up to four
 -- HAProxy's HTTP client is not made for what a client may think of.
 local ASKED_WITH = { "x-tenant-token", "x-token", "authorization", "x-passive", "x-request-id" }
 
--- Never from a client; `_` reads as `-` to many an upstream.
-local OWN = { "^x%-auth%-", "^x%-original%-", "^x%-forwarded%-", "^forwarded$" }
-
 -- What the API hears of an admission, and what the client does.
 local FOR_API = { "x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires", "x-request-id" }
 local FOR_CLIENT = { "ratelimit-policy", "ratelimit", "x-ratelimit-limit", "x-ratelimit-remaining",
@@ -25,13 +22,6 @@ local NOT_OF_A_REFUSAL = { ["connection"] = true, ["keep-alive"] = true, ["conte
 
 local UNAVAILABLE =
   '{"meta": {}, "error": {"message": "Service Unavailable", "code": "SERVICE_UNAVAILABLE", "status": 503}}'
-
-local function is_own(name)
-  for _, pattern in ipairs(OWN) do
-    if name:gsub("_", "-"):find(pattern) then return true end
-  end
-  return false
-end
 
 -- The values of a field in their order, but no more than two: that it is repeated is all that Rollcall has to see.
 local function first_two(values)
@@ -53,9 +43,6 @@ end
 
 core.register_action("rollcall", { "http-req" }, function(txn)
   local sent = txn.http:req_get_headers()
-  for name in pairs(sent) do
-    if is_own(name) then txn.http:req_del_header(name) end
-  end
   local told = {}
   for _, name in ipairs(ASKED_WITH) do
     if sent[name] then told[name] = first_two(sent[name]) end
@@ -64,7 +51,6 @@ core.register_action("rollcall", { "http-req" }, function(txn)
   told["x-forwarded-for"] = { txn.sf:src() }
   told["x-original-method"] = { txn.sf:method() }
   told["x-original-uri"] = { txn.sf:pathq() }
-  txn.http:req_set_header("x-forwarded-for", txn.sf:src())
 
   local answer = core.httpclient():get{ url = ROLLCALL, headers = told, timeout = TIMEOUT_MS }
   local function said(name) return answer.headers and answer.headers[name] and answer.headers[name][0] end
