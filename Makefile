@@ -11,7 +11,7 @@ install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(
     $(BIN)/pip install -q --disable-pip-version-check $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages model fuzz soak lock audit clean
+.PHONY: help run test coverage lint format typecheck bench outages model fuzz paths soak lock audit clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -54,6 +54,9 @@ model: $(VENV)/.dev ## Play random sequences against the plain model for half an
 
 fuzz: $(VENV)/.dev ## Send a million requests of nonsense to the port, and 20,000 of each kind to each parser.
 	FUZZ_REQUESTS=1000000 FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+paths: $(VENV)/.dev ## Ask real servers what they take 50,000 paths for; ten minutes.
+	PATH_EXAMPLES=50000 $(BIN)/python -m pytest tests/proxies/test_path_readers.py $(ARGS)
 
 soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys stay what they are.
 	SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py $(ARGS)
