@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -21,7 +22,11 @@ from service.core.admission import Terms
 from service.core.errors import UnreadableRequest
 from service.core.routes import Protected, Route, RouteTable
 from tests.kit import needs
+from tests.proxies.deployment import Deployment, deployed
 from tests.proxies.path_readers import Reader, path_readers
+from tests.proxies.test_forward_auth import a_tenant, credentials
+from tests.proxies.test_path_tricks import ask
+from tests.proxies.versions import PROXIES
 
 CI = os.environ.get("CI") == "true"
 EXAMPLES = int(os.environ.get("PATH_EXAMPLES", "2000"))
@@ -30,13 +35,22 @@ OPTIONAL = {"go"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180 + EXAMPLES * 0.1)]
 
+ROUTES: list[dict[str, Any]] = [
+    {"path": "/api/payments/*", "methods": ["POST"], "capability": "payments"},
+    {"path": "/public/*", "open": True},
+    {"path": "/static/*", "open": True},
+    {"path": "/api/*", "capability": "api"},
+]
 RULES = Protected(
     RouteTable(
         [
-            Route(("api", "payments", "*"), frozenset({"POST"}), "payments"),
-            Route(("public", "*"), open=True),
-            Route(("static", "*"), open=True),
-            Route(("api", "*"), capability="api"),
+            Route(
+                tuple(rule["path"].split("/")[1:]),
+                frozenset(rule.get("methods", ())),
+                rule.get("capability"),
+                open=rule.get("open", False),
+            )
+            for rule in ROUTES
         ]
     ),
     Terms(None, "verify"),
@@ -218,3 +232,46 @@ def test_each_reader_knows_the_zones(readers: list[Reader]) -> None:
         "/api/payments/7": "payments",
     }.items():
         assert set(reached(readers, "POST", target).values()) == {frozenset({zone})}
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def deployment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    def change(content: dict[str, Any]) -> None:
+        content["routes"] = ROUTES
+        content["limits"] = {"verify": []}
+        content["tenants"]["poor"] = a_tenant("poor", restricted_capabilities=["payments"])
+
+    with deployed(PROXIES[request.param], tmp_path_factory.mktemp("forwarded"), change) as made:
+        yield made
+
+
+WHO: dict[str, dict[str, str]] = {"nobody": {}, "user": credentials("u"), "poor": credentials("p", tenant="poor")}
+SHOWN: dict[str, set[str | None]] = {"nobody": {None}, "user": {None, "api", "payments"}, "poor": {None, "api"}}
+
+
+@pytest.mark.real_redis
+def test_what_a_proxy_forwards_is_admitted_by_the_rules_as_what_it_asked_about(deployment: Deployment) -> None:
+    """A proxy may resolve, merge or encode anew before it asks or after: the API's target must not mean more."""
+    forwarded = 0
+
+    @settings(
+        max_examples=max(100, EXAMPLES // 20),
+        derandomize=CI,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(requests())
+    def tried(asked: tuple[str, str]) -> None:
+        nonlocal forwarded
+        method, target = asked
+        for name, headers in WHO.items():
+            deployment.upstream.seen.clear()
+            ask(deployment.port, target, headers, method)
+            for seen in deployment.upstream.seen:
+                needs_shown = granted(method, seen["target"])
+                assert needs_shown is not None, f"{asked} of {name} is forwarded as {seen['target']}"
+                assert needs_shown <= SHOWN[name], f"{asked} of {name} is forwarded as {seen['target']}"
+                forwarded += 1
+
+    tried()
+    assert forwarded > 20, "what is tried is worth trying"

@@ -273,9 +273,9 @@ def gate(
         yield made
 
 
-def ask(port: int, target: str, headers: dict[str, str]) -> tuple[int, str]:
+def ask(port: int, target: str, headers: dict[str, str], method: str = "GET") -> tuple[int, str]:
     """Status and body of a request whose target travels byte for byte."""
-    lines = [f"GET {target} HTTP/1.1", "host: api.example", "connection: close"]
+    lines = [f"{method} {target} HTTP/1.1", "host: api.example", "connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape"))
