@@ -19,6 +19,7 @@ from service.core.errors import (
     UserTerminated,
 )
 from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per, Standing
+from service.core.moments import timestamp
 from service.core.sessions import Cause, Session, Status
 from service.core.tokens import Identity
 
@@ -113,6 +114,9 @@ class Admission:
     """False: every limit has room left, also those in shadow, so that the standings need not be looked at."""
     revoked: bool = False
     """An operator has refused the tokens that were issued up to a moment, and this is one."""
+    accepted_from_s: int | None = None
+    """Tokens issued from this second on are accepted, and this revoked one was issued in the second of the revocation
+    or in those that were added to it because clocks differ: it may be that of a new login."""
     degraded: tuple[str, ...] = ()
     """What Redis was not there to decide: `limits`, `sessions`."""
     unavailable: str | None = None
@@ -163,7 +167,7 @@ def judge(question: Question, admission: Admission) -> None:
     if question.failure is not None:
         raise question.failure
     if admission.revoked:
-        raise InvalidUserToken("revoked")
+        raise InvalidUserToken(_why_revoked(admission))
     if admission.unavailable == "sessions":
         raise StoreUnavailable("sessions")
     # Who ended its own account with this request is suspended or terminated by it, and was not before.
@@ -176,6 +180,15 @@ def judge(question: Question, admission: Admission) -> None:
         raise RestrictedCapability(admission.restricted)
     if question.terms.forbidden:
         raise Forbidden
+
+
+def _why_revoked(admission: Admission) -> str:
+    if admission.accepted_from_s is None:
+        return "revoked"
+    accepted_from = timestamp(admission.accepted_from_s * 1000)
+    return (
+        f"revoked; issued within the clock skew after a revocation: tokens issued from {accepted_from} on are accepted"
+    )
 
 
 @dataclass(slots=True)

@@ -54,7 +54,7 @@ EVENT_TYPES = ("transition", "restriction", "revocation", "limit", "forgotten", 
 """What an event may be."""
 
 _NAMES = {"user": "userId", "request": "requestId"}
-_NUMBERS = ("requests", "window", "count", "all")
+_NUMBERS = ("requests", "window", "previousRequests", "previousWindow", "count", "all")
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Event:
     """When, by Redis's clock, in milliseconds since the epoch."""
     fields: dict[str, str]
     """`type`, and with it: for a `transition` user, from, to, cause; for a `restriction` capability, change, until; for
-    a `revocation` change, before; for a `limit` limit, change, requests, window, subject; for `forgotten` user, from;
-    for a `refusal` count and all, with code and operation, or limit and shadow. Where known user, by, ip, request,
-    reason."""
+    a `revocation` change, before; for a `limit` limit, change, requests, window, previousRequests, previousWindow,
+    subject; for `forgotten` user, from; for a `refusal` count and all, with code and operation, or limit and shadow.
+    Where known user, by, ip, request, reason."""
 
     def told(self) -> dict[str, Any]:
         """What it tells, with its moments as timestamps and its numbers as numbers."""

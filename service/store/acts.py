@@ -1,15 +1,17 @@
 """What operators do: to users, to what they may, to limits. Each is one script, and tells itself as an event."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 
-from service.core.acts import Act, Author, Rules
+from service.core.acts import Act, Author, Override, Restriction, Revocation, Rules
+from service.core.clocks import FORGIVEN_SKEW_S, now_ms
+from service.core.errors import InvalidRequest
 from service.core.limits import MICRO, Limit, Standing
+from service.core.moments import timestamp
 from service.core.sessions import Cause, Refusal, Status
-from service.store.keyspace import PUSHES, REVOKED, keys_of
+from service.store.keyspace import ANY_REVOKED, ANY_USER, PUSHES, REVOKED, REVOKED_SKEW, keys_of
 from service.store.reach import reaching, run
 from service.store.scripts import LETTERS, STATUSES, parse_record
 
@@ -18,26 +20,40 @@ BITE = 100
 
 
 class OperatorActs:
-    """`core.acts.Acts`, over Redis."""
+    """`core.acts.Acts`, over Redis.
 
-    def __init__(self, client: Redis) -> None:
+    Args:
+        client: a redis-py client.
+        clock_ms: milliseconds since the epoch, by the clock that judges tokens.
+    """
+
+    def __init__(self, client: Redis, clock_ms: Callable[[], int] = now_ms) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._clock_ms = clock_ms
 
     @reaching
     async def act(
-        self, tenant: str, users: Sequence[str], cause: Cause, author: Author, *, everywhere: bool = False
+        self,
+        tenant: str,
+        users: Sequence[str],
+        cause: Cause,
+        author: Author,
+        *,
+        everywhere: bool = False,
+        skew_ms: int = FORGIVEN_SKEW_S * 1000,
     ) -> list[Act]:
         """Move users where the table of transitions allows it; tell each as one event."""
         keys, acts = keys_of(tenant), []
         for at in range(0, len(users), BITE):
             bite = users[at : at + BITE]
             theirs = [key for user in bite for key in (keys.user(user), keys.user_rules(user))]
-            args = [cause.value, int(everywhere), *_about(author), *bite]
+            args = [cause.value, int(everywhere), self._clock_ms(), skew_ms, *_about(author), *bite]
             answers = await run(self._client, "act", [keys.rules, *keys.shared, *theirs], args)
-            for user, (before, after, record) in zip(bite, answers, strict=True):
+            for user, (before, after, record, revoked_s, revokes) in zip(bite, answers, strict=True):
                 letter = after.decode()
                 outcome = STATUSES[letter] if letter in LETTERS.values() else Refusal(letter)
-                acts.append(Act(user, STATUSES[before.decode()], outcome, parse_record(user, record)))
+                session, revoked = parse_record(user, record), None if revoked_s < 0 else revoked_s
+                acts.append(Act(user, STATUSES[before.decode()], outcome, session, revoked, revokes == 1))
         return acts
 
     @reaching
@@ -49,43 +65,70 @@ class OperatorActs:
 
     @reaching
     async def restrict(
-        self, tenant: str, user: str | None, capability: str, author: Author, *, until_ms: int | None = None
-    ) -> bool:
+        self,
+        tenant: str,
+        user: str | None,
+        capability: str,
+        author: Author,
+        *,
+        until_ms: int | None = None,
+        replace: bool = False,
+    ) -> Restriction:
         """Restrict a user (None: the whole tenant). It holds for the very next request."""
-        return bool(await self._rule("restrict", tenant, user, author, capability, until_ms or 0))
+        changed, until = await self._rule("restrict", tenant, user, author, capability, until_ms or 0, int(replace))
+        if until == _OVER:
+            raise InvalidRequest([("until", "is over already; leave it out to restrict until it is lifted")])
+        return Restriction(until or None, changed == 1)
 
     @reaching
     async def unrestrict(self, tenant: str, user: str | None, capability: str, author: Author) -> bool:
         """Lift a restriction. Returns whether there was one."""
-        return bool(await self._rule("restrict", tenant, user, author, capability, -1))
+        changed, _ = await self._rule("restrict", tenant, user, author, capability, -1, 0)
+        return bool(changed)
 
     @reaching
-    async def revoke(self, tenant: str, user: str | None, author: Author, *, before_s: int | None = None) -> int:
-        """Refuse tokens issued up to a second (None: this one). Returns which."""
-        return int(await self._rule("revoke", tenant, user, author, "now" if before_s is None else before_s))
+    async def revoke(
+        self,
+        tenant: str,
+        user: str | None,
+        author: Author,
+        *,
+        before_ms: int | None = None,
+        skew_ms: int = FORGIVEN_SKEW_S * 1000,
+        replace: bool = False,
+    ) -> Revocation:
+        """Refuse the tokens that were issued up to the second of a moment (None: every token that exists)."""
+        before = "now" if before_ms is None else before_ms
+        args = [before, self._clock_ms(), skew_ms, int(replace)]
+        changed, held_s, latest_ms = await self._rule("revoke", tenant, user, author, *args)
+        if latest_ms:
+            latest = f"must not be after {timestamp(latest_ms)}; leave it out to refuse every token that exists now"
+            raise InvalidRequest([("before", latest)])
+        return Revocation(held_s, changed == 1)
 
     @reaching
-    async def restore(self, tenant: str, user: str | None, author: Author) -> None:
+    async def restore(self, tenant: str, user: str | None, author: Author) -> bool:
         """Refuse no token for when it was issued any more."""
-        await self._rule("revoke", tenant, user, author, "")
+        changed, _, _ = await self._rule("revoke", tenant, user, author, "", 0, 0, 0)
+        return bool(changed)
 
     @reaching
     async def rules(self, tenant: str, user: str | None = None) -> Rules:
-        """What is set for a tenant, or for one user. What has run out is left out."""
+        """What is set for a tenant, or for one user. What has run out, by the clock that judges it, is left out."""
         keys = keys_of(tenant)
-        found = await self._client.hgetall(keys.rules if user is None else keys.user_rules(user))
-        now_ms = time.time() * 1000  # only to leave out what has run out already
+        now, *found = await run(self._client, "look", [keys.rules if user is None else keys.user_rules(user)], [])
+        judged_at_ms = int(now)
         restrictions: dict[str, int | None] = {}
         limits: dict[str, tuple[int, int]] = {}
         revoked: int | None = None
-        for raw, value in found.items():
+        for raw, value in zip(found[::2], found[1::2], strict=True):
             name = raw.decode()
             if name == REVOKED:
                 revoked = int(value)
             elif name.startswith("="):
                 requests, window_s = map(int, value.split())
                 limits[name[1:]] = requests, window_s
-            elif name[0].isalnum() and (int(value) == 0 or int(value) > now_ms):
+            elif name not in _FLAGS and (int(value) == 0 or int(value) > judged_at_ms):
                 restrictions[name] = int(value) or None
         return Rules(restrictions, revoked, limits)
 
@@ -111,24 +154,33 @@ class OperatorActs:
         return bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
 
     @reaching
-    async def set_limit(self, tenant: str, limit: str, requests: int, window_s: int, author: Author) -> bool:
-        """Set a tenant's limit over the configuration's. It holds for the very next request."""
-        return await self._override(tenant, limit, requests, window_s, author)
+    async def set_limit(self, tenant: str, limit: Limit, requests: int, window_s: int, author: Author) -> Override:
+        """Set a tenant's limit over the configured one. It holds for the very next request."""
+        return await self._override(tenant, limit.name, limit, requests, window_s, author)
 
     @reaching
-    async def unset_limit(self, tenant: str, limit: str, author: Author) -> bool:
-        """Let the configuration's hold again."""
-        return await self._override(tenant, limit, 0, 0, author)
+    async def unset_limit(self, tenant: str, name: str, limit: Limit | None, author: Author) -> bool:
+        """Let the configured limit hold again."""
+        return (await self._override(tenant, name, limit, 0, 0, author)).applied
 
-    async def _override(self, tenant: str, limit: str, requests: int, window_s: int, author: Author) -> bool:
+    async def _override(
+        self, tenant: str, name: str, limit: Limit | None, requests: int, window_s: int, author: Author
+    ) -> Override:
         keys = keys_of(tenant)
-        args: list[str | int] = [limit, requests, window_s, PUSHES, tenant, *_about(author)]
-        return bool(await run(self._client, "override", [keys.rules, keys.events], args))
+        configured = (0, 0) if limit is None else (limit.requests, limit.window_s)
+        args: list[str | int] = [name, requests, window_s, *configured, PUSHES, tenant, *_about(author)]
+        changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events], args)
+        return Override(changed == 1, (before, before_s) if before else configured)
 
     async def _rule(self, verb: str, tenant: str, user: str | None, author: Author, *args: str | int) -> Any:
         keys = keys_of(tenant)
         at = [keys.rules, keys.events, *([] if user is None else [keys.user_rules(user)])]
         return await run(self._client, verb, at, [*args, user or "", *_about(author)])
+
+
+_OVER = -2
+"""What `lua/restrict.lua` answers where the restriction would be over already."""
+_FLAGS = frozenset({ANY_USER, REVOKED_SKEW, ANY_REVOKED})
 
 
 def _about(author: Author) -> tuple[str, str, str, str]:

@@ -383,7 +383,8 @@ def decode(question: Question, told: Iterator[Any]) -> Decided:
     except (KeyError, ValueError) as error:
         return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
     if restricted_at < 0:
-        return Admission(standings, session, revoked=True, may_be_full=may_be_full)
+        accepted_from_s = None if restricted_at == -1 else 1 - restricted_at
+        return Admission(standings, session, revoked=True, accepted_from_s=accepted_from_s, may_be_full=may_be_full)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
     return Admission(standings, session, came_from, restricted, may_be_full)
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from service.core.sessions import MOST_SESSIONS, TRANSITIONS, Refusal, Session, Status
-from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, PUSHES, REVOKED
+from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, PUSHES, REVOKED, REVOKED_SKEW
 from service.store.rights import KEYLESS, commands_of, writes
 
 LETTERS = {
@@ -71,6 +71,7 @@ def _preamble() -> str:
         f"local NAMES = {{{names}}}",
         f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}",
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
+        f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
         f"local NEWS, PUSHES = '{NEWS}', '{PUSHES}'",
         # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
         "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true, NOPERM = true }",
@@ -108,6 +109,7 @@ _VERBS = (
     ("probe",),
     ("rights",),
     ("lease",),
+    ("look",),
     ("sample",),
     ("sweep",),
 )

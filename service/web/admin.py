@@ -1,17 +1,24 @@
 """The admin API: sessions, what operators do to them, restrictions and limits. Thin handlers over `Desk`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from aiohttp import web
 
 from service.core.acts import Act, Rules
 from service.core.errors import Conflict, InvalidRequest, NotFound
-from service.core.limits import Limit, Per, Standing
+from service.core.limits import Limit, Per
 from service.core.listing import Cursor, Page
-from service.core.moments import timestamp
-from service.core.sessions import RECORDED, Cause, Refusal, Session, Status
+from service.core.sessions import RECORDED, Cause, Refusal, Status
 from service.web import keys
+from service.web.admin_answers import (
+    conflict,
+    moment,
+    result_data,
+    revoked_data,
+    rules_data,
+    session_data,
+    standing_data,
+)
 from service.web.envelope import done, success
 from service.web.forwarded import is_counted
 from service.web.operators import Desk, for_operators, for_viewers
@@ -19,12 +26,14 @@ from service.web.schemas import (
     ActBody,
     LimitBody,
     ManyBody,
+    ReplaceQuery,
     ResetBody,
     RestrictBody,
     RevokeBody,
     SessionsQuery,
     SubjectQuery,
     Told,
+    UserReplaceQuery,
     moment_ms,
     read_body,
     read_query,
@@ -57,7 +66,7 @@ async def tenant(request: web.Request, desk: Desk) -> web.StreamResponse:
     counts = await desk.sessions.counts([desk.at])
     rules = await desk.acts.rules(desk.at)
     configured = {"restrictedByConfiguration": sorted(desk.tenant.restricted)}
-    return success(request, {"tenant": desk.at, "counts": counts[desk.at], **configured, **_rules(rules)})
+    return success(request, {"tenant": desk.at, "counts": counts[desk.at], **configured, **rules_data(rules)})
 
 
 @for_viewers
@@ -66,7 +75,7 @@ async def activity(request: web.Request, desk: Desk) -> web.StreamResponse:
     found = await request.app[keys.PULSES].activity(desk.at)
     told = {
         "bucketSeconds": found.bucket_s,
-        "until": _time(found.ends_s * 1000),
+        "until": moment(found.ends_s * 1000),
         "transitions": found.transitions,
         "refusals": found.refusals,
         "shadowRefusals": found.shadow,
@@ -91,7 +100,8 @@ async def sessions(request: web.Request, desk: Desk) -> web.StreamResponse:
         page = await desk.sessions.page(desk.at, statuses=statuses, prefix=query.prefix, after=after, size=query.limit)
     listed = [session_data(desk.at, one) for one in page.sessions]
     following = str(page.after) if page.after else None
-    return success(request, {"sessions": listed, "next": following, "examined": page.examined})
+    latest_ms = max([one.changed_ms for one in page.sessions], default=0)
+    return success(request, {"sessions": listed, "next": following, "examined": page.examined}, latest_ms=latest_ms)
 
 
 @for_viewers
@@ -105,12 +115,13 @@ async def session(request: web.Request, desk: Desk) -> web.StreamResponse:
         raise NotFound("Nothing is kept of this user")
     told = {
         "session": session_data(desk.at, found) if found else None,
-        **_rules(rules),
+        **rules_data(rules),
         "events": [event.told() for event in history.events],
-        "eventsReachBackTo": _time(history.reaches_back_to_ms),
+        "eventsReachBackTo": moment(history.reaches_back_to_ms),
     }
     del told["limits"]  # a tenant's alone
-    return success(request, told)
+    moments_ms = [event.at_ms for event in history.events] + ([found.changed_ms] if found else [])
+    return success(request, told, latest_ms=max(moments_ms, default=0))
 
 
 @for_viewers
@@ -132,8 +143,9 @@ async def act(request: web.Request, desk: Desk) -> web.StreamResponse:
     if done.outcome is Refusal.UNKNOWN:
         raise NotFound("Nothing is kept of this user")
     if isinstance(done.outcome, Refusal) or done.session is None:
-        raise Conflict(_conflict(done, request.match_info["act"]))
-    return success(request, session_data(desk.at, done.session))
+        raise Conflict(conflict(done, request.match_info["act"]))
+    told = {**session_data(desk.at, done.session), "applied": done.applied, **revoked_data(done.revoked_before_s)}
+    return success(request, told, latest_ms=done.session.changed_ms)
 
 
 @for_operators
@@ -141,14 +153,16 @@ async def act_on_many(request: web.Request, desk: Desk) -> web.StreamResponse:
     """The same for up to 1,000 users, told one by one."""
     body = await read_body(request, ManyBody)
     acts = await _act(request, desk, list(dict.fromkeys(body.users)), body)
-    return success(request, {"results": [_result(done, request.match_info["act"]) for done in acts]})
+    return success(request, {"results": [result_data(done, request.match_info["act"]) for done in acts]})
 
 
 async def _act(request: web.Request, desk: Desk, users: Sequence[str], body: ActBody) -> list[Act]:
     name = request.match_info["act"]
     if body.everywhere and name != "logout":
         raise InvalidRequest([("everywhere", "goes with logout alone")])
-    acts = await desk.acts.act(desk.at, users, CAUSES[name], desk.author(body.reason), everywhere=body.everywhere)
+    acts = await desk.acts.act(
+        desk.at, users, CAUSES[name], desk.author(body.reason), everywhere=body.everywhere, skew_ms=desk.skew_ms
+    )
     made = sum(isinstance(done.outcome, Status) and done.outcome is not done.came_from for done in acts)
     request[keys.EXCHANGE].gate.pulse.transition(desk.at, made)
     return acts
@@ -168,16 +182,18 @@ async def forget(request: web.Request, desk: Desk) -> web.StreamResponse:
 
 @for_operators
 async def restrict(request: web.Request, desk: Desk) -> web.StreamResponse:
-    """Restrict the tenant, or one user, from a capability; for good or until a moment."""
+    """Restrict the tenant, or one user, from a capability; for good or until a moment. A longer restriction stays."""
+    user, replace = _user_and_replace(request)
     body = await read_body(request, RestrictBody)
-    await desk.acts.restrict(
+    held = await desk.acts.restrict(
         desk.at,
-        _user(request),
+        user,
         request.match_info["capability"],
         desk.author(body.reason),
         until_ms=moment_ms(body.until),
+        replace=replace,
     )
-    return done(request)
+    return success(request, {"success": True, "applied": held.applied, "until": moment(held.until_ms)})
 
 
 @for_operators
@@ -192,20 +208,20 @@ async def unrestrict(request: web.Request, desk: Desk) -> web.StreamResponse:
 
 @for_operators
 async def revoke(request: web.Request, desk: Desk) -> web.StreamResponse:
-    """Refuse the tokens that were issued up to a moment."""
+    """Refuse the tokens that were issued up to a moment. A later moment that is set already stays."""
+    user, replace = _user_and_replace(request)
     body = await read_body(request, RevokeBody)
-    before_ms = moment_ms(body.before)
-    before_s = None if before_ms is None else before_ms // 1000
-    since_s = await desk.acts.revoke(desk.at, _user(request), desk.author(body.reason), before_s=before_s)
-    return success(request, {"revokedBefore": _time(since_s * 1000)})
+    before_ms, author = moment_ms(body.before), desk.author(body.reason)
+    held = await desk.acts.revoke(desk.at, user, author, before_ms=before_ms, skew_ms=desk.skew_ms, replace=replace)
+    return success(request, {"applied": held.applied, **revoked_data(held.before_s)})
 
 
 @for_operators
 async def restore(request: web.Request, desk: Desk) -> web.StreamResponse:
     """Refuse no token for when it was issued any more."""
     body = await read_body(request, Told)
-    await desk.acts.restore(desk.at, _user(request), desk.author(body.reason))
-    return done(request)
+    lifted = await desk.acts.restore(desk.at, _user(request), desk.author(body.reason))
+    return success(request, {"success": True, "applied": lifted})
 
 
 @for_viewers
@@ -226,7 +242,7 @@ async def peek(request: web.Request, desk: Desk) -> web.StreamResponse:
     limit = _limit_of(request, desk)
     subject = _fitting(limit, read_query(request, SubjectQuery).subject)
     [standing] = await desk.acts.peek(desk.at, [(limit, subject)])
-    return success(request, _standing(standing))
+    return success(request, standing_data(standing))
 
 
 @for_operators
@@ -241,67 +257,23 @@ async def reset(request: web.Request, desk: Desk) -> web.StreamResponse:
 
 @for_operators
 async def set_limit(request: web.Request, desk: Desk) -> web.StreamResponse:
-    """Set a limit over the configuration's, for this tenant."""
+    """Set a limit over the configuration's, for this tenant. The last one that was set holds."""
     body = await read_body(request, LimitBody)
     limit = _limit_of(request, desk)
-    await desk.acts.set_limit(desk.at, limit.name, body.requests, body.window, desk.author(body.reason))
-    return done(request)
+    held = await desk.acts.set_limit(desk.at, limit, body.requests, body.window, desk.author(body.reason))
+    requests, window_s = held.previous
+    told = {"requests": body.requests, "window": body.window, "previous": {"requests": requests, "window": window_s}}
+    return success(request, {"success": True, "applied": held.applied, **told})
 
 
 @for_operators
 async def unset_limit(request: web.Request, desk: Desk) -> web.StreamResponse:
     """Let the configuration's limit hold again."""
     body = await read_body(request, Told)
-    limit = request.match_info["limit"]
-    if not await desk.acts.unset_limit(desk.at, limit, desk.author(body.reason)):
+    name = request.match_info["limit"]
+    if not await desk.acts.unset_limit(desk.at, name, desk.tenant.limits.get(name), desk.author(body.reason)):
         raise NotFound("This limit is the configuration's")
     return done(request)
-
-
-def session_data(tenant: str, session: Session) -> dict[str, Any]:
-    """A session, as `/auth/status` tells it."""
-    return {
-        "tenant": tenant,
-        "userId": session.user,
-        "status": session.status,
-        "previousStatus": session.previous,
-        "since": _time(session.since_ms),
-        "lastSeen": _time(session.seen_ms),
-        "tokenExpiresAt": _time(session.expires_ms),
-    }
-
-
-def _rules(rules: Rules) -> dict[str, Any]:
-    limits = {name: {"requests": requests, "window": window_s} for name, (requests, window_s) in rules.limits.items()}
-    return {
-        "restrictions": [{"capability": name, "until": _time(until)} for name, until in rules.restrictions.items()],
-        "revokedBefore": None if rules.revoked_before_s is None else _time(rules.revoked_before_s * 1000),
-        "limits": limits,
-    }
-
-
-def _result(done: Act, name: str) -> dict[str, Any]:
-    if isinstance(done.outcome, Refusal):
-        unknown = done.outcome is Refusal.UNKNOWN
-        message = "Nothing is kept of this user" if unknown else _conflict(done, name)
-        return {"userId": done.user, "done": False, "status": done.came_from, "message": message}
-    return {"userId": done.user, "done": True, "status": done.outcome, "previousStatus": done.came_from}
-
-
-def _conflict(done: Act, name: str) -> str:
-    return f"{name} conflicts with the status {done.came_from.value}"
-
-
-def _standing(standing: Standing) -> dict[str, Any]:
-    limit = standing.limit
-    return {
-        "limit": limit.name,
-        "requests": limit.requests,
-        "window": limit.window_s,
-        "used": standing.used,
-        "remaining": standing.remaining,
-        "reset": standing.reset_s,
-    }
 
 
 def _fitting(limit: Limit, subject: str) -> str:
@@ -322,9 +294,22 @@ def _limit_of(request: web.Request, desk: Desk) -> Limit:
 
 def _user(request: web.Request) -> str | None:
     """The user whom the address is about; None: it is about the tenant."""
+    return read_user(request) if _is_about_a_user(request) else None
+
+
+def _user_and_replace(request: web.Request) -> tuple[str | None, bool]:
+    """The same, and whether what holds is to be replaced, also by something weaker."""
+    if _is_about_a_user(request) and "user" not in request.match_info:
+        query = read_query(request, UserReplaceQuery)
+        return query.user, query.replace
+    replace = read_query(request, ReplaceQuery).replace
+    return _user(request), replace
+
+
+def _is_about_a_user(request: web.Request) -> bool:
     resource = request.match_info.route.resource
     about = resource.canonical.split("/") if resource is not None else []
-    return read_user(request) if {"user", "{user}"} & set(about) else None
+    return bool({"user", "{user}"} & set(about))
 
 
 def _cursor(text: str | None) -> Cursor | None:
@@ -332,10 +317,6 @@ def _cursor(text: str | None) -> Cursor | None:
         return None if text is None else Cursor.parse(text)
     except ValueError:
         raise InvalidRequest([("after", "must be the `next` of a page")]) from None
-
-
-def _time(ms: int | None) -> str | None:
-    return None if ms is None else timestamp(ms)
 
 
 def routes(root: str) -> list[web.RouteDef]:

@@ -34,17 +34,16 @@ def _list(items: Json) -> Json:
     return {"type": "array", "items": items}
 
 
-_SESSION = _object(
-    {
-        "tenant": {"type": "string"},
-        "userId": {"type": "string"},
-        "status": {"type": ["string", "null"], "enum": [*Status, None]},
-        "previousStatus": {"type": ["string", "null"], "enum": [*Status, None]},
-        "since": _TIME,
-        "lastSeen": _TIME,
-        "tokenExpiresAt": _TIME,
-    }
-)
+_SESSION_MEMBERS: Json = {
+    "tenant": {"type": "string"},
+    "userId": {"type": "string"},
+    "status": {"type": ["string", "null"], "enum": [*Status, None]},
+    "previousStatus": {"type": ["string", "null"], "enum": [*Status, None]},
+    "since": _TIME,
+    "lastSeen": _TIME,
+    "tokenExpiresAt": _TIME,
+}
+_SESSION = _object(_SESSION_MEMBERS)
 _EVENT: Json = {
     "type": "object",
     "description": "One thing that happened; which members there are depends on `type`",
@@ -67,19 +66,27 @@ _LIMIT = _object({"requests": {"type": "integer"}, "window": {"type": "integer",
 _RESTRICTIONS = _list(_object({"capability": {"type": "string"}, "until": _TIME}))
 _COUNTS = _object({status.value: _COUNT for status in RECORDED})
 _SUCCESS = _object({"success": {"const": True}})
+_APPLIED: Json = {"type": "boolean", "description": "false: what holds already is the same, or stricter, and stays"}
+_REVOKED: Json = {  # tokens issued up to the one are refused, from the other on accepted
+    name: {**_MOMENT, "description": "by whole seconds of `iat`"} for name in ("revokedBefore", "newTokensFrom")
+}
 _RESULT = _object(
     {
         "userId": {"type": "string"},
         "done": {"type": "boolean"},
+        "applied": _APPLIED,
         "status": {"enum": list(Status)},
         "previousStatus": {"enum": list(Status)},
         "message": {"type": "string"},
+        **_REVOKED,
     },
-    optional=("previousStatus", "message"),
+    optional=("applied", "previousStatus", "message", *_REVOKED),
 )
 _SERIES = _list(_COUNT)
-SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT}
+_ACT = _object({**_SESSION_MEMBERS, "applied": _APPLIED, **_REVOKED}, optional=tuple(_REVOKED))
+SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT, "Act": _ACT}
 _A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
+_AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 _EVENTS: Json = _list({"$ref": "#/components/schemas/Event"})
 
 
@@ -186,7 +193,7 @@ def _of_a_tenant() -> list[Operation]:
         _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", _object(page), query=schemas.SessionsQuery),
         _operators("get", f"{at}/limits", "Limits, as they hold and as configured", _object({"limits": _list(_object(listed))})),
         _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", _object({**standing, "remaining": _COUNT, "reset": _COUNT}), query=schemas.SubjectQuery),
-        _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's", body=schemas.LimitBody),
+        _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's; the last one set holds", _object({"success": {"const": True}, "applied": _APPLIED, "requests": _COUNT, "window": _COUNT, "previous": _LIMIT}), body=schemas.LimitBody),
         _operators("delete", f"{at}/limits/{{limit}}", "Let the configuration's limit hold again", body=schemas.Told),
         _operators("post", f"{at}/limits/{{limit}}/reset", "Give a subject its whole quota back", _object({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
     ]  # fmt: skip
@@ -196,14 +203,15 @@ def _of_a_tenant() -> list[Operation]:
         found += [
             _operators("get", user, "One user, with history", _object(one), query=query),
             _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.Told, query=query),
-            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _A_SESSION, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in acts),
+            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _AN_ACT, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in acts),
         ]  # fmt: skip
     for whose, query in [(at, None), *users]:
+        replace = schemas.ReplaceQuery if query is None else schemas.UserReplaceQuery
         found += [
-            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability", body=schemas.RestrictBody, query=query),
+            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", _object({"success": {"const": True}, "applied": _APPLIED, "until": {**_TIME, "description": "until when it holds; null: until it is lifted"}}), body=schemas.RestrictBody, query=replace),
             _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.Told, query=query),
-            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment", _object({"revokedBefore": _MOMENT}), body=schemas.RevokeBody, query=query),
-            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", body=schemas.Told, query=query),
+            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment; a later one that is set stays", _object({"applied": _APPLIED, **_REVOKED}), body=schemas.RevokeBody, query=replace),
+            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", _object({"success": {"const": True}, "applied": _APPLIED}), body=schemas.Told, query=query),
         ]  # fmt: skip
     return found
 

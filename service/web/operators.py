@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from service.core.acts import Acts, Author
 from service.core.admission import Question, judge
+from service.core.clocks import forgiven_skew_ms
 from service.core.errors import Forbidden, NotFound, Unauthorized, UnexpectedState
 from service.core.listing import Histories, SessionLists
 from service.core.tenants import Tenant, digest
@@ -49,6 +50,11 @@ class Desk:
     def at(self) -> str:
         """The tenant's name."""
         return self.tenant.name
+
+    @property
+    def skew_ms(self) -> int:
+        """How far the tenant lets clocks differ, in milliseconds."""
+        return forgiven_skew_ms(self.tenant.ring.leeway_s)
 
     def author(self, reason: str) -> Author:
         """Who does it, and why."""

@@ -1,7 +1,7 @@
 """What the admin API reads: bodies and queries, as types. The description at /openapi.json is made from them."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import hdrs, web
@@ -76,24 +76,20 @@ class ManyBody(ActBody):
     users: list[User] = Field(min_length=1, max_length=MAX_USERS)
 
 
-def _is_to_come(moment: datetime) -> datetime:
-    if moment <= datetime.now(UTC):
-        raise ValueError("is over already; leave it out for a restriction that lasts until it is lifted")
-    return moment
-
-
 class RestrictBody(Told):
     """Restrict from a capability."""
 
-    until: Annotated[AwareDatetime, AfterValidator(_is_to_come)] | None = Field(
-        None, description="in the future; null: until it is lifted"
-    )
+    until: AwareDatetime | None = Field(None, description="in the future; null: until it is lifted")
 
 
 class RevokeBody(Told):
     """Refuse tokens that were issued up to a moment."""
 
-    before: AwareDatetime | None = Field(None, description="null: now")
+    before: AwareDatetime | None = Field(
+        None,
+        description="at most 5 s (or the tenant's leeway) ahead; null: now, which covers every token that exists, "
+        "also one issued that far ahead",
+    )
 
 
 class LimitBody(Told):
@@ -137,6 +133,16 @@ class UserQuery(_Schema):
     """Which user, where the path does not say."""
 
     user: User
+
+
+class ReplaceQuery(_Schema):
+    """Whether an act may weaken what holds."""
+
+    replace: bool = Field(False, description="set exactly what is sent, also where something stricter holds")
+
+
+class UserReplaceQuery(UserQuery, ReplaceQuery):
+    """The same, for a user that the path does not name."""
 
 
 class EventsQuery(_Schema):

@@ -1,6 +1,7 @@
 """A real Chromium at the dashboard: logs in, filters, opens a user, and sees a logout."""
 
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -214,8 +215,35 @@ async def test_restrictions_and_limits_are_set_and_lifted(browser: Browser, serv
     await page.fill("#act-requests", "1")
     await page.locator("dialog [type=submit]").click()
     await expect(row).to_contain_text("30 in 3600 s")
+    await expect(page.locator("#told")).to_contain_text("before it was 30 in 3600 s")
     answers = [service.get("/auth/logout", credentials("alice")).status for _ in range(2)]
     assert answers == [200, 429]
+
+
+async def test_the_page_says_what_holds_after_an_act_that_came_late_and_replaces_it_when_asked(
+    browser: Browser, service: Service
+) -> None:
+    page, complaints = await open_dashboard(browser, service)
+    await page.goto(f"http://127.0.0.1:{service.port}/dashboard/user?tenant=acme&user=alice")
+    await page.wait_for_selector('#live[data-state="on"]')
+    told, stolen = page.locator("#told"), credentials("alice", iat=int(time.time()))
+
+    async def revoke(before: str, *, replace: bool = False) -> None:
+        await page.get_by_role("button", name="Revoke tokens", exact=True).click()
+        await page.fill("#act-before", before)
+        if replace:
+            await page.check("#act-replace")
+        await page.locator("dialog [type=submit]").click()
+
+    await revoke("")
+    await expect(told).to_contain_text("Revoke tokens: done; tokens issued from")
+    await revoke("2020-01-01T00:00")
+    await expect(told).to_contain_text("Revoke tokens: nothing changed; tokens issued from")
+    assert service.get("/auth/status", stolen).status == 401
+    await revoke("2020-01-01T00:00", replace=True)
+    await expect(told).to_contain_text("Revoke tokens: done; tokens issued from Jan 1, 2020")
+    assert service.get("/auth/status", stolen).status == 200
+    assert complaints == []
 
 
 async def test_a_viewer_sees_no_button_that_changes_anything(browser: Browser, service: Service) -> None:

@@ -105,23 +105,32 @@ class Machine(RuleBasedStateMachine):
     def forget(self, tenant: str, user: str) -> None:
         assert self.world.admin("DELETE", f"{tenant}/users/{user}") == self.plain.forget(tenant, user)
 
-    @rule(tenant=tenants, user=whose, capability=operations, lasts_s=st.sampled_from([None, 50]))
-    def restrict(self, tenant: str, user: str | None, capability: str, lasts_s: int | None) -> None:
+    @rule(
+        tenant=tenants,
+        user=whose,
+        capability=operations,
+        lasts_s=st.sampled_from([None, 20, 50]),
+        replace=st.booleans(),
+    )
+    def restrict(self, tenant: str, user: str | None, capability: str, lasts_s: int | None, replace: bool) -> None:
         until_ms = None if lasts_s is None else self.plain.now // MS + lasts_s * 1000
-        until = None if until_ms is None else until_ms / 1000
-        assert self.world.admin("PUT", f"{_of(tenant, user)}/restrictions/{capability}", until=until) == 200
-        self.plain.restricted[tenant, user][capability] = until_ms
+        until, query = None if until_ms is None else until_ms / 1000, "?replace=true" if replace else ""
+        assert self.world.admin("PUT", f"{_of(tenant, user)}/restrictions/{capability}{query}", until=until) == 200
+        self.plain.restrict(tenant, user, capability, until_ms, replace=replace)
 
     @rule(tenant=tenants, user=whose, capability=operations)
     def lift(self, tenant: str, user: str | None, capability: str) -> None:
         self.world.admin("DELETE", f"{_of(tenant, user)}/restrictions/{capability}")
         self.plain.restricted[tenant, user].pop(capability, None)
 
-    @rule(tenant=tenants, user=whose, ago_s=st.sampled_from([0, 15, 15, 15]))
-    def revoke(self, tenant: str, user: str | None, ago_s: int) -> None:
-        before_s = self.plain.now // SECOND - ago_s
-        assert self.world.admin("PUT", f"{_of(tenant, user)}/revocation", before=before_s) == 200
-        self.plain.revoked[tenant, user] = before_s
+    @rule(tenant=tenants, user=whose, ago_s=st.sampled_from([None, 0, 15, 15, 40, -4, -60]), replace=st.booleans())
+    def revoke(self, tenant: str, user: str | None, ago_s: int | None, replace: bool) -> None:
+        before_s, query = (
+            None if ago_s is None else self.plain.now // SECOND - ago_s,
+            "?replace=true" if replace else "",
+        )
+        found = self.world.admin("PUT", f"{_of(tenant, user)}/revocation{query}", before=before_s)
+        assert found == self.plain.revoke(tenant, user, before_s, replace=replace)
 
     @rule(tenant=tenants, user=whose)
     def restore(self, tenant: str, user: str | None) -> None:
@@ -164,6 +173,13 @@ class Machine(RuleBasedStateMachine):
         }
         assert found == {at: replace(one, logged_out=0) for at, one in self.plain.users.items()}
         assert self.world.listed() == {at: one.status for at, one in self.plain.users.items()}
+
+    @invariant()
+    def what_operators_have_set_is_what_the_model_says(self) -> None:
+        if hasattr(self, "plain"):
+            now_ms = self.plain.now // MS
+            assert self.world.revoked() == self.plain.revoked
+            assert self.world.restricted(now_ms) == self.plain.restrictions(now_ms)
 
     @invariant()
     def each_transition_was_told_once_and_in_order(self) -> None:

@@ -160,7 +160,7 @@ class Plain:
             self._move(tenant, asked.user, changed, to, cause)
             self.users[tenant, asked.user].seen = now_ms
             return
-        if now_ms - user.seen >= self.rules.seen_every_s * 1000:
+        if now_ms - user.seen >= self.rules.seen_every_s * 1000 or now_ms < user.seen:
             changed.seen = now_ms
         self.users[tenant, asked.user] = changed
 
@@ -211,6 +211,31 @@ class Plain:
         if status in ("none", "terminated"):
             return 404 if status == "none" else 409
         del self.users[tenant, name]
+        return 200
+
+    def restrict(self, tenant: str, name: str | None, capability: str, until: int | None, *, replace: bool) -> None:
+        """For good (None) or until a moment in ms: never shorter than what holds, unless it replaces that."""
+        own = self.restricted[tenant, name]
+        held = own.get(capability, 0)
+        if replace or (held is not None and (until is None or until > held)):
+            own[capability] = until
+
+    def restrictions(self, now_ms: int) -> dict[tuple[str, str | None], dict[str, int | None]]:
+        """Those that are not over."""
+        left = {
+            at: {name: until for name, until in own.items() if until is None or until > now_ms}
+            for at, own in self.restricted.items()
+        }
+        return {at: own for at, own in left.items() if own}
+
+    def revoke(self, tenant: str, name: str | None, before_s: int | None, *, replace: bool) -> int:
+        """The status of the answer. None: now, which covers 5 s more (or the leeway), for clocks differ."""
+        latest = self.now + max(5, self.rules.leeway_s) * SECOND
+        if before_s is not None and before_s * SECOND > latest:
+            return 400
+        until = latest // SECOND if before_s is None else before_s
+        held = self.revoked.get((tenant, name), until)
+        self.revoked[tenant, name] = until if replace else max(held, until)
         return 200
 
     def _is_restricted(self, tenant: str, asked: Asked) -> bool:

@@ -39,6 +39,11 @@ PLANTED = {
             "      move(record_key, tenant.indexes, user, record, 'i', 'request', { by = 'user' })\n    end\n",
         )
     },
+    "a late revocation takes an earlier one back": {"revoke": ("(held_s > before_s and not replace)", "false")},
+    "a late restriction shortens an earlier one": {"restrict": ("held > until_ms", "false")},
+    "a revocation covers no token of a clock that is ahead": {
+        "revoke": ("math.floor((latest_ms + skew_ms) / 1000)", "math.floor(latest_ms / 1000)")
+    },
     "a restriction of one user is not looked at": {"admit": ("if any_user and", "if false and")},
     "the sweep leaves a user in an index": {
         "sweep": (

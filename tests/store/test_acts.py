@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.core.acts import Author, Rules
+from service.core.acts import Author, Override, Revocation, Rules
+from service.core.clocks import FORGIVEN_SKEW_S
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.sessions import RECORDED, Cause, Refusal, Status
@@ -64,7 +65,7 @@ async def test_a_logout_everywhere_refuses_the_tokens_issued_until_now(
         assert refused.came_from is None
     assert (await Sessions(access.client).get("acme", "alice")).status is Status.LOGGED_OUT  # type: ignore[union-attr]
     assert not (await admissions.ask(ask_about("bob"))).revoked, "it is about one user"
-    fresh = await admissions.ask(ask_about("alice", issued_s=now_ms() / 1000 + 2))
+    fresh = await admissions.ask(ask_about("alice", issued_s=now_ms() / 1000 + FORGIVEN_SKEW_S + 2))
     assert (fresh.revoked, fresh.came_from) == (False, Status.LOGGED_OUT)
     assert [event["type"] for event in await told(access)] == ["transition", "revocation", "transition", "transition"]
 
@@ -73,8 +74,8 @@ async def test_a_revocation_outlives_the_record_and_is_lifted_by_an_operator_alo
     admissions: Admissions, acts: OperatorActs, access: RedisAccess
 ) -> None:
     await admissions.ask(ask_about("alice"))
-    before_s = await acts.revoke("acme", "alice", BY)
-    assert abs(before_s - now_ms() / 1000) < 5
+    before_s = (await acts.revoke("acme", "alice", BY)).before_s
+    assert 0 <= before_s - now_ms() // 1000 <= FORGIVEN_SKEW_S
     assert await acts.forget("acme", "alice", BY) is Status.LOGGED_IN
     assert (await admissions.ask(ask_about("alice"))).revoked
     assert (await acts.rules("acme", "alice")).revoked_before_s == before_s
@@ -87,10 +88,10 @@ async def test_a_revocation_outlives_the_record_and_is_lifted_by_an_operator_alo
 
 async def test_a_revocation_of_a_tenant_is_about_all_of_its_users(admissions: Admissions, acts: OperatorActs) -> None:
     moment_s = now_ms() // 1000 - 100
-    assert await acts.revoke("acme", None, BY, before_s=moment_s) == moment_s
+    assert await acts.revoke("acme", None, BY, before_ms=moment_s * 1000 + 999) == Revocation(moment_s, applied=True)
     for user, issued_s, revoked in [("a", None, True), ("b", moment_s + 0.9, True), ("c", moment_s + 1, False)]:
         assert (await admissions.ask(ask_about(user, issued_s=issued_s))).revoked is revoked, user
-    await acts.revoke("acme", "c", BY, before_s=moment_s + 50)
+    await acts.revoke("acme", "c", BY, before_ms=(moment_s + 50) * 1000)
     assert (await admissions.ask(ask_about("c", issued_s=moment_s + 50))).revoked, "the later of the two holds"
     assert (await admissions.ask(ask_about("b", issued_s=moment_s))).revoked
     assert not (await admissions.ask(ask_about("a", tenant="globex"))).revoked
@@ -99,10 +100,12 @@ async def test_a_revocation_of_a_tenant_is_about_all_of_its_users(admissions: Ad
     assert (await admissions.ask(ask_about("c", issued_s=moment_s + 50))).revoked, "its own stays"
 
 
-async def test_a_restriction_survives_a_revocation_and_the_reverse(admissions: Admissions, acts: OperatorActs) -> None:
+async def test_a_restriction_survives_a_revocation_and_the_reverse(
+    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+) -> None:
     await acts.revoke("acme", "alice", BY)
     await acts.restrict("acme", "alice", "status", BY, until_ms=now_ms() + HOUR_MS)
-    await acts.restrict("acme", None, "past", BY, until_ms=now_ms() - HOUR_MS)
+    await access.client.hset("rc:{acme}:rules", "past", now_ms() - HOUR_MS)
     rules = await acts.rules("acme", "alice")
     assert rules.revoked_before_s is not None
     assert list(rules.restrictions) == ["status"]
@@ -131,8 +134,8 @@ async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted
     question = ask_about("alice", limits=[LIMIT])
     for _ in range(2):
         assert not (await admissions.ask(question)).refused
-    assert await acts.set_limit("acme", "some", 2, 120, BY)
-    assert not await acts.set_limit("acme", "some", 2, 120, BY), "nothing new"
+    assert await acts.set_limit("acme", LIMIT, 2, 120, BY) == Override(applied=True, previous=(3, 60))
+    assert await acts.set_limit("acme", LIMIT, 2, 120, BY) == Override(applied=False, previous=(2, 120))
     refused = await admissions.ask(question)
     assert refused.refused
     assert [(one.limit.requests, one.limit.window_s, one.used) for one in refused.standings] == [(2, 120, 2)]
@@ -141,11 +144,11 @@ async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted
     assert (await admissions.ask(anonymous)).refused, "it holds without a good token, too"
     assert (await admissions.ask(ask_about("a", tenant="globex", limits=[LIMIT]))).standings[0].limit is LIMIT
     assert (await acts.rules("acme")).limits == {"some": (2, 120)}
-    await acts.set_limit("acme", "some", 5000, 60, BY)
+    await acts.set_limit("acme", LIMIT, 5000, 60, BY)
     standing = (await OperatorActs(access.client).peek("acme", [(LIMIT, "10.0.0.1")]))[0]
     assert (standing.limit.requests, standing.used) == (5000, 2)
-    assert await acts.unset_limit("acme", "some", BY)
-    assert not await acts.unset_limit("acme", "some", BY)
+    assert await acts.unset_limit("acme", "some", LIMIT, BY)
+    assert not await acts.unset_limit("acme", "some", LIMIT, BY)
     assert (await acts.rules("acme")).limits == {}
     assert await access.client.exists("rc:{acme}:rules") == 0
 
@@ -178,11 +181,29 @@ async def test_what_operators_set_is_told_as_events(acts: OperatorActs, access: 
         {"type": "restriction", "capability": "fly", "change": "set", "user": "alice", "until": "4000000000000"},
         {"type": "restriction", "capability": "pay", "change": "set", "user": "alice"},
     ]
-    await acts.set_limit("acme", "some", 7, 60, BY)
-    entries = await access.client.xrevrange("rc:{acme}:events", count=1)
-    fields = {name.decode(): value.decode() for name, value in entries[0][1].items()}
-    assert {"type", "limit", "change", "requests", "window"} <= fields.keys()
-    assert (fields["limit"], fields["requests"], fields["by"]) == ("some", "7", "root")
+
+
+async def test_the_event_of_a_limit_tells_what_held_before_and_what_holds(
+    acts: OperatorActs, access: RedisAccess
+) -> None:
+    await acts.set_limit("acme", LIMIT, 7, 30, BY)
+    await acts.set_limit("acme", LIMIT, 9, 40, BY)
+    await acts.set_limit("acme", LIMIT, 9, 40, BY)
+    await acts.unset_limit("acme", "some", LIMIT, BY)
+    await acts.set_limit("acme", LIMIT, 5, 50, BY)
+    await acts.unset_limit("acme", "some", None, BY)
+    events = await Events(access.client).latest("acme", most=9)
+    found = [
+        (event["change"], *(event.get(name) for name in ("requests", "window", "previousRequests", "previousWindow")))
+        for event in [one.told() for one in events]
+    ]
+    assert found[::-1] == [
+        ("set", 7, 30, 3, 60),
+        ("set", 9, 40, 7, 30),
+        ("lifted", 3, 60, 9, 40),
+        ("set", 5, 50, 3, 60),
+        ("lifted", None, None, 5, 50),
+    ]
 
 
 async def test_a_broken_key_of_rules_is_its_tenants_error_alone(admissions: Admissions, access: RedisAccess) -> None:

@@ -245,14 +245,14 @@ async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
 
 async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
     acts = OperatorActs(access.client)
-    await acts.restrict("acme", "alice", "past", BY, until_ms=now_ms() - 1000)
+    await access.client.hset(keys_of("acme").user_rules("alice"), "past", now_ms() - 1000)
     await acts.restrict("acme", "alice", "soon", BY, until_ms=now_ms() + HOUR_MS)
     question = ask_about("alice", capabilities=("past", "soon"))
     assert (await admissions.ask(question)).restricted == "soon"
     assert 0 < await access.client.pttl(keys_of("acme").user_rules("alice")) <= HOUR_MS
-    assert await acts.restrict("acme", "alice", "soon", BY)
+    assert (await acts.restrict("acme", "alice", "soon", BY)).applied
     assert await access.client.pttl(keys_of("acme").user_rules("alice")) == -1, "untimed now: it stays"
-    assert not await acts.restrict("acme", "alice", "soon", BY), "nothing changed"
+    assert not (await acts.restrict("acme", "alice", "soon", BY)).applied, "nothing changed"
     assert await acts.unrestrict("acme", "alice", "soon", BY)
     assert not await acts.unrestrict("acme", "alice", "soon", BY)
     assert (await admissions.ask(question)).restricted is None

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.real_redis
 BY = Author("root")
 LATER_MS = 4_000_000_000_000
 LIMIT = Limit("some", Per.IP, 5, 60)
+OTHER = Limit("other", Per.IP, 3, 60)
 WIDE = Limit("wide", Per.IP, 5000, 60)
 
 
@@ -100,8 +101,8 @@ VERBS: dict[str, tuple[str, Callable[[RedisAccess], Awaitable[Any]]]] = {
     "a restriction lifted": ("restrict", by(lambda acts: acts.unrestrict("acme", "bob", "pay", BY))),
     "a revocation": ("revoke", by(lambda acts: acts.revoke("acme", "alice", BY))),
     "a revocation lifted": ("revoke", by(lambda acts: acts.restore("acme", "bob", BY))),
-    "a limit set": ("override", by(lambda acts: acts.set_limit("acme", "some", 1, 60, BY))),
-    "a limit lifted": ("override", by(lambda acts: acts.unset_limit("acme", "other", BY))),
+    "a limit set": ("override", by(lambda acts: acts.set_limit("acme", LIMIT, 1, 60, BY))),
+    "a limit lifted": ("override", by(lambda acts: acts.unset_limit("acme", "other", OTHER, BY))),
     "a user forgotten": ("forget", by(lambda acts: acts.forget("acme", "bob", BY))),
     "a limit reset": ("reset", by(lambda acts: acts.reset_limit("acme", "some", "10.0.0.1", BY))),
     "a lease": ("lease", lambda access: Leases(access.client).hold("rc:lease")),
@@ -121,7 +122,7 @@ async def seeded(server: str, root: Any) -> dict[bytes, bytes]:
     await admissions.ask(ask_about("due", expires_ms=1))
     await acts.restrict("acme", "bob", "pay", BY)
     await acts.revoke("acme", "bob", BY)
-    await acts.set_limit("acme", "other", 1, 60, BY)
+    await acts.set_limit("acme", OTHER, 1, 60, BY)
     await admissions.close()
     await ways.close()
     await access.close()

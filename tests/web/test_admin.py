@@ -155,14 +155,14 @@ async def test_many_users_are_told_one_by_one(client: Client) -> None:
     told = await ask(client, "POST", f"{AT}/sessions/suspend", {"users": ["a", "b", "c", "a"], "reason": "all of you"})
     conflict = "suspend conflicts with the status terminated"
     assert told["results"] == [
-        {"userId": "a", "done": True, "status": "suspended", "previousStatus": "logged_in"},
+        {"userId": "a", "done": True, "applied": True, "status": "suspended", "previousStatus": "logged_in"},
         {
             "userId": "b",
             "done": False,
             "status": "terminated",
             "message": conflict,
         },
-        {"userId": "c", "done": True, "status": "suspended", "previousStatus": "none"},
+        {"userId": "c", "done": True, "applied": True, "status": "suspended", "previousStatus": "none"},
     ]
     users = [f"{n:0>128}" for n in range(1000)]
     told = await ask(client, "POST", f"{AT}/sessions/logout", {"users": users})
@@ -184,7 +184,8 @@ async def test_a_logout_everywhere_makes_the_present_tokens_invalid(client: Clie
 
 async def test_a_revocation_names_a_moment(client: Client) -> None:
     told = await ask(client, "PUT", f"{AT}/revocation", {"before": "2026-01-02T03:04:05.678+01:00"})
-    assert told == {"revokedBefore": "2026-01-02T02:04:05.000Z"}
+    moments = {"revokedBefore": "2026-01-02T02:04:05.000Z", "newTokensFrom": "2026-01-02T02:04:06.000Z"}
+    assert told == {"applied": True, **moments}
     assert (await ask(client, "GET", AT))["revokedBefore"] == "2026-01-02T02:04:05.000Z"
     assert (await client.get("/auth/status", headers=credentials(iat=1_700_000_000))).status == 401
     assert (await client.get("/auth/status", headers=credentials(iat=1_770_000_000))).status == 200

@@ -132,7 +132,7 @@ async def test_a_capability_restricted_for_one_user_in_redis_holds_for_the_next_
 ) -> None:
     assert (await client.get("/auth/logout", headers=credentials())).status == 200
     acts = OperatorActs(access.client)
-    assert await acts.restrict("acme", "alice", "logout", BY)
+    assert (await acts.restrict("acme", "alice", "logout", BY)).applied
     answer = await client.get("/auth/logout", headers=credentials())
     expected = {"message": "Capability logout is restricted", "code": "RESTRICTED_CAPABILITY", "status": 403}
     assert await error_of(answer) == expected

@@ -1,18 +1,19 @@
 -- What an operator does to users: log out, suspend, reinstate, terminate.
 --
 -- KEYS    the tenant's rules, its indexes (record.lua), then for each user its record and its rules
--- ARGV    cause, everywhere (1: the tokens issued until now are refused as well), by, client address, request id, reason,
---         then each user
--- Returns for each user: status letter before, the status letter after or the name of a refusal, the record
+-- ARGV    cause, everywhere (1: the tokens that exist are refused as well), the service's clock ms, the skew that is
+--         forgiven ms, by, client address, request id, reason, then each user
+-- Returns for each user: status letter before, the status letter after or the name of a refusal, the record; with
+-- `everywhere`, where it was done, the second up to which tokens are refused (else -1), and whether that is new (1|0)
 
 local tenant_rules, indexes = key(), take_indexes()
-local cause, everywhere = arg(), arg() == '1'
+local cause, everywhere, service_ms, skew_ms = arg(), arg() == '1', number(), number()
 local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 local answers = {}
 
 while arg_at < #ARGV do
   local user, record_key, user_rules = arg(), key(), key()
-  local record = read(record_key)
+  local record, revoked_s, revokes = read(record_key), -1, 0
   local from = record.status
   local to = MOVES[cause][from]
   if NAMES[to] ~= nil then
@@ -23,11 +24,15 @@ while arg_at < #ARGV do
       write(record_key, indexes, user, record, from)
     end
     if everywhere then
-      local before_s = math.max(math.floor(now_ms / 1000), tonumber(redis.call('HGET', user_rules, REVOKED) or 0))
-      revoke(tenant_rules, user_rules, before_s)
-      tell(indexes.events, { 'type', 'revocation', 'change', 'set', 'user', user, 'before', whole(before_s) }, about)
+      local newest_s, skew_s = newest_issue_s(service_ms, skew_ms)
+      revoked_s = tonumber(redis.call('HGET', user_rules, REVOKED)) or -1
+      if newest_s > revoked_s then
+        revoked_s, revokes = newest_s, 1
+        revoke(tenant_rules, user_rules, newest_s, skew_s)
+        tell(indexes.events, { 'type', 'revocation', 'change', 'set', 'user', user, 'before', whole(newest_s) }, about)
+      end
     end
   end
-  answers[#answers + 1] = { from, to, record.text }
+  answers[#answers + 1] = { from, to, record.text, revoked_s, revokes }
 end
 return answers

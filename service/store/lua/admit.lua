@@ -12,7 +12,7 @@
 --         of each limit; with a cause the user's record and rules
 -- Returns one list, and in it for each question, in order:
 --         with a cause: status letter before; '' where a limit refused: nobody was looked at; otherwise
---         record, index of the first restricted capability (0 none, -1: the token is revoked)
+--         record, index of the first restricted capability (0 none, negative: the token is revoked, see is_revoked)
 --         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where
 --         an operator has set the limit "over requests window-in-seconds")
 --         or instead of all that: nil, and the text of an error, which is that question's own
@@ -89,15 +89,20 @@ local function restricted_index(tenant, configured, question, user_rules)
   return 0
 end
 
+-- False, or a negative number where the token is revoked: -1, or the second up to which tokens are refused, negated,
+-- where this one was issued in the second of the act, or in those added to it for clocks that differ: perhaps a new login.
 local function is_revoked(tenant, user_rules, question)
-  local before = tenant.revoked
+  local before, rules = tenant.revoked, tenant.rules
   if tenant.any_revoked then
     local own = tonumber(redis.call('HGET', user_rules, REVOKED))
-    if own then before = math.max(before or own, own) end
+    if own and own > (before or -1) then before, rules = own, user_rules end
   end
   if not before then return false end
-  local issued = string.match(question, '^%S+ (%-?%d*)')
-  return issued == '' or tonumber(issued) <= before
+  local issued = tonumber(string.match(question, '^%S+ (%-?%d*)'))
+  if not issued then return -1 end
+  if issued > before then return false end
+  local skew = tonumber(redis.call('HGET', rules, REVOKED_SKEW)) or 0
+  return skew > 0 and issued >= before - skew and -before or -1
 end
 
 -- When a user who is logged out said so last; not at all where an operator reinstated it.
@@ -113,7 +118,7 @@ local function pass(group, revoked, record_key, user_rules, question)
   local record = records[record_key] or glance(record_key)
   records[record_key] = record
   local from = record.status
-  if revoked then return record, from, -1 end
+  if revoked then return record, from, revoked end
   local restricted = restricted_index(tenant, configured == ONE, question, user_rules)
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
   local cause = restricted > 0 and 'request' or group.cause
@@ -124,7 +129,7 @@ local function pass(group, revoked, record_key, user_rules, question)
   if again then complete(record).again = now_ms end
   local expires = tonumber(sub(question, 3, find(question, ' ', 3, true) - 1))
   local later = expires > record.expires
-  local stale = now_ms - record.seen >= seen_every
+  local stale = now_ms - record.seen >= seen_every or now_ms < record.seen  -- the latter: the clock was set back
   if later then record.expires = expires end
   if not (to ~= from or later or stale or again) then return record, from, restricted end
   local ip, request, user = string.match(question, '^%S+ %-?%d* (%S+) (%S+) %S* (.*)$')

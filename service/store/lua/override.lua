@@ -1,25 +1,36 @@
 -- Set a tenant's limit over the configuration's, or lift that; every worker forgets whom it refuses.
 --
 -- KEYS    the tenant's rules (rules.lua), events
--- ARGV    the limit's name, requests (0 lifts), window s, the channel of pushes, the tenant, by, client address, request
---         id, reason
--- Returns 1 where something changed, else 0
+-- ARGV    the limit's name, requests (0 lifts), window s, the configuration's requests (0: it has none) and window s, the
+--         channel of pushes, the tenant, by, client address, request id, reason
+-- Returns whether something changed (1|0), and what an operator had set before: requests and window s (0: nothing)
 
 local rules, events = key(), key()
-local limit, requests, window, channel, tenant = arg(), number(), arg(), arg(), arg()
+local limit, requests, window, configured, configured_window = arg(), number(), arg(), number(), arg()
+local channel, tenant = arg(), arg()
 local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 
-local field, changed, entry = '=' .. limit, 0, { 'type', 'limit', 'limit', limit }
+local field, changed, entry = '=' .. limit, 1, { 'type', 'limit', 'limit', limit }
+local function add(...) for _, one in ipairs({ ... }) do entry[#entry + 1] = one end end
+local held = redis.call('HGET', rules, field)
+local held_requests, held_window = string.match(held or '', '^(%d+) (%d+)$')
 if requests == 0 then
   changed = redis.call('HDEL', rules, field)
-  entry[#entry + 1] = 'change'; entry[#entry + 1] = 'lifted'
+  add('change', 'lifted')
+  if configured > 0 then add('requests', whole(configured), 'window', configured_window) end
 else
   local value = whole(requests) .. ' ' .. window
-  changed = redis.call('HGET', rules, field) == value and 0 or 1
+  if held == value then changed = 0 end
   redis.call('HSET', rules, field, value)
-  for _, one in ipairs({ 'change', 'set', 'requests', whole(requests), 'window', window }) do entry[#entry + 1] = one end
+  add('change', 'set', 'requests', whole(requests), 'window', window)
+end
+-- The event tells what held before, too.
+if held_requests then
+  add('previousRequests', held_requests, 'previousWindow', held_window)
+elseif configured > 0 then
+  add('previousRequests', whole(configured), 'previousWindow', configured_window)
 end
 settle(rules)
 redis.call('PUBLISH', channel, tenant)
 if changed == 1 then tell(events, entry, about) end
-return changed
+return { changed, tonumber(held_requests) or 0, tonumber(held_window) or 0 }

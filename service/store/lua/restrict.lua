@@ -1,20 +1,27 @@
--- Restrict a tenant or a user from a capability, or lift that. Tells it as an event where it changes something.
+-- Restrict a tenant or a user from a capability, or lift that. Tells it as an event where it changes something. A
+-- restriction that lasts longer than this one would is left as it is, unless this one is to replace it.
 --
 -- KEYS    the tenant's rules and events; for a user, its own rules after them (rules.lua)
--- ARGV    capability, until ms (0: until lifted; -1: lift now), user ('' for the tenant), by, client address, request id,
---         reason
--- Returns 1 where something changed, else 0
+-- ARGV    capability, until ms (0: until lifted; -1: lift now), replace (1|0), user ('' for the tenant), by, client
+--         address, request id, reason
+-- Returns whether something changed (1|0), and until when the restriction holds then (-1: there is none; -2: nothing was
+-- done, for it would be over already)
 
 local tenant_rules, events, user_rules = key(), key(), key()
-local capability, until_ms, user = arg(), number(), arg()
+local capability, until_ms, replace, user = arg(), number(), arg() == '1', arg()
 local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 
 local rules = user_rules or tenant_rules
-local changed
+if until_ms > 0 and until_ms <= now_ms then return { 0, -2 } end
+local held = tonumber(redis.call('HGET', rules, capability))
+if held and held > 0 and held <= now_ms then held = nil end  -- over, and not yet removed
+local changed = 1
 if until_ms < 0 then
-  changed = redis.call('HDEL', rules, capability)
+  changed = held and 1 or 0
+  redis.call('HDEL', rules, capability)
+elseif held and (held == until_ms or (not replace and (held == 0 or (until_ms > 0 and held > until_ms)))) then
+  return { 0, held }
 else
-  changed = redis.call('HGET', rules, capability) == whole(until_ms) and 0 or 1
   redis.call('HSET', rules, capability, whole(until_ms))
 end
 if user_rules and until_ms >= 0 then
@@ -30,4 +37,4 @@ if changed == 1 then
   if until_ms > 0 then entry[#entry + 1] = 'until'; entry[#entry + 1] = whole(until_ms) end
   tell(events, entry, about)
 end
-return changed
+return { changed, until_ms }

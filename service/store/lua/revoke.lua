@@ -1,25 +1,39 @@
--- Refuse the tokens that were issued up to a moment, of a tenant or a user; or lift that.
+-- Refuse the tokens that were issued up to a moment, of a tenant or a user; or lift that. An earlier moment than the one
+-- that is set changes nothing, unless it is to replace it.
 --
 -- KEYS    the tenant's rules and events; for a user, its own rules after them (rules.lua)
--- ARGV    before: seconds since the epoch ('now': this second; '' lifts), user ('' for the tenant), by, client address,
---         request id, reason
--- Returns the second up to which tokens are refused; false where that was lifted
+-- ARGV    before: ms since the epoch ('now': all tokens that exist; '' lifts), the service's clock ms, the skew that is
+--         forgiven ms, replace (1|0), user ('' for the tenant), by, client address, request id, reason
+-- Returns whether something changed (1|0), the second up to which tokens are refused then (-1: none are), and the latest
+-- moment ms that is allowed where `before` is later: then nothing is done (0: it is not)
 
 local tenant_rules, events, user_rules = key(), key(), key()
-local before, user = arg(), arg()
+local before, service_ms, skew_ms, replace, user = arg(), number(), number(), arg() == '1', arg()
 local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 
-local before_s = before == 'now' and math.floor(now_ms / 1000) or tonumber(before)
+local rules = user_rules or tenant_rules
+local held_s = tonumber(redis.call('HGET', rules, REVOKED))
+local before_s, skew_s
+if before == 'now' then
+  before_s, skew_s = newest_issue_s(service_ms, skew_ms)
+elseif before ~= '' then
+  local latest_ms = math.max(now_ms, service_ms) + skew_ms
+  if tonumber(before) > latest_ms then return { 0, held_s or -1, latest_ms } end
+  before_s, skew_s = math.floor(tonumber(before) / 1000), 0
+end
+if before_s and held_s and (held_s == before_s or (held_s > before_s and not replace)) then return { 0, held_s, 0 } end
+
 local entry = { 'type', 'revocation', 'change', before_s and 'set' or 'lifted' }
 if user ~= '' then entry[#entry + 1] = 'user'; entry[#entry + 1] = user end
 local changed
 if before_s then
-  changed = redis.call('HGET', user_rules or tenant_rules, REVOKED) ~= whole(before_s)
-  revoke(tenant_rules, user_rules, before_s)
+  changed = true
+  revoke(tenant_rules, user_rules, before_s, skew_s)
   entry[#entry + 1] = 'before'; entry[#entry + 1] = whole(before_s)
 else
-  changed = redis.call('HDEL', user_rules or tenant_rules, REVOKED) == 1
-  settle(user_rules or tenant_rules)
+  changed = redis.call('HDEL', rules, REVOKED) == 1
+  redis.call('HDEL', rules, REVOKED_SKEW)
+  settle(rules)
 end
 if changed then tell(events, entry, about) end
-return before_s and before_s or false
+return { changed and 1 or 0, before_s or -1, 0 }

@@ -6,6 +6,7 @@ const main = document.querySelector("main[data-api]");
 const dialog = document.getElementById("act");
 const told = document.getElementById("told");
 const TOLD_MS = 8000;
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 function tell(text, wrong = false) {
   told.textContent = text;
@@ -29,7 +30,7 @@ function count() {
 function field(name, label, value) {
   const row = document.createElement("p");
   const input = Object.assign(document.createElement("input"), { name, id: `act-${name}`, value: value ?? "" });
-  input.type = { until: "datetime-local", before: "datetime-local", requests: "number", window: "number" }[name] ?? "text";
+  input.type = { until: "datetime-local", before: "datetime-local", requests: "number", window: "number", replace: "checkbox" }[name] ?? "text";
   if (input.type === "number") Object.assign(input, { min: 1, required: true });
   if (name === "capability") Object.assign(input, { required: true, pattern: "[A-Za-z0-9._:\\-]{1,64}", title: "letters, digits and . _ : -" });
   if (name === "subject") input.required = true;
@@ -73,7 +74,7 @@ function bodyOf(button, users, form) {
   const body = { ...JSON.parse(button.dataset.body ?? "{}") };
   if (users) body.users = users;
   for (const [name, value] of form) {
-    if (value === "" || name === "capability") continue;
+    if (value === "" || name === "capability" || name === "replace") continue;
     if (name === "until" || name === "before") body[name] = new Date(value).toISOString();
     else body[name] = name === "requests" || name === "window" ? Number(value) : value;
   }
@@ -81,7 +82,8 @@ function bodyOf(button, users, form) {
 }
 
 async function run(button, users, form) {
-  const path = button.dataset.path.replace("{capability}", encodeURIComponent(form.get("capability") ?? ""));
+  let path = button.dataset.path.replace("{capability}", encodeURIComponent(form.get("capability") ?? ""));
+  if (form.get("replace")) path += `${path.includes("?") ? "&" : "?"}replace=true`;
   try {
     const answer = await fetch(main.dataset.api + path, {
       method: button.dataset.method,
@@ -103,11 +105,25 @@ async function run(button, users, form) {
   }
 }
 
+// What holds after an act, also where a stricter one was there before.
+function holds(data) {
+  const parts = [];
+  if (data.newTokensFrom) parts.push(`tokens issued from ${full.format(Date.parse(data.newTokensFrom))} on are accepted, earlier ones are refused`);
+  if (data.until) parts.push(`it holds until ${full.format(Date.parse(data.until))}`);
+  else if (data.until === null) parts.push("it holds until it is lifted");
+  if (data.previous) parts.push(`before it was ${data.previous.requests} in ${data.previous.window} s`);
+  return parts;
+}
+
 function outcome(what, data) {
   if (data.wasUsed === false) return `${what}: nothing was used up`;
-  if (!data.results) return `${what}: done`;
+  if (!data.results) return [`${what}: ${data.applied === false ? "nothing changed" : "done"}`, ...holds(data)].join("; ");
   const failed = data.results.filter((one) => !one.done);
   const parts = [`${what}: ${data.results.length - failed.length} of ${data.results.length} done`];
+  const unchanged = data.results.filter((one) => one.applied === false).length;
+  if (unchanged) parts.push(`${unchanged} had nothing to change`);
+  const from = data.results.map((one) => one.newTokensFrom).filter(Boolean).sort();
+  parts.push(...holds({ newTokensFrom: from.at(-1) }));
   for (const one of failed.slice(0, 5)) parts.push(`${one.userId}: ${one.message}`);
   if (failed.length > 5) parts.push(`and ${failed.length - 5} more`);
   return parts.join("; ");

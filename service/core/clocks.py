@@ -1,0 +1,72 @@
+"""Clocks that differ: the skew that is forgiven between them, and how far Redis's clock is from the service's."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+
+log = structlog.get_logger()
+
+FORGIVEN_SKEW_S = 5
+"""By how much the clocks of issuers, hosts and Redis may differ; a tenant's `leeway` counts where it is more."""
+WARN_ABOVE_S = 1.0
+"""A larger difference between the service's clock and Redis's is a warning."""
+WARN_EVERY_S = 60.0
+"""How often the log repeats the warning."""
+
+
+def now_ms() -> int:
+    """Return milliseconds since the epoch, by the service's clock, which judges tokens."""
+    return time.time_ns() // 1_000_000
+
+
+def forgiven_skew_ms(leeway_s: float) -> int:
+    """Return the skew that a tenant with this leeway forgives, in milliseconds."""
+    return int(max(FORGIVEN_SKEW_S, leeway_s) * 1000)
+
+
+class ClockDifferences:
+    """Keeps the latest difference between the service's clock and that of each Redis server.
+
+    Args:
+        report: receives the largest difference, in seconds (positive: Redis is ahead), after each measurement.
+        clock: seconds of a clock that does not go back.
+    """
+
+    def __init__(
+        self, report: Callable[[float], None] = lambda largest_s: None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._report = report
+        self._clock = clock
+        self._servers: dict[str, tuple[float, bool]] = {}
+        """Server → difference in seconds, and whether it is large enough for a warning."""
+        self._warned_at = float("-inf")
+
+    def update(self, measured: Iterable[tuple[str, float, float]]) -> None:
+        """Replace all differences by those just measured.
+
+        Args:
+            measured: for each server its name, the difference in seconds (positive: Redis is ahead), and by how many
+                seconds the true difference may be smaller or larger: half of the round trip.
+        """
+        was_large = any(large for _, large in self._servers.values())
+        self._servers = {
+            name: (difference_s, abs(difference_s) - uncertain_s > WARN_ABOVE_S)
+            for name, difference_s, uncertain_s in measured
+        }
+        self._report(max((one for one, _ in self._servers.values()), key=abs, default=0.0))
+        large = {name: round(one, 3) for name, (one, is_large) in self._servers.items() if is_large}
+        if large and self._clock() - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = self._clock()
+            log.warning("the clocks of redis and of the service differ", seconds_ahead=large)
+        elif was_large and not large:
+            log.info("the clocks of redis and of the service agree again")
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each server whose clock is more than a second off, for `/readyz`."""
+        return [
+            f"The clock of Redis ({name}) is {abs(difference_s):.1f} s "
+            f"{'ahead of' if difference_s > 0 else 'behind'} the clock of the service"
+            for name, (difference_s, is_large) in self._servers.items()
+            if is_large
+        ]

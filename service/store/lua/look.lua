@@ -1,0 +1,8 @@
+-- What operators have set for a tenant or a user, and the clock by which its ends are judged.
+--
+-- KEYS    the rules (rules.lua)
+-- Returns now ms, then each field and its value
+
+local entries = redis.call('HGETALL', key())
+table.insert(entries, 1, whole(now_ms))
+return entries
