@@ -16,7 +16,7 @@ import aiohttp
 import structlog
 
 from service.core.errors import StoreUnavailable
-from service.core.hooks import Hook, HookLedger, signed
+from service.core.hooks import Hook, HookLedger, sent_at_s, signed
 from service.core.listing import Feeds, Gap
 from service.core.tasks import end, keep_running, round_completed
 
@@ -119,15 +119,15 @@ class _Teller:
                     await self._deliver(f"gap-{item.after}", "gap", {"after": item.after})
                     continue
                 if (kind := item.fields.get("type", "")) in self._hook.types:
-                    await self._deliver(item.id, kind, item.told())
+                    await self._deliver(item.id, kind, item.told(), item.at_ms)
                 await self._hooks.told(*self._at, item.id)
 
-    async def _deliver(self, number: str, kind: str, data: dict[str, Any]) -> None:
+    async def _deliver(self, number: str, kind: str, data: dict[str, Any], at_ms: int = 0) -> None:
         """Send it until it arrives."""
         content = {"type": kind, "timestamp": data.get("at"), "data": {"tenant": self._hook.tenant, **data}}
         body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
         attempts = 0
-        while error := await self._send(f"{self._hook.tenant}.{number}", body):
+        while error := await self._send(f"{self._hook.tenant}.{number}", body, at_ms):
             attempts += 1
             await self._hooks.failed(*self._at, attempts, error)
             wait_s = self._waits(attempts)
@@ -136,9 +136,10 @@ class _Teller:
         if attempts:
             self._log.info("a webhook is delivered again", attempts=attempts + 1)
 
-    async def _send(self, message_id: str, body: bytes) -> str:
+    async def _send(self, message_id: str, body: bytes, at_ms: int) -> str:
         """Nothing where it arrived; else why not. A URL may hold a password, so none is told."""
-        headers = {**signed(self._hook.key, message_id, int(time.time()), body), "content-type": "application/json"}
+        sent_s = sent_at_s(time.time(), at_ms)
+        headers = {**signed(self._hook.key, message_id, sent_s, body), "content-type": "application/json"}
         try:
             async with self._session.post(self._hook.url, data=body, headers=headers, allow_redirects=False) as answer:
                 return "" if 200 <= answer.status < 300 else f"it answered {answer.status}"

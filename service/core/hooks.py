@@ -13,6 +13,8 @@ from typing import Protocol
 
 PREFIX = "whsec_"
 MIN_SECRET_BYTES = 24
+MAX_AHEAD_S = 60
+"""How far a message's timestamp may follow an event ahead of the service's clock: receivers forgive 5 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,19 @@ def key_of(secret: str) -> bytes:
     if len(key) < MIN_SECRET_BYTES:
         raise ValueError(f"a webhook's secret must have at least {MIN_SECRET_BYTES} bytes")
     return key
+
+
+def sent_at_s(now_s: float, event_ms: int) -> int:
+    """Return the timestamp to sign a message with, in whole seconds: no message is sent before its event happened.
+
+    It is the service's time, or that of the event where Redis's clock is somewhat ahead.
+
+    Args:
+        now_s: seconds since the epoch, by the service's clock.
+        event_ms: when the event happened, by Redis's clock; 0: not known.
+    """
+    event_s = event_ms // 1000
+    return event_s if now_s < event_s <= now_s + MAX_AHEAD_S else int(now_s)
 
 
 def signed(key: bytes, message_id: str, timestamp_s: int, body: bytes) -> Mapping[str, str]:

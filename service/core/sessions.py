@@ -87,3 +87,8 @@ class Session:
     """Exact to `sessions.seen_every` seconds."""
     expires_ms: int | None
     """The latest token expiry that was seen, without the tenant's leeway."""
+
+    @property
+    def changed_ms(self) -> int:
+        """The latest of its moments that has passed, by Redis's clock; 0: none is known."""
+        return max(self.since_ms or 0, self.seen_ms or 0)

@@ -1,7 +1,8 @@
 """The sweep: turns `logged_in` into `expired`, and removes what is past its retention.
 
 A round works off what is due in bites of a hundred users, each one short script. One worker sweeps at a
-time, by a lease; two at once would do no harm, since each bite judges the records as they stand.
+time, by a lease; two at once would do no harm, since each bite judges the records as they stand. What is due is judged
+by the service's clock, as tokens are.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
+from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
@@ -43,18 +45,27 @@ class Swept:
 
 
 class Sweeper:
-    """Sweeps all tenants, those that left the configuration included, until nothing is due."""
+    """Sweeps all tenants, those that left the configuration included, until nothing is due.
+
+    Args:
+        client: a redis-py client.
+        rules: what holds now.
+        on_swept: receives a tenant, and how many of its users a round expired and removed.
+        clock_ms: milliseconds since the epoch, by the clock that judges tokens.
+    """
 
     def __init__(
         self,
         client: Redis,
         rules: Callable[[], SweepRules],
         on_swept: Callable[[str, int, int], None] = lambda tenant, expired, removed: None,
+        clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._rules = rules
         self._on_swept = on_swept
         self._leases = Leases(client)
+        self._clock_ms = clock_ms
 
     async def run_forever(self) -> None:
         """Sweep every few seconds. Redis being away is waited out."""
@@ -112,11 +123,13 @@ class Sweeper:
         lifetimes = [rules.leeways_ms.get(tenant, 0), rules.retention_ms]
         expired = removed = 0
         while True:
-            found = await run(self._client, "due", [keys.expiring, keys.ending], [*lifetimes, BITE])
+            # Once for both: what the first finds due, the second must find due as well, or this would not end.
+            judged_at = [self._clock_ms(), *lifetimes]
+            found = await run(self._client, "due", [keys.expiring, keys.ending], [*judged_at, BITE])
             due = [user.decode() for user in found]
             if due:
                 records = [keys.user(user) for user in due]
-                bite = await run(self._client, "sweep", [*keys.shared, *records], [*lifetimes, *due])
+                bite = await run(self._client, "sweep", [*keys.shared, *records], [*judged_at, *due])
                 expired += bite[0]
                 removed += bite[1]
             if len(due) < BITE:

@@ -35,16 +35,18 @@ def standing(_: web.Request, exchange: Exchange) -> Answer:
     """Where the user stands after this request."""
     identity, admission = exchange.admitted()
     if admission.session is not None:
-        return success_of(exchange, _told(identity.tenant, admission.session))
+        return success_of(exchange, *_told(identity.tenant, admission.session))
     # Without Redis nothing is known but the token, and nothing is made up; otherwise only x-passive gets here.
     status, expires_ms = (None, identity.expires_ms) if "sessions" in admission.degraded else (Status.NONE, None)
     return success_of(exchange, _data(identity.tenant, identity.user, status, None, (None, None, expires_ms)))
 
 
 @lru_cache(maxsize=MOST_SESSIONS)
-def _told(tenant: str, session: Session) -> str:
+def _told(tenant: str, session: Session) -> tuple[str, int]:
+    """A session as JSON, and the latest moment in it that has passed."""
     times_ms = session.since_ms, session.seen_ms, session.expires_ms
-    return _data(tenant, session.user, session.status, session.previous, times_ms)
+    data = _data(tenant, session.user, session.status, session.previous, times_ms)
+    return data, session.changed_ms
 
 
 def _data(

@@ -50,9 +50,9 @@ def request_id_of(request: web.Request, policy: Policy) -> str:
     return f"{_prefix}{next(_numbers)}"
 
 
-def success(request: web.Request, data: Any, status: int = 200) -> Answer:
-    """The envelope around `data`."""
-    return _answer(request[EXCHANGE], "data", _encode(data), status)
+def success(request: web.Request, data: Any, status: int = 200, *, latest_ms: int = 0) -> Answer:
+    """The envelope around `data`. `latest_ms`: the latest past moment in it, by Redis's clock."""
+    return _answer(request[EXCHANGE], "data", _encode(data), status, latest_ms)
 
 
 def done(request: web.Request) -> Answer:
@@ -60,9 +60,9 @@ def done(request: web.Request) -> Answer:
     return success_of(request[EXCHANGE], DONE)
 
 
-def success_of(exchange: Exchange, data: str) -> Answer:
-    """The envelope around data that is JSON already."""
-    return _answer(exchange, "data", data, 200)
+def success_of(exchange: Exchange, data: str, latest_ms: int = 0) -> Answer:
+    """The envelope around data that is JSON already. `latest_ms`: the latest past moment in it, by Redis's clock."""
+    return _answer(exchange, "data", data, 200, latest_ms)
 
 
 def failure(
@@ -83,10 +83,12 @@ def _error(code: str, status: int, message: str) -> str:
     return _encode(error)
 
 
-def _answer(exchange: Exchange, kind: str, content: str, status: int) -> Answer:
+def _answer(exchange: Exchange, kind: str, content: str, status: int, latest_ms: int = 0) -> Answer:
+    now_ms = time.time_ns() // 1_000_000
+    if latest_ms > now_ms:  # Redis's clock is ahead: an answer is not older than what it tells has happened
+        now_ms = latest_ms
     # The request id needs no escaping: its form holds nothing that JSON would escape.
     text = (
-        f'{{"meta": {{"requestId": "{exchange.request_id}", "timestamp": "{timestamp(time.time_ns() // 1_000_000)}"}}, '
-        f'"{kind}": {content}}}'
+        f'{{"meta": {{"requestId": "{exchange.request_id}", "timestamp": "{timestamp(now_ms)}"}}, "{kind}": {content}}}'
     )
     return Answer(status, text.encode("utf-8", "backslashreplace"))

@@ -116,6 +116,7 @@ class World:
         self._runner = asyncio.Runner()
         app = make_app(_settings(Rules({})), RedisAccess.by_url(f"unix://{self.redis.path}", TlsFiles(), timeout_s=10))
         self._runtime = app[RUNTIME]
+        self._runtime.sweeper._clock_ms = self._runtime.acts._clock_ms = lambda: self._clock.now_us // 1000
         self.run(self._open(app))
 
     async def _open(self, app: web.Application) -> None:
@@ -194,13 +195,13 @@ class World:
             )
 
     def admin(self, method: str, path: str, **body: Any) -> int:
-        """The status of an operator's call."""
+        """The status of an operator's call; `path` with its query."""
         return self.run(self._admin(method, path, body))
 
     async def _admin(self, method: str, path: str, body: Mapping[str, Any]) -> int:
         async with self._client.request(method, f"/admin/v1/tenants/{path}", json=body, headers=OPERATOR) as answer:
             status = answer.status
-        if method == "PUT" and ("/limits/" in path or "/revocation" in path):
+        if status == 200 and method == "PUT" and ("/limits/" in path or "/revocation" in path):
             await self._forgotten(path.partition("/")[0])
         return status
 
@@ -210,6 +211,19 @@ class World:
         async with asyncio.timeout(10):
             while refusals._tenants.get(tenant):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
+
+    def revoked(self) -> dict[tuple[str, str | None], int]:
+        """Up to which second tokens of a tenant (None) or a user are refused."""
+        kept = {at: self.redis.client.hget(key, "<") for at, key in _rules_keys().items()}
+        return {at: int(second) for at, second in kept.items() if second is not None}
+
+    def restricted(self, now_ms: int) -> dict[tuple[str, str | None], dict[str, int | None]]:
+        """The restrictions of each that are not over."""
+        found = {}
+        for at, key in _rules_keys().items():
+            kept = {name.decode(): int(ends) for name, ends in self.redis.client.hgetall(key).items() if name.isalpha()}
+            found[at] = {name: ends or None for name, ends in kept.items() if ends == 0 or ends > now_ms}
+        return {at: own for at, own in found.items() if own}
 
     # --- what has come of it --------------------------------------------------------------------------
 
@@ -235,6 +249,11 @@ class World:
         events = (event for _, event in self.redis.client.xrange(keys_of(tenant).events))
         told = [(event[b"user"], event[b"from"], event[b"to"]) for event in events if event[b"type"] == b"transition"]
         return [(user.decode(), came_from.decode(), to.decode()) for user, came_from, to in told]
+
+
+def _rules_keys() -> dict[tuple[str, str | None], str]:
+    own: dict[tuple[str, str | None], str] = {(tenant, None): keys_of(tenant).rules for tenant in TENANTS}
+    return own | {(tenant, user): keys_of(tenant).user_rules(user) for tenant in TENANTS for user in USERS}
 
 
 def _by_our_clock(script: Script, planted: Mapping[str, tuple[str, str]]) -> Script:

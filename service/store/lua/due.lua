@@ -1,14 +1,14 @@
 -- Who is due for the sweep, soonest first: a small bite of each kind.
 --
 -- KEYS    expiring, ending
--- ARGV    leeway ms, retention ms, how many of each at most
+-- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, how many of each at most
 -- Returns users
 
 local expiring, ending = key(), key()
-local leeway, retention, most = number(), number(), number()
+local at_ms, leeway, retention, most = number(), number(), number(), number()
 
-local due = redis.call('ZRANGEBYSCORE', expiring, '-inf', whole(now_ms - leeway), 'LIMIT', 0, most)
-for _, user in ipairs(redis.call('ZRANGEBYSCORE', ending, '-inf', whole(now_ms - retention), 'LIMIT', 0, most)) do
+local due = redis.call('ZRANGEBYSCORE', expiring, '-inf', whole(at_ms - leeway), 'LIMIT', 0, most)
+for _, user in ipairs(redis.call('ZRANGEBYSCORE', ending, '-inf', whole(math.min(at_ms, now_ms) - retention), 'LIMIT', 0, most)) do
   due[#due + 1] = user
 end
 return due

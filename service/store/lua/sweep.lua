@@ -1,12 +1,14 @@
 -- Work off one bite of users that are due: expire those whose token ran out, remove those past retention.
--- Idempotent: each user is judged by its record as it stands now, so two sweepers do no harm.
+-- Idempotent: each user is judged by its record as it stands now, so two sweepers do no harm. What is due is judged by the
+-- service's clock, which judges tokens: by Redis's a user whose token is still accepted could be expired, again and again.
+-- A record is removed once the retention is over by both clocks, so that one clock that is far ahead removes nobody.
 --
 -- KEYS    the tenant's indexes (record.lua), then the record of each user
--- ARGV    leeway ms, retention ms, then each user
+-- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, then each user
 -- Returns how many expired, how many were removed
 
 local indexes = take_indexes()
-local leeway, retention = number(), number()
+local at_ms, leeway, retention = number(), number(), number()
 local expired, removed = 0, 0
 
 while arg_at < #ARGV do
@@ -15,10 +17,10 @@ while arg_at < #ARGV do
   local status = record.status
   if status == '-' then
     forget(record_key, indexes, user)
-  elseif status == 'i' and counted_from(record) + leeway <= now_ms then
+  elseif status == 'i' and counted_from(record) + leeway <= at_ms then
     move(record_key, indexes, user, record, MOVES.expiry.i, 'expiry', { by = 'sweep' })
     expired = expired + 1
-  elseif (status == 'o' or status == 'e') and counted_from(record) + retention <= now_ms then
+  elseif (status == 'o' or status == 'e') and counted_from(record) + retention <= math.min(at_ms, now_ms) then
     forget(record_key, indexes, user)
     removed = removed + 1
   else
