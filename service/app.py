@@ -12,6 +12,7 @@ from aiohttp import web
 
 from service import logs
 from service.core.admission import OutagePolicy
+from service.core.clocks import ClockDifferences
 from service.core.errors import StoreUnavailable
 from service.core.pulse import Pulse
 from service.core.readiness import Readiness
@@ -23,6 +24,7 @@ from service.policies import hooks_of, make_policy, session_rules, sweep_rules
 from service.settings import Settings
 from service.store.acts import OperatorActs
 from service.store.admissions import Admissions
+from service.store.clocks import ClockComparison
 from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.store.hooks import Hooks
@@ -75,6 +77,9 @@ class Runtime:
         self.pulse = Pulse()
         self.pulses = Pulses(access.client)
         self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings), self.count_swept)
+        clocks = ClockDifferences(self.metrics.clock_difference.set)
+        self.readiness.add_warning(clocks.warnings)
+        self.clocks = ClockComparison(access.client, clocks)
         self.access = access
         self.policy = LivePolicy(make_policy(settings))
         self.apply(settings, self.policy.current)
@@ -119,7 +124,9 @@ class Runtime:
 
     def redis_changed(self, up: bool) -> None:
         """Redis went away, or is back. Streams end: they would fall silent, and look live."""
-        if not up:
+        if up:
+            self.clocks.compare_now()
+        else:
             self.news.close()
         self.metrics.redis_up.set(up)
 
@@ -161,6 +168,7 @@ class Runtime:
         await self.ways.open()
         beside: dict[str, Callable[[], Awaitable[None]]] = {
             "sweep": self.sweeper.run_forever,
+            "clock comparison": self.clocks.run_forever,
             "key sets": self.key_sets.run_forever,
             "metrics": self.metrics.run_forever,
             "log throttling": self.repeats.run_forever,

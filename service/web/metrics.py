@@ -76,6 +76,13 @@ class Metrics:
             multiprocess_mode="livemin",
         )
 
+        self.clock_difference = Gauge(
+            "rollcall_redis_clock_difference_seconds",
+            "Seconds by which Redis's clock is ahead of the service's (negative: behind); the largest of all primaries",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
+
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"rollcall_{name}", meaning, labels, registry=self.registry)
 

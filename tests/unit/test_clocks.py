@@ -1,0 +1,43 @@
+"""Clocks that differ: what is warned of, and when; timestamps of messages."""
+
+from structlog.testing import capture_logs
+
+from service.core.clocks import FORGIVEN_SKEW_S, WARN_EVERY_S, ClockDifferences, forgiven_skew_ms
+from service.core.hooks import MAX_AHEAD_S, sent_at_s
+
+
+def test_the_forgiven_skew_is_the_leeway_where_that_is_more() -> None:
+    assert forgiven_skew_ms(0) == FORGIVEN_SKEW_S * 1000
+    assert forgiven_skew_ms(4.9) == FORGIVEN_SKEW_S * 1000
+    assert forgiven_skew_ms(7.25) == 7250
+
+
+def test_a_difference_above_a_second_is_logged_once_a_minute_and_told_until_it_is_gone() -> None:
+    now = 0.0
+    told: list[float] = []
+    differences = ClockDifferences(told.append, clock=lambda: now)
+    with capture_logs() as lines:
+        for step in range(int(WARN_EVERY_S / 5) + 1):
+            now = step * 5.0
+            differences.update([("a:1", 0.4, 0.001), ("b:2", -1.5, 0.001)])
+        assert differences.warnings() == ["The clock of Redis (b:2) is 1.5 s behind the clock of the service"]
+        differences.update([("a:1", 0.4, 0.001), ("b:2", -0.9, 0.001)])
+        assert differences.warnings() == []
+    assert told == [-1.5] * (int(WARN_EVERY_S / 5) + 1) + [-0.9], "the largest of all, with its sign"
+    assert [line["log_level"] for line in lines] == ["warning", "warning", "info"]
+    assert lines[0]["seconds_ahead"] == {"b:2": -1.5}
+
+
+def test_a_slow_round_trip_is_no_difference_between_clocks() -> None:
+    differences = ClockDifferences()
+    differences.update([("primary", 1.4, 0.9)])
+    assert differences.warnings() == []
+
+
+def test_no_message_is_signed_earlier_than_its_event_happened_nor_with_what_receivers_refuse() -> None:
+    assert sent_at_s(1000.9, 0) == 1000
+    assert sent_at_s(1000.9, 999_000) == 1000
+    assert sent_at_s(1000.9, 1_000_950) == 1000, "in whole seconds"
+    assert sent_at_s(1000.9, 1_003_500) == 1003
+    assert sent_at_s(1000.0, (1000 + MAX_AHEAD_S) * 1000) == 1000 + MAX_AHEAD_S
+    assert sent_at_s(1000.0, (1001 + MAX_AHEAD_S) * 1000) == 1000
