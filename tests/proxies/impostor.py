@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 from tests.kit import free_port
 
-ADMISSION = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: req-1\r\nx-auth-admitted: 1\r\n"
-    b"x-auth-tenant: demo\r\nx-auth-user: anna\r\nx-auth-status: logged_in\r\n"
-    b"x-auth-expires: 2100-01-01T00:00:00.000Z\r\n"
-)
-"""The head of an admission, but for the length of its body."""
+ADMITTED = ("content-type: application/json", "x-request-id: req-1", "x-auth-admitted: 1", "x-auth-tenant: demo")
+"""Fields of an admission of Rollcall's."""
+
+
+def admission(user: str = "anna") -> bytes:
+    """The head of an admission, but for the length of its body and the empty line."""
+    expires = "2100-01-01T00:00:00.000Z"
+    fields = (*ADMITTED, f"x-auth-user: {user}", "x-auth-status: logged_in", f"x-auth-expires: {expires}")
+    return "\r\n".join(["HTTP/1.1 200 OK", *fields, ""]).encode()
+
 
 SILENCE_S = 40.0
 """Longer than any of the proxies waits."""
@@ -34,13 +38,12 @@ def says(answer: bytes) -> Behaviour:
 
 
 def stalls(answer: bytes = b"") -> Behaviour:
-    """Answer with these bytes, and say nothing more until the proxy hangs up."""
+    """Answer with these bytes, and say nothing more until the proxy hangs up, or asks on as if they were all."""
 
     def behave(connection: socket.socket, _: bytes) -> None:
         connection.sendall(answer)
         connection.settimeout(SILENCE_S)
-        while connection.recv(65536):
-            pass
+        connection.recv(65536)
 
     return behave
 
@@ -79,6 +82,8 @@ class Impostor:
         """Mark → what is done with questions about a target that holds it."""
         self.asked: list[bytes] = []
         """The heads of all questions."""
+        self.user = "anna"
+        """Who is admitted."""
         self.listen()
 
     def listen(self) -> None:
@@ -112,7 +117,7 @@ class Impostor:
                 if mark is not None:
                     self.behaviours[mark](connection, head)
                     break
-                connection.sendall(ADMISSION + b"content-length: 0\r\n\r\n")
+                connection.sendall(admission(self.user) + b"content-length: 0\r\n\r\n")
         now.connections.discard(connection)
 
 

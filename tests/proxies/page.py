@@ -3,11 +3,15 @@
 import re
 
 from tests.kit import ROOT
-from tests.proxies import test_identity
+from tests.proxies import test_fails_closed, test_identity
 from tests.proxies.outcomes import table
 
 PAGE = ROOT / "docs" / "proxies.md"
-TABLES = {"identity": test_identity.ROWS}
+TABLES = {
+    "failures": test_fails_closed.FAILURES,
+    "marker": test_fails_closed.MARKED,
+    "identity": test_identity.ROWS,
+}
 """Name in the page → its rows."""
 
 
