@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from service.core.errors import (
     Forbidden,
+    InvalidRequest,
     InvalidUserToken,
     KeysUnavailable,
     RestrictedCapability,
@@ -70,7 +71,7 @@ class Terms:
             object.__setattr__(self, name, value)
 
 
-Failure = Unauthenticated | UnreadableRequest | KeysUnavailable
+Failure = Unauthenticated | UnreadableRequest | InvalidRequest | KeysUnavailable
 """What is told once no limit has refused."""
 
 
@@ -158,6 +159,7 @@ def judge(question: Question, admission: Admission) -> None:
         Unauthenticated: the credentials were not good.
         KeysUnavailable: there is no key set to judge them with.
         UnreadableRequest: what a proxy asked about is not to be understood.
+        InvalidRequest: a field that decides something is repeated.
         Denied: the user is suspended or terminated, or restricted from what is asked, or no rule admits it.
     """
     if admission.refused:

@@ -38,7 +38,7 @@ def browser_of(request: web.Request) -> Browser | None:
     """Who the cookie names; None where there is none, or it is forged, or too old."""
     policy = request.app[keys.GATE].policy.current
     try:
-        content = _signer(policy).loads(request.cookies.get(COOKIE, ""), max_age=MAX_AGE_S)
+        content = _signer(policy).loads(_cookie(request), max_age=MAX_AGE_S)
         name, form_token = content["operator"], content["form"]
     except (BadData, KeyError, TypeError, ValueError):  # forged, too old, or not even text
         return None
@@ -46,6 +46,17 @@ def browser_of(request: web.Request) -> Browser | None:
     if name and operator is None:
         return None
     return Browser(form_token, operator)
+
+
+def _cookie(request: web.Request) -> str:
+    """The dashboard's cookie; empty where there is none, or several that differ.
+
+    A site next door can set one of the same name for this one, and browsers say nothing of where a cookie is from.
+    """
+    # HTTP/2 may send the cookies in several fields, which a proxy need not have joined (RFC 9113, section 8.2.3).
+    cookies = ";".join(request.headers.getall(hdrs.COOKIE, ())).split(";")
+    values = {value for name, _, value in (one.strip().partition("=") for one in cookies) if name == COOKIE}
+    return values.pop() if len(values) == 1 else ""
 
 
 def remember(request: web.Request, response: web.StreamResponse, operator: Operator | None) -> str:
@@ -60,7 +71,7 @@ def remember(request: web.Request, response: web.StreamResponse, operator: Opera
         httponly=True,
         samesite="Lax",
         # Whoever says so of himself only changes his own cookie.
-        secure=request.secure or request.headers.get("x-forwarded-proto") == "https",
+        secure=request.secure or request.headers.getall("x-forwarded-proto", ()) == ["https"],
     )
     return form_token
 
@@ -83,9 +94,12 @@ async def read_form(request: web.Request) -> dict[str, str]:
         raise web.HTTPBadRequest
     try:
         async with asyncio.timeout(server.BODY_DEADLINE_S):
-            fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+            sent = await request.post()
     except (ValueError, web.RequestPayloadError, ConnectionError, TimeoutError) as error:
         raise web.HTTPBadRequest from error
+    fields = {name: value for name, value in sent.items() if isinstance(value, str)}
+    if len(fields) != len(sent):  # a field that is sent twice may be read in two ways
+        raise web.HTTPBadRequest
     browser = browser_of(request)
     given = fields.get(FORM_FIELD, "")
     if browser is None or not is_own_page(request) or not browser.gave(given):
@@ -95,7 +109,7 @@ async def read_form(request: web.Request) -> dict[str, str]:
 
 def is_own_page(request: web.Request) -> bool:
     """Whether the browser says that a page of ours sent this (Fetch Metadata); older browsers say nothing."""
-    return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    return {"same-origin", "none"}.issuperset(request.headers.getall("sec-fetch-site", ()))
 
 
 def _signer(policy: Policy) -> URLSafeTimedSerializer:

@@ -18,9 +18,9 @@ def cors_lines(request: web.Request, origins: frozenset[str]) -> str:
     if not request.path.startswith("/auth/"):
         return ""
     lines = "Vary: origin\r\n"
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin is not None and origin.isascii() and (origin in origins or "*" in origins):
-        lines += line("Access-Control-Allow-Origin", origin)
+    given = request.headers.getall(hdrs.ORIGIN, ())
+    if len(given) == 1 and given[0].isascii() and (given[0] in origins or "*" in origins):
+        lines += line("Access-Control-Allow-Origin", given[0])
         lines += line("Access-Control-Expose-Headers", _EXPOSED)
     return lines
 

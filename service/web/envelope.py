@@ -43,10 +43,10 @@ os.register_at_fork(after_in_child=_renew_prefix)
 
 
 def request_id_of(request: web.Request, policy: Policy) -> str:
-    """The client's request id where it is well-formed and no token, otherwise a new one: a prefix and a number."""
-    given = request.headers.get(REQUEST_ID)
-    if given is not None and REQUEST_ID_FORM.fullmatch(given) and not is_token(given, policy):
-        return given
+    """The client's request id, where it is sent once, well-formed and no token; else a new one: prefix and number."""
+    given = request.headers.getall(REQUEST_ID, ())
+    if len(given) == 1 and REQUEST_ID_FORM.fullmatch(given[0]) and not is_token(given[0], policy):
+        return given[0]
     return f"{_prefix}{next(_numbers)}"
 
 

@@ -6,6 +6,7 @@ as one of `server.trusted_proxies`.
 
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from service.core.moments import timestamp
 from service.core.tokens import Identity
 from service.web import keys
 from service.web.answer import Answer, line
+from service.web.credentials import sent_more_than_once
 from service.web.envelope import DONE, success_of
 from service.web.forwarded import ClientAddressRules, is_proxy
 
@@ -40,7 +42,7 @@ _AS_IT_IS = re.compile(f"[{re.escape(_VISIBLE)}]+")
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The original request in two header fields, each set by the proxy and sent once."""
+    """The original request in two header fields, each set by the proxy, and sent once (`check_repeated`)."""
 
     method: istr
     target: istr
@@ -51,11 +53,11 @@ class Told:
         Raises:
             UnreadableRequest: it is not there.
         """
-        methods, targets = request.headers.getall(self.method, ()), request.headers.getall(self.target, ())
-        if len(methods) != 1 or len(targets) != 1:
-            name, times = (self.target, len(targets)) if len(methods) == 1 else (self.method, len(methods))
-            raise UnreadableRequest(f"{name} is sent {times} times: the proxy has to set it")
-        return methods[0], targets[0]
+        method, target = request.headers.get(self.method), request.headers.get(self.target)
+        if method is None or target is None:
+            missing = self.method if method is None else self.target
+            raise UnreadableRequest(f"{missing} is not sent: the proxy has to set it")
+        return method, target
 
 
 ORIGINAL = Told(istr("x-original-method"), istr("x-original-uri"))
@@ -97,13 +99,26 @@ def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> keys.Origina
     return original
 
 
+def check_repeated(repeated: AbstractSet[str]) -> None:
+    """Check that no field which describes the original request is sent twice: one of the two is the client's.
+
+    Raises:
+        InvalidRequest: one is; names all that are.
+    """
+    if wrong := [name for name in repeated if name.startswith("x-original-") or name in _FORWARDED_ONCE]:
+        raise sent_more_than_once(*sorted(wrong))
+
+
+_FORWARDED_ONCE = frozenset({"x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto"})
+
+
 def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[keys.Answering, keys.Operation]:
     """A handler of its own for each profile: by it the authentication knows where the original request is told."""
 
     async def verify(request: web.Request) -> web.StreamResponse:
         return verified(request, request[keys.EXCHANGE])
 
-    return verify, keys.Operation("verify", from_a_proxy(read))
+    return verify, keys.Operation("verify", from_a_proxy(read), check_repeated)
 
 
 def verified(request: web.Request, exchange: keys.Exchange) -> Answer:

@@ -7,6 +7,7 @@ from aiohttp import web
 from service.core.errors import StoreUnavailable, Unauthorized
 from service.core.tenants import digest
 from service.web import keys
+from service.web.credentials import bearer_token
 from service.web.envelope import success
 
 
@@ -29,8 +30,8 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     """The Prometheus text format; with `metrics.token` set, for whoever brings it."""
     wanted = request.app[keys.GATE].policy.current.metrics_token_digest
     if wanted is not None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(digest(token.strip()), wanted):
+        token = bearer_token(request.headers)
+        if token is None or not hmac.compare_digest(digest(token), wanted):
             raise Unauthorized
     headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
     return web.Response(body=request.app[keys.GATE].metrics.text(), headers=headers)

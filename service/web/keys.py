@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -45,6 +46,8 @@ class Operation:
     name: str
     original: Original | None = None
     """Method and target of the request that this one asks about, where it is another's (UnreadableRequest: untold)."""
+    check: Callable[[AbstractSet[str]], None] | None = None
+    """Checks the names of repeated header fields (InvalidRequest: one of them describes another's request)."""
     own_terms: Callable[[web.Request, Terms], Awaitable[Terms]] | None = None
     """The terms of one request, where its body decides; what is wrong with that is raised once it is admitted."""
 

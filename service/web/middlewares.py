@@ -5,11 +5,12 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 """
 
 import time
+from collections.abc import Set as AbstractSet
 from itertools import chain
 
 import structlog
 from aiohttp import web
-from multidict import istr
+from multidict import CIMultiDictProxy
 
 from service.core.admission import Admission, Failure, Question, Terms, judge
 from service.core.errors import (
@@ -17,8 +18,6 @@ from service.core.errors import (
     InvalidTenantToken,
     InvalidUserToken,
     KeysUnavailable,
-    MissingTenantToken,
-    MissingUserToken,
     StoreUnavailable,
     Unauthenticated,
     UnknownKey,
@@ -27,10 +26,10 @@ from service.core.errors import (
 from service.core.pulse import Refused
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
-from service.core.tokens import MAX_TOKEN_CHARS
 from service.web import forward_auth, keys
 from service.web.answer import Answer, complete, line
 from service.web.cors import cors_lines
+from service.web.credentials import is_passive, repeated_fields, tenant_token, user_token
 from service.web.envelope import failure, request_id_of
 from service.web.forwarded import client_address
 from service.web.pages import is_page, problem_page
@@ -42,7 +41,6 @@ log = structlog.get_logger()
 
 Handler = keys.Answering
 
-TENANT_TOKEN, USER_TOKEN, PASSIVE = istr("x-tenant-token"), istr("x-token"), istr("x-passive")
 MAX_HEADER_BYTES = 16 * 1024
 """All header fields together."""
 FOR_PROGRAMS = frozenset({"logout", "status", "terminate", "verify"})
@@ -157,7 +155,8 @@ class Middlewares:
         own, mistake = None, None
         if operation.own_terms is not None:
             try:
-                own = await operation.own_terms(request, self._asked(request, exchange)[0].terms[operation.name])
+                asked, _ = self._asked(request.headers, repeated_fields(request.headers), exchange)
+                own = await operation.own_terms(request, asked.terms[operation.name])
             except (InvalidRequest, web.HTTPException) as error:
                 mistake = error
         try:
@@ -191,43 +190,53 @@ class Middlewares:
             UnknownKey, KeysUnavailable: fetching the tenant's keys may help.
         """
         exchange.operation = operation.name
+        headers = request.headers
+        repeated = repeated_fields(headers)
         refusal: Failure | None
-        asked, refusal = self._asked(request, exchange)
+        asked, refusal = self._asked(headers, repeated, exchange)
         tenant = exchange.customer
         terms = own or asked.terms[operation.name]
-        if operation.original is not None and asked.routes is not None:
-            try:
-                exchange.original = operation.original(request, self._gate.policy.current.client_address)
-                terms = asked.routes.terms(*exchange.original)
-            except UnreadableRequest as error:
-                refusal = error
+        unreadable: UnreadableRequest | InvalidRequest | None = None
+        passive = False
+        try:
+            if operation.original is not None:
+                if repeated and operation.check is not None:
+                    operation.check(repeated)
+                if asked.routes is not None:
+                    exchange.original = operation.original(request, self._gate.policy.current.client_address)
+                    terms = asked.routes.terms(*exchange.original)
+            if terms.cause is Cause.REQUEST and operation.own_terms is None:
+                passive = is_passive(headers, repeated)
+        except (UnreadableRequest, InvalidRequest) as error:
+            refusal = unreadable = error
         identity = None
-        if terms.open and capability is None:
+        if unreadable is None and terms.open and capability is None:
             refusal = None
         elif tenant is not None and refusal is None:
             if capability is not None:
                 terms = tenant.terms_with(terms, capability)
             try:
-                identity = self._gate.verified.verify(tenant.ring, user_token(request), time.time())
+                identity = self._gate.verified.verify(tenant.ring, user_token(headers, repeated), time.time())
             except (Unauthenticated, KeysUnavailable) as error:
                 if isinstance(error, UnknownKey | KeysUnavailable) and not last:
                     raise
                 refusal = error
         if identity is None:
             terms = terms.anonymous
-        return Question(
-            terms, _client(request, exchange), exchange.request_id, identity, is_passive(request, terms), refusal
-        )
+        return Question(terms, _client(request, exchange), exchange.request_id, identity, passive, refusal)
 
     def _asked(
-        self, request: web.Request, exchange: keys.Exchange
-    ) -> tuple[Tenant | Directory, Unauthenticated | UnreadableRequest | None]:
+        self, headers: CIMultiDictProxy[str], repeated: AbstractSet[str], exchange: keys.Exchange
+    ) -> tuple[Tenant | Directory, Unauthenticated | None]:
         """Whose terms hold: the tenant's, or where the request does not say whose it is, everybody's; and why."""
         directory = self._gate.policy.current.directory
         try:
-            tenant = exchange.customer = find_tenant(request, directory)
+            tenant = directory.find(tenant_token(headers, repeated))
         except Unauthenticated as error:
             return directory, error
+        if tenant is None:
+            return directory, InvalidTenantToken()
+        exchange.customer = tenant
         exchange.tenant = tenant.name
         return tenant, None
 
@@ -246,36 +255,6 @@ def hold_to_size(request: web.Request) -> None:
     """Raise HTTPBadRequest where the header fields are too many bytes."""
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
         raise web.HTTPBadRequest
-
-
-def find_tenant(request: web.Request, directory: Directory) -> Tenant:
-    """The tenant whose token the request brings."""
-    token = request.headers.get(TENANT_TOKEN)
-    if not token:
-        raise MissingTenantToken
-    tenant = directory.find(token)
-    if tenant is None:
-        raise InvalidTenantToken
-    return tenant
-
-
-def user_token(request: web.Request) -> str:
-    """`x-token`, or in its place `authorization: Bearer …` (RFC 6750, section 2.1)."""
-    token = request.headers.get(USER_TOKEN)
-    if not token:
-        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-        token = credentials.strip(" \t") if scheme.lower() == "bearer" else ""
-    if not token:
-        raise MissingUserToken
-    if len(token) > MAX_TOKEN_CHARS:
-        raise InvalidUserToken("too long")
-    return token
-
-
-def is_passive(request: web.Request, terms: Terms) -> bool:
-    """Whether the request is to leave no trace in the user's status."""
-    said = request.headers.get(PASSIVE)
-    return said is not None and said.lower() == "true" and terms.cause is Cause.REQUEST
 
 
 def client_of(request: web.Request) -> str:

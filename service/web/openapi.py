@@ -133,12 +133,11 @@ def _operators(method: str, path: str, summary: str, data: Json | None = _SUCCES
 
 def _verify() -> list[Operation]:
     found = []
+    how: Any = {"errors": ("FORBIDDEN", "VALIDATION_ERROR"), "headers": ("x-auth-*",)}
     for proxy in ("", "/nginx", "/haproxy", "/traefik", "/caddy", "/envoy"):
         for method in ("get", "head", "post", "put", "patch", "delete", "options"):
             told = f"Forward-auth{' for ' + proxy[1:] if proxy else ''}: is this request admitted?"
-            found.append(
-                _users(method, f"/auth/verify{proxy}", told, _SUCCESS, errors=("FORBIDDEN",), headers=("x-auth-*",))
-            )
+            found.append(_users(method, f"/auth/verify{proxy}", told, _SUCCESS, **how))
     return found
 
 
@@ -228,7 +227,7 @@ def operations() -> tuple[Operation, ...]:
     return (
         _users("get", "/auth/logout", out, _SUCCESS),
         _users("post", "/auth/logout", out, _SUCCESS),
-        _users("get", "/auth/status", "Where the user stands after this request", _A_SESSION),
+        _users("get", "/auth/status", "Where the user stands after this request", _A_SESSION, errors=("VALIDATION_ERROR",)),
         _users(
             "post", "/auth/terminate", "End one's own account", _SUCCESS,
             status=201, body=schemas.TerminateBody, errors=("VALIDATION_ERROR", "PAYLOAD_TOO_LARGE"),

@@ -16,6 +16,7 @@ from service.core.listing import Histories, SessionLists
 from service.core.tenants import Tenant, digest
 from service.web import keys
 from service.web.browser import browser_of, is_own_page
+from service.web.credentials import bearer_token
 from service.web.middlewares import client_of
 from service.web.pages import ROOT
 from service.web.policy import Operator
@@ -148,12 +149,12 @@ def operator_of(request: web.Request) -> Operator:
         if browser is None or browser.operator is None:
             raise Unauthorized
         if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
-            given = request.headers.get(CSRF_HEADER, "")
-            if not is_own_page(request) or not browser.gave(given):
+            given = request.headers.getall(CSRF_HEADER, ())
+            if not is_own_page(request) or len(given) != 1 or not browser.gave(given[0]):
                 raise Forbidden
         return browser.operator
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    operator = find_operator(request, token.strip()) if scheme.lower() == "bearer" else None
+    token = bearer_token(request.headers)
+    operator = None if token is None else find_operator(request, token)
     if operator is None:
         raise Unauthorized
     return operator

@@ -1,6 +1,8 @@
 """What the admin API reads: bodies and queries, as types. The description at /openapi.json is made from them."""
 
 import asyncio
+import json
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -173,9 +175,18 @@ async def read_body(request: web.Request, schema: type[Schema]) -> Schema:
     except (web.RequestPayloadError, ConnectionError, TimeoutError) as error:
         raise web.HTTPBadRequest from error
     try:
-        return schema.model_validate_json(bytes(content) or b"{}")
+        read = schema.model_validate_json(bytes(content) or b"{}")
     except ValidationError as error:
         raise _mistakes(error) from None
+    json.loads(bytes(content) or b"{}", object_pairs_hook=_unique)
+    return read
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a member that stands twice: readers differ in which of the two decides (RFC 8259, section 4)."""
+    if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+        raise InvalidRequest([(name, "stands more than once") for name in twice])
+    return dict(pairs)
 
 
 def read_query(request: web.Request, schema: type[Schema]) -> Schema:

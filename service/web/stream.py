@@ -13,6 +13,7 @@ from service.core.errors import Forbidden, InvalidRequest, NotFound, StoreUnavai
 from service.core.listing import Event, Gap
 from service.web import keys
 from service.web.answer import SEND_TIMEOUT_S, complete
+from service.web.credentials import sent_more_than_once
 from service.web.operators import Desk, for_viewers, operator_of, tenant_of
 from service.web.ratelimit_headers import limit_lines
 from service.web.schemas import EventsQuery, read_query
@@ -28,7 +29,10 @@ _EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
     """What happens to one tenant, from now on or from after `Last-Event-ID`."""
     tenant = tenant_of(request, desk.operator, read_query(request, EventsQuery).tenant).name
-    after = request.headers.get("last-event-id") or None
+    places = request.headers.getall("last-event-id", ())
+    if len(places) > 1:
+        raise sent_more_than_once("last-event-id")
+    after = next(iter(places), "") or None
     if after is not None and not _EVENT_ID.fullmatch(after):
         raise InvalidRequest([("last-event-id", "must be the id of an event")])
     async with request.app[keys.FEEDS].follow(tenant, after) as following:

@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
@@ -15,7 +16,7 @@ from service.core.tenants import digest
 from service.web import keys
 from service.web.browser import MAX_AGE_S
 from tests.attacks.conftest import Attack, Launch, Target, of
-from tests.attacks.operating import ADMIN, DASHBOARD, bearer, log_in, stranger, try_to_log_in, wishes
+from tests.attacks.operating import ADMIN, DASHBOARD, FORM, bearer, log_in, stranger, try_to_log_in, wishes
 from tests.kit import OPERATOR_TOKEN, SECRET, TENANT_TOKEN, VIEWER_TOKEN, sign
 
 METRICS_TOKEN = "token-of-the-metrics"
@@ -102,6 +103,47 @@ async def test_a_second_cookie_makes_nobody_more_than_he_is(target: Target, atta
         answer = await target.ask("GET", f"{DASHBOARD}/tenants/acme", [("cookie", cookies)])
         attack(f"two cookies, {name}", answer)
         assert answer.status in (401, 403)
+
+
+async def test_two_cookies_that_differ_are_nobodys_and_one_that_is_repeated_is_good(
+    target: Target, attack: Attack
+) -> None:
+    root, guest = (await log_in(target, OPERATOR_TOKEN)).cookie, (await log_in(target, VIEWER_TOKEN)).cookie
+    tenants = f"{DASHBOARD}/tenants"
+    for name, fields in {
+        "in one field": [("cookie", f"rollcall={guest}; rollcall={root}")],
+        "in two fields": [("cookie", f"rollcall={guest}"), ("cookie", f"rollcall={root}")],
+        "in two fields, of another case": [("cookie", f"rollcall={root}"), ("Cookie", f"a=b;rollcall={guest}")],
+        "one of them empty": [("cookie", f"rollcall=; rollcall={root}")],
+    }.items():
+        answer = await target.ask("GET", tenants, fields)
+        attack(f"two operators' cookies, {name}", answer)
+        assert answer.status == 401
+    for cookies in ([f"rollcall={root}; rollcall={root}"], ["a=b", f"rollcall={root}"]):
+        fields = [("cookie", one) for one in cookies]
+        assert (await target.ask("GET", tenants, fields)).status == 200
+
+
+async def test_what_says_that_a_page_of_ours_acts_is_sent_once(target: Target, attack: Attack) -> None:
+    browser = await log_in(target, OPERATOR_TOKEN)
+    suspend, json_body = f"{DASHBOARD}/tenants/acme/sessions/suspend", json.dumps({"users": ["alice"]}).encode()
+    token = ("x-csrf-token", browser.csrf)
+    for name, fields in {
+        "two form tokens": [*browser.fields, ("x-csrf-token", "forged"), token],
+        "a form token twice": [*browser.fields, token, token],
+        "two sites": [*browser.acting(), ("sec-fetch-site", "cross-site")],
+    }.items():
+        answer = await target.ask("POST", suspend, fields, json_body)
+        attack(name, answer)
+        assert (answer.status, answer.code) == (403, "FORBIDDEN")
+    assert (await target.ask("POST", suspend, browser.acting(), json_body)).status == 200
+    at_login = await stranger(target)
+    for field in ("token", "csrf", "next"):
+        form = urlencode([("csrf", at_login.csrf), ("token", OPERATOR_TOKEN), ("next", ""), (field, "x")]).encode()
+        answer = await target.ask("POST", "/dashboard/login", [*at_login.fields, FORM], form)
+        attack(f"a form with two of {field}", answer)
+        assert answer.status == 400
+        assert "set-cookie" not in answer.headers
 
 
 async def test_cookies_and_tokens_do_not_open_each_others_door(target: Target, attack: Attack) -> None:

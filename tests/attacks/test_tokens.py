@@ -39,7 +39,7 @@ from tests.attacks.forging import (
     twisted,
 )
 from tests.attacks.wire import Stranger
-from tests.kit import OPERATOR_TOKEN, OTHER_SECRET, SECRET, TENANT_TOKEN, settings, sign, tenant
+from tests.kit import OPERATOR_TOKEN, OTHER_SECRET, OTHER_TENANT_TOKEN, SECRET, TENANT_TOKEN, settings, sign, tenant
 
 CHANGES: dict[str, Any] = {
     "limits": {"status": []},
@@ -221,6 +221,12 @@ OTHERWISE: dict[str, tuple[list[tuple[str, str]], int, str]] = {
         [*of(forge(header("none"))), ("authorization", f"Bearer {GOOD}")], 401, "INVALID_USER_TOKEN",
     ),
     "x-token twice, the first forged": ([*of(forge(header("none"))), ("x-token", GOOD)], 401, "INVALID_USER_TOKEN"),
+    "x-token twice, both good": ([*of(GOOD), ("x-token", claiming(sub="alice"))], 401, "INVALID_USER_TOKEN"),
+    "two good tokens in two places": (
+        [*of(GOOD), ("authorization", f"Bearer {claiming(sub='alice')}")], 401, "INVALID_USER_TOKEN",
+    ),
+    "two tenants' tokens": ([*of(GOOD), ("x-tenant-token", OTHER_TENANT_TOKEN)], 401, "INVALID_TENANT_TOKEN"),
+    "DPoP": (bearer(f"DPoP {GOOD}"), 401, "INVALID_USER_TOKEN"),
     "Bearer twice": (bearer(f"Bearer Bearer {GOOD}"), 401, "INVALID_USER_TOKEN"),
     "Bearer with a tab": (bearer(f"Bearer\t{GOOD}"), 401, "MISSING_USER_TOKEN"),
     "Bearer without a blank": (bearer(f"Bearer{GOOD}"), 401, "MISSING_USER_TOKEN"),

@@ -79,6 +79,9 @@ async def test_the_cookie_is_http_only_same_site_and_only_sent_to_the_dashboard(
 async def test_behind_https_the_cookie_is_secure(client: Client) -> None:
     answer = await client.get("/dashboard/login", headers={"x-forwarded-proto": "https"})
     assert "secure" in answer.headers["set-cookie"].lower()
+    twice = [("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]
+    answer = await client.get("/dashboard/login", headers=twice)
+    assert "secure" not in answer.headers["set-cookie"].lower(), "what is told twice is not believed"
 
 
 @pytest.mark.parametrize("token", ["", "wrong", OPERATOR_TOKEN[:-1], "ü"])

@@ -119,6 +119,8 @@ ASKED = {
     "verify, open": ("/auth/verify/nginx", about("GET", "/open/x", {})),
     "verify, restricted": ("/auth/verify/nginx", about("GET", "/pay/x", credentials())),
     "verify, no rule": ("/auth/verify/nginx", about("GET", "/elsewhere", credentials())),
+    "another token as bearer": ("/auth/status", credentials() | {"authorization": f"Bearer {sign('bob')}"}),
+    "another scheme beside the token": ("/auth/status", credentials() | {"authorization": "Basic dTpw"}),
     "verify, untold": ("/auth/verify/nginx", credentials()),
     "verify, any proxy": ("/auth/verify", about("GET", "/api/x", credentials())),
     "envoy": ("/auth/verify/envoy/api/x", credentials()),
