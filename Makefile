@@ -11,7 +11,7 @@ install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(
     $(BIN)/pip install -q --disable-pip-version-check $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages model fuzz paths soak lock audit clean
+.PHONY: help run test coverage lint format typecheck bench outages model windows fuzz paths soak lock audit clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -51,6 +51,9 @@ outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/out
 
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
 	MODEL_EXAMPLES=2600 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)
+
+windows: $(VENV)/.dev ## Hold 20,000 random sequences of limits, changes and clock steps to a plain list; fifteen minutes.
+	WINDOW_SEQUENCES=20000 $(BIN)/python -m pytest tests/store/test_windows.py -k random_sequences -s $(ARGS)
 
 fuzz: $(VENV)/.dev ## Send a million requests of nonsense to the port, and 20,000 of each kind to each parser.
 	FUZZ_REQUESTS=1000000 FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz $(ARGS)

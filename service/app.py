@@ -28,6 +28,7 @@ from service.store.clocks import ClockComparison
 from service.store.connection import RedisAccess
 from service.store.events import Events
 from service.store.hooks import Hooks
+from service.store.keyspace import NO_TENANT
 from service.store.news import News
 from service.store.pulse import Pulses
 from service.store.reach import AWAY
@@ -70,7 +71,7 @@ class Runtime:
         self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
-        self.acts = OperatorActs(access.client)
+        self.acts = OperatorActs(access.client, forget_refusals=self.admissions.refusals.forget)
         self.news = News(access.client)
         self.hooks = Hooks(access.client)
         self.webhooks = Webhooks(self.hooks, self.news)
@@ -86,6 +87,9 @@ class Runtime:
 
     def apply(self, settings: Settings, policy: Policy) -> None:
         """Judge by these settings from now on. What the server listens on and which Redis it uses stay."""
+        before_s, now_s = self.policy.current.directory.windows_s(), policy.directory.windows_s()
+        longer_s = {at: window_s for at, window_s in now_s.items() if window_s > before_s.get(at, window_s)}
+        self.acts.retention.want({(tenant or NO_TENANT, limit): one for (tenant, limit), one in longer_s.items()})
         self.settings = settings
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)
@@ -176,6 +180,7 @@ class Runtime:
             "event subscriber": self.news.run_forever,
             "traffic statistics": self.pour_forever,
             "webhooks": self.webhooks.run_forever,
+            "windows": self.acts.retention.run_forever,
         }
         tasks = [asyncio.create_task(keep_running(name, work, self.runs)) for name, work in beside.items()]
         yield

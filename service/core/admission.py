@@ -123,7 +123,7 @@ class Admission:
     unavailable: str | None = None
     """Of these, what may not be decided without it."""
     remembered: bool = False
-    """It was refused a moment ago, and Redis was not asked again."""
+    """It was refused a moment ago, for the same limit; the log need not have it by itself again."""
 
     @property
     def refused(self) -> bool:

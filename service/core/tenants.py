@@ -60,6 +60,16 @@ class Directory:
         self._by_digest = {tenant.token_digest: tenant for tenant in self.tenants.values()}
         self._known: dict[str, Tenant] = {}
 
+    def windows_s(self) -> dict[tuple[str | None, str], int]:
+        """(Tenant, limit) → its window in seconds, for all limits; None stands for requests that name no tenant."""
+        found: dict[tuple[str | None, str], int] = {}
+        limits: dict[str | None, Iterable[Limit]] = {name: one.limits.values() for name, one in self.tenants.items()}
+        limits[None] = [limit for terms in self.terms.values() for limit in terms.limits]
+        limits[None] = [*limits[None], *(self.routes.limits if self.routes else ())]
+        for tenant, held in limits.items():
+            found |= {(tenant, limit.name): limit.window_s for limit in held}
+        return found
+
     def find(self, token: str) -> Tenant | None:
         """The tenant that `token` belongs to.
 

@@ -13,6 +13,7 @@ from service.core.moments import timestamp
 from service.core.sessions import Cause, Refusal, Status
 from service.store.keyspace import ANY_REVOKED, ANY_USER, PUSHES, REVOKED, REVOKED_SKEW, keys_of
 from service.store.reach import reaching, run
+from service.store.retention import Retention
 from service.store.scripts import LETTERS, STATUSES, parse_record
 
 BITE = 100
@@ -25,11 +26,19 @@ class OperatorActs:
     Args:
         client: a redis-py client.
         clock_ms: milliseconds since the epoch, by the clock that judges tokens.
+        forget_refusals: is called with a tenant whose limits changed. Other workers hear of it by a push.
     """
 
-    def __init__(self, client: Redis, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        clock_ms: Callable[[], int] = now_ms,
+        forget_refusals: Callable[[str], None] = lambda tenant: None,
+    ) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._clock_ms = clock_ms
+        self._forget_refusals = forget_refusals
+        self.retention = Retention(client)
 
     @reaching
     async def act(
@@ -151,12 +160,22 @@ class OperatorActs:
         """Give a subject of a limit its whole quota back, on every worker."""
         keys = keys_of(tenant)
         args = [limit, subject, PUSHES, tenant, *_about(author)]
-        return bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
+        used = bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
+        self._forget_refusals(tenant)
+        return used
 
     @reaching
     async def set_limit(self, tenant: str, limit: Limit, requests: int, window_s: int, author: Author) -> Override:
-        """Set a tenant's limit over the configured one. It holds for the very next request."""
-        return await self._override(tenant, limit.name, limit, requests, window_s, author)
+        """Set a tenant's limit over the configured one. It holds for the very next request.
+
+        Where its window is longer than before, the limit's windows are extended: what counts now counts on.
+        """
+        held = await self._override(tenant, limit.name, limit, requests, window_s, author)
+        # Where nothing changed it is extended again: the first time that may have failed.
+        before_s = held.previous[1] if held.applied else 0
+        if window_s > max(limit.window_s, before_s):
+            await self.retention.extend({(tenant, limit.name): window_s})
+        return held
 
     @reaching
     async def unset_limit(self, tenant: str, name: str, limit: Limit | None, author: Author) -> bool:
@@ -170,6 +189,7 @@ class OperatorActs:
         configured = (0, 0) if limit is None else (limit.requests, limit.window_s)
         args: list[str | int] = [name, requests, window_s, *configured, PUSHES, tenant, *_about(author)]
         changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events], args)
+        self._forget_refusals(tenant)
         return Override(changed == 1, (before, before_s) if before else configured)
 
     async def _rule(self, verb: str, tenant: str, user: str | None, author: Author, *args: str | int) -> Any:

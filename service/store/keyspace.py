@@ -10,7 +10,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:by:STATUS` | sorted set | user → last seen, ms | with its last member |
 | `rc:{T}:expiring` | sorted set | logged-in user → latest token expiry, ms | with its last member |
 | `rc:{T}:ending` | sorted set | logged-out or expired user → expiry (or since), ms | with its last member |
-| `rc:{T}:w:LIMIT:SUBJECT` | string | admitted times (`lua/window.lua`) | TTL: the limit's window + 1 s |
+| `rc:{T}:w:LIMIT:SUBJECT` | string | admitted times (`lua/window.lua`) | TTL: the limit's window + 1 % + 10 s |
 | `rc:{T}:rules` | hash | what operators have set (`lua/rules.lua`) | with its last; a TTL if all are timed |
 | `rc:{T}:rules:USER` | hash | the same, for one user | the same |
 | `rc:{T}:events` | stream | what happened | capped at about 10,000; TTL: 30 days after the last |
@@ -30,6 +30,7 @@ Not ended by the service: what an operator decided without an end (`suspended`, 
 restriction, revoked tokens, a limit set over the configuration's); it stays until an operator lifts it.
 """
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,6 +96,24 @@ class TenantKeys:
     def window(self, limit: str, subject: str) -> str:
         """The admitted times of one subject under one limit."""
         return f"{self.tag}w:{limit}:{subject}"
+
+
+def windows_of(tenant: str | None) -> str:
+    """A pattern for SCAN that the windows of `tenant` match, or of all tenants; and some other keys."""
+    return f"rc:{{{'*' if tenant is None else _literally(tenant)}}}:w:*"
+
+
+def _literally(text: str) -> str:
+    return "".join(f"\\{character}" if character in "*?[]\\" else character for character in text)
+
+
+def limit_of_window(key: str) -> tuple[str, str] | None:
+    """Tenant and limit of a window's key; None for any other key."""
+    found = _WINDOW.match(key)
+    return found and (found[1], found[2])
+
+
+_WINDOW = re.compile(r"rc:\{([^{}]+)\}:w:([^:]+):")
 
 
 @lru_cache(maxsize=4096)

@@ -25,6 +25,8 @@ BEAT_S = 0.03
 """How often the subscription is asked for a sign of life."""
 SILENT_S = 0.1
 """Without one for so long, nothing that is remembered counts."""
+FRESH_S = 0.1
+"""So long a remembered refusal may report a limit that has room: others may use that up meanwhile."""
 AGAIN_S = 0.5
 """How long a subscription that broke is waited with."""
 
@@ -40,7 +42,10 @@ class _Refusal(NamedTuple):
     told_at: float
     """When the answer came, in seconds of the clock: what it said to wait counts from some moment before."""
     until: float
-    """Counted from when it was asked about, so from before it was decided: rather too early than too late."""
+    """From then on Redis is asked. Counted from when it was asked about, so from before it was decided: rather too
+    early than too late."""
+    over_at: float
+    """When the last of its limits has room again."""
 
 
 class Refusals:
@@ -59,7 +64,7 @@ class Refusals:
         """When something was last forgotten: what was asked before that may be about a limit as it was."""
 
     def find(self, question: Question) -> Admission | None:
-        """The refusal of this question, if it still stands; other limits stand as they did when it was asked."""
+        """The refusal of this question, if it still holds; limits with room are reported as they were a moment ago."""
         refusals = self._tenants.get(question.terms.tenant)
         if not refusals:
             return None
@@ -71,7 +76,8 @@ class Refusals:
         if now - self.heard_at > SILENT_S:
             return None
         if now >= refusal.until:
-            del refusals[key]
+            if now >= refusal.over_at:
+                del refusals[key]
             return None
         if refusal.foreseen:
             refusals[key] = refusal._replace(foreseen=False)
@@ -85,6 +91,7 @@ class Refusals:
         """Remember that a request like `question`, asked at `at` and just answered so, is going to be refused.
 
         It has been refused, or was admitted and used up a quota. Where every limit has room, nothing is remembered.
+        Where it was refused before and only asked about again, `admission` says so.
         """
         standings = [
             Standing(one.limit, one.used, one.reset_us, one.used >= one.limit.requests) for one in admission.standings
@@ -92,10 +99,17 @@ class Refusals:
         waits_us = [one.reset_us for one in standings if one.refuses]
         if not waits_us or at <= self._forgotten_at:
             return
-        refusals = self._tenants.setdefault(question.terms.tenant, {})
-        if len(refusals) >= MOST:
+        # A limit that refuses stays as it is until its own time comes: nobody is admitted under it.
+        until, over_at = at + min(waits_us) / MICRO, at + max(waits_us) / MICRO
+        if any(not one.over and not one.limit.shadow for one in standings):
+            until = min(until, at + FRESH_S)
+        refusals, key = self._tenants.setdefault(question.terms.tenant, {}), _key(question)
+        before = refusals.get(key)
+        if before is not None and admission.refused and not before.foreseen and at < before.over_at:
+            admission.remembered = True
+        elif before is None and len(refusals) >= MOST:
             del refusals[next(iter(refusals))]
-        refusals[_key(question)] = _Refusal(standings, not admission.refused, self._clock(), at + max(waits_us) / MICRO)
+        refusals[key] = _Refusal(standings, not admission.refused, self._clock(), until, over_at)
 
     def forget(self, tenant: str | None = None) -> None:
         """Forget the refusals of a tenant; None: all."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from service.store.keyspace import NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, keys_of
 
 CLIENT_COMMANDS = (
-    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PEXPIRE", "SADD", "SMEMBERS", "SREM",
+    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PEXPIRE", "SADD", "SCAN", "SMEMBERS", "SREM",
     "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZCARD", "ZINCRBY", "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE",
 )  # fmt: skip
 """What the client sends beside the scripts (pages, the sweep, webhooks, charts). A test compares it with the code."""

@@ -105,6 +105,7 @@ _VERBS = (
     ("forget",),
     ("peek", "window"),
     ("reset",),
+    ("retain", "window"),
     ("due",),
     ("probe",),
     ("rights",),

@@ -57,4 +57,25 @@ def link_of(access: RedisAccess, **how: Any) -> Link:
 
 def exact_window(times_us: Sequence[int]) -> bytes:
     """A window of up to 18 minutes that holds an admission at each of these moments, in µs since the epoch."""
-    return b"A" + b"".join((at % 2**32).to_bytes(4, "big") for at in times_us)
+    base_us = times_us[0]
+    return b"\x10" + base_us.to_bytes(7, "big") + b"".join((at - base_us).to_bytes(4, "big") for at in times_us)
+
+
+def earlier_window(times_us: Sequence[int], window_s: int, now_us: int, buckets: int | None = None) -> bytes:
+    """A window as the version before wrote it by now; with `buckets` of a limit above 1,000 requests."""
+    exponent = 0
+    while window_s * 1_000_000 / 2**exponent > 2**30:
+        exponent += 1
+    tick_us = 2**exponent
+    if buckets is None:
+        entries = b"".join((at // tick_us % 2**32).to_bytes(4, "big") for at in times_us)
+        return bytes([ord("A") + exponent]) + entries
+    width = (-(-window_s * 1_000_000 // tick_us) + bool(exponent)) // buckets
+    ends: list[list[int]] = []
+    for count, at in enumerate(times_us, 1):
+        if ends and ends[-1][0] >= at // tick_us:
+            ends[-1][1] = count
+        else:
+            ends.append([at // tick_us + width - 1, count])
+    entries = b"".join((end % 2**32).to_bytes(4, "big") + count.to_bytes(4, "big") for end, count in ends)
+    return bytes([ord("a") + exponent]) + bytes(4) + entries

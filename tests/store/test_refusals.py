@@ -12,7 +12,7 @@ from service.core.limits import Limit, Per, Standing
 from service.store.acts import OperatorActs
 from service.store.admissions import Admissions
 from service.store.connection import RedisAccess
-from service.store.refusals import MOST, SILENT_S, Refusals
+from service.store.refusals import FRESH_S, MOST, SILENT_S, Refusals
 
 TWO = Terms("acme", "some", (Limit("some", Per.IP, 2, 3600),))
 
@@ -80,6 +80,49 @@ def test_who_has_used_up_a_quota_is_refused_and_the_first_refusal_is_told_as_one
     )
     assert [one.over for one in first.standings] == [True, False, True]
     assert (first.remembered, second.remembered) == (False, True), "the log tells the first by itself"
+
+
+def mixed(ip: tuple[int, int], tenant: tuple[int, int]) -> tuple[Question, Admission]:
+    """A refused request under a limit per address and one per tenant, of two requests each: used, µs to wait."""
+    limits = (Limit("ip", Per.IP, 2, 3600), Limit("all", Per.TENANT, 2, 3600))
+    standings = [
+        Standing(one, used, reset_us, over=used >= 2)
+        for one, (used, reset_us) in zip(limits, (ip, tenant), strict=True)
+    ]
+    return question(Terms("acme", "some", limits)), Admission(standings)
+
+
+def test_a_limit_with_room_is_not_reported_longer_than_a_moment_since_others_may_use_it_up(
+    refusals: Refusals, clock: Clock
+) -> None:
+    asked, admission = mixed(ip=(2, 50_000_000), tenant=(1, 60_000_000))
+    refusals.remember(asked, admission, at=clock.now)
+    assert refusals.find(asked) is not None
+    clock.now = refusals.heard_at = clock.now + FRESH_S
+    assert refusals.find(asked) is None
+
+
+def test_a_limit_whose_time_has_come_is_asked_about_again_though_another_still_refuses(
+    refusals: Refusals, clock: Clock
+) -> None:
+    asked, admission = mixed(ip=(2, 50_000_000), tenant=(2, 5_000_000))
+    refusals.remember(asked, admission, at=clock.now)
+    clock.now = refusals.heard_at = clock.now + 4.9
+    found = refusals.find(asked)
+    assert found is not None
+    assert found.retry_after_s == 46
+    clock.now = refusals.heard_at = clock.now + 0.1
+    assert refusals.find(asked) is None, "others may have used the tenant's quota up again"
+
+
+def test_what_was_asked_about_again_while_it_still_refuses_is_no_new_refusal(refusals: Refusals, clock: Clock) -> None:
+    asked, first = mixed(ip=(2, 50_000_000), tenant=(1, 60_000_000))
+    refusals.remember(asked, first, at=clock.now)
+    clock.now = refusals.heard_at = clock.now + 1
+    assert refusals.find(asked) is None
+    _, second = mixed(ip=(2, 49_000_000), tenant=(1, 59_000_000))
+    refusals.remember(asked, second, clock.now)
+    assert (first.remembered, second.remembered) == (False, True)
 
 
 def test_where_there_is_room_nothing_is_foreseen(refusals: Refusals) -> None:

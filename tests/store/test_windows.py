@@ -1,53 +1,28 @@
-"""Windows against a plain model, by a clock that the test sets: exact to the microsecond, large ones never over."""
+"""Windows against a plain model, by a clock that the test sets: exact to the microsecond, large ones never over.
 
+`WINDOW_SEQUENCES` says how many random sequences are played (`make windows`: 20,000), `WINDOW_SEED` where they begin.
+"""
+
+import os
 import random
+import sys
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
-import redis
 
-from service.core.admission import Question, Terms
-from service.core.limits import MICRO, Limit, Per
-from service.store.admissions import encode
+from service.core.limits import MICRO
 from service.store.keyspace import keys_of
-from service.store.scripts import SCRIPTS
+from tests.store.making import earlier_window
+from tests.store.window_model import DAY_S, START_US, Windows, limit, play, told
 
 pytestmark = pytest.mark.real_redis
-START_US = 1_800_000_000 * MICRO
 KEY = keys_of("acme").window("some", "10.0.0.1")
-DAY_S = 86_400
-
-
-class Windows:
-    """The admission's own script; only its clock is another."""
-
-    def __init__(self, url: str) -> None:
-        self.client: Any = redis.Redis.from_url(url)
-        self.client.flushall()
-        clock = "{redis.call('GET', 'second'), redis.call('GET', 'microsecond')}"
-        text = SCRIPTS["admit"].text.replace("redis.call('TIME')", clock)
-        self._run = self.client.register_script(text)
-
-    def ask(self, now_us: int, *limits: Limit, times: int = 1) -> list[tuple[int, int, bool]]:
-        """Ask so often about each limit, all in one batch; returns used, µs until there is more, and over."""
-        self.client.mset({"second": now_us // MICRO, "microsecond": now_us % MICRO})
-        keys: list[str] = []
-        args: list[str | int] = [0, 0]
-        for one in limits:
-            terms = Terms("acme", "some", (one,))
-            encode(keys_of("acme"), [[Question(terms, "10.0.0.1", "r")] * times], keys, args)
-        told = iter(self._run(keys=keys, args=args))
-        return [(used, reset, over == 1) for used, reset, over in zip(told, told, told, strict=True)]
+SEQUENCES, SEED = int(os.environ.get("WINDOW_SEQUENCES", "300")), int(os.environ.get("WINDOW_SEED", "0"))
 
 
 @pytest.fixture
 def windows(redis_url: str) -> Windows:
     return Windows(redis_url)
-
-
-def limit(requests: int, window_s: int) -> Limit:
-    return Limit("some", Per.IP, requests, window_s)
 
 
 def most_in_any_window(times_us: Sequence[int], window_us: int) -> int:
@@ -144,6 +119,139 @@ def test_a_limit_raised_above_1000_and_lowered_again_forgets_nothing(windows: Wi
     later_us = START_US + 66 * MICRO + MICRO // 2
     used = windows.ask(later_us, limit(1000, 60))[0][0]
     assert 200 <= used - 1101 <= 300, "what ran out is gone, by bucket"
+
+
+@pytest.mark.timeout(7200)
+def test_random_sequences_of_changes_and_clock_steps_never_admit_too_many_nor_promise_too_much(redis_url: str) -> None:
+    answers = play(redis_url, range(SEED, SEED + SEQUENCES))
+    sys.stdout.write(f"\n{SEQUENCES} sequences from seed {SEED}: {answers} answers held to the plain list\n")
+    assert answers >= SEQUENCES
+
+
+def admit(windows: Windows, now_us: int, requests: int, window_s: int) -> int:
+    """How many of 300 that ask at once are admitted."""
+    return sum(not over for *_, over in windows.ask(now_us, limit(requests, window_s), times=300))
+
+
+def test_a_limit_that_is_lowered_to_a_short_window_counts_what_a_long_one_has_just_admitted(windows: Windows) -> None:
+    windows.ask(START_US, limit(10_000, DAY_S))
+    windows.ask(START_US + 1 * MICRO, limit(10_000, DAY_S), times=89)
+    assert admit(windows, START_US + 2 * MICRO, 100, 60) == 10
+    assert admit(windows, START_US + 60 * MICRO, 100, 60) == 1, "the others are in the window yet"
+    assert admit(windows, START_US + 62 * MICRO, 100, 60) == 99
+    assert admit(windows, START_US + 123 * MICRO, 100, 60) == 100
+
+
+@pytest.mark.parametrize("by_override", [False, True])
+def test_the_wait_after_a_long_window_became_a_short_one_is_positive_and_enough(
+    windows: Windows, by_override: bool
+) -> None:
+    windows.ask(START_US, limit(10_000, DAY_S), times=90)
+    now_us, held = START_US + MICRO, limit(10, 60)
+    if by_override:
+        windows.override((10, 60))
+    asked = limit(10_000, DAY_S) if by_override else held
+    [answer] = windows.ask(now_us, asked)
+    assert answer[2]
+    remaining, reset_s, retry_s = told(held, answer)
+    assert (remaining, reset_s) == (0, retry_s)
+    assert 0 < retry_s <= 60
+    assert windows.what_if(now_us + answer[1] - 1, asked)[0][2]
+    assert not windows.ask(now_us + retry_s * MICRO, asked)[0][2]
+
+
+def test_the_wait_after_a_limit_came_below_1000_is_not_a_bucket_short(windows: Windows) -> None:
+    windows.ask(START_US, limit(5000, 3600), times=1)
+    windows.ask(START_US + 10 * MICRO, limit(5000, 3600), times=1500)  # a bucket of 36 s, still open
+    now_us = START_US + 20 * MICRO
+    [(used, reset_us, over)] = windows.ask(now_us, limit(1000, 3600))
+    assert (used, over) == (1501, True)
+    assert windows.what_if(now_us + reset_us - 1, limit(1000, 3600))[0][2]
+    assert not windows.ask(now_us + reset_us, limit(1000, 3600))[0][2]
+
+
+@pytest.mark.parametrize(("requests", "window_s"), [(1001, 60), (5000, 3600), (50_000, 31 * DAY_S)])
+def test_the_first_answer_of_a_large_window_tells_all_of_the_wait(
+    windows: Windows, requests: int, window_s: int
+) -> None:
+    [(used, reset_us, _)] = windows.ask(START_US, limit(requests, window_s))
+    assert (used, reset_us) == (1, window_s * MICRO)
+    assert windows.what_if(START_US + reset_us - 1, limit(requests, window_s))[0][0] == 2
+    assert windows.what_if(START_US + reset_us, limit(requests, window_s))[0][0] == 1
+
+
+@pytest.mark.parametrize("back_s", [1, 30, 500, 3600, 40 * DAY_S])
+@pytest.mark.parametrize(("requests", "window_s"), [(3, 60), (3, 3600), (1200, 60)])
+def test_after_a_step_of_the_clock_back_nobody_waits_longer_than_a_window_and_as_long_as_told(
+    windows: Windows, back_s: int, requests: int, window_s: int
+) -> None:
+    held = limit(requests, window_s)
+    windows.ask(START_US, held, times=requests)
+    now_us = START_US - back_s * MICRO
+    [(_, reset_us, over)] = windows.ask(now_us, held)
+    assert over
+    assert reset_us <= window_s * MICRO * 1.01
+    [(_, later_us, over)] = windows.ask(now_us + reset_us // 2, held)
+    assert over
+    assert later_us == reset_us - reset_us // 2, "not the whole wait again"
+    assert windows.what_if(now_us + reset_us - 1, held)[0][2]
+    assert not windows.ask(now_us + reset_us, held)[0][2]
+
+
+def test_a_clock_that_goes_back_between_two_admissions_loses_none_of_them(windows: Windows) -> None:
+    windows.ask(START_US, limit(10, 60), times=3)
+    windows.ask(START_US + 10 * MICRO, limit(10, 60), times=3)
+    windows.ask(START_US - 5 * MICRO, limit(10, 60), times=3)
+    assert windows.what_if(START_US + 54 * MICRO, limit(10, 60))[0][0] == 10
+    assert windows.what_if(START_US + 55 * MICRO, limit(10, 60))[0][0] == 1
+
+
+def test_an_operators_short_window_does_not_forget_what_the_configurations_has_admitted(windows: Windows) -> None:
+    configured = limit(10_000, DAY_S)
+    windows.ask(START_US, configured, times=9000)
+    windows.override((100, 60))
+    now_us = START_US
+    for _ in range(20):
+        now_us += 61 * MICRO
+        windows.ask(now_us, configured, times=20)
+    windows.override(None)
+    assert windows.ask(now_us, configured)[0][0] == 9000 + 20 * 20 + 1
+
+
+def test_an_operators_short_window_is_exact_and_what_is_kept_of_the_long_one_bounded(windows: Windows) -> None:
+    configured, now_us = limit(100_000, DAY_S), START_US
+    windows.override((1000, 60))
+    for step in range(2000):  # a day and a half
+        now_us += 61 * MICRO
+        answers = windows.ask(now_us, configured, times=20 if step % 50 else 1100)
+        assert sum(not over for *_, over in answers) == (20 if step % 50 else 1000)
+        assert answers[0][1] <= 60 * MICRO + 128, "within a tick of the day's window"
+    assert windows.client.strlen(KEY) <= 12 + 8 * 1000
+
+
+def test_what_counts_when_a_window_becomes_longer_counts_on(windows: Windows) -> None:
+    windows.ask(START_US, limit(2, 1), times=2)
+    windows.retain(START_US, 3600)
+    later_us = START_US + 100 * MICRO
+    windows.tick(later_us)
+    assert windows.ask(later_us, limit(2, 3600))[0] == (2, 3500 * MICRO, True)
+
+
+@pytest.mark.parametrize("window_s", [60, 1073, 3600, DAY_S, 31 * DAY_S])
+@pytest.mark.parametrize("buckets", [None, 100])
+def test_what_the_version_before_wrote_counts(windows: Windows, window_s: int, buckets: int | None) -> None:
+    requests = 40 if buckets is None else 5000
+    times = [START_US - window_s * MICRO + i * window_s * MICRO // 40 for i in range(1, 40)]
+    windows.client.set(KEY, earlier_window(times, window_s, START_US, buckets))
+    windows.ends_us = START_US + window_s * MICRO
+    [(used, reset_us, _)] = windows.ask(START_US, limit(requests, window_s))
+    assert used == 40
+    assert 0 <= reset_us - (times[0] + window_s * MICRO - START_US) <= window_s * MICRO // 99
+    assert windows.client.get(KEY)[0] < ord("A"), "written anew"
+    windows.client.set(KEY, earlier_window(times, window_s, START_US, buckets))
+    [(used, reset_us, over)] = windows.ask(START_US, limit(1, 60))
+    assert over or times[-1] <= START_US - 60 * MICRO
+    assert 0 <= reset_us <= 60 * MICRO
 
 
 def test_another_length_of_the_window_counts_what_is_still_within_it(windows: Windows) -> None:

@@ -52,7 +52,8 @@ local function parse_group(tenant)
   for i, limit in ipairs(group.limits) do
     local requests, window = overridden(said[i])
     local shadow = string.sub(limit.kind, 1, 1) == 's'
-    local held = new_limit(requests or limit.requests, requests and window * 1000000 or limit.length_us, shadow)
+    local length_us = requests and window * 1000000 or limit.length_us
+    local held = new_limit(requests or limit.requests, length_us, limit.length_us, shadow)
     if requests then held.told = ' ' .. said[i] end
     held.per_user = string.sub(limit.kind, -1) == 'u'
     group.limits[i] = held
@@ -124,8 +125,12 @@ local function pass(group, revoked, record_key, user_rules, question)
   local cause = restricted > 0 and 'request' or group.cause
   local to = MOVES[cause][from]
   if NAMES[to] == nil or (passive == ONE and cause == 'request') then return record, from, restricted end
-  if from == 'o' and cause == 'request' and now_ms - logged_out_at(record) < grace then to = from end
   local again = from == 'o' and cause == 'logout' and grace > 0
+  if from == 'o' and cause == 'request' and grace > 0 then
+    local passed = now_ms - logged_out_at(record)
+    if passed < grace then to = from end
+    if passed < 0 then again = true end  -- the clock was set back: the grace counts from now, not until it catches up
+  end
   if again then complete(record).again = now_ms end
   local expires = tonumber(sub(question, 3, find(question, ' ', 3, true) - 1))
   local later = expires > record.expires

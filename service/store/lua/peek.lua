@@ -7,11 +7,14 @@
 local rules = key()
 local answers = {}
 while arg_at < #ARGV do
-  local name, requests, length_us = arg(), number(), number()
+  local name, requests, configured_us = arg(), number(), number()
+  local length_us = configured_us
   local own_requests, own_window = overridden(redis.call('HGET', rules, '=' .. name))
   if own_requests then requests, length_us = own_requests, own_window * 1000000 end
   local at = key()
-  local window = load(at, new_limit(requests, length_us, false), redis.call('GET', at))  -- whole, however full it is
+  local limit = new_limit(requests, length_us, configured_us, false)
+  local window = load(at, limit, redis.call('GET', at))  -- whole, however full it is
+  save(window)  -- where the clock was set back: what is answered holds
   local over = window.used >= requests and 1 or 0
   answers[#answers + 1] = { window.used, math.ceil(window.reset_us), over, requests, length_us / 1000000 }
 end

@@ -1,19 +1,35 @@
--- Windows: what each subject was admitted to under a limit. A window is one string:
---   a capital letter, and an entry of 4 bytes for each admission: its time. Exact; for limits of up to 1,000.
---   a small letter, a count, and an entry of 8 bytes for each of about a hundred buckets: its last moment, and
---       how many were admitted up to then since the count began (modulo 2^32). All of a bucket counts until its
---       last moment runs out: never over, about 1 % less, and constant memory; for limits above 1,000.
--- Entries stand oldest first, so both kinds are read by the same binary searches. Times are in ticks, modulo 2^32:
--- of 1 µs for windows of up to 18 minutes ('A', 'a'), and of twice as much with each further letter, so that a
--- window has at most 2^30 ticks. Entries that have run out stay in front until they are a quarter: then the string
--- is written anew, otherwise appended to.
+-- Windows: the admissions of each subject under a limit. A window is one string; its numbers are big-endian:
+--   1 byte    the form and the tick: 16 + k exact, 32 + k counted; a tick is 2^k µs, so that a window has at most 2^30
+--   7 bytes   the base, in µs since 1970; the entries count their ticks from there
+--   4 bytes   counted only: how many admissions were counted before the first entry (modulo 2^32)
+--   then the entries, oldest first, none earlier than the one before it:
+--   4 bytes   the time of an admission in ticks after the base, rounded up
+--   4 bytes   counted only: how many admissions were counted up to and with this entry (modulo 2^32)
 --
--- All questions of a batch are asked at the same moment: a window that several of them share is read once, what
--- they are `charged` is a number meanwhile, and written once.
+-- A limit of up to 1,000 requests is exact: each admission has an entry. Above, a counted window collects admissions in
+-- buckets of a hundredth of the window. The time of an entry is the last moment of its bucket, so all of a bucket counts
+-- until its last moment has run out: never over, about 1 % less, and constant memory.
+--
+-- Where an operator has set a shorter window than the configuration's, entries are kept for the configured one, which
+-- holds again when the operator lifts the other. Such a window is counted, too: exact for what the limit counts, in
+-- hundredths of the configured window for what is older.
+--
+-- Times are whole, not modulo anything, so that an entry later than now is recognized whatever the distance: the clock
+-- was set back. All that is known of its admission is that it has happened, so its time becomes now, at once and for
+-- good: nobody waits for the clock to catch up, and what the answer says holds.
+--
+-- Entries that have run out stay in front until they are a quarter: then the string is written anew, otherwise appended
+-- to. All questions of a batch are asked at the same moment: a window that several of them share is read once, what they
+-- are `charged` is a number meanwhile, and written once.
 
-local MODULUS, AHEAD, MOST_TICKS = 4294967296, 3758096384, 1073741824
+local MODULUS, MOST_TICKS = 4294967296, 1073741824
 local EXACT_UP_TO, BUCKETS = 1000, 100
-local CAPITAL, SMALL = 65, 97
+local EXACT, COUNTED = 16, 32
+-- A window's key outlives its last entry by so long: the time to extend it when the limit's window becomes longer
+-- (store/retention.py).
+local GRACE_MS = 10000
+
+local ceil, floor, char = math.ceil, math.floor, string.char
 
 local function u32(text, at)
   local a, b, c, d = byte(text, at, at + 3)
@@ -21,59 +37,32 @@ local function u32(text, at)
 end
 
 local function pack(n)
-  return string.char(math.floor(n / 16777216), math.floor(n / 65536) % 256, math.floor(n / 256) % 256, n % 256)
+  return char(floor(n / 16777216), floor(n / 65536) % 256, floor(n / 256) % 256, n % 256)
 end
 
--- Ticks since the entry at a place of the text. Negative for one that lies ahead: a bucket that has not ended, or a
--- clock set back (by up to an eighth of the modulus: nine minutes where a tick is 1 µs).
-local function ticks_since(now, text, at)
-  local ticks = (now - u32(text, at)) % MODULUS
-  return ticks < AHEAD and ticks or ticks - MODULUS
+-- The first 8 bytes of a window.
+local function head(form, base_us)
+  local high = floor(base_us / MODULUS)
+  return char(form, floor(high / 65536), floor(high / 256) % 256, high % 256) .. pack(base_us % MODULUS)
 end
 
-local function age(window, i)
-  return ticks_since(window.now, window.text, window.offset + window.stride * (i - 1))
+-- The form and the base of a window; nil where the text is shorter than a head.
+local function read_head(text)
+  local form, a, b, c, d, e, f, g = byte(text, 1, 8)
+  return form, g and (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
 end
 
--- How many were admitted up to and with entry `i`, since the count began.
-local function count_at(window, i)
-  if i == 0 then return window.base end
-  return window.exact and i or u32(window.text, window.offset + 8 * (i - 1) + 4)
-end
-
--- How many were admitted after entry `i`.
-local function admitted_after(window, i)
-  return (count_at(window, window.size) - count_at(window, i)) % MODULUS
-end
-
--- The first entry from `low` on for which `is_so` holds; `size + 1` where there is none.
-local function first(window, low, is_so)
-  local high = window.size + 1
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if is_so(middle) then high = middle else low = middle + 1 end
-  end
-  return low
-end
-
-local function head(window, base)
-  return string.char((window.exact and CAPITAL or SMALL) + window.exponent) .. (window.exact and '' or pack(base))
-end
-
--- A limit as its windows need it: how long its ticks are, how many of them an entry counts (`length`; where a tick
--- is longer than Redis's own, one more, so that no part of one is missed), and what the time is in them.
-local function measure(limit, exponent)
-  limit.exponent, limit.tick_us = exponent, 2 ^ exponent
-  limit.length = math.ceil(limit.length_us / limit.tick_us) + (exponent > 0 and 1 or 0)
-  limit.now, limit.passed_us = math.floor(now_us / limit.tick_us) % MODULUS, now_us % limit.tick_us
-  return limit
-end
-
-local function new_limit(requests, length_us, shadow)
-  local exponent = 0
-  while length_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
-  local limit = { requests = requests, length_us = length_us, shadow = shadow, exact = requests <= EXACT_UP_TO }
-  return measure(limit, exponent)
+-- A limit as its windows need it. `configured_us` is the configuration's window, where an operator has set another.
+local function new_limit(requests, length_us, configured_us, shadow)
+  local keep_us, exact, exponent = math.max(length_us, configured_us), requests <= EXACT_UP_TO, 0
+  while keep_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
+  local tick_us, width_us = 2 ^ exponent, exact and 1 or floor(length_us / BUCKETS)
+  return {
+    requests = requests, length_us = length_us, keep_us = keep_us, shadow = shadow, exact = exact, exponent = exponent,
+    tick_us = tick_us, width_us = width_us, ttl_ms = ceil((keep_us + width_us) / 1000) + GRACE_MS,
+    glanced = exact and keep_us == length_us and EXACT + exponent,  -- the form that `glance_at` reads
+    longest_us = length_us + tick_us - 1,  -- that an entry of it which is not later than now has left
+  }
 end
 
 -- What an operator has set in place of a limit's requests and window (s); nothing where the configuration holds.
@@ -83,125 +72,243 @@ local function overridden(text)
   return tonumber(requests), tonumber(window)
 end
 
--- A window from its text, '' for an empty one of this kind; `anew` says that it has to be written whole.
+local function time_at(window, i)
+  return window.base_us + u32(window.text, window.offset + window.stride * (i - 1)) * window.tick_us
+end
+
+-- How many were admitted up to and with entry `i`, since the count began.
+local function count_at(window, i)
+  if i == 0 then return window.counted and u32(window.text, 9) or 0 end
+  return window.counted and u32(window.text, window.offset + 8 * (i - 1) + 4) or i
+end
+
+-- How many were admitted after entry `i`.
+local function admitted_after(window, i)
+  return (count_at(window, window.size) - count_at(window, i)) % MODULUS
+end
+
+-- How many of the entries after `low` are not later than a moment; `low` included.
+local function count_until(window, low, moment_us)
+  local high = window.size
+  if low >= high or time_at(window, low + 1) > moment_us then return low end
+  low = low + 1
+  while low < high do
+    local middle = ceil((low + high) / 2)
+    if time_at(window, middle) > moment_us then high = middle - 1 else low = middle end
+  end
+  return low
+end
+
+-- A window from its text. `gone` entries are not kept any more, `out` entries do not count any more.
 -- All fields at once: a table that grows field by field is several times slower.
-local function parse(key, limit, text, exact, exponent)
-  local window = {
-    key = key, limit = limit, text = text, exact = exact, exponent = exponent, anew = text == '', base = 0, size = 0,
-    now = limit.now, tick_us = limit.tick_us, length = limit.length, offset = exact and 2 or 6,
-    stride = exact and 4 or 8, gone = 0, charged = 0, pending = 0, used = 0, reset_us = 0,
+local function parse(key, limit, text)
+  local form, base_us = read_head(text)
+  if not base_us or form < EXACT or form >= COUNTED + 16 then error('not a window') end
+  local counted = form >= COUNTED
+  local offset, stride = counted and 13 or 9, counted and 8 or 4
+  local size = (#text - offset + 1) / stride
+  if size % 1 ~= 0 or size < 0 then error('not a window') end
+  return {
+    key = key, limit = limit, text = text, counted = counted, exponent = form % 16, tick_us = 2 ^ (form % 16),
+    base_us = base_us, offset = offset, stride = stride, size = size, gone = 0, out = 0, used = 0, reset_us = 0,
+    charged = 0, changed = false,
   }
-  if exponent ~= limit.exponent then
-    local scale = measure({ length_us = limit.length_us }, exponent)
-    window.now, window.tick_us, window.length = scale.now, scale.tick_us, scale.length
-  end
-  if text == '' then
-    window.text = head(window, 0)
-  else
-    window.size = (#text - window.offset + 1) / window.stride
-    if window.size % 1 ~= 0 or exponent > 31 then error('not a window') end
-    if not exact then window.base = u32(text, 2) end
-  end
-  return window
 end
 
-local function append(window, tick, many)
-  local entry = pack(tick % MODULUS)
-  if window.exact then
-    entry = string.rep(entry, many)
-  else
-    entry = entry .. pack((count_at(window, window.size) + many) % MODULUS)
-  end
-  window.text, window.pending = window.text .. entry, window.pending + #entry
-  window.size = window.size + #entry / window.stride
+-- A window that nothing counts in, and nothing is kept of.
+local function empty(key, limit)
+  local text = head((limit.glanced and EXACT or COUNTED) + limit.exponent, now_us)
+  return parse(key, limit, limit.glanced and text or text .. pack(0))
 end
 
--- The limit was changed: from one kind to the other, or to a window of longer or shorter ticks. Rounded so that
--- nothing runs out too early.
-local function convert(window, exact)
-  local converted = parse(window.key, window.limit, '', exact, window.limit.exponent)
+-- The text that an earlier version wrote: a capital letter, or a small one and a count, then the same entries; the
+-- letter is the tick (A, a: 1 µs), and the times are ticks since 1970, modulo 2^32, rounded down.
+local function adopt(text)
+  local letter = byte(text)
+  local counted = letter >= 97
+  local exponent, from, stride = letter - (counted and 97 or 65), counted and 6 or 2, counted and 8 or 4
+  if exponent > 15 or (#text - from + 1) % stride ~= 0 then error('not a window') end
+  local tick_us = 2 ^ exponent
+  local now, base, before, entries = floor(now_us / tick_us), nil, 0, {}
+  for at = from, #text, stride do
+    local ticks = (now - u32(text, at)) % MODULUS
+    if ticks >= 3758096384 then ticks = ticks - MODULUS end  -- an eighth is ahead: a bucket's end, or a clock set back
+    base = base or now - ticks
+    before = math.max(before, now - ticks - base)
+    entries[#entries + 1] = pack(before) .. (counted and sub(text, at + 4, at + 7) or '')
+  end
+  local base_us = ((base or now) + 1) * tick_us - 1
+  return head((counted and COUNTED or EXACT) + exponent, base_us) .. (counted and sub(text, 2, 5) or '')
+    .. table.concat(entries)
+end
+
+-- Write a window as its limit wants it, entry by entry, without what is gone. Where the clock was set `back`, what is
+-- later than now is now. Where it has too `many` entries, each but the last of a bucket is left out: the last one's count
+-- includes theirs. Otherwise no time becomes later than it is, apart from the rounding to a longer tick, or to ticks that
+-- `meet` this moment.
+local function rebuild(window, counted, back, many, meet)
+  local limit, base_us, bucket = window.limit, nil, nil
+  local entries, size, before = {}, 0, count_at(window, window.gone)
+  local start = counted and pack(before) or ''
   for i = window.gone + 1, window.size do
-    local many = (count_at(window, i) - count_at(window, i - 1)) % MODULUS
-    local ticks = math.floor(age(window, i) * window.tick_us / converted.tick_us)
-    append(converted, converted.now - ticks, many)
+    local time_us, count = time_at(window, i), count_at(window, i)
+    if back and time_us > now_us then time_us = now_us end
+    base_us = base_us or time_us + (meet and (now_us - time_us) % limit.tick_us or 0)
+    local ticks = math.max(0, ceil((time_us - base_us) / limit.tick_us))
+    if counted then
+      local old, at = i <= window.out, ticks
+      if many then at = floor((time_us - base_us) / (old and limit.keep_us / BUCKETS or limit.width_us)) end
+      if old then at = -1 - at end  -- what counts does not speak for what does not
+      if at ~= bucket then bucket, size = at, size + 1 end
+      entries[size] = pack(ticks) .. pack(count)
+    else
+      entries[#entries + 1] = string.rep(pack(ticks), (count - before) % MODULUS)
+    end
+    before = count
   end
-  converted.used = window.used
-  return converted
+  local form = (counted and COUNTED or EXACT) + limit.exponent
+  local rebuilt = parse(window.key, limit, head(form, base_us) .. start .. table.concat(entries))
+  rebuilt.out = count_until(rebuilt, 0, now_us - limit.length_us)
+  rebuilt.used, rebuilt.changed = admitted_after(rebuilt, rebuilt.out), true
+  return rebuilt
 end
 
--- µs until there is more quota: until the entry runs out that leaves less than `requests` after it. That is the
--- oldest, unless the limit was lowered below what is used.
-local function reset_from(window)
-  local frees, requests = window.gone + 1, window.limit.requests
-  if window.used > requests then
-    frees = first(window, frees, function(i) return admitted_after(window, i) < requests end)
-  end
-  local reset_us = (window.length - age(window, frees)) * window.tick_us - now_us % window.tick_us
-  return window.exact and math.min(reset_us, window.limit.length_us) or reset_us
-end
-
--- A window as most are, told without being parsed: an exact one that is empty, or of which nothing has run out, or that
--- is full all the same (where the clock was set back that may refuse what a search would admit, until the told time: never
--- the other way round).
+-- A window as most are, read without being parsed: an exact one, of the tick that its limit has, in which no more counts
+-- than the limit has requests.
 local function glance_at(key, limit, text)
-  if not limit.exact then return nil end
-  if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true, anew = true } end
-  local at = #text - 4 * limit.requests + 1  -- the entry that has to run out: of those that count the first
-  if at < 2 then at = 2 end
-  local used, ticks = (#text - at + 1) / 4, ticks_since(limit.now, text, at)
-  if used % 1 ~= 0 or byte(text) ~= CAPITAL + limit.exponent or ticks >= limit.length then return nil end
-  if at > 2 and ticks_since(limit.now, text, at - 4) < limit.length then return nil end
-  local reset_us = (limit.length - ticks) * limit.tick_us - limit.passed_us
-  if reset_us > limit.length_us then reset_us = limit.length_us end
-  return { key = key, limit = limit, used = used, reset_us = reset_us, charged = 0, glanced = true }
-end
-
-local function save_glanced(window)
-  local limit = window.limit
-  local entries = string.rep(pack(limit.now), window.charged)
-  local ttl = math.floor(limit.length * limit.tick_us / 1000) + 1000
-  if window.anew then
-    call('SET', window.key, head(limit, 0) .. entries, 'PX', ttl)
+  local wanted = limit.glanced
+  if not wanted then return nil end
+  if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true } end
+  local form, a, b, c, d, e, f, g = byte(text, 1, 8)
+  local size, length_us, tick_us = #text, limit.length_us, limit.tick_us
+  if form ~= wanted or not g or size % 4 ~= 0 then return nil end
+  local base_us = (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
+  local edge = (now_us - length_us - base_us) / tick_us  -- what is not after it has run out
+  local at = size - 4 * limit.requests + 1  -- the first of those that count, if the limit is full
+  if at < 9 then at = 9 end
+  local ticks = at < size and u32(text, at) or -1
+  if ticks > edge then
+    if at > 9 and u32(text, at - 4) > edge then return nil end
   else
-    call('APPEND', window.key, entries)
-    call('PEXPIRE', window.key, ttl)
+    local low, high = (at - 1) / 4 + 1, size / 4  -- entries, counted as if the head were two
+    while low < high do
+      local middle = floor((low + high) / 2)
+      if u32(text, middle * 4 + 1) > edge then high = middle else low = middle + 1 end
+    end
+    at = low * 4 + 1
+    if at > size then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true } end
+    ticks = u32(text, at)
   end
+  local reset_us = base_us + ticks * tick_us + length_us - now_us
+  if reset_us > limit.longest_us then return nil end  -- the clock was set back
+  return {
+    key = key, limit = limit, used = (size - at + 1) / 4, reset_us = reset_us, charged = 0, glanced = true, text = text,
+    base_us = base_us, from = at,
+  }
 end
 
 local function load(key, limit, text)
-  if not text then return parse(key, limit, '', limit.exact, limit.exponent) end
-  local kind = string.byte(text)
-  local exact = kind < SMALL
-  local window = parse(key, limit, text, exact, kind - (exact and CAPITAL or SMALL))
-  if age(window, 1) >= window.length then
-    window.gone = first(window, 2, function(i) return age(window, i) < window.length end) - 1
+  if not text then return empty(key, limit) end
+  local is_earlier = (byte(text) or 0) >= 65
+  local window = parse(key, limit, is_earlier and adopt(text) or text)
+  window.changed = is_earlier
+  window.gone = count_until(window, 0, now_us - limit.keep_us)
+  if window.gone == window.size then return empty(key, limit) end
+  window.out = window.gone
+  if limit.keep_us > limit.length_us then window.out = count_until(window, window.gone, now_us - limit.length_us) end
+  window.used = admitted_after(window, window.out)
+  -- The last bucket may not have ended. What is later than that was written before the clock was set back, or the
+  -- buckets were wider, or the ticks longer.
+  local latest_us = now_us + limit.width_us + math.min(window.tick_us, limit.tick_us) - 2
+  local back = time_at(window, window.size) > latest_us
+  local counted = not (limit.glanced and window.used <= EXACT_UP_TO)
+  local many = counted and (limit.exact and window.out or window.size) - window.gone > 3 * BUCKETS
+  -- Nothing counts, but something is kept: the first entry that counts again is to be exact, if that makes nothing count.
+  local meet = window.used == 0 and (now_us - window.base_us) % limit.tick_us > 0
+    and time_at(window, window.size) + limit.tick_us + limit.length_us <= now_us
+  if many or back or meet or counted ~= window.counted or window.exponent ~= limit.exponent
+    or (latest_us + limit.tick_us - window.base_us) / limit.tick_us >= MODULUS then
+    window = rebuild(window, counted, back, many, meet)
   end
-  window.used = admitted_after(window, window.gone)
-  local wanted = limit.exact and (exact or window.used <= EXACT_UP_TO)
-  if wanted ~= exact or window.exponent ~= limit.exponent then window = convert(window, wanted) end
-  if window.used > 0 then window.reset_us = reset_from(window) end
+  if window.used > 0 then
+    -- More quota comes when the entry runs out that leaves less than `requests` after it. That is the oldest, unless
+    -- more is used than the limit has now.
+    local frees, last, requests = window.out + 1, window.size, limit.requests
+    while window.used > requests and frees < last do
+      local middle = floor((frees + last) / 2)
+      if admitted_after(window, middle) < requests then last = middle else frees = middle + 1 end
+    end
+    window.reset_us = time_at(window, frees) + limit.length_us - now_us
+  end
   return window
 end
 
+-- The ticks from a window's base to a moment.
+local function ticks_to(window, moment_us)
+  return ceil((moment_us - window.base_us) / window.limit.tick_us)
+end
+
+-- Add what a window is charged. Returns how its string changes: 'append', 'count' (of its last entry), or 'whole'.
+local function add(window)
+  local size, many = window.size, window.charged
+  local count = (count_at(window, size) + many) % MODULUS
+  window.size = size + (window.counted and 1 or many)
+  if not window.counted then
+    window.text = window.text .. string.rep(pack(ticks_to(window, now_us)), many)
+  elseif size > 0 and time_at(window, size) >= now_us then  -- its bucket has not ended
+    window.text, window.size = sub(window.text, 1, -5) .. pack(count), size
+    return 'count'
+  else
+    -- The first that counts is a bucket of its own, so that the whole window is told to who asked first.
+    local ends_us = now_us + (window.starts and 0 or window.limit.width_us - 1)
+    window.text = window.text .. pack(ticks_to(window, ends_us)) .. pack(count)
+  end
+  return size == 0 and 'whole' or 'append'
+end
+
+-- Write what a glanced window is charged. Returns false where it has to be parsed first: where the clock was set back, or
+-- the base is too long ago.
+local function append_glanced(window)
+  local limit, key, text = window.limit, window.key, window.text
+  if not text then
+    local entries = string.rep('\0\0\0\0', window.charged)
+    call('SET', key, head(limit.glanced, now_us) .. entries, 'PX', limit.ttl_ms)
+    return true
+  end
+  local ticks, size, from = ticks_to(window, now_us), #text, window.from
+  if ticks >= MODULUS or ticks < u32(text, size - 3) then return false end
+  local entries = string.rep(pack(ticks), window.charged)
+  if from > 9 and (from - 9) * 4 >= size then
+    call('SET', key, sub(text, 1, 8) .. sub(text, from) .. entries, 'PX', limit.ttl_ms)
+  else
+    call('APPEND', key, entries)
+    call('PEXPIRE', key, limit.ttl_ms)
+  end
+  return true
+end
+
 local function save(window)
-  if window.charged == 0 then return end
-  if window.glanced then return save_glanced(window) end
-  local width = window.exact and 0 or math.max(1, math.floor(window.length / BUCKETS))
-  if not window.exact and window.size > window.gone and age(window, window.size) <= 0 then  -- its bucket has not ended
-    local count = (count_at(window, window.size) + window.charged) % MODULUS
-    window.text, window.anew = string.sub(window.text, 1, -5) .. pack(count), true
-  else
-    append(window, window.now + math.max(0, width - 1), window.charged)
+  local limit, key = window.limit, window.key
+  if window.charged == 0 and not window.changed then return end
+  if window.glanced then
+    if append_glanced(window) then return end
+    local charged = window.charged
+    window = load(key, limit, window.text)
+    window.charged = charged
   end
-  local ttl = math.floor((window.length + width) * window.tick_us / 1000) + 1000
-  local mostly_gone = window.gone * 4 >= window.size or age(window, 1) > window.length * 1.5
-  if window.anew or (window.gone > 0 and mostly_gone) then
-    local kept = string.sub(window.text, window.offset + window.stride * window.gone)
-    redis.call('SET', window.key, head(window, count_at(window, window.gone)) .. kept, 'PX', ttl)
-  else
-    redis.call('APPEND', window.key, string.sub(window.text, -window.pending))
-    redis.call('PEXPIRE', window.key, ttl)
+  local before, change = #window.text, window.charged > 0 and add(window)
+  if window.changed or change == 'whole' or (window.gone > 0 and window.gone * 4 >= window.size) then
+    local start = window.counted and pack(count_at(window, window.gone)) or ''
+    local kept = sub(window.text, window.offset + window.stride * window.gone)
+    call('SET', key, sub(window.text, 1, 8) .. start .. kept, 'PX', limit.ttl_ms)
+    return
   end
+  if change == 'count' then
+    call('SETRANGE', key, before - 4, sub(window.text, -4))
+  else
+    call('APPEND', key, sub(window.text, before + 1))
+  end
+  call('PEXPIRE', key, limit.ttl_ms)
 end
 
 local opened = {}
@@ -209,10 +316,12 @@ local opened = {}
 -- The window at `key` as a limit sees it: what is `used` of it.
 local function open(key, limit)
   local window = opened[key]
-  if window and window.limit.requests == limit.requests and window.limit.length_us == limit.length_us then
-    return window
+  if window then
+    local as = window.limit
+    if as == limit or (as.requests == limit.requests and as.length_us == limit.length_us and as.keep_us == limit.keep_us)
+    then return window end
+    save(window)  -- two configurations in one batch: a reload came in between
   end
-  if window then save(window) end  -- two configurations in one batch: a reload came in between
   local text = call('GET', key)
   window = glance_at(key, limit, text) or load(key, limit, text)
   opened[key] = window
@@ -220,7 +329,13 @@ local function open(key, limit)
 end
 
 local function charge(window)
-  if window.used == 0 then window.reset_us = window.limit.length_us end
+  if window.used == 0 then
+    local limit = window.limit
+    window.starts, window.reset_us = true, limit.length_us
+    if window.size and window.size > 0 then  -- after what is kept only: as its entry is going to say
+      window.reset_us = window.base_us + ticks_to(window, now_us) * limit.tick_us + limit.length_us - now_us
+    end
+  end
   window.charged, window.used = window.charged + 1, window.used + 1
 end
 
