@@ -169,7 +169,7 @@ def judge(question: Question, admission: Admission) -> None:
     if question.failure is not None:
         raise question.failure
     if admission.revoked:
-        raise InvalidUserToken(_why_revoked(admission))
+        raise InvalidUserToken(_why_revoked(question, admission))
     if admission.unavailable == "sessions":
         raise StoreUnavailable("sessions")
     # Who ended its own account with this request is suspended or terminated by it, and was not before.
@@ -184,7 +184,9 @@ def judge(question: Question, admission: Admission) -> None:
         raise Forbidden
 
 
-def _why_revoked(admission: Admission) -> str:
+def _why_revoked(question: Question, admission: Admission) -> str:
+    if question.user is not None and question.user.issued_s is None:
+        return "revoked; without iat: refused until the revocation is lifted"
     if admission.accepted_from_s is None:
         return "revoked"
     accepted_from = timestamp(admission.accepted_from_s * 1000)

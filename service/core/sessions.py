@@ -87,6 +87,13 @@ class Session:
     """Exact to `sessions.seen_every` seconds."""
     expires_ms: int | None
     """The latest token expiry that was seen, without the tenant's leeway."""
+    undated: bool = False
+    """The token that was seen last carries no `iat`, so a revocation refuses such tokens until it is lifted."""
+
+    @property
+    def tokens_carry_iat(self) -> bool | None:
+        """Whether the token that was seen last carries `iat`; None: none was seen."""
+        return None if self.seen_ms is None else not self.undated
 
     @property
     def changed_ms(self) -> int:

@@ -26,7 +26,12 @@ LETTERS = {
 """A status as its record spells it."""
 STATUSES = {letter: status for status, letter in LETTERS.items()}
 _BY_BYTE = {ord(letter): status for letter, status in STATUSES.items()}
-_NOBODY = ord("-")
+_PREVIOUS: dict[int, tuple[Status | None, bool]] = {
+    ord(spelled): (status if letter != "-" else None, undated)
+    for letter, status in STATUSES.items()
+    for undated, spelled in ((False, letter), (True, "_" if letter == "-" else letter.upper()))
+}
+"""The second byte of a record → the status before, and whether the token seen last carries no `iat`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,9 @@ def parse_record(user: str, text: bytes) -> Session | None:
     if not text:
         return None
     _, since, seen, expires, *_ = text.split(b" ")
+    previous, undated = _PREVIOUS[text[1]]
     return Session(
-        user,
-        _BY_BYTE[text[0]],
-        None if text[1] == _NOBODY else _BY_BYTE[text[1]],
-        int(since) or None,
-        int(seen) or None,
-        int(expires) or None,
+        user, _BY_BYTE[text[0]], previous, int(since) or None, int(seen) or None, int(expires) or None, undated
     )
 
 

@@ -144,7 +144,8 @@ async def act(request: web.Request, desk: Desk) -> web.StreamResponse:
         raise NotFound("Nothing is kept of this user")
     if isinstance(done.outcome, Refusal) or done.session is None:
         raise Conflict(conflict(done, request.match_info["act"]))
-    told = {**session_data(desk.at, done.session), "applied": done.applied, **revoked_data(done.revoked_before_s)}
+    revoked = revoked_data(done.revoked_before_s, done.session)
+    told = {**session_data(desk.at, done.session), "applied": done.applied, **revoked}
     return success(request, told, latest_ms=done.session.changed_ms)
 
 
@@ -213,7 +214,10 @@ async def revoke(request: web.Request, desk: Desk) -> web.StreamResponse:
     body = await read_body(request, RevokeBody)
     before_ms, author = moment_ms(body.before), desk.author(body.reason)
     held = await desk.acts.revoke(desk.at, user, author, before_ms=before_ms, skew_ms=desk.skew_ms, replace=replace)
-    return success(request, {"applied": held.applied, **revoked_data(held.before_s)})
+    if user is None:
+        return success(request, {"applied": held.applied, **revoked_data(held.before_s)})
+    session = await desk.sessions.get(desk.at, user)
+    return success(request, {"applied": held.applied, **revoked_data(held.before_s, session)})
 
 
 @for_operators

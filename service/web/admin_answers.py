@@ -31,11 +31,13 @@ def rules_data(rules: Rules) -> dict[str, Any]:
     }
 
 
-def revoked_data(before_s: int | None) -> dict[str, Any]:
-    """Up to when tokens are refused, and from when on new ones are accepted."""
+def revoked_data(before_s: int | None, session: Session | None = None) -> dict[str, Any]:
+    """Up to when tokens are refused, from when on new ones are accepted, and whether the user's can be."""
     if before_s is None:
         return {}
-    return {"revokedBefore": moment(before_s * 1000), "newTokensFrom": moment((before_s + 1) * 1000)}
+    carry_iat = None if session is None else session.tokens_carry_iat
+    moments = {"revokedBefore": moment(before_s * 1000), "newTokensFrom": moment((before_s + 1) * 1000)}
+    return {**moments, "tokensCarryIat": carry_iat}
 
 
 def result_data(done: Act, name: str) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def result_data(done: Act, name: str) -> dict[str, Any]:
         message = "Nothing is kept of this user" if unknown else conflict(done, name)
         return {"userId": done.user, "done": False, "status": done.came_from, "message": message}
     told = {"userId": done.user, "done": True, "applied": done.applied, "status": done.outcome}
-    return {**told, "previousStatus": done.came_from, **revoked_data(done.revoked_before_s)}
+    return {**told, "previousStatus": done.came_from, **revoked_data(done.revoked_before_s, done.session)}
 
 
 def conflict(done: Act, name: str) -> str:

@@ -69,7 +69,7 @@ _SUCCESS = _object({"success": {"const": True}})
 _APPLIED: Json = {"type": "boolean", "description": "false: what holds already is the same, or stricter, and stays"}
 _REVOKED: Json = {  # tokens issued up to the one are refused, from the other on accepted
     name: {**_MOMENT, "description": "by whole seconds of `iat`"} for name in ("revokedBefore", "newTokensFrom")
-}
+} | {"tokensCarryIat": {"type": ["boolean", "null"], "description": "false: this user's tokens carry no `iat`, so they stay refused until the revocation is lifted; null: not known"}}  # fmt: skip
 _RESULT = _object(
     {
         "userId": {"type": "string"},

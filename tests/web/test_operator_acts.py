@@ -123,7 +123,8 @@ async def test_a_login_within_the_skew_is_refused_and_the_log_says_from_when_on_
         "revoked; issued within the clock skew after a revocation: "
         f"tokens issued from {told['newTokensFrom']} on are accepted"
     )
-    for issued_s, reason in [(login_s - 60, "revoked"), (None, "revoked"), (login_s, within)]:
+    undated = "revoked; without iat: refused until the revocation is lifted"
+    for issued_s, reason in [(login_s - 60, "revoked"), (None, undated), (login_s, within)]:
         with capture_logs() as lines:
             assert await status(client, iat=issued_s) == 401
         assert [line["reason"] for line in lines if line["event"] == "answered"] == [reason]
@@ -145,6 +146,36 @@ async def test_a_logout_everywhere_tells_from_when_on_new_tokens_are_accepted(cl
     assert seconds(late["revokedBefore"]) >= seconds(told["revokedBefore"])
     assert late["applied"] is (late["revokedBefore"] != told["revokedBefore"])
     assert not {"revokedBefore", "newTokensFrom", "applied"} & {*suspended, *unknown}, "nothing was done to them"
+
+
+@pytest.mark.parametrize("act", ["revocation", "everywhere"])
+async def test_the_answer_says_whether_new_tokens_of_this_user_can_be_told_from_the_present_ones(
+    client: Client, act: str
+) -> None:
+    """A token without `iat` stays refused until the revocation is lifted, however new it is."""
+
+    async def revoke(user: str) -> Any:
+        if act == "revocation":
+            return (await ask(client, "PUT", f"{AT}/users/{user}/revocation", {}))["tokensCarryIat"]
+        told = await ask(client, "POST", f"{AT}/users/{user}/logout", {"everywhere": True})
+        body = {"users": [user], "everywhere": True}
+        [one] = (await ask(client, "POST", f"{AT}/sessions/logout", body))["results"]
+        assert one["tokensCarryIat"] is told["tokensCarryIat"]
+        return told["tokensCarryIat"]
+
+    now_s = int(time.time())
+    for user, issued in [("dated", [None, now_s]), ("undated", [now_s, None])]:
+        for lasts, iat in enumerate(issued, 1):  # the token that was seen last says it
+            headers = credentials(user, iat=iat, ttl_s=lasts * 1000)
+            content = (await (await client.get("/auth/status", headers=headers)).json())["data"]
+            assert (content["status"], content["previousStatus"]) == ("logged_in", None)
+        assert await revoke(user) is (user == "dated")
+        found = (await ask(client, "GET", f"{AT}/users/{user}"))["session"]
+        assert found["previousStatus"] == (None if act == "revocation" else "logged_in")
+    if act == "revocation":
+        assert await revoke("nobody") is None
+        await ask(client, "POST", f"{AT}/users/unseen/suspend")
+        assert await revoke("unseen") is None
 
 
 async def test_a_logout_everywhere_does_not_take_a_later_revocation_back(client: Client) -> None:

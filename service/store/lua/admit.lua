@@ -137,7 +137,8 @@ local function pass(group, revoked, record_key, user_rules, question)
   local stale = now_ms - record.seen >= seen_every or now_ms < record.seen  -- the latter: the clock was set back
   if later then record.expires = expires end
   if not (to ~= from or later or stale or again) then return record, from, restricted end
-  local ip, request, user = string.match(question, '^%S+ %-?%d* (%S+) (%S+) %S* (.*)$')
+  local issued, ip, request, user = string.match(question, '^%S+ (%-?%d*) (%S+) (%S+) %S* (.*)$')
+  record.undated = issued == ''
   if to ~= from then
     record.seen = now_ms
     local about = { by = 'user', ip = ip, request = request, reason = group.reason }

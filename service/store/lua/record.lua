@@ -3,6 +3,7 @@
 -- A record is a string of at most 44 bytes while times have 13 digits, which Redis embeds in one allocation:
 --   "io 1763838000000 1763838000000 1763841600000"
 --   status, previous ('-' none), since ms, last seen ms, latest token expiry ms (0 unknown)
+-- The previous one is in upper case ('_' none) where the token seen last carries no `iat`: no revocation lets such a token pass.
 -- and of a few more where a user who is logged out has logged out again: when that was, ms.
 -- `MOVES` (cause → from → to, or the name of a refusal) and `NAMES` (letter → status) stand above this
 -- text; store/scripts.py writes them from core/sessions.py.
@@ -59,7 +60,9 @@ end
 local function complete(record)
   if record.since then return record end
   local previous, since, again = string.match(record.text, '^.(.) (%d+) %d+ %d+ ?(%d*)$')
-  record.previous, record.since, record.again = previous, tonumber(since), tonumber(again)
+  record.previous, record.since, record.again = string.lower(previous), tonumber(since), tonumber(again)
+  if previous == '_' then record.previous = '-' end
+  if record.undated == nil then record.undated = record.previous ~= previous end
   return record
 end
 
@@ -75,7 +78,9 @@ end
 -- listed by when the operator acted. `from` is the status letter it was indexed under, '-' for none.
 local function write(record_key, indexes, user, record, from)
   local to = complete(record).status
-  record.text = to .. record.previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
+  local previous = record.previous
+  if record.undated then previous = previous == '-' and '_' or string.upper(previous) end
+  record.text = to .. previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
     .. ' ' .. whole(record.expires) .. (record.again and ' ' .. whole(record.again) or '')
   if from ~= to and from ~= '-' then redis.call('ZREM', indexes[from], user) end
   redis.call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)

@@ -109,6 +109,7 @@ async function run(button, users, form) {
 function holds(data) {
   const parts = [];
   if (data.newTokensFrom) parts.push(`tokens issued from ${full.format(Date.parse(data.newTokensFrom))} on are accepted, earlier ones are refused`);
+  if (data.tokensCarryIat === false) parts.push("this user’s tokens carry no time of issue (iat), so all of them are refused until the revocation is lifted");
   if (data.until) parts.push(`it holds until ${full.format(Date.parse(data.until))}`);
   else if (data.until === null) parts.push("it holds until it is lifted");
   if (data.previous) parts.push(`before it was ${data.previous.requests} in ${data.previous.window} s`);
@@ -124,6 +125,8 @@ function outcome(what, data) {
   if (unchanged) parts.push(`${unchanged} had nothing to change`);
   const from = data.results.map((one) => one.newTokensFrom).filter(Boolean).sort();
   parts.push(...holds({ newTokensFrom: from.at(-1) }));
+  const undated = data.results.filter((one) => one.tokensCarryIat === false).length;
+  if (undated) parts.push(`the tokens of ${undated} carry no time of issue (iat), so all of them are refused until the revocation is lifted`);
   for (const one of failed.slice(0, 5)) parts.push(`${one.userId}: ${one.message}`);
   if (failed.length > 5) parts.push(`and ${failed.length - 5} more`);
   return parts.join("; ");
