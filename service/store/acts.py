@@ -188,13 +188,13 @@ class OperatorActs:
         keys = keys_of(tenant)
         configured = (0, 0) if limit is None else (limit.requests, limit.window_s)
         args: list[str | int] = [name, requests, window_s, *configured, PUSHES, tenant, *_about(author)]
-        changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events], args)
+        changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events, keys.timed], args)
         self._forget_refusals(tenant)
         return Override(changed == 1, (before, before_s) if before else configured)
 
     async def _rule(self, verb: str, tenant: str, user: str | None, author: Author, *args: str | int) -> Any:
         keys = keys_of(tenant)
-        at = [keys.rules, keys.events, *([] if user is None else [keys.user_rules(user)])]
+        at = [keys.rules, keys.events, *([] if user is None else [keys.user_rules(user)]), keys.timed]
         return await run(self._client, verb, at, [*args, user or "", *_about(author)])
 
 

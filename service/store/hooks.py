@@ -1,11 +1,12 @@
 """Webhooks in Redis: how far each has been told, how it goes, and which worker tells it."""
 
+import time
 from typing import Any
 
 from redis.asyncio import Redis
 
 from service.core.hooks import HookState
-from service.store.keyspace import EVENTS_TTL_MS, keys_of
+from service.store.keyspace import keys_of
 from service.store.lease import Leases
 from service.store.reach import reaching
 
@@ -56,6 +57,8 @@ class Hooks:
 
     async def _keep(self, tenant: str, hook: str, told: dict[str, str | int]) -> None:
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.hset(keys_of(tenant).hook(hook), mapping=told)
-        pipeline.pexpire(keys_of(tenant).hook(hook), EVENTS_TTL_MS)
+        keys = keys_of(tenant)
+        pipeline.hset(keys.hook(hook), mapping=told)
+        pipeline.persist(keys.hook(hook))  # an earlier version let it run out
+        pipeline.zadd(keys.hooks, {hook: int(time.time() * 1000)})
         await pipeline.execute()

@@ -11,18 +11,20 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:expiring` | sorted set | logged-in user → latest token expiry, ms | with its last member |
 | `rc:{T}:ending` | sorted set | logged-out or expired user → expiry (or since), ms | with its last member |
 | `rc:{T}:w:LIMIT:SUBJECT` | string | admitted times (`lua/window.lua`) | TTL: the limit's window + 1 % + 10 s |
-| `rc:{T}:rules` | hash | what operators have set (`lua/rules.lua`) | with its last; a TTL if all are timed |
+| `rc:{T}:rules` | hash | what operators have set (`lua/rules.lua`) | with its last; the sweep takes out what ended |
 | `rc:{T}:rules:USER` | hash | the same, for one user | the same |
-| `rc:{T}:events` | stream | what happened | capped at about 10,000; TTL: 30 days after the last |
+| `rc:{T}:timed` | sorted set | user ('' for the tenant) → when its first timed rule ends, ms | with its last member |
+| `rc:{T}:events` | stream | what happened | capped at about 10,000; the sweep, 30 days after the last |
 | `rc:{T}:pulse:SLOT` | hash | kind and bucket of 10 s → how many; `=LIMIT` → shadow refusals | TTL: 80 min |
 | `rc:{T}:refused:SLOT` | sorted set | address → refusals in these 10 min, the most frequent 1,000 | TTL: 80 min |
 | `rc:{T}:sampled:KIND` | string | a refusal was told as an event lately | TTL: 10 s |
-| `rc:{T}:hook:NAME` | hash | a webhook: cursor, failed attempts, last error | TTL: 30 days after the last |
-| `rc:{T}:hook:NAME:lease` | string | which worker tells it | TTL: 15 s |
+| `rc:{T}:hook:NAME` | hash | a webhook: cursor, failed attempts, last error | the sweep, 30 days after the last |
+| `rc:{T}:hook:NAME:lease` | string | which worker tells it, until when, ms | given up, or with the webhook's state |
+| `rc:{T}:hooks` | sorted set | webhook → when its state changed last, ms | with its last member |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
-| `rc:sweeper` | string | which worker sweeps | TTL: 15 s |
+| `rc:sweeper` | string | which worker sweeps, until when, ms | given up; there is one |
 | `rc:probe` | string | nothing: whether Redis takes writes again | TTL: 1 s |
 
 `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
@@ -40,6 +42,8 @@ EVENTS_CAP = 10_000
 """Events kept per tenant, about (XADD MAXLEN ~)."""
 EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
 PULSE_TTL_S = 80 * 60
+LEASE_MS = 15_000
+"""How long a lease is held that nobody renews."""
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
@@ -61,6 +65,8 @@ class TenantKeys:
     expiring: str
     ending: str
     events: str
+    timed: str
+    hooks: str
     rules: str
     shared: tuple[str, ...]
     """Indexes and events, in the order in which `lua/record.lua` takes them."""
@@ -123,4 +129,5 @@ def keys_of(tenant: str) -> TenantKeys:
     by_status: dict[Status, str] = {status: f"{tag}by:{status.value}" for status in RECORDED}
     expiring, ending, events = f"{tag}expiring", f"{tag}ending", f"{tag}events"
     shared = (*by_status.values(), expiring, ending, events)
-    return TenantKeys(tag, by_status, expiring, ending, events, rules=f"{tag}rules", shared=shared)
+    timed, hooks = f"{tag}timed", f"{tag}hooks"
+    return TenantKeys(tag, by_status, expiring, ending, events, timed, hooks, rules=f"{tag}rules", shared=shared)

@@ -4,9 +4,8 @@ import secrets
 
 from redis.asyncio import Redis
 
+from service.store.keyspace import LEASE_MS
 from service.store.reach import reaching, run
-
-LEASE_MS = 15_000
 
 
 class Leases:

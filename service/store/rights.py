@@ -10,15 +10,16 @@ from collections.abc import Collection, Iterable
 from service.store.keyspace import NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, keys_of
 
 CLIENT_COMMANDS = (
-    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PEXPIRE", "SADD", "SCAN", "SMEMBERS", "SREM",
-    "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZCARD", "ZINCRBY", "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE",
+    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PERSIST", "SADD", "SCAN", "SMEMBERS", "SREM",
+    "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY", "ZREMRANGEBYRANK", "ZREVRANGE",
+    "ZREVRANGEBYSCORE",
 )  # fmt: skip
 """What the client sends beside the scripts (pages, the sweep, webhooks, charts). A test compares it with the code."""
 SERVICE_COMMANDS = ("EVAL", "EVALSHA", "INFO", "PING", "SCRIPT|LOAD", "SUBSCRIBE", "UNSUBSCRIBE")
 """What belongs to no key: scripts, the start check, signs of life, subscriptions. HELLO and AUTH are always allowed."""
 KEYLESS = frozenset({"PUBLISH", "TIME"})
 """Commands of scripts that have no key."""
-_READING = frozenset({"TIME", "EXISTS", "GET", "HGET", "HGETALL", "HMGET", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE", "TYPE"})
+_READING = frozenset({"EXISTS", "GET", "HGET", "HGETALL", "HMGET", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE"})
 """Commands that write nothing: a script of these alone need not ask."""
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from service.core.sessions import MOST_SESSIONS, TRANSITIONS, Refusal, Session, Status
-from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, EVENTS_TTL_MS, NEWS, PUSHES, REVOKED, REVOKED_SKEW
+from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, LEASE_MS, NEWS, PUSHES, REVOKED, REVOKED_SKEW
 from service.store.rights import KEYLESS, commands_of, writes
 
 LETTERS = {
@@ -70,7 +70,7 @@ def _preamble() -> str:
     lines = (
         f"local MOVES = {{{moves}}}",
         f"local NAMES = {{{names}}}",
-        f"local EVENTS_CAP, EVENTS_TTL_MS = {EVENTS_CAP}, {EVENTS_TTL_MS}",
+        f"local EVENTS_CAP, LONGEST_LEASE_MS = {EVENTS_CAP}, {LEASE_MS}",
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
         f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
         f"local NEWS, PUSHES = '{NEWS}', '{PUSHES}'",
@@ -114,6 +114,9 @@ _VERBS = (
     ("look",),
     ("sample",),
     ("sweep",),
+    ("tidy", "rules"),
+    ("settle", "rules"),
+    ("retire",),
 )
 
 SCRIPTS = {verb[0]: _read(*verb) for verb in _VERBS}

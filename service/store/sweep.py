@@ -19,6 +19,7 @@ from service.core.tasks import round_completed
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
 from service.store.lease import Leases
 from service.store.reach import AWAY, reaching, run
+from service.store.tidy import Tidier
 
 log = structlog.get_logger()
 
@@ -66,6 +67,7 @@ class Sweeper:
         self._on_swept = on_swept
         self._leases = Leases(client)
         self._clock_ms = clock_ms
+        self._tidier = Tidier(client)
 
     async def run_forever(self) -> None:
         """Sweep every few seconds. Redis being away is waited out."""
@@ -99,6 +101,7 @@ class Sweeper:
             tenant = raw.decode(errors="replace")
             try:
                 swept = await self._sweep_tenant(tenant, rules)
+                await self._tidier.tidy(tenant)
                 if tenant not in rules.leeways_ms:
                     await self._leave_if_swept(tenant, raw)
             except AWAY as error:
@@ -113,10 +116,11 @@ class Sweeper:
         return Swept(expired, removed)
 
     async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
-        """A tenant that left the configuration is looked at until nobody of it is due any more."""
+        """A tenant that left the configuration is looked at until nothing of it is due any more."""
         keys = keys_of(tenant)
-        if not await self._client.exists(keys.expiring, keys.ending):
+        if not await self._client.exists(keys.expiring, keys.ending, keys.timed, keys.events, keys.hooks):
             await self._client.srem(TENANTS, raw)
+            self._tidier.forget(tenant)
 
     async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:
         keys = keys_of(tenant)

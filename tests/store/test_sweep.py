@@ -90,15 +90,25 @@ async def test_one_worker_sweeps_at_a_time(access: RedisAccess) -> None:
     assert await first.hold_lease()
     assert await first.hold_lease()
     assert not await second.hold_lease()
-    assert 0 < await access.client.pttl(SWEEPER) <= 15_000, "whoever dies loses it"
+    until_ms = int((await access.client.get(SWEEPER)).split()[1])
+    assert 0 < until_ms - now_ms() <= 15_000, "whoever dies loses it"
     await second.release()
     assert not await second.hold_lease(), "nobody gives up another's lease"
     await first.release()
     assert await second.hold_lease()
 
 
+@pytest.mark.parametrize("value", ["another", "another 1", "another 99999999999999"])
+async def test_a_lease_that_ran_out_or_that_a_clock_set_back_left_behind_is_taken(
+    access: RedisAccess, value: str
+) -> None:
+    await access.client.set(SWEEPER, value)
+    assert await sweeper(access).hold_lease()
+    assert not await sweeper(access).hold_lease()
+
+
 async def test_a_tenant_that_left_the_configuration_is_swept_until_nothing_is_left(
-    admissions: Admissions, access: RedisAccess
+    admissions: Admissions, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sweeper(access).sweep()
     await admissions.ask(ask_about("alice", expires_ms=now_ms() - HOUR_MS - 1))
@@ -106,7 +116,11 @@ async def test_a_tenant_that_left_the_configuration_is_swept_until_nothing_is_le
     await gone.sweep()
     await gone.sweep()
     assert await Sessions(access.client).get("acme", "alice") is None
+    assert await access.client.smembers(TENANTS) == {b"acme", b"globex"}, "its events are kept for a month"
+    monkeypatch.setattr("service.store.tidy.EVENTS_TTL_MS", -1)
+    await sweeper(access, {"globex": 0}, retention_ms=HOUR_MS).sweep()
     assert await access.client.smembers(TENANTS) == {b"globex"}
+    assert await access.client.exists(keys_of("acme").events) == 0
 
 
 async def test_a_retention_or_leeway_that_was_lowered_holds_for_those_already_there(

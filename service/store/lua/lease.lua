@@ -1,16 +1,19 @@
--- Hold a lease, or give it up. Whoever dies loses it when it runs out.
+-- Hold a lease, or give it up. Whoever dies loses it when it runs out: the time stands in the value, since a key with a
+-- TTL may be evicted (maxmemory-policy volatile-*), and two would hold it.
 --
--- KEYS    the lease
+-- KEYS    the lease: "who until-ms"
 -- ARGV    who asks, for how many ms (0 gives it up)
 -- Returns 1 where it is whose who asks now, or was until now; else 0
 
 local lease = key()
 local who, for_ms = arg(), number()
 
-local owner = redis.call('GET', lease)
-if owner and owner ~= who then return 0 end
+local owner, until_ms = string.match(redis.call('GET', lease) or '', '^(%S+) (%d+)$')
+local left_ms = tonumber(until_ms or 0) - now_ms
+-- What ends later than any lease can was taken before the clock was set back.
+if owner and owner ~= who and left_ms > 0 and left_ms <= LONGEST_LEASE_MS then return 0 end
 if for_ms > 0 then
-  redis.call('SET', lease, who, 'PX', for_ms)
+  redis.call('SET', lease, who .. ' ' .. whole(now_ms + for_ms))
 elseif owner then
   redis.call('DEL', lease)
 end

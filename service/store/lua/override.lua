@@ -1,6 +1,6 @@
 -- Set a tenant's limit over the configuration's, or lift that; every worker forgets whom it refuses.
 --
--- KEYS    the tenant's rules (rules.lua), events
+-- KEYS    the tenant's rules, events, timed rules (rules.lua: the last)
 -- ARGV    the limit's name, requests (0 lifts), window s, the configuration's requests (0: it has none) and window s, the
 --         channel of pushes, the tenant, by, client address, request id, reason
 -- Returns whether something changed (1|0), and what an operator had set before: requests and window s (0: nothing)

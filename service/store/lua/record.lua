@@ -105,7 +105,6 @@ local function tell(events, entry, about)
     if value and value ~= '' then entry[#entry + 1] = field; entry[#entry + 1] = value end
   end
   redis.call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
-  redis.call('PEXPIRE', events, EVENTS_TTL_MS)
   redis.call('PUBLISH', NEWS, string.match(events, '{(.*)}'))
 end
 

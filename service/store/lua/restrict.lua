@@ -1,13 +1,14 @@
 -- Restrict a tenant or a user from a capability, or lift that. Tells it as an event where it changes something. A
 -- restriction that lasts longer than this one would is left as it is, unless this one is to replace it.
 --
--- KEYS    the tenant's rules and events; for a user, its own rules after them (rules.lua)
+-- KEYS    the tenant's rules and events; for a user, its own rules after them; timed rules (rules.lua: the last)
 -- ARGV    capability, until ms (0: until lifted; -1: lift now), replace (1|0), user ('' for the tenant), by, client
 --         address, request id, reason
 -- Returns whether something changed (1|0), and until when the restriction holds then (-1: there is none; -2: nothing was
 -- done, for it would be over already)
 
-local tenant_rules, events, user_rules = key(), key(), key()
+local tenant_rules, events = key(), key()
+local user_rules = #KEYS > 3 and key() or nil
 local capability, until_ms, replace, user = arg(), number(), arg() == '1', arg()
 local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 

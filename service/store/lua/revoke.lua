@@ -1,13 +1,14 @@
 -- Refuse the tokens that were issued up to a moment, of a tenant or a user; or lift that. An earlier moment than the one
 -- that is set changes nothing, unless it is to replace it.
 --
--- KEYS    the tenant's rules and events; for a user, its own rules after them (rules.lua)
+-- KEYS    the tenant's rules and events; for a user, its own rules after them; timed rules (rules.lua: the last)
 -- ARGV    before: ms since the epoch ('now': all tokens that exist; '' lifts), the service's clock ms, the skew that is
 --         forgiven ms, replace (1|0), user ('' for the tenant), by, client address, request id, reason
 -- Returns whether something changed (1|0), the second up to which tokens are refused then (-1: none are), and the latest
 -- moment ms that is allowed where `before` is later: then nothing is done (0: it is not)
 
-local tenant_rules, events, user_rules = key(), key(), key()
+local tenant_rules, events = key(), key()
+local user_rules = #KEYS > 3 and key() or nil
 local before, service_ms, skew_ms, replace, user = arg(), number(), number(), arg() == '1', arg()
 local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 

@@ -7,21 +7,28 @@
 --   =LIMIT       of a tenant: "requests window-in-seconds" in place of the configuration's
 -- The flags of a tenant let an admission look at a user's own hash only where there may be something in it.
 
--- A hash whose entries are all timed ends with the last of them.
+-- No key of rules has a TTL, or a server with a maxmemory-policy of volatile-* could evict it. What is timed is listed in a
+-- sorted set, the last of KEYS: the user ('' for the tenant) → when the first of its timed entries ends, ms.
 local function settle(rules)
-  local last, timed = 0, true
+  local ends_first
   local entries = redis.call('HGETALL', rules)
   for i = 1, #entries, 2 do
     local field, ends = entries[i], tonumber(entries[i + 1])
     if string.find(field, '^[<=]') or ends == 0 then
-      timed = false
+      -- It stays until an operator lifts it.
     elseif ends <= now_ms then
       redis.call('HDEL', rules, field)
     else
-      last = math.max(last, ends)
+      ends_first = math.min(ends_first or ends, ends)
     end
   end
-  if timed then redis.call('PEXPIREAT', rules, whole(last)) else redis.call('PERSIST', rules) end
+  redis.call('PERSIST', rules)  -- an earlier version let it run out
+  local user = string.match(rules, '}:rules:?(.*)$')
+  if ends_first then
+    redis.call('ZADD', KEYS[#KEYS], whole(ends_first), user)
+  else
+    redis.call('ZREM', KEYS[#KEYS], user)
+  end
 end
 
 -- The newest `iat` that a token in use can have now, in whole seconds, and how many seconds of that lie ahead: clocks

@@ -1,0 +1,18 @@
+-- End what is over of a tenant, beside its users (due.lua): timed rules of its own, a stream of events that nothing was
+-- appended to for long. Tells whose rules and which webhooks' state are over as well.
+--
+-- KEYS    the tenant's rules, events, the webhooks that were told something, timed rules (rules.lua: the last)
+-- ARGV    how long events and webhooks' state outlive the last, ms; how many users and webhooks at most
+-- Returns the users whose rules are due, then the names of the webhooks
+
+local rules, events, hooks, timed = key(), key(), key(), key()
+local lifetime, most = number(), number()
+
+settle(rules)
+redis.call('PERSIST', events)  -- an earlier version let it run out
+local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+if newest and tonumber(string.match(newest[1], '^%d+')) <= now_ms - lifetime then redis.call('DEL', events) end
+return {
+  redis.call('ZRANGEBYSCORE', timed, '-inf', whole(now_ms), 'LIMIT', 0, most),
+  redis.call('ZRANGEBYSCORE', hooks, '-inf', whole(now_ms - lifetime), 'LIMIT', 0, most),
+}
