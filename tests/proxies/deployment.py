@@ -164,6 +164,7 @@ def deployed(
     folder: Path,
     change: Callable[[dict[str, Any]], None] = lambda _: None,
     upstream_port: int | None = None,
+    edit: Callable[[str], str] = lambda text: text,
 ) -> Iterator[Deployment]:
     """Start all of it; end all of it.
 
@@ -172,6 +173,7 @@ def deployed(
         folder: for configurations and logs.
         change: what is to be different in the configuration of the example.
         upstream_port: of another upstream than the recording one.
+        edit: what is to be different in each file of the proxy's example.
     """
     port = free_port()
     proxy.command(port)  # skips where the program is missing
@@ -186,7 +188,7 @@ def deployed(
         stack.callback(upstream.close)
         relay = Relay(service.port)
         stack.callback(relay.close)
-        process = stack.enter_context(running(proxy, folder, port, relay.port, upstream_port or upstream.port))
+        process = stack.enter_context(running(proxy, folder, port, relay.port, upstream_port or upstream.port, edit))
         made = Deployment(proxy, port, service, upstream, relay, url)
         wait_for(lambda: made.is_up() or process.poll() is not None)
         assert process.poll() is None, (folder / "proxy.log").read_text()

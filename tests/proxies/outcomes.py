@@ -2,7 +2,7 @@
 
 import http.client
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,9 +87,9 @@ def code_of(answer: Answer) -> str:
 
 
 @contextmanager
-def gate(proxy: Proxy, folder: Path) -> Iterator[Gate]:
-    """Start it all; end it all."""
-    with wsgi_backend() as port, deployed(proxy, folder, _change, port) as deployment:
+def gate(proxy: Proxy, folder: Path, edit: Callable[[str], str] = lambda text: text) -> Iterator[Gate]:
+    """Start it all; end it all. `edit` changes each file of the proxy's example."""
+    with wsgi_backend() as port, deployed(proxy, folder, _change, port, edit) as deployment:
         made = Gate(deployment)
         made.start_counting()
         yield made

@@ -3,7 +3,7 @@
 import re
 
 from tests.kit import ROOT
-from tests.proxies import test_fails_closed, test_identity
+from tests.proxies import test_credentials, test_fails_closed, test_identity
 from tests.proxies.outcomes import table
 
 PAGE = ROOT / "docs" / "proxies.md"
@@ -11,6 +11,7 @@ TABLES = {
     "failures": test_fails_closed.FAILURES,
     "marker": test_fails_closed.MARKED,
     "identity": test_identity.ROWS,
+    "credentials": test_credentials.ROWS,
 }
 """Name in the page → its rows."""
 
