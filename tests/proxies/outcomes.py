@@ -49,6 +49,10 @@ class Gate:
         self._port = deployment.port
         self._number = 0
 
+    def url(self, target: str) -> str:
+        """Where the proxy takes a target."""
+        return f"http://127.0.0.1:{self._port}{target}"
+
     def start_counting(self) -> None:
         """Learn how many requests the API has received so far."""
         self._number = Received.of(self.ask("/public/count", [])).number

@@ -1,10 +1,13 @@
 """What a client can add to, change in or remove from what the API hears of it: nothing, at any proxy of `examples/`."""
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from tests.kit import Answer, needs
 from tests.proxies.backend import Received
 from tests.proxies.outcomes import Fields, Gate, Row, gate
 from tests.proxies.spellings import (
@@ -25,6 +28,8 @@ WHO = list(credentials("anna").items())
 PLACES = ("/api/things", "/public/logo.svg")
 """A route that asks for credentials, and an open one."""
 FORGED = "forged"
+OVER_HTTP_2 = ("caddy-2.11", "haproxy-2.6", "haproxy-2.8", "envoy-1.40", "traefik-3.7")
+"""Those that take HTTP/2 in clear text where the examples listen."""
 REMOVED, ARRIVES, REFUSED = "200, removed", "200, **arrives**", "400"
 KEPT, LOST = "200, kept", "200, **lost**"
 
@@ -129,8 +134,8 @@ def test_what_a_client_names_in_connection_the_api_hears_all_the_same(
     at: Gate, usual: dict[str, Received], row: Nomination
 ) -> None:
     for name in row.names:
-        for said in (name, name.title(), f"close, {name}", f"{name},{name}", f"keep-alive, {name}"):
-            fields = [("connection", said)]
+        for said in ((name,), (name.title(),), (f"close, {name}",), (f"{name},{name}",), ("keep-alive", name)):
+            fields = [("connection", one) for one in said]
             assert outcome(at, usual, PLACES[0], fields, KEPT, LOST) == row.at(at.proxy), said
 
 
@@ -142,6 +147,22 @@ def test_a_client_adds_nothing_to_the_identity_by_a_trailer(at: Gate, usual: dic
     is_there = received.trailer == (("x-auth-user", FORGED),)
     assert is_there or not received.trailer
     assert TRAILER.at(at.proxy) == (f"{status}, arrives as a trailer field" if is_there else f"{status}, removed")
+
+
+def test_over_http_2_a_client_adds_nothing_either(at: Gate) -> None:
+    curl = shutil.which("curl")
+    needs("curl", found=curl is not None)
+    command = [str(curl), "-s", "--http2-prior-knowledge", at.url(PLACES[0])]
+    for name, value in [*WHO, *((one, FORGED) for one in dict.fromkeys(map(str.lower, all_of("x-auth-user"))))]:
+        command += ["-H", f"{name}: {value}"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=20)
+    if at.proxy.id not in OVER_HTTP_2:
+        assert done.returncode != 0, "it speaks HTTP/1 alone on this port"
+        return
+    received = Received.of(Answer(200, {}, done.stdout))
+    at.start_counting()
+    assert received.environ["HTTP_X_AUTH_USER"] == "anna"
+    assert FORGED not in str(received)
 
 
 def test_what_the_proxy_says_arrives_exactly_once(at: Gate) -> None:
