@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from contextvars import ContextVar
+from typing import Any
 
 import structlog
 
@@ -59,7 +60,7 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], runs: Las
         await asyncio.sleep(RESTART_AFTER_S)
 
 
-async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel until it is heard: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation."""
     pending = set(tasks)
     while pending:

@@ -25,7 +25,8 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps, until when, ms | given up; there is one |
-| `rc:probe` | string | nothing: whether Redis takes writes again | TTL: 1 s |
+| `rc:probe` | string | nothing: whether Redis takes writes | TTL: 1 s |
+| `rc:probe:{N}` | string | the same on a Cluster, of one node: a key of a slot that it owns | TTL: 1 s |
 
 `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
 Not ended by the service: what an operator decided without an end (`suspended`, `terminated`, an untimed
@@ -54,6 +55,11 @@ ANY_USER, REVOKED, REVOKED_SKEW, ANY_REVOKED = "*", "<", "<+", "<*"
 """Fields of a hash of rules that no capability can be called (`lua/rules.lua`)."""
 NO_TENANT = "?"
 """Stands for the tenant of requests that name none."""
+
+
+def cluster_probe(number: int) -> str:
+    """A probe's key in the slot of the hash tag `{number}`; different numbers spread over all slots."""
+    return f"{PROBE}:{{{number}}}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

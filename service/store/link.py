@@ -6,12 +6,13 @@ pool, no retries, one deadline over connecting, sending and reading; `wire.py` s
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, cast
 
 import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
 from service.core.tasks import end
@@ -49,17 +50,24 @@ class Link:
         timeout_s: float,
         examine: Callable[[Wire], Awaitable[None]],
         on_change: Callable[[bool], None] = lambda up: None,
+        probe_key: Callable[[], str] = lambda: PROBE,
     ) -> None:
         self._make = make
         self._examine = examine
         self.timeout_s = timeout_s
         """How long a trip may take."""
         self._on_change = on_change
+        self._probe_key = probe_key
         self._wire: Wire | None = None
         self._failures = 0
         self.failure = BREAKER
         """What the last trip failed with, by kind."""
         self._probe: asyncio.Task[None] | None = None
+        self._checked: Wire | None = None
+        self._check: asyncio.Task[bool] | None = None
+        self._suspensions = 0
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @property
     def is_down(self) -> bool:
@@ -78,7 +86,7 @@ class Link:
         Raises:
             StoreUnavailable: Redis did not answer all of them in time; they may have taken effect.
         """
-        if self.is_down:
+        if self.is_down or self._closed:
             raise StoreUnavailable(BREAKER_IS_OPEN, self.failure)
         try:
             wire = self._wire
@@ -110,17 +118,94 @@ class Link:
             self._on_change(True)
 
     async def close(self) -> None:
-        """Stop probing and hang up."""
+        """Stop probing and hang up. Requests that still wait for this node fail, and start nothing anew."""
+        self._closed = True
+        if self._check is not None:
+            await end([self._check])
         if self._probe is not None:
             await end([self._probe])
             self._probe = None
         await self._hang_up()
+        if self._checked is not None:
+            await self._checked.hang_up()
+            self._checked = None
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def suspend(self, reason: str) -> None:
+        """Open the breaker at once, although the node answers: what is under way fails, and no answer counts any more.
+
+        The breaker closes as it always does, once a probe on a new connection succeeds.
+        """
+        if self._closed:
+            return
+        was_down = self.is_down
+        self._suspensions += 1
+        self._failures = FAILURES_TO_OPEN
+        wires, self._wire, self._checked = (self._wire, self._checked), None, None
+        # What they asked may be answered by the node that is not to be used any more. Cancelled now: none of them must
+        # adopt a connection in the meantime.
+        asking: list[asyncio.Task[Any]] = [one for one in (self._probe, self._check) if one is not None]
+        for one in asking:
+            one.cancel()
+        self._in_background(end(asking))
+        self._check, self._probe = None, asyncio.create_task(self._probe_until_back())
+        for wire in filter(None, wires):
+            wire.abort()
+            self._in_background(wire.hang_up())
+        if not was_down:
+            self._on_change(False)
+            log.error("redis is away: answering without it", reason=reason)
+
+    async def takes_writes(self) -> bool:
+        """Return whether the node takes writes now, asked by a probe on a connection of its own.
+
+        Waits no longer than a trip may take. All who ask at the same moment share one probe.
+        """
+        if self.is_down or self._closed:
+            return False
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._check_once())
+        check = self._check
+        await asyncio.wait([check], timeout=self.timeout_s)
+        return check.done() and not check.cancelled() and check.result()
+
+    async def _check_once(self) -> bool:
+        suspensions = self._suspensions
+        try:
+            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
+                if self._checked is None or await self._checked.is_broken():
+                    await self._drop_checked()
+                    self._checked = await self._connect()
+                await self._ask_probe(self._checked)
+            if suspensions != self._suspensions:
+                raise RedisConnectionError("the node was given up while it was asked")
+        except _FAILED as error:
+            await self._drop_checked()
+            log.debug("redis takes no writes", reason=reason_of(error))
+            return False
+        return True
+
+    async def _drop_checked(self) -> None:
+        wire, self._checked = self._checked, None
+        if wire is not None:
+            await wire.hang_up()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _connected(self) -> Wire:
         if self._wire is not None and await self._wire.is_broken():
             await self._hang_up()  # Redis hung up while the connection was idle
         if self._wire is None:
-            self._wire = await self._connect()
+            suspensions = self._suspensions
+            wire = await self._connect()
+            if suspensions != self._suspensions or self._closed:
+                await wire.hang_up()
+                raise RedisConnectionError("the node was given up while it was being connected to")
+            self._wire = wire
         return self._wire
 
     async def _connect(self) -> Wire:
@@ -146,7 +231,7 @@ class Link:
         # After an answer the connection is still in step; but a replica is not where it should lead to.
         if opens or not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
             await self._hang_up()
-        in_a_row, opened = self._failures, opens and self._probe is None
+        in_a_row, opened = self._failures, opens and self._probe is None and not self._closed
         if opened:
             self._probe = asyncio.create_task(self._probe_until_back())
             self._on_change(False)
@@ -163,8 +248,12 @@ class Link:
                 asking = {one for one in asking if not one.done()}
                 asking.add(asyncio.create_task(self._ask_whether_back(back)))
                 await asyncio.wait([back], timeout=PROBE_EVERY_S)
-        finally:
             await end(asking)
+        except asyncio.CancelledError:  # suspended anew, or closed
+            await end(asking)
+            if back.done():
+                await back.result().hang_up()
+            raise
         self._wire = back.result()
         self._failures = 0
         self._probe = None
@@ -172,14 +261,11 @@ class Link:
         log.info("redis is back")
 
     async def _ask_whether_back(self, back: asyncio.Future[Wire]) -> None:
-        verb = SCRIPTS["probe"]
         try:
             async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
                 wire = await self._connect()
                 try:
-                    [answer] = await wire.exchange([("EVAL", verb.text, 1, PROBE)], _NEVER)
-                    if isinstance(answer, ResponseError):
-                        raise answer
+                    await self._ask_probe(wire)
                 except BaseException:
                     await wire.hang_up()
                     raise
@@ -190,6 +276,16 @@ class Link:
             await wire.hang_up()
         else:
             back.set_result(wire)
+
+    async def _ask_probe(self, wire: Wire) -> None:
+        """Return where the node takes writes; raise what it answers otherwise.
+
+        On a Cluster the key's slot may just have moved to another node. MOVED and ASK say so, and that this node is
+        well: that it is a primary was seen when the connection was made.
+        """
+        [answer] = await wire.exchange([("EVAL", SCRIPTS["probe"].text, 1, self._probe_key())], _NEVER)
+        if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
+            raise answer
 
 
 _IN_ORDER = (NoScriptError, AskError, TryAgainError)

@@ -35,6 +35,9 @@ class Wire(Protocol):
             redis.exceptions.ConnectionError: the connection ended, or Redis is not ready to answer at all.
         """
 
+    def abort(self) -> None:
+        """Fail the exchange that is under way now: whatever still arrives is not an answer any more."""
+
     async def hang_up(self) -> None:
         """End the connection."""
 
@@ -68,6 +71,9 @@ class _Plain:
                 except ResponseError as error:
                     answers.append(error)
         return answers
+
+    def abort(self) -> None:
+        pass  # fakeredis answers within the call: nothing is ever under way
 
     async def hang_up(self) -> None:
         await self._connection.disconnect(nowait=True)
@@ -110,6 +116,9 @@ class _Thin(asyncio.Protocol):
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def abort(self) -> None:
+        self._end(RedisConnectionError("The connection was given up."))
 
     async def hang_up(self) -> None:
         await self._connection.disconnect(nowait=True)

@@ -63,6 +63,9 @@ class Faulty:
             elif self.mode == "old":
                 commands = len(re.findall(rb"(?:^|\r\n)\*[0-9]+\r\n\$", raw))
                 writer.write(b"*2\r\n$7\r\nversion\r\n$6\r\n5.0.14\r\n" + b"+OK\r\n" * (commands - 1))
+            elif self.mode == "moved":
+                hello = b"*2\r\n$4\r\nrole\r\n$6\r\nmaster\r\n+OK\r\n"
+                writer.write(hello if b"HELLO" in raw else b"-MOVED 1 127.0.0.1:1\r\n")
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
@@ -124,6 +127,7 @@ async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
 
 async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:
     async with faulty("silent") as (fault, link):
+        link.timeout_s = 0.5  # longer than a collection of garbage
         admissions = Admissions(OneWay(link), RULES)
         first = asyncio.create_task(admissions.ask(ask_about("alice")))
         await asyncio.sleep(0.02)
@@ -152,6 +156,56 @@ async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAcce
     assert (await admissions.ask(ask_about("alice"))).session is not None
     assert ups == [False, True]
     await link.close()
+
+
+async def test_moved_tells_the_probe_that_a_node_is_well() -> None:
+    async with faulty("hang up") as (fault, link):
+        await link.open()
+        for _ in range(FAILURES_TO_OPEN):
+            with suppress(StoreUnavailable):
+                await link.send([("PING",)], asyncio.get_running_loop().time() + 1)
+        assert link.is_down
+        assert not await link.takes_writes()
+        fault.mode = "moved"
+        async with asyncio.timeout(5):
+            while link.is_down:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        link.timeout_s = 1
+        assert await link.takes_writes()
+
+
+@pytest.mark.parametrize("access", ["real"], indirect=True)
+async def test_a_link_that_is_suspended_fails_what_is_under_way_and_comes_back_by_itself(access: RedisAccess) -> None:
+    ups: list[bool] = []
+    link = link_of(access, timeout_s=2, on_change=ups.append)
+    await link.open()
+    await access.client.client_pause(300)
+    asked = asyncio.create_task(Admissions(OneWay(link), RULES).ask(ask_about("alice")))
+    checked = asyncio.create_task(link.takes_writes())
+    await asyncio.sleep(0.05)
+    link.suspend("it is replaced")
+    link.suspend("and once more")
+    assert link.is_down
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(asked, 0.1)
+    assert not await asyncio.wait_for(checked, 0.1)
+    async with asyncio.timeout(5):
+        while link.is_down:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (await Admissions(OneWay(link), RULES).ask(ask_about("bob"))).session is not None
+    assert await link.takes_writes()
+    assert ups == [True, False, True]
+    await link.close()
+
+
+async def test_a_link_that_was_closed_starts_nothing_anew() -> None:
+    async with faulty("silent") as (_, link):
+        await link.close()
+        link.suspend("it is replaced")
+        with pytest.raises(StoreUnavailable):
+            await link.send([("PING",)], asyncio.get_running_loop().time() + 1)
+        assert not await link.takes_writes()
+        assert not link.is_down
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
@@ -293,6 +347,20 @@ async def test_a_redis_that_is_full_stays_away_until_it_takes_writes(own_redis: 
             await asyncio.sleep(0.02)
     assert (await admissions.ask(ask_about("alice"))).session is not None
     await link.close()
+    await access.close()
+
+
+async def test_a_redis_is_writable_where_it_takes_writes_not_where_it_answers(own_redis: str) -> None:
+    access = RedisAccess.by_url(own_redis, TlsFiles())
+    ways = access.ways(timeout_s=1)
+    await ways.open()
+    assert await ways.not_writable() == ()
+    await access.client.config_set("maxmemory", "1")
+    assert await access.client.ping()
+    assert await ways.not_writable() is None
+    await access.client.config_set("maxmemory", "0")
+    assert await ways.not_writable() == ()
+    await ways.close()
     await access.close()
 
 
