@@ -52,8 +52,10 @@ outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/out
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
 	MODEL_EXAMPLES=2600 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)
 
-windows: $(VENV)/.dev ## Hold 20,000 random sequences of limits, changes and clock steps to a plain list; fifteen minutes.
-	WINDOW_SEQUENCES=20000 $(BIN)/python -m pytest tests/store/test_windows.py -k random_sequences -s $(ARGS)
+windows: $(VENV)/.dev ## Play 20,000 random sequences of limits, changes and clock steps, 500 on a real clock; fifteen minutes.
+	WINDOW_SEQUENCES=20000 CLOCK_SEQUENCES=500 $(BIN)/python -m pytest -s $(ARGS) \
+	  tests/store/test_windows.py::test_random_sequences_of_changes_and_clock_steps_never_admit_too_many_nor_promise_too_much \
+	  tests/store/test_windows_by_clock.py
 
 fuzz: $(VENV)/.dev ## Send a million requests of nonsense to the port, and 20,000 of each kind to each parser.
 	FUZZ_REQUESTS=1000000 FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz $(ARGS)

@@ -68,7 +68,11 @@ class Runtime:
         self.readiness.add_warning(self.server_check.warnings)
         self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.redis_changed, check=self.server_check)
         self.admissions = Admissions(self.ways, session_rules(settings))
-        self.outage = OutagePolicy(allow_sessions=False, clock_us=lambda: time.monotonic_ns() // 1000)
+        self.outage = OutagePolicy(
+            allow_sessions=False,
+            clock_us=lambda: time.monotonic_ns() // 1000,
+            held=self.admissions.refusals.held,
+        )
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
         self.acts = OperatorActs(access.client, forget_refusals=self.admissions.refusals.forget)

@@ -201,13 +201,15 @@ class OutagePolicy:
 
     allow_sessions: bool
     clock_us: Callable[[], int]
+    held: Callable[[str | None, Limit], Limit] = lambda tenant, limit: limit
+    """A tenant's limit → what an operator had set in its place when Redis was last asked."""
     windows: LocalWindows = field(default_factory=LocalWindows)
 
     def decide(self, question: Question) -> Admission:
         """Answer `question` without Redis. What is to be recorded, a logout or an account's end, is refused."""
         terms = question.terms
         local = [
-            (terms.tenant or "", Charge(limit, question.subject(limit)))
+            (terms.tenant or "", Charge(self.held(terms.tenant, limit), question.subject(limit)))
             for limit in terms.limits
             if limit.on_outage is OnOutage.LOCAL
         ]

@@ -19,7 +19,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError
 
 from service.core.admission import NOTHING_ASKED, Admission, Decided, Question, Terms, Told
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
-from service.core.limits import MICRO, Per, Standing
+from service.core.limits import MICRO, Limit, Per, Standing
 from service.store.failures import OVERLOAD, RECORD, TIMEOUT, kind_of_text, unavailable
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
 from service.store.link import Link
@@ -273,7 +273,7 @@ class _Lane:
             return
         told = iter(reply)
         for waiting in asked:
-            decided = decode(waiting.question, told)
+            decided = decode(waiting.question, told, self._admissions.refusals.learn)
             if waiting.over:
                 continue
             if isinstance(decided, Admission) and decided.may_be_full:
@@ -342,12 +342,13 @@ def _needs(terms: Terms) -> tuple[str, str]:
     return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
 
 
-def decode(question: Question, told: Iterator[Any]) -> Decided:
+def decode(question: Question, told: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
     """Read what `lua/admit.lua` answers to the next question.
 
     Args:
         question: the next one that was asked.
         told: what is left of the answer.
+        learn: is called with a limit that an operator has set for the tenant.
 
     Raises:
         StopIteration: the answer ends before it should.
@@ -368,7 +369,7 @@ def decode(question: Question, told: Iterator[Any]) -> Decided:
         reset_us, over = next(told), next(told)
         if isinstance(over, bytes):  # an operator has set the limit
             over, requests, window_s = map(int, over.split())
-            limit = limit.changed(requests, window_s)
+            learn(terms.tenant, limit := limit.changed(requests, window_s))
         if used >= 0:
             standings.append(Standing(limit, used, reset_us, over == 1))
             may_be_full |= used >= limit.requests

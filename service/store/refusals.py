@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from service.core.admission import Admission, Question, Terms
-from service.core.limits import MICRO, Standing
+from service.core.limits import MICRO, Limit, Standing
 from service.core.tasks import round_completed
 from service.store.keyspace import PUSHES
 from service.store.reach import UNHEARD
@@ -60,6 +60,8 @@ class Refusals:
         self._tenants: dict[str | None, dict[_Key, _Refusal]] = {}
         self.heard_at = float("-inf")
         """When the subscription was last heard of."""
+        self._set_limits: dict[tuple[str | None, str], Limit] = {}
+        """Tenant and name → the limit that an operator has set, as Redis last told it."""
         self._forgotten_at = float("-inf")
         """When something was last forgotten: what was asked before that may be about a limit as it was."""
 
@@ -111,13 +113,24 @@ class Refusals:
             del refusals[next(iter(refusals))]
         refusals[key] = _Refusal(standings, not admission.refused, self._clock(), until, over_at)
 
+    def learn(self, tenant: str | None, limit: Limit) -> None:
+        """Keep what an operator has set in place of a limit: while Redis is away, it holds as well."""
+        self._set_limits[tenant, limit.name] = limit
+
+    def held(self, tenant: str | None, limit: Limit) -> Limit:
+        """The limit that holds for a tenant, as far as this worker knows without Redis."""
+        return self._set_limits.get((tenant, limit.name), limit) if self._set_limits else limit
+
     def forget(self, tenant: str | None = None) -> None:
-        """Forget the refusals of a tenant; None: all."""
+        """Forget the refusals of a tenant and what was set for it; None: all."""
         self._forgotten_at = self._clock()
         if tenant is None:
             self._tenants.clear()
-        else:
-            self._tenants.pop(tenant, None)
+            self._set_limits.clear()
+            return
+        self._tenants.pop(tenant, None)
+        for key in [key for key in self._set_limits if key[0] == tenant]:
+            del self._set_limits[key]
 
     async def listen_forever(self, client: Any) -> None:
         """Hear the pushes, by a redis-py client. While Redis is away nothing counts."""

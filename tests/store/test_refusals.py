@@ -196,6 +196,23 @@ async def test_a_repeated_refusal_asks_redis_nothing(
         assert admission.retry_after_s - 1 <= again.retry_after_s <= admission.retry_after_s
 
 
+async def test_what_an_operator_has_set_is_known_without_redis_until_it_is_lifted(
+    admissions: Admissions, listening: Refusals, access: RedisAccess
+) -> None:
+    acts, limit = OperatorActs(access.client), TWO.limits[0]
+    await admissions.ask(question())
+    assert listening.held("acme", limit) is limit
+    await acts.set_limit("acme", limit, 1, 60, BY)
+    assert (await admissions.ask(question(client="10.0.0.2"))).standings[0].limit.requests == 1
+    held = listening.held("acme", limit)
+    assert (held.requests, held.window_s, held.on_outage) == (1, 60, limit.on_outage)
+    assert listening.held("globex", limit) is limit
+    await acts.unset_limit("acme", "some", limit, BY)
+    async with asyncio.timeout(1):
+        while listening.held("acme", limit) is not limit:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
 async def test_even_the_first_refusal_asks_redis_nothing_where_the_quota_was_used_up_here(
     admissions: Admissions, listening: Refusals, monkeypatch: pytest.MonkeyPatch
 ) -> None:

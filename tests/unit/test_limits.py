@@ -1,5 +1,7 @@
 """Windows in memory, and what is decided while Redis is away. The clock is passed in."""
 
+import random
+
 import pytest
 
 from service.core.admission import Admission, OutagePolicy, Question, Terms, judge
@@ -106,6 +108,38 @@ def test_a_local_limit_refuses_during_an_outage() -> None:
     with pytest.raises(TooManyRequests) as told:
         judge(question(), policy.decide(question(charge())))
     assert told.value.retry_after_s == 10
+
+
+def test_a_limit_that_an_operator_lowered_holds_during_an_outage_too() -> None:
+    lowered: list[str | None] = []
+
+    def held(tenant: str | None, limit: Limit) -> Limit:
+        lowered.append(tenant)
+        return limit.changed(1, 60)
+
+    policy = OutagePolicy(allow_sessions=True, clock_us=Clock(), held=held)
+    first, second = (policy.decide(question(charge(requests=10_000, window_s=86_400))) for _ in range(2))
+    assert (first.refused, second.refused, second.retry_after_s) == (False, True, 60)
+    assert set(lowered) == {"acme"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_local_windows_agree_with_a_plain_list_whatever_changes(seed: int) -> None:
+    rng, windows, now_us = random.Random(seed), LocalWindows(), 0
+    admitted: list[int] = []
+    for _ in range(200):
+        now_us += rng.choice([0, 1, 700_000, 5_000_000, 60_000_000])
+        limit = Limit("some", Per.IP, rng.choice([1, 2, 3, 5, 9]), rng.choice([1, 10, 60, 3600]))
+        length_us = limit.window_s * 1_000_000
+        [standing] = windows.decide([("acme", Charge(limit, "1.2.3.4"))], now_us)
+        admitted = [at for at in admitted if at + length_us > now_us]
+        assert standing.over == (len(admitted) >= limit.requests)
+        if not standing.over:
+            admitted.append(now_us)
+        assert standing.used == len(admitted)
+        frees = admitted[max(0, len(admitted) - limit.requests)]
+        assert standing.reset_us == frees + length_us - now_us
+        assert 0 < standing.reset_us <= length_us
 
 
 def test_the_order_of_judgement() -> None:
