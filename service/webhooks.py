@@ -25,6 +25,8 @@ log = structlog.get_logger()
 TIMEOUT_S = 10.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 RENEW_EVERY_S = 4.0
+AGAIN_S = 0.5
+"""How long to wait after Redis failed, or after the subscription ended."""
 LOOK_EVERY_S = 5.0
 """How often a worker that has not the lease asks for it."""
 
@@ -88,12 +90,14 @@ class _Teller:
     async def run_forever(self) -> None:
         """Tell whenever the lease is ours, until cancelled."""
         while True:
+            held = True
             try:
-                if await self._hooks.hold(*self._at):
+                held = await self._hooks.hold(*self._at)
+                if held:
                     await self._tell_while_held()
             except StoreUnavailable as error:
                 log.debug("a webhook waits for redis", reason=error.reason)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(AGAIN_S if held else LOOK_EVERY_S)
 
     async def _tell_while_held(self) -> None:
         telling = asyncio.create_task(self._tell())

@@ -18,7 +18,7 @@ from service.core.listing import Event, Gap
 from service.core.tasks import round_completed
 from service.store.events import event_of
 from service.store.keyspace import EVENTS_CAP, NEWS, keys_of
-from service.store.reach import AWAY, UNHEARD, reaching
+from service.store.reach import AWAY, UNHEARD, reaching, subscriber
 
 log = structlog.get_logger()
 
@@ -152,7 +152,7 @@ class News:
             round_completed()
             if not self._wanted.is_set():
                 continue
-            pubsub = self._client.pubsub()
+            pubsub = subscriber(self._client)
             try:
                 await pubsub.subscribe(NEWS)
                 await self._read_while_wanted(pubsub)

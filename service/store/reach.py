@@ -1,10 +1,11 @@
 """How everything but the admissions reaches Redis: scripts by their SHA, failures as StoreUnavailable."""
 
+import random
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from service.store.failures import unavailable
@@ -31,6 +32,15 @@ def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
             raise unavailable(error) from error
 
     return reach
+
+
+def subscriber(client: Any) -> Any:
+    """Return a redis-py PubSub. On a Cluster every primary hears every message, so any of them serves.
+
+    redis-py would choose the one that owns the channel's slot; while that is away nobody would hear anything.
+    """
+    nodes = client.get_primaries() if isinstance(client, RedisCluster) else []
+    return client.pubsub(node=random.choice(nodes)) if nodes else client.pubsub()  # noqa: S311  # nosec B311
 
 
 async def run(client: Redis, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:

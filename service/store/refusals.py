@@ -15,7 +15,7 @@ from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Limit, Standing
 from service.core.tasks import round_completed
 from service.store.keyspace import PUSHES
-from service.store.reach import UNHEARD
+from service.store.reach import UNHEARD, subscriber
 
 log = structlog.get_logger()
 
@@ -135,7 +135,7 @@ class Refusals:
     async def listen_forever(self, client: Any) -> None:
         """Hear the pushes, by a redis-py client. While Redis is away nothing counts."""
         while True:
-            pubsub = client.pubsub()
+            pubsub = subscriber(client)
             try:
                 await self._listen(pubsub)
             except UNHEARD as error:

@@ -6,27 +6,28 @@ by the service's clock, as tokens are.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
 from service.store.lease import Leases
-from service.store.reach import AWAY, reaching, run
+from service.store.reach import AWAY, run
 from service.store.tidy import Tidier
 
 log = structlog.get_logger()
 
 BITE = 100
 EVERY_S = 5.0
-MOST_FAILED = 3
-"""Tenants that could not be swept before a round is given up: Redis is away then."""
+AGAIN_S = 0.5
+"""How long to wait after a round that Redis kept from being completed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Sweeper:
         rules: what holds now.
         on_swept: receives a tenant, and how many of its users a round expired and removed.
         clock_ms: milliseconds since the epoch, by the clock that judges tokens.
+        node_of: returns what stands for the node that has a tenant; raises StoreUnavailable while it is away.
     """
 
     def __init__(
@@ -61,10 +63,12 @@ class Sweeper:
         rules: Callable[[], SweepRules],
         on_swept: Callable[[str, int, int], None] = lambda tenant, expired, removed: None,
         clock_ms: Callable[[], int] = now_ms,
+        node_of: Callable[[str], object] = lambda tenant: None,
     ) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._rules = rules
         self._on_swept = on_swept
+        self._node_of = node_of
         self._leases = Leases(client)
         self._clock_ms = clock_ms
         self._tidier = Tidier(client)
@@ -72,15 +76,24 @@ class Sweeper:
     async def run_forever(self) -> None:
         """Sweep every few seconds. Redis being away is waited out."""
         while True:
+            wait_s = EVERY_S
             try:
-                if await self.hold_lease():
+                if await self._may_sweep():
                     swept = await self.sweep()
                     if swept.expired or swept.removed:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
             except StoreUnavailable as error:
                 log.debug("the sweep waits for redis", reason=error.reason)
+                wait_s = AGAIN_S
             round_completed()
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(wait_s)
+
+    async def _may_sweep(self) -> bool:
+        """Take or keep the lease. Where its node is away, sweep the others' tenants without it: that does no harm."""
+        try:
+            return await self.hold_lease()
+        except StoreUnavailable:
+            return True
 
     async def hold_lease(self) -> bool:
         """Take or keep the lease."""
@@ -90,30 +103,53 @@ class Sweeper:
         """Give the lease up."""
         await self._leases.release(SWEEPER)
 
-    @reaching
     async def sweep(self) -> Swept:
-        """One round over all tenants. What is wrong with one of them keeps no other from being swept."""
+        """One round over all tenants. What is wrong with one of them or with its node keeps no other from being swept.
+
+        Raises:
+            StoreUnavailable: no tenant could be swept.
+        """
         rules = self._rules()
-        expired = removed = failed = 0
-        if rules.leeways_ms:
-            await self._client.sadd(TENANTS, *rules.leeways_ms)
-        for raw in await self._client.smembers(TENANTS):
+        expired = removed = 0
+        away: set[object] = set()
+        completed, reason = False, ""
+        for raw in await self._tenants(rules):
             tenant = raw.decode(errors="replace")
+            try:
+                node = self._node_of(tenant)
+            except StoreUnavailable as error:
+                reason = error.reason
+                continue
+            if node in away:
+                continue
             try:
                 swept = await self._sweep_tenant(tenant, rules)
                 await self._tidier.tidy(tenant)
                 if tenant not in rules.leeways_ms:
                     await self._leave_if_swept(tenant, raw)
             except AWAY as error:
-                failed += 1
-                log.warning("a tenant is not swept", tenant=tenant, reason=f"{type(error).__name__}: {error}")
-                if failed >= MOST_FAILED:
-                    raise
+                reason = f"{type(error).__name__}: {error}"
+                log.warning("a tenant is not swept", tenant=tenant, reason=reason)
+                if not _is_of_one_tenant(error):
+                    away.add(node)
                 continue
+            completed = True
             self._on_swept(tenant, swept.expired, swept.removed)
             expired += swept.expired
             removed += swept.removed
+        if reason and not completed:
+            raise StoreUnavailable(reason)
         return Swept(expired, removed)
+
+    async def _tenants(self, rules: SweepRules) -> Collection[bytes]:
+        """Those that may have something to sweep; while the node that lists them is away, those that are configured."""
+        try:
+            if rules.leeways_ms:
+                await self._client.sadd(TENANTS, *rules.leeways_ms)
+            return frozenset(await self._client.smembers(TENANTS))
+        except AWAY as error:
+            log.debug("the tenants to sweep are not known", reason=f"{type(error).__name__}: {error}")
+            return [name.encode() for name in rules.leeways_ms]
 
     async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
         """A tenant that left the configuration is looked at until nothing of it is due any more."""
@@ -138,4 +174,9 @@ class Sweeper:
                 removed += bite[1]
             if len(due) < BITE:
                 return Swept(expired, removed)
-            await self._leases.hold(SWEEPER)
+            await self._may_sweep()
+
+
+def _is_of_one_tenant(error: Exception) -> bool:
+    """Whether other tenants of the same node may fare better: a key of a wrong type, a record that is none."""
+    return type(error) is ResponseError and not str(error).startswith(("MISCONF", "NOREPLICAS", "NOPERM"))
