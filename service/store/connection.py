@@ -1,12 +1,14 @@
 """The ways to Redis: a client for people, and links for the admissions; over whichever kind of deployment."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
@@ -14,7 +16,10 @@ from redis.backoff import NoBackoff
 
 from service.store.address import Address
 from service.store.link import Link
+from service.store.reach import AWAY
+from service.store.sentinels import Discovery, PrimaryConnection, PrimarySSLConnection, SentinelMonitor
 from service.store.server_check import ServerCheck
+from service.store.topology import ClusterTopology
 from service.store.ways import ClusterWays, OneWay, Ways
 
 PEOPLE_TIMEOUT_S = 1.0
@@ -38,8 +43,12 @@ class RedisAccess:
     """For people: pages, acts, the sweep. A redis-py client; its answers are typed as a union over all modes."""
     pool: ConnectionPool | None
     """Makes the connections of the admissions, which keep their own deadline; None on a Cluster."""
-    sentinels: Sequence[Any] = ()
-    """redis-py clients of the Sentinels, whom the pools ask where the master is."""
+    sentinels: Discovery | None = None
+    """Tells the pools where the primary is."""
+    monitor: SentinelMonitor | None = None
+    """Gives the pools' connections up when the Sentinels announce a failover."""
+    topology: ClusterTopology | None = None
+    """Of a Cluster."""
     node: str = "redis"
     """How messages name the server: its address, or what the Sentinels call the master."""
     cluster_url: str = ""
@@ -62,29 +71,29 @@ class RedisAccess:
             options |= {name: str(path) for name, path in files.items() if path is not None}
         people = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         requests = {"socket_timeout": None, "socket_connect_timeout": None}
+        scheme = f"redis{'s' if address.tls else ''}+cluster"
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
             secure = {"ssl": True} if address.tls else {}
-            return cls(RedisCluster(startup_nodes=nodes, **options | secure | people | address.options), None)
-        sentinels: Sequence[Any] = ()
+            client = RedisCluster(startup_nodes=nodes, **options | secure | people | address.options)
+            return cls(client, None, topology=ClusterTopology(client, address.nodes))
         if address.kind == "sentinel":
             own = {**options, **people, **address.sentinel_options, "ssl": address.tls}
-            sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-                address.nodes, sentinel_kwargs=own, **options, **address.options
-            )
-            sentinels = sentinel.sentinels
+            sentinels = Discovery(address.nodes, address.name, own, options | address.options)
+            connect = PrimarySSLConnection if address.tls else PrimaryConnection
             pools: list[ConnectionPool] = [
-                SentinelConnectionPool(  # type: ignore[no-untyped-call]
-                    address.name, sentinel, ssl=address.tls, **options, **address.options, **timeouts
+                SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                    address.name, sentinels, connection_class=connect, **options, **address.options, **timeouts
                 )
                 for timeouts in (people, requests)
             ]
-        else:
-            pools = [ConnectionPool.from_url(url, **options, **timeouts) for timeouts in (people, requests)]
-        node = address.name or address.place
-        place = "HOST:PORT" if node.startswith("/") else node
-        cluster_url = f"redis{'s' if address.tls else ''}+cluster://{place}"
-        return cls(Redis(connection_pool=pools[0]), pools[1], sentinels, node, cluster_url)
+            monitor = SentinelMonitor(sentinels, pools)
+            one = Redis(connection_pool=pools[0])
+            return cls(one, pools[1], sentinels, monitor, node=address.name, cluster_url=f"{scheme}://HOST:PORT")
+        pools = [ConnectionPool.from_url(url, **options, **timeouts) for timeouts in (people, requests)]
+        place = "HOST:PORT" if address.place.startswith("/") else address.place
+        one = Redis(connection_pool=pools[0])
+        return cls(one, pools[1], node=address.place, cluster_url=f"{scheme}://{place}")
 
     @classmethod
     def in_process(cls) -> "RedisAccess":
@@ -109,17 +118,24 @@ class RedisAccess:
             check: asks every new connection whether the server can be used, and keeps what it finds.
         """
         check = check or ServerCheck()
-        if self.pool is None:
-            return ClusterWays(self.client, timeout_s=timeout_s, on_change=on_change, check=check)
+        if self.topology is not None:
+            return ClusterWays(self.topology, timeout_s=timeout_s, on_change=on_change, check=check)
+        assert self.pool is not None  # noqa: S101  # nosec B101  # only a Cluster has none
         examine = partial(check.examine, node=self.node, cluster_url=self.cluster_url)
-        return OneWay(Link(self.pool.make_connection, timeout_s=timeout_s, examine=examine, on_change=on_change))
+        link = Link(self.pool.make_connection, timeout_s=timeout_s, examine=examine, on_change=on_change)
+        return OneWay(link, self.monitor)
 
     async def close(self) -> None:
         """Hang up."""
         if self.pool is None:
+            # After a failure aclose would do nothing: initialize closes everything, or makes it closable again.
+            with suppress(*AWAY):
+                async with asyncio.timeout(PEOPLE_TIMEOUT_S):
+                    await self.client.initialize()
             await self.client.aclose()
             return
         await self.client.aclose(close_connection_pool=True)
         await self.pool.aclose()
-        for sentinel in self.sentinels:
-            await sentinel.aclose()
+        if self.sentinels is not None:
+            for sentinel in self.sentinels.sentinels:
+                await sentinel.aclose()

@@ -1,21 +1,21 @@
 """Which link leads to a tenant: one for all, or on a Cluster that of the node with the tenant's slot."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
-from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import AskError, MovedError
 
 from service.core.errors import StoreUnavailable
+from service.core.tasks import end, keep_running
 from service.store.failures import kind_of
 from service.store.keyspace import keys_of
 from service.store.link import Link
-from service.store.reach import AWAY
+from service.store.sentinels import SentinelMonitor
 from service.store.server_check import ServerCheck
+from service.store.topology import ClusterTopology, NodeAddress, per_node
 
 log = structlog.get_logger()
 
@@ -39,6 +39,9 @@ class Ways(Protocol):
     def redirected(self, error: AskError) -> Link:
         """The way that a node points to; by MOVED for good, by ASK once."""
 
+    async def not_writable(self) -> Sequence[str] | None:
+        """Ask every primary whether it takes writes. Return the names of those that do not; None where none does."""
+
     async def open(self) -> None:
         """Connect at start, so that the first request need not. A Redis that is away is no error."""
 
@@ -47,12 +50,19 @@ class Ways(Protocol):
 
 
 class OneWay:
-    """All tenants over one link: a single server, or the master that Sentinels name."""
+    """All tenants over one link: a single server, or the primary that Sentinels name.
+
+    Args:
+        link: leads there.
+        sentinels: announce failovers; None for a single server.
+    """
 
     one_call = True
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, sentinels: SentinelMonitor | None = None) -> None:
         self._link = link
+        self._sentinels = sentinels
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def is_down(self) -> bool:
@@ -67,38 +77,46 @@ class OneWay:
         """A node of a Cluster answered, and that is configured otherwise."""
         raise StoreUnavailable("this is a node of a Cluster: write redis+cluster:// in redis.url", kind_of(error))
 
+    async def not_writable(self) -> Sequence[str] | None:
+        """Ask the one primary."""
+        return () if await self._link.takes_writes() else None
+
     async def open(self) -> None:
-        """Connect."""
+        """Connect, and follow the Sentinels from now on."""
+        if self._sentinels is not None:
+            self._sentinels.on_replaced(self._link.suspend)
+            self._watching = asyncio.create_task(keep_running("sentinels", self._sentinels.run_forever))
+            await self._sentinels.wait_until_subscribed()
         await self._link.open()
 
     async def close(self) -> None:
         """Hang up."""
+        if self._watching is not None:
+            await end([self._watching])
         await self._link.close()
 
 
 class ClusterWays:
-    """A link for each master of a Cluster. redis-py keeps the map of slots; it is asked for anew when a node
-    points elsewhere, and while one does not answer.
+    """A link for each primary of a Cluster. The map of slots is asked for anew when a node points elsewhere, and while
+    one does not answer.
     """
 
     one_call = False
 
     def __init__(
         self,
-        client: RedisCluster,
+        topology: ClusterTopology,
         *,
         timeout_s: float,
         check: ServerCheck,
         on_change: Callable[[bool], None] = lambda up: None,
     ) -> None:
-        self._client = client
+        self._topology = topology
         self._check = check
         self._timeout_s = timeout_s
         self._on_change = on_change
-        self._links: dict[tuple[str, int], Link] = {}
+        self._links: dict[NodeAddress, Link] = {}
         self._refreshing: asyncio.Task[None] | None = None
-        self._told = True
-        """Whether the Cluster told its slots when it was asked last."""
 
     @property
     def is_down(self) -> bool:
@@ -106,23 +124,29 @@ class ClusterWays:
         return all(link.is_down for link in self._links.values())
 
     def link_to(self, tenant: str) -> Link:
-        """The link to the master that has the tenant's slot."""
+        """The link to the primary that has the tenant's slot."""
         try:
-            node: Any = self._client.get_node_from_key(keys_of(tenant).tag)
-        except AWAY as error:
+            return self._link_at(self._topology.owner_of(keys_of(tenant).tag))
+        except StoreUnavailable:
             self._refresh()
-            reason = f"no node of the Cluster is known to have {tenant}: {error}"
-            raise StoreUnavailable(reason, kind_of(error)) from error
-        return self._link_at(node.host, int(node.port))
+            raise
 
     def redirected(self, error: AskError) -> Link:
         """The link to the node that MOVED or ASK names."""
         if isinstance(error, MovedError):
             self._refresh()
-        return self._link_at(error.host, int(error.port))
+        return self._link_at((error.host, int(error.port)))
+
+    async def not_writable(self) -> Sequence[str] | None:
+        """Ask every primary, each by a key of a slot that it owns."""
+        links = {address: self._link_at(address) for address in sorted(self._topology.primaries)}
+        answers = await asyncio.gather(*(link.takes_writes() for link in links.values()))
+        if not any(answers):
+            return None
+        return [f"{host}:{port}" for (host, port), writes in zip(links, answers, strict=True) if not writes]
 
     async def open(self) -> None:
-        """Ask for the map, and connect to every master."""
+        """Ask for the map, and connect to every primary."""
         await self._learn()
         await asyncio.gather(*(link.open() for link in list(self._links.values())))
         if self.is_down:
@@ -132,24 +156,20 @@ class ClusterWays:
     async def close(self) -> None:
         """Hang up everywhere."""
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+            await end([self._refreshing])
         await asyncio.gather(*(link.close() for link in self._links.values()))
 
-    def _link_at(self, host: str, port: int) -> Link:
-        link = self._links.get((host, port))
+    def _link_at(self, address: NodeAddress) -> Link:
+        link = self._links.get(address)
         if link is None:
-            make = self._maker(host, port)
-            examine = partial(self._check.examine, node=f"{host}:{port}", cluster_url=None)
-            link = Link(make, timeout_s=self._timeout_s, examine=examine, on_change=self._changed)
-            self._links[host, port] = link
+            link = self._links[address] = Link(
+                per_node(self._topology, address),
+                timeout_s=self._timeout_s,
+                examine=partial(self._check.examine, node=f"{address[0]}:{address[1]}", cluster_url=None),
+                on_change=self._changed,
+                probe_key=partial(self._topology.probe_key, address),
+            )
         return link
-
-    def _maker(self, host: str, port: int) -> Callable[[], Any]:
-        nodes: Any = self._client.nodes_manager
-        node = ClusterNode(host, port, **nodes.connection_kwargs)
-        own = {"socket_timeout": None, "socket_connect_timeout": None}  # the link keeps the deadline
-        return lambda: node.connection_class(**node.connection_kwargs | own)
 
     def _changed(self, _: bool) -> None:
         up = not any(link.is_down for link in self._links.values())
@@ -169,22 +189,11 @@ class ClusterWays:
             await asyncio.sleep(REFRESH_EVERY_S)
 
     async def _learn(self) -> None:
-        """Take the map of slots as the Cluster tells it now; links to who is no master any more are given up."""
-        nodes: Any = self._client.nodes_manager
-        try:
-            if self._links:
-                await nodes.initialize()
-            else:
-                await self._client.initialize()  # the first time: what people's commands need to know too
-        except AWAY as error:
-            tell = log.warning if self._told else log.debug  # once until it does again: it is asked all the time
-            tell("the cluster does not tell its slots", reason=f"{type(error).__name__}: {error}")
-            self._told = False
+        """Take the map of slots as the Cluster tells it now; links to who is no primary any more are given up."""
+        if not await self._topology.refresh([address for address, link in self._links.items() if link.is_down]):
             return
-        self._told = True
-        masters = {(one.host, int(one.port)) for one in self._client.get_primaries()}
-        for host, port in masters:
-            self._link_at(host, port)
-        for address in set(self._links) - masters:
+        for address in self._topology.primaries:
+            self._link_at(address)
+        for address in set(self._links) - self._topology.primaries:
             await self._links.pop(address).close()
             self._check.forget(f"{address[0]}:{address[1]}")

@@ -63,9 +63,6 @@ class Faulty:
             elif self.mode == "old":
                 commands = len(re.findall(rb"(?:^|\r\n)\*[0-9]+\r\n\$", raw))
                 writer.write(b"*2\r\n$7\r\nversion\r\n$6\r\n5.0.14\r\n" + b"+OK\r\n" * (commands - 1))
-            elif self.mode == "moved":
-                hello = b"*2\r\n$4\r\nrole\r\n$6\r\nmaster\r\n+OK\r\n"
-                writer.write(hello if b"HELLO" in raw else b"-MOVED 1 127.0.0.1:1\r\n")
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
@@ -158,20 +155,48 @@ async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAcce
     await link.close()
 
 
-async def test_moved_tells_the_probe_that_a_node_is_well() -> None:
-    async with faulty("hang up") as (fault, link):
+class Elsewhere:
+    """A proxy before a Redis that is well; a probe is answered MOVED, as where another node has its key's slot."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_away = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_redis, to_redis = await asyncio.open_unix_connection(self.path)
+
+        async def back() -> None:
+            while raw := await from_redis.read(65536):
+                writer.write(raw)
+
+        going = asyncio.create_task(back())
+        while (raw := await reader.read(65536)) and not self.is_away:
+            if raw.endswith(b"\r\nrc:probe\r\n"):
+                writer.write(b"-MOVED 1 127.0.0.1:1\r\n")
+            else:
+                to_redis.write(raw)
+        for end in (to_redis, writer):
+            end.close()
+        await going
+
+
+async def test_moved_tells_the_probe_that_a_node_is_well(redis_url: str) -> None:
+    proxy = Elsewhere(redis_url.removeprefix("unix://"))
+    async with listening(proxy.serve) as access:
+        link = link_of(access, timeout_s=1)
         await link.open()
+        proxy.is_away = True
         for _ in range(FAILURES_TO_OPEN):
             with suppress(StoreUnavailable):
                 await link.send([("PING",)], asyncio.get_running_loop().time() + 1)
         assert link.is_down
         assert not await link.takes_writes()
-        fault.mode = "moved"
+        proxy.is_away = False
         async with asyncio.timeout(5):
             while link.is_down:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        link.timeout_s = 1
         assert await link.takes_writes()
+        await link.close()
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)

@@ -1,0 +1,82 @@
+"""Whether a failover of a primary is under way, as its Sentinels announce it."""
+
+from collections.abc import Sequence
+
+LONGEST_S = 15.0
+"""How long an announced failover may take before the primary that most Sentinels name is used all the same."""
+CHANNELS = ("+try-failover", "+failover-state-*", "+promoted-slave", "+switch-master", "-failover-abort-*")
+"""What to subscribe to."""
+_AFTERWARDS = ("+failover-state-reconf-slaves", "+failover-state-update-config")
+"""States of a failover whose promotion is done."""
+
+PrimaryAddress = tuple[str, int]
+"""Host and port."""
+
+
+class Failovers:
+    """Whether a failover of one primary is under way, from what the Sentinels announce. The clock is passed in.
+
+    Args:
+        name: what the Sentinels call the primary.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._announced_by: set[str] = set()
+        self._until = 0.0
+        self._old: PrimaryAddress | None = None
+        self._replaced: dict[PrimaryAddress, float] = {}
+
+    def is_under_way(self, now: float) -> bool:
+        """Return whether no primary may be used."""
+        return bool(self._announced_by) and now < self._until
+
+    def replaced(self, now: float) -> set[PrimaryAddress]:
+        """Return the primaries that were just replaced. Some Sentinels name them for a moment longer."""
+        return {address for address, until in self._replaced.items() if now < until}
+
+    def settle(self, named: PrimaryAddress, now: float) -> None:
+        """Take it as over where most Sentinels name another primary already: the announcement of that was missed."""
+        if self._old is not None and named != self._old:
+            self._over(self._old, named, now)
+
+    def _over(self, old: PrimaryAddress, new: PrimaryAddress, now: float) -> None:
+        self._announced_by.clear()
+        self._replaced.pop(new, None)
+        self._replaced[old] = now + LONGEST_S
+
+    def hear(self, sentinel: str, channel: str, text: str, now: float) -> None:
+        """Take one announcement.
+
+        Args:
+            sentinel: identifies who announces it.
+            channel: the event's name.
+            text: the event's text (Redis documentation, "Sentinel Pub/Sub messages").
+            now: seconds of a clock that does not go back.
+        """
+        words = text.split()
+        try:
+            name, old, new = _read(channel, words)
+        except (ValueError, IndexError):
+            return  # another Sentinel version's form: the regular check notices what it says
+        if name != self.name:
+            return
+        if new is not None:  # promoted, or switched to
+            self._over(old, new, now)
+        elif channel.startswith("-failover-abort-"):
+            self._announced_by.discard(sentinel)
+        elif channel not in _AFTERWARDS:
+            if channel == "+try-failover" or not self.is_under_way(now):
+                self._until, self._old = now + LONGEST_S, old
+            self._announced_by.add(sentinel)
+
+
+def _read(channel: str, words: Sequence[str]) -> tuple[str, PrimaryAddress, PrimaryAddress | None]:
+    """Return the primary's name and address, and the address of the one that takes its place where there is one."""
+    if channel == "+switch-master":
+        return words[0], (words[1], int(words[2])), (words[3], int(words[4]))
+    if words[0] == "master":
+        return words[1], (words[2], int(words[3])), None
+    at = words.index("@")
+    new = (words[2], int(words[3])) if channel == "+promoted-slave" else None
+    return words[at + 1], (words[at + 2], int(words[at + 3])), new
