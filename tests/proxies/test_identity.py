@@ -122,7 +122,7 @@ def test_a_field_that_is_no_clients_reaches_the_api_in_no_spelling(
     for name in row.names:
         spellings = row.spell(name)
         requests = [[(one, FORGED)] for one in spellings]
-        if len(spellings) > 1:
+        if len(spellings) > 1 and row.names == PROTECTED:
             together = [(one, FORGED) for one in spellings for _ in range(2)]
             requests = [*(requests if name == "x-auth-user" else []), together]
         for fields in requests:
