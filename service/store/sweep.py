@@ -71,7 +71,7 @@ class Sweeper:
         self._node_of = node_of
         self._leases = Leases(client)
         self._clock_ms = clock_ms
-        self._tidier = Tidier(client)
+        self._tidier = Tidier(client, clock_ms=clock_ms)
 
     async def run_forever(self) -> None:
         """Sweep every few seconds. Redis being away is waited out."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from service.core.clocks import now_ms
 from service.store.keyspace import EVENTS_TTL_MS, keys_of
 from service.store.reach import run
 
@@ -23,11 +24,15 @@ class Tidier:
     Args:
         client: a redis-py client.
         clock_s: seconds of a clock that does not go back.
+        clock_ms: milliseconds since the epoch, by the service's clock; what is over by one clock alone is kept.
     """
 
-    def __init__(self, client: Redis, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, client: Redis, clock_s: Callable[[], float] = time.monotonic, clock_ms: Callable[[], int] = now_ms
+    ) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._clock_s = clock_s
+        self._clock_ms = clock_ms
         self._tidied: dict[str, float] = {}
 
     async def tidy(self, tenant: str) -> None:
@@ -37,10 +42,12 @@ class Tidier:
             return
         keys = keys_of(tenant)
         while True:
+            judged_at_ms = self._clock_ms()
             at = [keys.rules, keys.events, keys.hooks, keys.timed]
-            users, hooks = await run(self._client, "tidy", at, [EVENTS_TTL_MS, BITE])
+            users, hooks = await run(self._client, "tidy", at, [judged_at_ms, EVENTS_TTL_MS, BITE])
             if users:
-                await run(self._client, "settle", [*(_rules_of(tenant, user) for user in users), keys.timed], [])
+                theirs = [_rules_of(tenant, user) for user in users]
+                await run(self._client, "settle", [*theirs, keys.timed], [judged_at_ms])
             if hooks:
                 names = [name.decode() for name in hooks]
                 states = [key for name in names for key in (keys.hook(name), keys.hook_lease(name))]

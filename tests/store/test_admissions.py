@@ -246,7 +246,7 @@ async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
 
 async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
     acts = OperatorActs(access.client)
-    await access.client.hset(keys_of("acme").user_rules("alice"), "past", now_ms() - 1000)
+    await access.client.hset(keys_of("acme").rules, "past", now_ms() - 1000)
     await acts.restrict("acme", "alice", "soon", BY, until_ms=now_ms() + HOUR_MS)
     question = ask_about("alice", capabilities=("past", "soon"))
     assert (await admissions.ask(question)).restricted == "soon"

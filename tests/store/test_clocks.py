@@ -118,6 +118,26 @@ async def test_a_restriction_is_taken_enforced_and_listed_by_one_clock(
         server.set_ahead(offset_s)
 
 
+async def test_a_restriction_outlives_a_clock_that_was_ahead_for_a_while(
+    server: FakeClockRedis, admissions: Admissions, acts: OperatorActs, access: RedisAccess
+) -> None:
+    """What is over by one clock alone is removed neither by the sweep nor by an act."""
+    for user in ("alice", None):
+        await acts.restrict("acme", user, f"of-{user}", BY, until_ms=now_ms() + HOUR_MS)
+    server.set_ahead(7200)
+    question = ask_about("alice", capabilities=("of-alice",))
+    assert (await admissions.ask(question)).restricted is None
+    sweeper = Sweeper(access.client, lambda: SweepRules({"acme": 0}, HOUR_MS))
+    await sweeper.sweep()
+    for user in ("alice", None):
+        await acts.restrict("acme", user, "another", BY, until_ms=now_ms() + 3 * HOUR_MS)
+    server.set_ahead(0)
+    assert (await admissions.ask(question)).restricted == "of-alice"
+    assert (await admissions.ask(ask_about("bob", capabilities=("of-None",)))).restricted == "of-None"
+    for user in ("alice", None):
+        assert sorted((await acts.rules("acme", user)).restrictions) == ["another", f"of-{user}"]
+
+
 @pytest.mark.parametrize("offset_s", [-60, 60])
 async def test_nobody_flaps_between_logged_in_and_expired_while_the_clocks_differ(
     server: FakeClockRedis, admissions: Admissions, access: RedisAccess, offset_s: int

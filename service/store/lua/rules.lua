@@ -8,15 +8,16 @@
 -- The flags of a tenant let an admission look at a user's own hash only where there may be something in it.
 
 -- No key of rules has a TTL, or a server with a maxmemory-policy of volatile-* could evict it. What is timed is listed in a
--- sorted set, the last of KEYS: the user ('' for the tenant) → when the first of its timed entries ends, ms.
-local function settle(rules)
+-- sorted set, the last of KEYS: the user ('' for the tenant) → when the first of its timed entries ends, ms. Entries that
+-- ended up to `over_ms` are removed; without it none is: an act knows one clock alone, and that may be ahead.
+local function settle(rules, over_ms)
   local ends_first
   local entries = redis.call('HGETALL', rules)
   for i = 1, #entries, 2 do
     local field, ends = entries[i], tonumber(entries[i + 1])
     if string.find(field, '^[<=]') or ends == 0 then
       -- It stays until an operator lifts it.
-    elseif ends <= now_ms then
+    elseif over_ms and ends <= over_ms then
       redis.call('HDEL', rules, field)
     else
       ends_first = math.min(ends_first or ends, ends)

@@ -2,17 +2,18 @@
 -- appended to for long. Tells whose rules and which webhooks' state are over as well.
 --
 -- KEYS    the tenant's rules, events, the webhooks that were told something, timed rules (rules.lua: the last)
--- ARGV    how long events and webhooks' state outlive the last, ms; how many users and webhooks at most
+-- ARGV    the service's clock ms: what is over by both clocks is ended; how long events and webhooks' state outlive the
+--         last, ms; how many users and webhooks at most
 -- Returns the users whose rules are due, then the names of the webhooks
 
 local rules, events, hooks, timed = key(), key(), key(), key()
-local lifetime, most = number(), number()
+local over_ms, lifetime, most = math.min(now_ms, number()), number(), number()
 
-settle(rules)
+settle(rules, over_ms)
 redis.call('PERSIST', events)  -- an earlier version let it run out
 local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-if newest and tonumber(string.match(newest[1], '^%d+')) <= now_ms - lifetime then redis.call('DEL', events) end
+if newest and tonumber(string.match(newest[1], '^%d+')) <= over_ms - lifetime then redis.call('DEL', events) end
 return {
-  redis.call('ZRANGEBYSCORE', timed, '-inf', whole(now_ms), 'LIMIT', 0, most),
-  redis.call('ZRANGEBYSCORE', hooks, '-inf', whole(now_ms - lifetime), 'LIMIT', 0, most),
+  redis.call('ZRANGEBYSCORE', timed, '-inf', whole(over_ms), 'LIMIT', 0, most),
+  redis.call('ZRANGEBYSCORE', hooks, '-inf', whole(over_ms - lifetime), 'LIMIT', 0, most),
 }
