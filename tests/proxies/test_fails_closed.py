@@ -4,6 +4,8 @@ An impostor stands at Rollcall's address, in front of a proxy as `examples/` con
 docs/proxies.md.
 """
 
+import http.client
+import json
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -95,6 +97,13 @@ MARKED = (
         {"envoy": "503", "traefik": "500"},
         says(admission() + b"content-length: 100\r\n\r\n{}"),
     ),
+    Failure(
+        "200 with the marker, half its body, and silence",
+        ANNA,
+        {"envoy": "503", "traefik": "500"},
+        stalls(admission() + b"content-length: 100\r\n\r\n{}"),
+        waits=True,
+    ),
     Failure("201 with the marker", "503", {"traefik": "200, **no identity**"}, responds("201 Created", MARKER)),
     Failure("204 with the marker", "503", {"traefik": "200, **no identity**"}, responds("204 No Content", MARKER)),
 )
@@ -115,7 +124,8 @@ class Front:
 
     def start_waiting(self) -> None:
         """Ask what takes until the proxy gives up."""
-        self._waiting = {row.case: self._pool.submit(self.ask, self._marks[row.case]) for row in FAILURES if row.waits}
+        rows = [row for row in (*FAILURES, *MARKED) if row.waits]
+        self._waiting = {row.case: self._pool.submit(self.ask, self._marks[row.case]) for row in rows}
 
     def outcome(self, row: Failure) -> str:
         """Of a request without credentials that claims an identity."""
@@ -213,3 +223,41 @@ def test_no_client_loses_its_identity_by_sending_long_fields(front: Front, bytes
         front.impostor.user = "anna"
     assert outcome == f"200, {user}" or re.fullmatch("[45]..", outcome)
     assert goes_on(front)
+
+
+def test_an_admission_is_of_one_request_not_of_its_connection(front: Front) -> None:
+    """What a proxy keeps of one request (variables, a route) must not decide about the next on the same connection."""
+    unmarked = next(f"case{number}" for number, row in enumerate(FAILURES) if row.case == "200 without the marker")
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
+    try:
+        statuses = []
+        for mark in ("next", unmarked, "next", unmarked, unmarked):
+            connection.request("POST", f"/api/payments/{mark}", body=b"{}", headers={"x-auth-user": "root"})
+            with connection.getresponse() as answer:
+                statuses.append(answer.status)
+                answer.read()
+    finally:
+        connection.close()
+    heard = [one["headers"]["x-auth-user"] for one in front.upstream.seen]
+    front.upstream.seen.clear()
+    assert statuses == [200, 503, 200, 503, 503]
+    assert heard == ["anna", "anna"]
+
+
+@pytest.mark.parametrize("case", ["200 without the marker", "204 without the marker", "302 with the marker"])
+def test_what_is_not_rollcalls_is_answered_in_rollcalls_own_words(front: Front, case: str) -> None:
+    if front.proxy.name == "traefik":
+        pytest.skip("Traefik answers in its own words")
+    mark = next(f"case{number}" for number, row in enumerate(FAILURES) if row.case == case)
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
+    try:
+        connection.request("GET", f"/api/payments/{mark}")
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    told = {name.lower(): value for name, value in answer.getheaders()}
+    assert (answer.status, json.loads(body)["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
+    assert told["content-type"] == "application/json; charset=utf-8"
+    assert (told["retry-after"], told["cache-control"]) == ("1", "no-store")
+    assert not {"x-auth-admitted", "x-auth-user"} & told.keys()
