@@ -13,7 +13,7 @@ DomainError
 │   ├── UserTerminated
 │   ├── RestrictedCapability
 │   └── Forbidden
-├── UnreadableRequest            what a proxy asks about was not told, or cannot be normalised
+├── UnreadableRequest            what a proxy asks about was not told, or servers read it differently
 ├── InvalidRequest               what was sent is not what was asked for, field by field
 ├── NotFound
 ├── Conflict                     the act makes no sense as things stand
