@@ -45,8 +45,9 @@ class Windows:
         self.client.flushall()
         self.subject = "10.0.0.1"
         self.thresholds = thresholds
-        clock = "{redis.call('GET', 'second'), redis.call('GET', 'microsecond')}"
-        self._sha = self.client.script_load(_by(text.replace("redis.call('TIME')", clock), thresholds))
+        self._sha, self._retain = (
+            self.client.script_load(_by_our_clock(one, thresholds)) for one in (text, SCRIPTS["retain"].text)
+        )
         self.ends_us: float = 0
         """When the window's key ends, by the test's clock."""
 
@@ -62,8 +63,7 @@ class Windows:
             terms = Terms("acme", "some", (one,))
             encode(keys_of("acme"), [[Question(terms, self.subject, "r")] * times], keys, args)
         pipe = self.client.pipeline(transaction=False)
-        pipe.mset({"second": now_us // MICRO, "microsecond": now_us % MICRO})
-        pipe.pexpire(self.key, math.ceil(max(1, self.ends_us - now_us) / 1000))
+        self._set_clock(pipe, now_us)
         pipe.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
         pipe.pttl(self.key)
         *_, answers, ttl_ms = pipe.execute()
@@ -97,12 +97,17 @@ class Windows:
 
     def retain(self, now_us: int, window_s: int) -> None:
         """As the service does where a limit's window has become longer."""
-        self.client.pexpire(self.key, math.ceil(max(1, self.ends_us - now_us) / 1000))
-        self.client.eval(SCRIPTS["retain"].text, 1, self.key, window_s * MICRO)
+        self._set_clock(self.client, now_us)
+        self.client.evalsha(self._retain, 1, self.key, window_s * MICRO)
         self.ends_us = now_us + self.client.pttl(self.key) * 1000
 
+    def _set_clock(self, client: Any, now_us: int) -> None:
+        client.mset({"second": now_us // MICRO, "microsecond": now_us % MICRO})
+        client.pexpire(self.key, math.ceil(max(1, self.ends_us - now_us) / 1000))
 
-def _by(text: str, thresholds: tuple[int, int] | None) -> str:
+
+def _by_our_clock(text: str, thresholds: tuple[int, int] | None) -> str:
+    text = text.replace("redis.call('TIME')", "{redis.call('GET', 'second'), redis.call('GET', 'microsecond')}")
     if thresholds is None:
         return text
     scaled = text.replace("EXACT_UP_TO, BUCKETS = 1000, 100", "EXACT_UP_TO, BUCKETS = {}, {}".format(*thresholds))

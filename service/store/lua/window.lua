@@ -7,8 +7,8 @@
 --   4 bytes   counted only: how many admissions were counted up to and with this entry (modulo 2^32)
 --
 -- A limit of up to 1,000 requests is exact: each admission has an entry. Above, a counted window collects admissions in
--- buckets of a hundredth of the window. The time of an entry is the last moment of its bucket, so all of a bucket counts
--- until its last moment has run out: never over, about 1 % less, and constant memory.
+-- buckets of a hundredth of the window. The time of an entry is the last moment of its bucket, so all of it counts
+-- until that has run out: never over, about 1 % less, and constant memory.
 --
 -- Where an operator has set a shorter window than the configuration's, entries are kept for the configured one, which
 -- holds again when the operator lifts the other. Such a window is counted, too: exact for what the limit counts, in
@@ -19,12 +19,12 @@
 -- good: nobody waits for the clock to catch up, and what the answer says holds.
 --
 -- Entries that have run out stay in front until they are a quarter: then the string is written anew, otherwise appended
--- to. All questions of a batch are asked at the same moment: a window that several of them share is read once, what they
--- are `charged` is a number meanwhile, and written once.
+-- to. All questions of a batch are asked at the same moment: a window that several of them share is read once and
+-- written once, and what they are `charged` is a number meanwhile.
 
 local MODULUS, MOST_TICKS = 4294967296, 1073741824
 local EXACT_UP_TO, BUCKETS = 1000, 100
-local EXACT, COUNTED = 16, 32
+local EXACT, COUNTED, FIRST_EARLIER = 16, 32, 65  -- from the last on: what an earlier version wrote
 -- A window's key outlives its last entry by so long: the time to extend it when the limit's window becomes longer
 -- (store/retention.py).
 local GRACE_MS = 10000
@@ -44,12 +44,6 @@ end
 local function head(form, base_us)
   local high = floor(base_us / MODULUS)
   return char(form, floor(high / 65536), floor(high / 256) % 256, high % 256) .. pack(base_us % MODULUS)
-end
-
--- The form and the base of a window; nil where the text is shorter than a head.
-local function read_head(text)
-  local form, a, b, c, d, e, f, g = byte(text, 1, 8)
-  return form, g and (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
 end
 
 -- A limit as its windows need it. `configured_us` is the configuration's window, where an operator has set another.
@@ -102,8 +96,9 @@ end
 -- A window from its text. `gone` entries are not kept any more, `out` entries do not count any more.
 -- All fields at once: a table that grows field by field is several times slower.
 local function parse(key, limit, text)
-  local form, base_us = read_head(text)
-  if not base_us or form < EXACT or form >= COUNTED + 16 then error('not a window') end
+  local form, a, b, c, d, e, f, g = byte(text, 1, 8)
+  if not g or form < EXACT or form >= COUNTED + 16 then error('not a window') end
+  local base_us = (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
   local counted = form >= COUNTED
   local offset, stride = counted and 13 or 9, counted and 8 or 4
   local size = (#text - offset + 1) / stride
@@ -121,64 +116,69 @@ local function empty(key, limit)
   return parse(key, limit, limit.glanced and text or text .. pack(0))
 end
 
--- The text that an earlier version wrote: a capital letter, or a small one and a count, then the same entries; the
--- letter is the tick (A, a: 1 µs), and the times are ticks since 1970, modulo 2^32, rounded down.
-local function adopt(text)
-  local letter = byte(text)
-  local counted = letter >= 97
-  local exponent, from, stride = letter - (counted and 97 or 65), counted and 6 or 2, counted and 8 or 4
-  if exponent > 15 or (#text - from + 1) % stride ~= 0 then error('not a window') end
-  local tick_us = 2 ^ exponent
-  local now, base, before, entries = floor(now_us / tick_us), nil, 0, {}
-  for at = from, #text, stride do
-    local ticks = (now - u32(text, at)) % MODULUS
-    if ticks >= 3758096384 then ticks = ticks - MODULUS end  -- an eighth is ahead: a bucket's end, or a clock set back
-    base = base or now - ticks
-    before = math.max(before, now - ticks - base)
-    entries[#entries + 1] = pack(before) .. (counted and sub(text, at + 4, at + 7) or '')
-  end
-  local base_us = ((base or now) + 1) * tick_us - 1
-  return head((counted and COUNTED or EXACT) + exponent, base_us) .. (counted and sub(text, 2, 5) or '')
-    .. table.concat(entries)
-end
-
--- Write a window as its limit wants it, entry by entry, without what is gone. Where the clock was set `back`, what is
--- later than now is now. Where it has too `many` entries, each but the last of a bucket is left out: the last one's count
--- includes theirs. Otherwise no time becomes later than it is, apart from the rounding to a longer tick, or to ticks that
--- `meet` this moment.
-local function rebuild(window, counted, back, many, meet)
-  local limit, base_us, bucket = window.limit, nil, nil
-  local entries, size, before = {}, 0, count_at(window, window.gone)
-  local start = counted and pack(before) or ''
-  for i = window.gone + 1, window.size do
-    local time_us, count = time_at(window, i), count_at(window, i)
-    if back and time_us > now_us then time_us = now_us end
-    base_us = base_us or time_us + (meet and (now_us - time_us) % limit.tick_us or 0)
-    local ticks = math.max(0, ceil((time_us - base_us) / limit.tick_us))
-    if counted then
-      local old, at = i <= window.out, ticks
-      if many then at = floor((time_us - base_us) / (old and limit.keep_us / BUCKETS or limit.width_us)) end
-      if old then at = -1 - at end  -- what counts does not speak for what does not
-      if at ~= bucket then bucket, size = at, size + 1 end
-      entries[size] = pack(ticks) .. pack(count)
-    else
-      entries[#entries + 1] = string.rep(pack(ticks), (count - before) % MODULUS)
+-- What is seldom needed is made when it is: a script makes all its functions anew at each call.
+local function conversions()
+  -- The text that an earlier version wrote: a capital letter, or a small one and a count, then the same entries; the
+  -- letter is the tick (A, a: 1 µs), and the times are ticks since 1970, modulo 2^32, rounded down.
+  local function adopt(text)
+    local letter = byte(text)
+    local counted = letter >= 97
+    local exponent, from, stride = letter - (counted and 97 or 65), counted and 6 or 2, counted and 8 or 4
+    if exponent > 15 or (#text - from + 1) % stride ~= 0 then error('not a window') end
+    local tick_us = 2 ^ exponent
+    local now, base, before, entries = floor(now_us / tick_us), nil, 0, {}
+    for at = from, #text, stride do
+      local ticks = (now - u32(text, at)) % MODULUS
+      if ticks >= 3758096384 then ticks = ticks - MODULUS end  -- an eighth lies ahead: the end of a bucket
+      base = base or now - ticks
+      before = math.max(before, now - ticks - base)
+      entries[#entries + 1] = pack(before) .. (counted and sub(text, at + 4, at + 7) or '')
     end
-    before = count
+    local base_us = ((base or now) + 1) * tick_us - 1
+    return head((counted and COUNTED or EXACT) + exponent, base_us) .. (counted and sub(text, 2, 5) or '')
+      .. table.concat(entries)
   end
-  local form = (counted and COUNTED or EXACT) + limit.exponent
-  local rebuilt = parse(window.key, limit, head(form, base_us) .. start .. table.concat(entries))
-  rebuilt.out = count_until(rebuilt, 0, now_us - limit.length_us)
-  rebuilt.used, rebuilt.changed = admitted_after(rebuilt, rebuilt.out), true
-  return rebuilt
+
+  -- Write a window as its limit wants it, entry by entry, without what is gone. Where the clock was set `back`, what is
+  -- later than now is now. Where it has too `many` entries, each but the last of a bucket is left out: the count of the
+  -- last includes theirs. Otherwise no time becomes later than it is, apart from the rounding to a longer tick, or to
+  -- ticks that `meet` this moment.
+  local function rebuild(window, counted, back, many, meet)
+    local limit, base_us, bucket = window.limit, nil, nil
+    local entries, size, before = {}, 0, count_at(window, window.gone)
+    local start = counted and pack(before) or ''
+    for i = window.gone + 1, window.size do
+      local time_us, count = time_at(window, i), count_at(window, i)
+      if back and time_us > now_us then time_us = now_us end
+      base_us = base_us or time_us + (meet and (now_us - time_us) % limit.tick_us or 0)
+      local ticks = math.max(0, ceil((time_us - base_us) / limit.tick_us))
+      if counted then
+        local old, at = i <= window.out, ticks
+        if many then at = floor((time_us - base_us) / (old and limit.keep_us / BUCKETS or limit.width_us)) end
+        if old then at = -1 - at end  -- what counts does not speak for what does not
+        if at ~= bucket then bucket, size = at, size + 1 end
+        entries[size] = pack(ticks) .. pack(count)
+      else
+        entries[#entries + 1] = string.rep(pack(ticks), (count - before) % MODULUS)
+      end
+      before = count
+    end
+    local form = (counted and COUNTED or EXACT) + limit.exponent
+    local rebuilt = parse(window.key, limit, head(form, base_us) .. start .. table.concat(entries))
+    rebuilt.out = count_until(rebuilt, 0, now_us - limit.length_us)
+    rebuilt.used, rebuilt.changed = admitted_after(rebuilt, rebuilt.out), true
+    return rebuilt
+  end
+
+  return adopt, rebuild
 end
 
--- A window as most are, read without being parsed: an exact one, of the tick that its limit has, in which no more counts
--- than the limit has requests.
+-- A window as most are, read without being parsed: an exact one with the tick of its limit, in which no more counts
+-- than the limit has requests. `from` is where those that count begin. (Eight fields: a ninth doubles the table.)
 local function glance_at(key, limit, text)
   local wanted = limit.glanced
   if not wanted then return nil end
-  if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true } end
+  if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, from = 9 } end
   local form, a, b, c, d, e, f, g = byte(text, 1, 8)
   local size, length_us, tick_us = #text, limit.length_us, limit.tick_us
   if form ~= wanted or not g or size % 4 ~= 0 then return nil end
@@ -196,21 +196,21 @@ local function glance_at(key, limit, text)
       if u32(text, middle * 4 + 1) > edge then high = middle else low = middle + 1 end
     end
     at = low * 4 + 1
-    if at > size then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, glanced = true } end
+    if at > size then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, from = 9 } end
     ticks = u32(text, at)
   end
   local reset_us = base_us + ticks * tick_us + length_us - now_us
   if reset_us > limit.longest_us then return nil end  -- the clock was set back
   return {
-    key = key, limit = limit, used = (size - at + 1) / 4, reset_us = reset_us, charged = 0, glanced = true, text = text,
-    base_us = base_us, from = at,
+    key = key, limit = limit, used = (size - at + 1) / 4, reset_us = reset_us, charged = 0, from = at, text = text,
+    base_us = base_us,
   }
 end
 
 local function load(key, limit, text)
   if not text then return empty(key, limit) end
-  local is_earlier = (byte(text) or 0) >= 65
-  local window = parse(key, limit, is_earlier and adopt(text) or text)
+  local is_earlier = (byte(text) or 0) >= FIRST_EARLIER
+  local window = parse(key, limit, is_earlier and conversions()(text) or text)
   window.changed = is_earlier
   window.gone = count_until(window, 0, now_us - limit.keep_us)
   if window.gone == window.size then return empty(key, limit) end
@@ -223,11 +223,12 @@ local function load(key, limit, text)
   local back = time_at(window, window.size) > latest_us
   local counted = not (limit.glanced and window.used <= EXACT_UP_TO)
   local many = counted and (limit.exact and window.out or window.size) - window.gone > 3 * BUCKETS
-  -- Nothing counts, but something is kept: the first entry that counts again is to be exact, if that makes nothing count.
+  -- Nothing counts, but something is kept: the next entry is to be exact, unless that made something count again.
   local meet = window.used == 0 and (now_us - window.base_us) % limit.tick_us > 0
     and time_at(window, window.size) + limit.tick_us + limit.length_us <= now_us
   if many or back or meet or counted ~= window.counted or window.exponent ~= limit.exponent
     or (latest_us + limit.tick_us - window.base_us) / limit.tick_us >= MODULUS then
+    local _, rebuild = conversions()
     window = rebuild(window, counted, back, many, meet)
   end
   if window.used > 0 then
@@ -248,7 +249,7 @@ local function ticks_to(window, moment_us)
   return ceil((moment_us - window.base_us) / window.limit.tick_us)
 end
 
--- Add what a window is charged. Returns how its string changes: 'append', 'count' (of its last entry), or 'whole'.
+-- Add what a window is charged. Returns whether its string only becomes longer by that.
 local function add(window)
   local size, many = window.size, window.charged
   local count = (count_at(window, size) + many) % MODULUS
@@ -257,58 +258,48 @@ local function add(window)
     window.text = window.text .. string.rep(pack(ticks_to(window, now_us)), many)
   elseif size > 0 and time_at(window, size) >= now_us then  -- its bucket has not ended
     window.text, window.size = sub(window.text, 1, -5) .. pack(count), size
-    return 'count'
+    return false
   else
     -- The first that counts is a bucket of its own, so that the whole window is told to who asked first.
     local ends_us = now_us + (window.starts and 0 or window.limit.width_us - 1)
     window.text = window.text .. pack(ticks_to(window, ends_us)) .. pack(count)
   end
-  return size == 0 and 'whole' or 'append'
-end
-
--- Write what a glanced window is charged. Returns false where it has to be parsed first: where the clock was set back, or
--- the base is too long ago.
-local function append_glanced(window)
-  local limit, key, text = window.limit, window.key, window.text
-  if not text then
-    local entries = string.rep('\0\0\0\0', window.charged)
-    call('SET', key, head(limit.glanced, now_us) .. entries, 'PX', limit.ttl_ms)
-    return true
-  end
-  local ticks, size, from = ticks_to(window, now_us), #text, window.from
-  if ticks >= MODULUS or ticks < u32(text, size - 3) then return false end
-  local entries = string.rep(pack(ticks), window.charged)
-  if from > 9 and (from - 9) * 4 >= size then
-    call('SET', key, sub(text, 1, 8) .. sub(text, from) .. entries, 'PX', limit.ttl_ms)
-  else
-    call('APPEND', key, entries)
-    call('PEXPIRE', key, limit.ttl_ms)
-  end
-  return true
+  return size > 0
 end
 
 local function save(window)
-  local limit, key = window.limit, window.key
-  if window.charged == 0 and not window.changed then return end
-  if window.glanced then
-    if append_glanced(window) then return end
-    local charged = window.charged
-    window = load(key, limit, window.text)
+  local limit, key, charged, text = window.limit, window.key, window.charged, window.text
+  if charged == 0 and not window.changed then return end
+  if not text then  -- glanced, and nothing was there that counts
+    call('SET', key, head(limit.glanced, now_us) .. string.rep('\0\0\0\0', charged), 'PX', limit.ttl_ms)
+    return
+  end
+  local from, size = window.from, #text
+  if from then
+    local ticks = ceil((now_us - window.base_us) / limit.tick_us)
+    if ticks < MODULUS and ticks >= u32(text, size - 3) then
+      local entries = pack(ticks)
+      if charged > 1 then entries = string.rep(entries, charged) end
+      if from > 9 and (from - 9) * 4 >= size then
+        call('SET', key, sub(text, 1, 8) .. sub(text, from) .. entries, 'PX', limit.ttl_ms)
+      else
+        call('APPEND', key, entries)
+        call('PEXPIRE', key, limit.ttl_ms)
+      end
+      return
+    end
+    window = load(key, limit, text)  -- the clock was set back, or the base is too long ago
     window.charged = charged
   end
-  local before, change = #window.text, window.charged > 0 and add(window)
-  if window.changed or change == 'whole' or (window.gone > 0 and window.gone * 4 >= window.size) then
+  local before, appended = #window.text, window.charged > 0 and add(window)
+  if window.changed or not appended or (window.gone > 0 and window.gone * 4 >= window.size) then
     local start = window.counted and pack(count_at(window, window.gone)) or ''
     local kept = sub(window.text, window.offset + window.stride * window.gone)
     call('SET', key, sub(window.text, 1, 8) .. start .. kept, 'PX', limit.ttl_ms)
-    return
-  end
-  if change == 'count' then
-    call('SETRANGE', key, before - 4, sub(window.text, -4))
   else
     call('APPEND', key, sub(window.text, before + 1))
+    call('PEXPIRE', key, limit.ttl_ms)
   end
-  call('PEXPIRE', key, limit.ttl_ms)
 end
 
 local opened = {}
@@ -318,8 +309,8 @@ local function open(key, limit)
   local window = opened[key]
   if window then
     local as = window.limit
-    if as == limit or (as.requests == limit.requests and as.length_us == limit.length_us and as.keep_us == limit.keep_us)
-    then return window end
+    local alike = as.requests == limit.requests and as.length_us == limit.length_us and as.keep_us == limit.keep_us
+    if alike then return window end
     save(window)  -- two configurations in one batch: a reload came in between
   end
   local text = call('GET', key)
