@@ -4,8 +4,8 @@ A proxy asks about a path that another server reads afterwards. Servers differ i
 cut off, and a path that means one thing here and another there passes by a rule that is meant for something else. So a
 target in which servers resolve something is refused, as no client of an API sends it:
 
-- dot segments, encoded or not, also with parameters or white space beside the dots (`/..;x/`);
-- a leading `//` (servers take the next name for a host), also where a reader makes one by stripping `;…` or decoding;
+- dot segments, of any number of dots, encoded or not, also with parameters or white space beside the dots (`/..;x/`);
+- a leading `//` (servers take the next name for a host), also where a reader makes one by cutting off `;…` or decoding;
 - backslashes, control characters, spaces and fragments, encoded backslashes and control characters;
 - an encoding within an encoding, a `%` that encodes nothing, and what is not UTF-8.
 
@@ -14,6 +14,7 @@ What real APIs do send and servers read differently has several readings, and th
 - an empty segment within the path is a name, or nothing;
 - an encoded slash is part of a name, or separates two;
 - what follows a `;` in a segment is part of the name, or is cut off;
+- dots and spaces at the end of a name are part of it, or are cut off (Caddy, file systems of Windows);
 - an encoded `?` or `#` is part of a name, or ends the path.
 
 Each such place is read on its own, so a server that decodes or strips only some of them is covered.
@@ -39,15 +40,16 @@ JOINED = "/"
 """Stands for any name that holds an encoded slash: no rule can name one."""
 
 _NAME = r"[A-Za-z0-9_~!$&'()*+,=:@-]"
-_PLAIN = re.compile(rf"(?:/{_NAME}(?:{_NAME}|\.)*)*/?")
-"""What every server reads alike, which is nearly every path: no dots in front, nothing encoded, no parameters."""
+_PLAIN = re.compile(rf"(?:/{_NAME}+(?:\.+{_NAME}+)*)*/?")
+"""What every server reads alike, which is nearly every path: dots within names, nothing encoded, no parameters."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+", re.IGNORECASE)
 _UNPRINTABLE = re.compile(rb"[\x00-\x20\x7f\\#]")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _ENCODED_AGAIN = re.compile(r"%[uU]?[0-9A-Fa-f]{2}")
-_DOT_SEGMENT = re.compile(r"/\s*\.\.?\s*(?:[/;?#]|$)")
+_CLEAR = re.compile(r"[^/;?#]*[^/;?# .]")
 _UNCLEAR = re.compile(r"[/;?#]")
+_CUT = re.compile(r"[;?#]")
 
 
 def walk(target: str, start: State, step: Step[State]) -> Collection[State]:
@@ -100,9 +102,10 @@ def _segments(path: str) -> list[str]:
         raise UnreadableRequest("the path encodes a control character or a backslash")
     if _ENCODED_AGAIN.search(decoded):
         raise UnreadableRequest("the path is encoded twice")
-    if _DOT_SEGMENT.search(decoded):
+    parts = decoded.split("/")[1:]
+    if any("." in part and _is_dots(part) for part in parts):
         raise UnreadableRequest("the path has a dot segment")
-    if decoded.startswith("//") or (decoded.startswith("/;") and "/" in decoded[1:]):
+    if len(parts) > 1 and "" in _names(parts[0]):
         raise UnreadableRequest("the path begins with an empty segment")
     if segments[-1] == "":
         segments.pop()
@@ -112,39 +115,47 @@ def _segments(path: str) -> list[str]:
 
 
 def _ambiguities(segment: str) -> int:
-    return len(_UNCLEAR.findall(segment)) if segment else 1
+    return 0 if _CLEAR.fullmatch(segment) else len(_UNCLEAR.findall(segment)) or 1
+
+
+def _is_dots(part: str) -> bool:
+    name = _CUT.split(part, maxsplit=1)[0]
+    return "." in name and not name.replace(".", "").strip()  # of Unicode's white space, too
+
+
+def _names(part: str) -> set[str]:
+    """What servers make of a name: whole, without its parameters, without what it ends in."""
+    if _CLEAR.fullmatch(part):
+        return {part}
+    bare = part.partition(";")[0]
+    return {part, bare, part.rstrip(" ."), bare.rstrip(" .")}
 
 
 def _in_all_readings(segments: list[str], start: State, step: Step[State]) -> set[State]:
     """Where all combinations of readings end."""
     states, ends = {start}, set[State]()
     for segment in segments:
-        if segment and not _UNCLEAR.search(segment):
+        if _CLEAR.fullmatch(segment):
             states = {step(state, segment) for state in states}
             continue
         begun = set[State]()  # where a name may have begun that goes on over an encoded slash
-        stripped = set[State]()  # where readings are that cut off the rest of the segment
+        cut_off = set[State]()  # where readings are that ignore the rest of the segment, as parameters
         for part in segment.split("/"):
-            bare = part.partition(";")[0]
             joined = {step(state, JOINED) for state in begun}
             for mark in "?#":
                 if mark in part:
-                    before = part.partition(mark)[0]
-                    ends |= joined | _past(before, states, step) | _past(before.partition(";")[0], states, step)
+                    ends |= joined | _past(_names(part.partition(mark)[0]), states, step)
+            if ";" in part:
+                cut_off |= joined | _past(_names(part.partition(";")[0]), states, step)
             begun |= states
-            if bare != part:
-                without = joined | _past(bare, states, step)
-                stripped |= without
-                states = without | _past(part, states, step)
-            else:
-                states = joined | _past(part, states, step)
-        states |= stripped
+            states = joined | _past(_names(part), states, step)
+        states |= cut_off
         if len(states) + len(ends) > MAX_AMBIGUITIES:
             raise UnreadableRequest("the path has too many readings")
     return states | ends
 
 
-def _past(name: str, states: set[State], step: Step[State]) -> set[State]:
-    """Where `name` leads to from each of `states`; an empty one may be no name at all."""
-    past = {step(state, name) for state in states}
-    return past if name else past | states
+def _past(names: set[str], states: set[State], step: Step[State]) -> set[State]:
+    """Where each of `names` leads to from each of `states`; an empty one may be no name at all."""
+    past = {step(state, name) for state in states for name in names}
+    return past | states if "" in names else past

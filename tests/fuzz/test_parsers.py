@@ -155,7 +155,7 @@ def test_a_path_is_refused_or_read_in_ways_that_hold_nothing_hidden(target: str)
     assert len(found) <= MAX_AMBIGUITIES
     for names in found:
         for name in names:
-            assert name.partition(";")[0].strip() not in (".", "..")
+            assert set(name.partition(";")[0].strip()) != {"."}
             assert not any(ord(one) < 0x20 or 0x7F <= ord(one) < 0xA0 or one == "\\" for one in name)
             assert name.encode().decode() == name, "no lone surrogates"
             assert name == JOINED or "/" not in name
@@ -166,7 +166,10 @@ def test_a_path_is_refused_or_read_in_ways_that_hold_nothing_hidden(target: str)
 @given(TARGETS)
 def test_what_was_read_reads_the_same_again(target: str) -> None:
     for names in readings(target):
-        if "" not in names and JOINED not in names and not any(mark in name for name in names for mark in ";?#"):
+        plain = not any(mark in name for name in names for mark in ";?#") and not any(
+            n.endswith((".", " ")) for n in names
+        )
+        if "" not in names and JOINED not in names and plain:
             assert readings("/" + "/".join(quote(name, safe="") for name in names)) == {names}
 
 

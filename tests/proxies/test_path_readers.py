@@ -196,6 +196,8 @@ def test_no_reader_reaches_what_the_rules_deny(readers: list[Reader], capsys: py
     @example(("GET", "/public/..;/admin/..%3b/public/x"))
     @example(("POST", "/api/payments%3F/public"))
     @example(("POST", "/api//payments%2F7"))
+    @example(("POST", "/api/payments."))
+    @example(("POST", "/api/payments%20"))
     @given(requests())
     def tried(asked: tuple[str, str]) -> None:
         shown = granted(*asked)

@@ -61,7 +61,6 @@ TRICKS = {
         "/public",
         "/public/",
         "/public//x",
-        "/public/.../api/payments/7",
         "/public/%ef%bc%8e%ef%bc%8e/api/payments/7",
         "/public/x?/../api/payments/7",
         "/public/x?a=/../../api/payments/7",
@@ -77,11 +76,8 @@ TRICKS = {
     ],
     "api": [
         "/api/things",
-        "/api/payments%20/7",
         "/api/Payments/7",
         "/api/payments%e3%80%82/7",
-        "/api/payments.",
-        "/api/payments./7",
         "/api/payments.json",
         "/api/payments~/7",
         "/api/payments,/7",
@@ -91,6 +87,9 @@ TRICKS = {
         "/api/owners/42;q=11/pets",
     ],
     "payments": [
+        "/api/payments./7",
+        "/api/payments.",
+        "/api/payments%20/7",
         "/api/payments%3f/public",
         "/api/payments",
         "/api/payments/7",
@@ -133,6 +132,7 @@ TRICKS = {
         "/public%3Fx",
     ],
     "refused": [
+        "/public/.../api/payments/7",
         "/public/%2e/x",
         "///api///payments///7",
         "/./api/./payments/7",

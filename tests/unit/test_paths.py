@@ -30,9 +30,8 @@ ONE_READING: dict[str, Names] = {
     "/caf%C3%A9": ("café",),
     "/café": ("café",),
     "/.well-known/x": (".well-known", "x"),
-    "/...": ("...",),
     "/a/..b": ("a", "..b"),
-    "/a../b.": ("a..", "b."),
+    "/v1...v2/a..b": ("v1...v2", "a..b"),
     "/100%25": ("100%",),
     "http://host/a": ("a",),
     "HTTPS://host:1/a/b": ("a", "b"),
@@ -58,6 +57,13 @@ SEVERAL_READINGS: dict[str, set[Names]] = {
     "/a/;x/b": {("a", ";x", "b"), ("a", "b"), ("a", "", "b")},
     "/;jsessionid=1": {(";jsessionid=1",), (), ("",)},
     "/a;x%2Fb": {("a;x", "b"), ("a", "b"), (JOINED,), ("a",)},
+    "/a./b": {("a.", "b"), ("a", "b")},
+    "/a/b..": {("a", "b.."), ("a", "b")},
+    "/a%20/b.%20/": {("a ", "b. "), ("a", "b. "), ("a ", "b"), ("a", "b")},
+    "/a.;x": {("a.;x",), ("a.",), ("a",)},
+    "/a;x.": {("a;x.",), ("a;x",), ("a",)},
+    "/a/%20/b": {("a", " ", "b"), ("a", "", "b"), ("a", "b")},
+    "/a.%3Fc/d": {("a.?c", "d"), ("a.",), ("a",)},
     "/a/b%3Fc/d": {("a", "b?c", "d"), ("a", "b")},
     "/a/b%23c/d": {("a", "b#c", "d"), ("a", "b")},
     "/a/%3Fc": {("a", "?c"), ("a",), ("a", "")},
@@ -69,11 +75,12 @@ REFUSED = {
         *("/.", "/..", "/./a", "/a/.", "/a/./b", "/../a", "/a/..", "/a/../b", "/a/../../b", "/.//a", "/a//../b"),
         *("/%2e/a", "/a/%2E%2e/b", "/a/.%2E/b", "/a/%2e%2e", "/a/..%2fb", "/a%2f..%2fb", "/a%2F.", "http://host/../a"),
         *("/a/..;/b", "/a/..;x=1/b", "/a/..%3b/b", "/a/.;", "/a/%2e%2e;x", "/a/..%20/b", "/a/%20../b", "/a/..%c2%a0/b"),
+        *("/...", "/a/..../b", "/a/.%20./b", "/a/...;x", "/a/%2e%2e%2e"),
         *("/a/..%3F/b", "/a/..%23", "/public/..;/admin/..%3b/public/x", "/public/../admin/%2e%2e/public/x"),
     ],
     "an empty segment at the start": [
         *("//", "//a", "///a", "////a/b", "/%2fa", "/%2F", "//%2Fa", "http://host//a", "//host;x/a"),
-        *("//public;x/static/a", "/;/a", "/;x/a", "/;x%2Fa", "/%3b/a", "/;/"),
+        *("//public;x/static/a", "/;/a", "/;x/a", "/;x%2Fa", "/%3b/a", "/;/", "/%20/a", "/%20;x%2Fa"),
     ],
     "what is not printable": [
         *("/a b", "/a\tb", "/a#b", "/a\x01", "/a\x7f", "/%00", "/a%0d%0ab", "/a%7f", "/%c2%85", "/a%09", "/a/..%09/b"),
@@ -120,7 +127,7 @@ def test_readings_that_lead_to_the_same_place_are_followed_once() -> None:
     assert len(asked) < 200, "not a step for each of the combinations, of which there are millions"
 
 
-@given(st.text(alphabet="/.%2eEfF5cC3b;a\\?#: é\udcff", max_size=40).map("/".__add__))
+@given(st.text(alphabet="/.%2eEfF5cC3b0;a\\?#: é\udcff", max_size=40).map("/".__add__))
 def test_whatever_is_sent_is_refused_or_has_readings_without_anything_to_resolve(target: str) -> None:
     try:
         found = readings(target)
@@ -128,5 +135,5 @@ def test_whatever_is_sent_is_refused_or_has_readings_without_anything_to_resolve
         return
     assert 1 <= len(found) <= MAX_AMBIGUITIES
     for names in found:
-        assert not {".", ".."} & {name.partition(";")[0].strip() for name in names}
+        assert not any(set(name.partition(";")[0].strip()) == {"."} for name in names)
         assert names[:1] != ("",) or len(names) == 1, "no reading has a host in front"
