@@ -11,7 +11,7 @@ install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(
     $(BIN)/pip install -q --disable-pip-version-check $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages model windows fuzz paths soak lock audit clean
+.PHONY: help run test coverage lint format typecheck bench outages model windows fuzz paths soak acl lock audit clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -65,6 +65,9 @@ paths: $(VENV)/.dev ## Ask real servers what they take 50,000 paths for; ten min
 
 soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys stay what they are.
 	SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py $(ARGS)
+
+acl: $(VENV)/.dev ## Write docs/redis-acl.md, the rights that the service needs in Redis, from the code.
+	$(BIN)/python -m tests.docs.acl_page
 
 lock: ## Write locked.txt anew: the newest versions that pyproject.toml admits.
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

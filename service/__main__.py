@@ -1,9 +1,12 @@
 """The command line: `python -m service [serve] | check | token`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import structlog
 
 from service.configuration import ConfigurationError, load
 from service.cross_checks import doubts
@@ -31,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for doubt in doubts(settings):
                 print(f"but: {doubt}", file=sys.stderr)
             print(f"{options.config} is good: {len(settings.tenants)} tenant(s), redis {_shown(settings)}")
+            if options.redis:
+                return _told_of_redis(settings, options.config)
     except (ConfigurationError, NoSigningSecret, ValueError) as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
@@ -43,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     serving = commands.add_parser("serve", help="run the service (what is done when no command is given)")
     serving.add_argument("--welcome", action="store_true", help="say where to look and what to try, as make run does")
     checking = commands.add_parser("check", help="only validate the configuration; exit 0 or 2")
+    checking.add_argument("--redis", action="store_true", help="ask the configured server what the service asks it")
     token = commands.add_parser("token", help="print a JWT signed with the tenant's own secret")
     token.add_argument("--tenant", required=True)
     token.add_argument("--user", required=True)
@@ -50,6 +56,22 @@ def _parser() -> argparse.ArgumentParser:
     for command in (serving, checking, token):
         command.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
     return parser
+
+
+def _told_of_redis(settings: Settings, path: Path) -> int:
+    """Print what the start check finds at the configured Redis; returns the exit code."""
+    from service.redis_check import check_redis  # it opens connections, for those who want that
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # what follows says it
+    blockers, warnings = check_redis(settings, path)
+    for sentence in warnings:
+        print(f"but: {sentence}", file=sys.stderr)
+    for sentence in blockers:
+        print(sentence, file=sys.stderr)
+    if blockers:
+        return EXIT_CONFIGURATION
+    print("redis can be used as it is")
+    return 0
 
 
 def _quiet(_: Settings) -> None:

@@ -7,6 +7,7 @@ the documentation is written from the same lists.
 import re
 from collections.abc import Collection, Iterable
 
+from service.store.failovers import CHANNELS
 from service.store.keyspace import NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, keys_of
 
 CLIENT_COMMANDS = (
@@ -15,7 +16,7 @@ CLIENT_COMMANDS = (
     "ZREVRANGEBYSCORE",
 )  # fmt: skip
 """What the client sends beside the scripts (pages, the sweep, webhooks, charts). A test compares it with the code."""
-SERVICE_COMMANDS = ("EVAL", "EVALSHA", "INFO", "PING", "SCRIPT|LOAD", "SUBSCRIBE", "UNSUBSCRIBE")
+SERVICE_COMMANDS = ("EVAL", "EVALSHA", "INFO", "PING", "SCRIPT|LOAD", "SUBSCRIBE")
 """What belongs to no key: scripts, the start check, signs of life, subscriptions. HELLO and AUTH are always allowed."""
 KEYLESS = frozenset({"PUBLISH", "TIME"})
 """Commands of scripts that have no key."""
@@ -88,3 +89,39 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
 
 SAMPLE = f"{keys_of(NO_TENANT).tag}rights"
 """Stands for the keys of tenants; it is never written."""
+
+DEPLOYMENTS: dict[str, tuple[str, ...]] = {
+    "single": (),
+    "sentinel": (),
+    "cluster": ("ASKING", "CLUSTER|SLOTS", "COMMAND"),
+}
+"""Kind of deployment → what its nodes are asked beside what every server is."""
+SENTINEL_COMMANDS = (
+    "PING", "PSUBSCRIBE", "SENTINEL|GET-MASTER-ADDR-BY-NAME", "SENTINEL|MYID", "SENTINEL|SENTINELS",
+)  # fmt: skip
+"""What the Sentinels are asked, which have users of their own."""
+
+
+def least_acl(scripts: Iterable[Collection[str]], deployment: str) -> list[str]:
+    """The rules of the least ACL for the service's user on a server: keys, channels, commands.
+
+    Args:
+        scripts: the commands of each.
+        deployment: one of `DEPLOYMENTS`.
+    """
+    commands = {*SERVICE_COMMANDS, *CLIENT_COMMANDS, *DEPLOYMENTS[deployment], *(one for of in scripts for one in of)}
+    return ["resetkeys", f"~{PREFIX}:*", "resetchannels", f"&{PREFIX}:*", "-@all", *_allowed(commands)]
+
+
+def least_sentinel_acl() -> list[str]:
+    """The same for the service's user on the Sentinels."""
+    channels = [f"&{channel}" for channel in CHANNELS]
+    return ["resetkeys", "resetchannels", *channels, "-@all", *_allowed(SENTINEL_COMMANDS)]
+
+
+def _allowed(commands: Iterable[str]) -> list[str]:
+    return [f"+{command.lower()}" for command in sorted(commands)]
+
+
+PREFIX = TENANTS.partition(":")[0]
+"""The namespace of all keys and channels."""

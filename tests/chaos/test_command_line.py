@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tests.kit import (
     ROOT,
@@ -22,6 +23,7 @@ from tests.kit import (
     credentials,
     free_port,
     needs,
+    redis_server,
     tenant,
     wait_for,
 )
@@ -35,6 +37,39 @@ def run(*words: str, config: Path | None = None, **environment: str) -> "subproc
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
     )
+
+
+def test_check_redis_says_what_the_service_would_find_at_the_configured_server(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    with redis_server() as url, redis.Redis(unix_socket_path=url.removeprefix("unix://")) as root:
+        path.write_text(json.dumps(config(redis={"url": url, "timeout": 5})))
+        good = run("check", "--redis", config=path)
+        assert (good.returncode, good.stderr) == (0, "")
+        assert good.stdout.endswith("redis can be used as it is\n")
+        root.config_set("maxmemory-policy", "volatile-lru")
+        warned = run("check", "--redis", config=path)
+        assert warned.returncode == 0
+        assert "maxmemory-policy volatile-lru may evict windows of limits" in warned.stderr
+        root.config_set("maxmemory-policy", "allkeys-lru")
+        root.execute_command("ACL", "SETUSER", "default", "-zadd")
+        refused = run("check", "--redis", config=path)
+        assert refused.returncode == 2
+        assert "redis.allow_eviction: true" in refused.stderr
+        assert "lacks rights: +zadd" in refused.stderr
+    away = run("check", "--redis", config=path)
+    assert away.returncode == 2
+    assert "redis does not answer" in away.stderr
+    assert "Traceback" not in away.stderr
+    assert run("check", config=path).returncode == 0, "without --redis nothing is asked"
+
+
+def test_check_redis_says_where_no_server_can_read_the_embedded_data(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(json.dumps(config()))
+    assert run("check", "--redis", config=tmp_path / "config.yaml").returncode == 0
+    shutil.copytree(ROOT / "tests" / "store" / "folders" / "redis-8.2", tmp_path / "var" / "redis")
+    told = run("check", "--redis", config=tmp_path / "config.yaml")
+    assert told.returncode == 2
+    assert "was written by Redis 7.4 or newer" in told.stderr
 
 
 def test_check_says_good_or_every_mistake(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""`check --redis`: the start check of the service, asked of the configured server without starting the service."""
+
+import asyncio
+from pathlib import Path
+
+from service.settings import Settings
+from service.store.connection import RedisAccess, TlsFiles
+from service.store.embedded import EmbeddedError, chosen
+from service.store.server_check import ServerCheck
+
+
+def check_redis(settings: Settings, path: Path) -> tuple[list[str], list[str]]:
+    """Ask the server that the configuration names what the service asks it on every new connection.
+
+    Args:
+        settings: the configuration.
+        path: its file, beside which the embedded server keeps its data.
+
+    Returns:
+        Why the service would not be ready, and what operators should know.
+    """
+    if settings.redis.url == "embedded":
+        return _embedded(path.resolve().parent / "var" / "redis")
+    return asyncio.run(_asked(settings))
+
+
+def _embedded(folder: Path) -> tuple[list[str], list[str]]:
+    """The embedded server starts with the service: whether there is one for the data folder is what can be said."""
+    try:
+        if chosen(folder) is not None:
+            return [], []
+    except EmbeddedError as error:
+        return [str(error)], []
+    return [], ["there is no Redis server on this machine: everything is kept inside the process, and lost at its end"]
+
+
+async def _asked(settings: Settings) -> tuple[list[str], list[str]]:
+    check = ServerCheck(allow_eviction=settings.redis.allow_eviction)
+    tls = TlsFiles(**settings.redis.tls.model_dump())
+    access = RedisAccess.by_url(settings.redis.url, tls, timeout_s=settings.redis.timeout)
+    ways = access.ways(timeout_s=settings.redis.timeout, check=check)
+    try:
+        await ways.open()
+        away = ["redis does not answer, or no server of it takes writes"] if ways.is_down else []
+        return check.blockers() or away, check.warnings()
+    finally:
+        await ways.close()
+        await access.close()
