@@ -11,7 +11,7 @@ install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(
     $(BIN)/pip install -q --disable-pip-version-check $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages model windows fuzz paths soak acl lock audit clean
+.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak acl lock audit clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -48,6 +48,9 @@ bench: $(VENV)/.bench ## Measure the cost of a request beside bare aiohttp, Fast
 
 outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/outages.md; three minutes.
 	$(BIN)/python -m tests.chaos.outages
+
+failovers: $(VENV)/.dev ## Fail over Sentinel and Cluster under load, and write docs/failovers.md; six minutes.
+	$(BIN)/python -m tests.chaos.failovers
 
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
 	MODEL_EXAMPLES=2600 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)
