@@ -96,9 +96,8 @@ class Runtime:
 
     def apply(self, settings: Settings, policy: Policy) -> None:
         """Judge by these settings from now on. What the server listens on and which Redis it uses stay."""
-        before_s, now_s = self.policy.current.directory.windows_s(), policy.directory.windows_s()
-        longer_s = {at: window_s for at, window_s in now_s.items() if window_s > before_s.get(at, window_s)}
-        self.acts.retention.want({(tenant or NO_TENANT, limit): one for (tenant, limit), one in longer_s.items()})
+        windows_s = policy.directory.windows_s().items()
+        self.acts.retention.follow({(tenant or NO_TENANT, limit): one_s for (tenant, limit), one_s in windows_s})
         self.settings = settings
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)

@@ -22,6 +22,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:hook:NAME:lease` | string | which worker tells it, until when, ms | given up, or with the webhook's state |
 | `rc:{T}:hooks` | sorted set | webhook → when its state changed last, ms | with its last member |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
+| `rc:windows` | string | SHA-256 of all configured windows, so that a restart notices longer ones | never: one key |
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps, until when, ms | given up; there is one |
@@ -49,6 +50,7 @@ LEASE_MS = 15_000
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
 PROBE = "rc:probe"
+WINDOWS = "rc:windows"
 PUSHES = "rc:pushes"
 NEWS = "rc:news"
 ANY_USER, REVOKED, REVOKED_SKEW, ANY_REVOKED = "*", "<", "<+", "<*"

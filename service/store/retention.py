@@ -1,12 +1,13 @@
 """Windows that are kept for longer, because the window of their limit has become longer.
 
 Each key of a window ends by itself, soon after its last entry has left the window that the limit had at the last
-admission. Where an operator or a reload sets a longer one, what counts at that moment has to go on counting: the keys
-are extended, all of them, before the first would end (`GRACE_MS` in `lua/window.lua` is the time for it). They have no
-index, so this reads through all keys of the database, a thousand at a time; a window seldom becomes longer.
+admission. Where an operator, a reload or a restart sets a longer one, what counts at that moment has to go on counting:
+the keys are extended, all of them, before the first would end (`GRACE_MS` in `lua/window.lua` is the time for it). They
+have no index, so this reads through all keys of the database, a thousand at a time; a window seldom becomes longer.
 """
 
 import asyncio
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from redis.asyncio import Redis
 
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO
-from service.store.keyspace import limit_of_window, windows_of
+from service.store.keyspace import WINDOWS, limit_of_window, windows_of
 from service.store.reach import reaching, run
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ class Retention:
     def __init__(self, client: Redis) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._wanted: dict[tuple[str, str], int] = {}
+        self._configured: dict[tuple[str, str], int] = {}
         self._woken = asyncio.Event()
 
     @reaching
@@ -68,6 +70,17 @@ class Retention:
     async def _retain(self, keys: list[str], window_s: int) -> int:
         return int(await run(self._client, "retain", keys, [window_s * MICRO]))
 
+    def follow(self, windows_s: Mapping[tuple[str, str], int]) -> None:
+        """Take the windows of the configuration. `run_forever` extends those that have become longer.
+
+        At first all are extended, unless a service with the same windows ran on this Redis before.
+        """
+        before_s = self._configured
+        self._configured = dict(windows_s)
+        if before_s:
+            self.want({at: one_s for at, one_s in windows_s.items() if one_s > before_s.get(at, one_s)})
+        self._woken.set()
+
     def want(self, windows_s: Mapping[tuple[str, str], int]) -> None:
         """Extend these soon: `run_forever` does it."""
         if windows_s:
@@ -81,10 +94,28 @@ class Retention:
             self._woken.clear()
             wanted, self._wanted = self._wanted, {}
             try:
-                longer = await self.extend(wanted)
+                await self._catch_up(wanted)
             except StoreUnavailable as error:
                 log.warning("windows are not extended yet", reason=error.reason, limits=len(wanted))
-                self.want({**wanted, **self._wanted})
+                self._wanted = {**wanted, **self._wanted}
+                self._woken.set()
                 await asyncio.sleep(AGAIN_S)
-            else:
-                log.info("windows are kept for longer", limits=len(wanted), windows=longer)
+
+    @reaching
+    async def _catch_up(self, wanted: Mapping[tuple[str, str], int]) -> None:
+        configured = self._configured
+        digest = _digest(configured)
+        known = await self._client.get(WINDOWS) == digest
+        if not wanted and known:
+            return
+        extended = wanted or configured
+        longer = await self.extend(extended)
+        if not known:
+            await self._client.set(WINDOWS, digest)
+        if longer:
+            log.info("windows are kept for longer", limits=len(extended), windows=longer)
+
+
+def _digest(windows_s: Mapping[tuple[str, str], int]) -> bytes:
+    text = repr(sorted(windows_s.items()))
+    return hashlib.sha256(text.encode()).hexdigest().encode()

@@ -8,11 +8,11 @@ import re
 from collections.abc import Collection, Iterable
 
 from service.store.failovers import CHANNELS
-from service.store.keyspace import NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, keys_of
+from service.store.keyspace import NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, WINDOWS, keys_of
 
 CLIENT_COMMANDS = (
-    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PERSIST", "SADD", "SCAN", "SMEMBERS", "SREM",
-    "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY", "ZREMRANGEBYRANK", "ZREVRANGE",
+    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PERSIST", "SADD", "SCAN", "SET", "SMEMBERS",
+    "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY", "ZREMRANGEBYRANK", "ZREVRANGE",
     "ZREVRANGEBYSCORE",
 )  # fmt: skip
 """What the client sends beside the scripts (pages, the sweep, webhooks, charts). A test compares it with the code."""
@@ -81,7 +81,7 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
     about_keys = {*CLIENT_COMMANDS, *(command for of in scripts for command in of)} - KEYLESS
     asked += [(*command.split("|"), SAMPLE) for command in sorted(about_keys)]
     # Keys that belong to no tenant, each with the least of what is done to it.
-    asked += [("SADD", TENANTS), ("SET", SWEEPER), ("SET", PROBE)]
+    asked += [("SADD", TENANTS), ("SET", SWEEPER), ("SET", PROBE), ("GET", WINDOWS), ("SET", WINDOWS)]
     for channel in (NEWS, PUSHES):
         asked += [("PUBLISH", channel), ("SUBSCRIBE", channel)]
     return asked

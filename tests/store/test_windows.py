@@ -160,14 +160,17 @@ def test_the_wait_after_a_long_window_became_a_short_one_is_positive_and_enough(
     assert not windows.ask(now_us + retry_s * MICRO, asked)[0][2]
 
 
-def test_the_wait_after_a_limit_came_below_1000_is_not_a_bucket_short(windows: Windows) -> None:
-    windows.ask(START_US, limit(5000, 3600), times=1)
-    windows.ask(START_US + 10 * MICRO, limit(5000, 3600), times=1500)  # a bucket of 36 s, still open
-    now_us = START_US + 20 * MICRO
-    [(used, reset_us, over)] = windows.ask(now_us, limit(1000, 3600))
-    assert (used, over) == (1501, True)
-    assert windows.what_if(now_us + reset_us - 1, limit(1000, 3600))[0][2]
-    assert not windows.ask(now_us + reset_us, limit(1000, 3600))[0][2]
+@pytest.mark.parametrize(("used", "lowered"), [(1500, 1000), (900, 500), (900, 1)])
+def test_the_wait_after_a_limit_came_below_1000_is_not_a_bucket_short(
+    windows: Windows, used: int, lowered: int
+) -> None:
+    windows.ask(START_US, limit(5000, 3600))
+    windows.ask(START_US + 10 * MICRO, limit(5000, 3600), times=used - 1)  # a bucket of 36 s, still open
+    now_us, held = START_US + 20 * MICRO, limit(lowered, 3600)
+    [(counted, reset_us, over)] = windows.ask(now_us, held)
+    assert (counted, over) == (used, True)
+    assert windows.what_if(now_us + reset_us - 1, held)[0][2]
+    assert not windows.ask(now_us + reset_us, held)[0][2]
 
 
 @pytest.mark.parametrize(("requests", "window_s"), [(1001, 60), (5000, 3600), (50_000, 31 * DAY_S)])

@@ -9,6 +9,7 @@ from service.policies import make_policy
 from service.store.acts import OperatorActs
 from service.store.connection import RedisAccess
 from service.store.keyspace import keys_of, limit_of_window
+from service.store.retention import Retention
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, credentials, settings
 
@@ -68,6 +69,24 @@ async def test_a_reload_to_a_longer_window_keeps_what_counts(make_client: MakeCl
         while await access.client.pttl(WINDOW) < 3_600_000:  # noqa: ASYNC110  # only Redis can tell
             await asyncio.sleep(0.01)
     assert (await ask(client))[0] == 429
+
+
+async def test_a_restart_with_a_longer_window_keeps_what_counts_and_the_next_one_reads_no_keys(
+    make_client: MakeClient, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await make_client(**with_limit(2, 1))
+    for _ in range(2):
+        assert (await ask(client))[0] == 200
+    again = await make_client(**with_limit(2, 3600))
+    async with asyncio.timeout(5):
+        while await access.client.pttl(WINDOW) < 3_600_000:  # noqa: ASYNC110  # only Redis can tell
+            await asyncio.sleep(0.01)
+    assert (await ask(again))[0] == 429
+    ran = []
+    monkeypatch.setattr(Retention, "extend", lambda *how: ran.append(how))
+    await make_client(**with_limit(2, 3600))
+    await asyncio.sleep(0.2)
+    assert ran == []
 
 
 async def test_windows_are_extended_once_redis_is_back(

@@ -7,17 +7,16 @@
 local length_us, longer = number(), 0
 local limit = new_limit(EXACT_UP_TO + 1, length_us, length_us, false)
 
--- When the last of a window's entries has left it: where the clock was set back, that is later than now.
-local function left_at(key)
+local function last_of(key)
   local text = call('GET', key)
   local window = parse(key, limit, byte(text) >= FIRST_EARLIER and conversions()(text) or text)
-  return math.max(now_us, time_at(window, window.size)) + length_us
+  return time_at(window, window.size)
 end
 
 for _, window in ipairs(KEYS) do
   local left_ms = call('PTTL', window)
-  local well, ends_us = pcall(left_at, window)
-  local ttl_ms = limit.ttl_ms + (well and ceil((ends_us - now_us - length_us) / 1000) or 0)
+  local well, last_us = pcall(last_of, window)
+  local ttl_ms = well and limit.ttl_ms + ceil((last_us - now_us) / 1000) or 0
   if left_ms > 0 and left_ms < ttl_ms then longer = longer + call('PEXPIRE', window, ttl_ms) end
 end
 return longer
