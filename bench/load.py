@@ -1,6 +1,8 @@
 """The load: raw keep-alive connections on uvloop, one request at a time each, every answer checked and timed."""
 
 import asyncio
+import http.client
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,6 +63,18 @@ class _Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
             self.done.set_exception(exc or ConnectionError("the server hung up"))
+
+
+def body_of(port: int, request: bytes, status: int) -> bytes:
+    """Send one request on a connection of its own; the body of its answer, which must have this status."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        body = answer.read()
+    if answer.status != status:
+        raise RuntimeError(f"{answer.status} where {status} was expected: {body!r}")
+    return body
 
 
 def run(

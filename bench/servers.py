@@ -30,11 +30,13 @@ OPERATOR_TOKEN = "bench-operator-token"
 CORES = sorted(os.sched_getaffinity(0))
 ADDRESSES = 8000
 """Who asks, where each request comes from another."""
+USERS = 5000
+"""Users who take turns, each with a token that the server has verified before."""
 PATHS = 1000
 """What a proxy asks about."""
 HUGE = [{"per": "ip", "requests": 1_000_000, "window": 60}]
 ROUTES = [{"path": f"/api/part{n}/*", "capability": f"part{n}"} for n in range(99)] + [{"path": "/*"}]
-TRUSTING = {"trusted_proxies": ["127.0.0.1"]}
+TRUSTING: dict[str, Any] = {"trusted_proxies": ["127.0.0.1"]}
 
 
 def free_port() -> int:
@@ -72,13 +74,31 @@ class Row:
     workers: int = 1
     first: bool = False
     """Each address is measured once, when it has used up its quota."""
+    connections: int = 64
+    """Connections of the load to each worker: as many wait at once whether there is one worker or two."""
+    holds: bytes = b""
+    """What the body of an answer holds; one answer is compared in each round."""
+    directory: Path = ROOT
+    """The checkout that the server runs from."""
+    name_before: str = ""
+    """The row of the present code that this one, of an older commit, is compared with."""
+
+    @property
+    def ours(self) -> bool:
+        return self.command[1:3] == ["-m", "service"]
 
 
 @contextmanager
-def process(command: list[str], port: int, cores: set[int], environment: dict[str, str] | None = None) -> Iterator[int]:
+def process(
+    command: list[str],
+    port: int,
+    cores: set[int],
+    environment: dict[str, str] | None = None,
+    directory: Path = ROOT,
+) -> Iterator[int]:
     """A process on these cores; yields its id once it listens."""
-    told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    made = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **told)  # type: ignore[call-overload]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    made = subprocess.Popen(command, cwd=directory, env={**os.environ, **(environment or {})}, **quiet)  # type: ignore[call-overload]
     os.sched_setaffinity(made.pid, cores)
     try:
         deadline = time.monotonic() + 20
@@ -158,6 +178,10 @@ def rollcall(
     return [sys.executable, "-m", "service", "--config", str(path)]
 
 
+def _at(connections: int) -> str:
+    return {64: "", 1: ", 1 connection"}.get(connections, f", {connections} connections")
+
+
 def fastify(port_of_redis: int) -> Row | None:
     """Fastify's stack, where npm is there; its packages are installed once."""
     npm, node, folder = shutil.which("npm"), shutil.which("node"), STACKS / "fastify"
@@ -176,6 +200,7 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
     python, status = sys.executable, constant(asking("/auth/status"))
     ours = partial(rollcall, folder, redis_port=redis_port)
     stack = ["{port}", f"redis://127.0.0.1:{redis_port}", SECRET]
+    users = [asking("/auth/status", f"user-{n}") for n in range(USERS)]
     spelt = (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(ADDRESSES))
     people = [asking("/auth/status", f"user-{one}", x_forwarded_for=one) for one in spelt]
     told = {"x_original_method": "GET"}
@@ -185,6 +210,15 @@ def rows(folder: Path, redis_port: int) -> list[Row]:
         Row("a constant, without reading HTTP", [python, str(STACKS / "floor.py"), "{port}"], status),
         Row("bare aiohttp, a constant", [python, str(STACKS / "bare.py"), "{port}"], status),
         Row("Rollcall, /auth/status", ours(name="status", limits={"status": HUGE}), status),
+        *(
+            Row(
+                f"Rollcall, {USERS:,} users in turn{_at(connections)}",
+                ours(name="users", limits={"status": HUGE}),
+                lambda number: users[number % len(users)],
+                connections=connections,
+            )
+            for connections in (64, 4, 1)
+        ),
         Row("Rollcall, /auth/logout", ours(name="logout", limits={"logout": HUGE}), constant(asking("/auth/logout"))),
         Row(
             "Rollcall, /auth/verify, 100 routes, 1,000 paths",
@@ -230,7 +264,8 @@ def running(row: Row) -> Iterator[Server]:
     command = [word.replace("{port}", str(port)) for word in row.command]
     cores = {CORES[0]} if row.workers == 1 else set(CORES)
     with ExitStack() as stack:
-        pid = stack.enter_context(process(command, port, cores, {"SERVICE__SERVER__PORT": str(port)}))
+        environment = {"SERVICE__SERVER__PORT": str(port), "PYTHONPATH": str(row.directory)}
+        pid = stack.enter_context(process(command, port, cores, environment, row.directory))
         if row.workers == 1:
             yield Server([pid], port)
             return
