@@ -102,6 +102,13 @@ class Machine(RuleBasedStateMachine):
         assert self.world.admin("POST", f"{tenant}/users/{user}/{act}") == self.plain.act(tenant, user, act)
 
     @rule(tenant=tenants, user=users)
+    def log_out_everywhere(self, tenant: str, user: str) -> None:
+        done = self.plain.act(tenant, user, "logout")
+        if done == 200:
+            self.plain.revoke(tenant, user, None, replace=False)
+        assert self.world.admin("POST", f"{tenant}/users/{user}/logout", everywhere=True) == done
+
+    @rule(tenant=tenants, user=users)
     def forget(self, tenant: str, user: str) -> None:
         assert self.world.admin("DELETE", f"{tenant}/users/{user}") == self.plain.forget(tenant, user)
 

@@ -201,7 +201,8 @@ class World:
     async def _admin(self, method: str, path: str, body: Mapping[str, Any]) -> int:
         async with self._client.request(method, f"/admin/v1/tenants/{path}", json=body, headers=OPERATOR) as answer:
             status = answer.status
-        if status == 200 and method == "PUT" and ("/limits/" in path or "/revocation" in path):
+        pushes = method == "PUT" and ("/limits/" in path or "/revocation" in path)
+        if status == 200 and (pushes or body.get("everywhere")):
             await self._forgotten(path.partition("/")[0])
         return status
 
