@@ -1,11 +1,15 @@
 """`check --redis`: the start check of the service, asked of the configured server without starting the service."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
+from service.core.clocks import ClockDifferences
 from service.settings import Settings
+from service.store.clocks import ClockComparison
 from service.store.connection import RedisAccess, TlsFiles
 from service.store.embedded import EmbeddedError, chosen
+from service.store.reach import AWAY
 from service.store.server_check import ServerCheck
 
 
@@ -41,8 +45,13 @@ async def _asked(settings: Settings) -> tuple[list[str], list[str]]:
     ways = access.ways(timeout_s=settings.redis.timeout, check=check)
     try:
         await ways.open()
-        away = ["redis does not answer, or no server of it takes writes"] if ways.is_down else []
-        return check.blockers() or away, check.warnings()
+        if ways.is_down:
+            away = ["redis does not answer, or no server of it takes writes"]
+            return check.blockers() or away, check.warnings()
+        clocks = ClockDifferences()
+        with suppress(*AWAY):  # it answered a moment ago: what is wrong with it now is another's finding
+            await ClockComparison(access.client, clocks).compare()
+        return check.blockers(), [*check.warnings(), *clocks.warnings()]
     finally:
         await ways.close()
         await access.close()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from service.core.acts import Author, Restriction, Revocation
 from service.core.clocks import FORGIVEN_SKEW_S, ClockDifferences
 from service.core.errors import InvalidRequest
 from service.core.sessions import Cause, Status
+from service.redis_check import check_redis
 from service.store.acts import OperatorActs
 from service.store.admissions import Admissions
 from service.store.clocks import ClockComparison
@@ -17,6 +19,7 @@ from service.store.events import Events
 from service.store.sessions import Sessions
 from service.store.sweep import Sweeper, SweepRules, Swept
 from tests.faketime import FakeClockRedis, redis_with_a_clock
+from tests.kit import settings
 from tests.store.making import HOUR_MS, ask_about, now_ms
 
 pytestmark = pytest.mark.real_redis
@@ -178,6 +181,16 @@ async def test_the_difference_between_the_clocks_is_measured(server: FakeClockRe
         await comparison.compare()
         assert abs(told[-1] - offset_s) < 0.5
         assert differences.warnings() == warning
+
+
+def test_check_redis_tells_the_difference_as_well(server: FakeClockRedis, tmp_path: Path) -> None:
+    configured = settings(redis={"url": server.url})
+    for offset_s, warning in [
+        (0, []),
+        (30, ["The clock of Redis (primary) is 30.0 s ahead of the clock of the service"]),
+    ]:
+        server.set_ahead(offset_s)
+        assert check_redis(configured, tmp_path / "config.yaml") == ([], warning)
 
 
 async def test_a_revocation_that_an_earlier_version_wrote_holds(
