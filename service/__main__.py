@@ -1,4 +1,4 @@
-"""The command line: `python -m service [serve] | check | token`."""
+"""The command line: `python -m service [serve] | check | token | repair`."""
 
 import argparse
 import logging
@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.signing import NoSigningSecret, sign
 from service.welcome import welcome
 
-COMMANDS = ("serve", "check", "token")
+COMMANDS = ("serve", "check", "token", "repair")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load(options.config)
         if options.command == "token":
             print(sign(settings, options.tenant, options.user, options.ttl))
+        elif options.command == "repair":
+            return _repaired(settings, options.config)
         else:
             for doubt in doubts(settings):
                 print(f"but: {doubt}", file=sys.stderr)
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service", description="Session status in front of an API.")
-    commands = parser.add_subparsers(dest="command", metavar="serve | check | token")
+    commands = parser.add_subparsers(dest="command", metavar="serve | check | token | repair")
     serving = commands.add_parser("serve", help="run the service (what is done when no command is given)")
     serving.add_argument("--welcome", action="store_true", help="say where to look and what to try, as make run does")
     checking = commands.add_parser("check", help="only validate the configuration; exit 0 or 2")
@@ -53,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--tenant", required=True)
     token.add_argument("--user", required=True)
     token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (default 3600)")
-    for command in (serving, checking, token):
+    repairing = commands.add_parser("repair", help="mend what disagrees in Redis, and say what was done")
+    for command in (serving, checking, token, repairing):
         command.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
     return parser
 
@@ -72,6 +75,24 @@ def _told_of_redis(settings: Settings, path: Path) -> int:
         return EXIT_CONFIGURATION
     print("redis can be used as it is")
     return 0
+
+
+def _repaired(settings: Settings, path: Path) -> int:
+    """Mend what disagrees in Redis, and print what was done; returns the exit code."""
+    from service.core.errors import StoreUnavailable
+    from service.repairing import repair
+    from service.store.embedded import EmbeddedError
+
+    try:
+        lines = repair(settings, path)
+    except (StoreUnavailable, EmbeddedError) as error:
+        print(error.reason if isinstance(error, StoreUnavailable) else error, file=sys.stderr)
+        return EXIT_FAILED
+    print("\n".join(lines))
+    return 0
+
+
+EXIT_FAILED = 1
 
 
 def _quiet(_: Settings) -> None:

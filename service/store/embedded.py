@@ -53,6 +53,15 @@ def chosen(folder: Path) -> Path | None:
     return server.path if server else None
 
 
+def url_of_running(folder: Path) -> str | None:
+    """The unix:// URL of the server that a running service has on `folder`; None where none answers."""
+    with suppress(OSError):
+        path = Path((folder / "redis.path").read_text())
+        if _ping(path) == b"+PONG":
+            return f"unix://{path}"
+    return None
+
+
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
     """Run the server on `folder` for as long as the context is open; yields its unix:// URL.

@@ -112,6 +112,11 @@ class TenantKeys:
         return f"{self.tag}w:{limit}:{subject}"
 
 
+def keys_of_tenants() -> str:
+    """A pattern for SCAN that all keys of tenants match."""
+    return "rc:{*}:*"
+
+
 def windows_of(tenant: str | None) -> str:
     """A pattern for SCAN that the windows of `tenant` match, or of all tenants; and some other keys."""
     return f"rc:{{{'*' if tenant is None else _literally(tenant)}}}:w:*"

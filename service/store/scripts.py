@@ -117,6 +117,8 @@ _VERBS = (
     ("tidy", "rules"),
     ("settle", "rules"),
     ("retire",),
+    ("mend",),
+    ("mend_rules", "rules"),
 )
 
 SCRIPTS = {verb[0]: _read(*verb) for verb in _VERBS}

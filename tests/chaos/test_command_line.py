@@ -63,6 +63,26 @@ def test_check_redis_says_what_the_service_would_find_at_the_configured_server(t
     assert run("check", config=path).returncode == 0, "without --redis nothing is asked"
 
 
+def test_repair_mends_what_disagrees_while_the_service_runs_and_while_it_does_not(start: Start, tmp_path: Path) -> None:
+    service = start(config()).wait_until_ready()
+    assert service.get("/auth/status", credentials()).status == 200
+    socket = (service.folder / "var" / "redis" / "redis.path").read_text()
+    with redis.Redis(unix_socket_path=socket) as root:
+        root.zrem("rc:{acme}:by:logged_in", "alice")
+        root.zadd("rc:{acme}:by:suspended", {"ghost": 1})
+        told = run("repair", config=service.path)
+        assert told.returncode == 0, told.stderr
+        assert "acme: " in told.stdout
+        assert "2 users mended: 'alice', 'ghost'" in told.stdout
+        assert root.zscore("rc:{acme}:by:logged_in", "alice") is not None
+    service.end()
+    again = run("repair", config=service.path)
+    assert (again.returncode, "0 users mended\n" in again.stdout) == (0, True), again.stderr
+    away = tmp_path / "away.yaml"
+    away.write_text(json.dumps(config(redis={"url": "redis://127.0.0.1:1"})))
+    assert run("repair", config=away).returncode == 1
+
+
 def test_check_redis_says_where_no_server_can_read_the_embedded_data(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(json.dumps(config()))
     assert run("check", "--redis", config=tmp_path / "config.yaml").returncode == 0
@@ -123,7 +143,7 @@ def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], told: str) -
 
 
 def test_help_names_the_commands() -> None:
-    assert "serve | check | token" in run("--help").stdout
+    assert "serve | check | token | repair" in run("--help").stdout
 
 
 def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:

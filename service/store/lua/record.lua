@@ -27,6 +27,9 @@ local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local now_ms = math.floor(now_us / 1000)
 
+-- What a record looks like.
+local RECORD = '^[ioest][-_ioestIOEST] %d+ %d+ %d+ ?%d*$'
+
 -- Looked up once: a script runs them hundreds of times.
 local KEYS, ARGV, call, byte, find, sub = KEYS, ARGV, redis.call, string.byte, string.find, string.sub
 

@@ -1,0 +1,40 @@
+-- Make the indexes agree with the records of some users. The record is right: an index is written from it. No status
+-- changes, so nothing is told as an event.
+--
+-- KEYS    the tenant's indexes (record.lua), then the record of each user
+-- ARGV    each user
+-- Returns the users whose indexes were mended, then those whose record cannot be read, and was left as it is
+
+local indexes = take_indexes()
+local mended, unreadable = {}, {}
+
+-- What stands in an index for a record: index → score.
+local function entries_of(record)
+  local entries = { [record.status] = record.seen > 0 and record.seen or record.since }
+  if record.status == 'i' then entries.expiring = counted_from(record) end
+  if record.status == 'o' or record.status == 'e' then entries.ending = counted_from(record) end
+  return entries
+end
+
+while arg_at < #ARGV do
+  local record_key, user = key(), arg()
+  local text = redis.pcall('GET', record_key)
+  if text and (text.err or not string.match(text, RECORD)) then
+    unreadable[#unreadable + 1] = user
+  else
+    local wanted, wrong = text and entries_of(read(record_key)) or {}, false
+    for _, index in ipairs({ 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }) do
+      local score = tonumber(redis.call('ZSCORE', indexes[index], user) or nil)
+      if score ~= wanted[index] then
+        wrong = true
+        if wanted[index] then
+          redis.call('ZADD', indexes[index], whole(wanted[index]), user)
+        else
+          redis.call('ZREM', indexes[index], user)
+        end
+      end
+    end
+    if wrong then mended[#mended + 1] = user end
+  end
+end
+return { mended, unreadable }

@@ -1,0 +1,30 @@
+-- Make what is set for some users be looked at and end when it should: the tenant's flags, and the list of timed rules.
+--
+-- KEYS    the tenant's rules, the rules of each user, timed rules (rules.lua: the last)
+-- ARGV    each user
+-- Returns the users for whom something was missing
+
+local tenant_rules, timed = key(), KEYS[#KEYS]
+local mended = {}
+
+while arg_at < #ARGV do
+  local rules, user, wrong = key(), arg(), false
+  local before, lasts = redis.call('ZSCORE', timed, user), redis.call('TTL', rules) >= 0
+  local entries = redis.call('HGETALL', rules)
+  for i = 1, #entries, 2 do
+    local field, ends = entries[i], tonumber(entries[i + 1])
+    if field == REVOKED then
+      if redis.call('HSET', tenant_rules, ANY_REVOKED, '1') == 1 then wrong = true end
+    elseif not string.find(field, '^[<=*]') and (ends == 0 or ends > now_ms) then
+      local any = tonumber(redis.call('HGET', tenant_rules, ANY_USER) or 1)
+      if any ~= 0 and (ends == 0 or any < ends) then
+        redis.call('HSET', tenant_rules, ANY_USER, whole(ends))
+        wrong = true
+      end
+    end
+  end
+  settle(rules)
+  if wrong or lasts or redis.call('ZSCORE', timed, user) ~= before then mended[#mended + 1] = user end
+end
+settle(tenant_rules)
+return mended
