@@ -26,6 +26,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps, until when, ms | given up; there is one |
+| `rc:adopted` | string | what an earlier version kept was taken over | there is one |
 | `rc:probe` | string | nothing: whether Redis takes writes | TTL: 1 s |
 | `rc:probe:{N}` | string | the same on a Cluster, of one node: a key of a slot that it owns | TTL: 1 s |
 
@@ -51,6 +52,7 @@ TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
 PROBE = "rc:probe"
 WINDOWS = "rc:windows"
+ADOPTED = "rc:adopted"
 PUSHES = "rc:pushes"
 NEWS = "rc:news"
 ANY_USER, REVOKED, REVOKED_SKEW, ANY_REVOKED = "*", "<", "<+", "<*"
@@ -115,6 +117,11 @@ class TenantKeys:
 def keys_of_tenants() -> str:
     """A pattern for SCAN that all keys of tenants match."""
     return "rc:{*}:*"
+
+
+def rules_of_users() -> str:
+    """A pattern for SCAN that what is set for users matches, of all tenants."""
+    return "rc:{*}:rules:*"
 
 
 def windows_of(tenant: str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from service.store.keyspace import keys_of, keys_of_tenants
+from service.store.keyspace import keys_of, keys_of_tenants, rules_of_users
 from service.store.reach import reaching, run
 
 BITE = 100
@@ -75,6 +75,16 @@ class Repair:
             async for users in self._indexed(tenant):
                 await self._mend(tenant, users, found[tenant])
         return dict(found)
+
+    @reaching
+    async def adopt(self) -> int:
+        """Take over the rules of users that an earlier version let run out by a TTL. Returns of how many users."""
+        found: dict[str, Repaired] = defaultdict(Repaired)
+        async for raw in self._client.scan_iter(match=rules_of_users(), count=SCANNED_AT_ONCE):
+            of_a_user = _OF_A_USER.fullmatch(raw.decode(errors="replace"))
+            if of_a_user is not None and of_a_user[2] == "rules":
+                await self._mend_rules(of_a_user[1], [of_a_user[3]], found[of_a_user[1]])
+        return sum(len(one.rules) for one in found.values())
 
     async def _indexed(self, tenant: str) -> AsyncIterator[list[str]]:
         """The users in a tenant's indexes, a bite at a time; of whom there is no record as well."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from service.store.failovers import CHANNELS
-from service.store.keyspace import NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, WINDOWS, keys_of
+from service.store.keyspace import ADOPTED, NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, WINDOWS, keys_of
 
 CLIENT_COMMANDS = (
     "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PERSIST", "SADD", "SCAN", "SET", "SMEMBERS",
@@ -81,7 +81,7 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
     about_keys = {*CLIENT_COMMANDS, *(command for of in scripts for command in of)} - KEYLESS
     asked += [(*command.split("|"), SAMPLE) for command in sorted(about_keys)]
     # Keys that belong to no tenant, each with the least of what is done to it.
-    asked += [("SADD", TENANTS), ("SET", SWEEPER), ("SET", PROBE), ("GET", WINDOWS), ("SET", WINDOWS)]
+    asked += [("SADD", TENANTS), ("SET", SWEEPER), ("SET", PROBE), ("GET", WINDOWS), ("SET", WINDOWS), ("SET", ADOPTED)]
     for channel in (NEWS, PUSHES):
         asked += [("PUBLISH", channel), ("SUBSCRIBE", channel)]
     return asked

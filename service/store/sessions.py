@@ -6,6 +6,7 @@ the same at a thousand and at ten million users, and stays right while sessions 
 
 import heapq
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -113,7 +114,10 @@ class Sessions:
             return ()
         keys = keys_of(tenant)
         records = await self._client.mget([keys.user(user) for user in users])
-        sessions = (parse_record(user, raw or b"") for user, raw in zip(users, records, strict=True))
+        sessions = []
+        for user, raw in zip(users, records, strict=True):
+            with suppress(KeyError, ValueError):  # one that nobody of ours wrote keeps no other from being shown
+                sessions.append(parse_record(user, raw or b""))
         return tuple(session for session in sessions if session is not None)
 
 

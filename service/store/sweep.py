@@ -17,9 +17,10 @@ from redis.exceptions import ResponseError
 from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
-from service.store.keyspace import SWEEPER, TENANTS, keys_of
+from service.store.keyspace import ADOPTED, SWEEPER, TENANTS, keys_of
 from service.store.lease import Leases
-from service.store.reach import AWAY, run
+from service.store.reach import AWAY, reaching, run
+from service.store.repair import Repair
 from service.store.tidy import Tidier
 
 log = structlog.get_logger()
@@ -70,6 +71,7 @@ class Sweeper:
         self._on_swept = on_swept
         self._node_of = node_of
         self._leases = Leases(client)
+        self._adopted = False
         self._clock_ms = clock_ms
         self._tidier = Tidier(client, clock_ms=clock_ms)
 
@@ -79,6 +81,7 @@ class Sweeper:
             wait_s = EVERY_S
             try:
                 if await self._may_sweep():
+                    await self._adopt_once()
                     swept = await self.sweep()
                     if swept.expired or swept.removed:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
@@ -94,6 +97,17 @@ class Sweeper:
             return await self.hold_lease()
         except StoreUnavailable:
             return True
+
+    @reaching
+    async def _adopt_once(self) -> None:
+        """Take over what an earlier version kept with a TTL. It reads through all keys, at the first start alone."""
+        if self._adopted:
+            return
+        if not await self._client.exists(ADOPTED):
+            users = await Repair(self._client).adopt()
+            await self._client.set(ADOPTED, "1")
+            log.info("what an earlier version kept is taken over", rules_of_users=users)
+        self._adopted = True
 
     async def hold_lease(self) -> bool:
         """Take or keep the lease."""

@@ -1,5 +1,7 @@
 """Repair: what a script left half done, or a hand, is found and mended, and it is said."""
 
+import pytest
+
 from service.core.acts import Author
 from service.core.sessions import Cause, Status
 from service.store.acts import OperatorActs
@@ -8,7 +10,7 @@ from service.store.connection import RedisAccess
 from service.store.keyspace import keys_of
 from service.store.repair import Repair, told
 from service.store.sessions import Sessions
-from tests.store.making import HOUR_MS, ask_about, now_ms
+from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 
 BY = Author("root")
 KEYS = keys_of("acme")
@@ -85,6 +87,7 @@ async def test_rules_are_looked_at_again_and_end_when_they_should(admissions: Ad
     await client.pexpireat(KEYS.user_rules("alice"), later_ms)  # as an earlier version kept it
     await client.hset(KEYS.user_rules("bob"), "<", now_ms() // 1000)
     await client.hset(KEYS.user_rules("carol"), "status", 0)
+    await client.set(KEYS.user_rules("broken"), "no hash")
     assert (await admissions.ask(ask_about("alice"))).restricted is None, "nothing says that there are such rules"
     found = await Repair(client).run()
     assert found["acme"].rules == {"alice", "bob", "carol"}
@@ -93,3 +96,29 @@ async def test_rules_are_looked_at_again_and_end_when_they_should(admissions: Ad
     assert await client.pttl(KEYS.user_rules("alice")) == -1
     assert await client.zscore(KEYS.timed, "alice") == later_ms
     assert (await Repair(client).run())["acme"].rules == set()
+
+
+async def test_what_an_earlier_version_kept_is_taken_over_at_the_first_start_alone(access: RedisAccess) -> None:
+    client, later_ms = access.client, now_ms() + HOUR_MS
+    await client.hset(KEYS.user_rules("alice"), "status", later_ms)
+    await client.pexpireat(KEYS.user_rules("alice"), later_ms)
+    first = sweeper(access)
+    await first._adopt_once()
+    assert await client.pttl(KEYS.user_rules("alice")) == -1
+    assert await client.zscore(KEYS.timed, "alice") == later_ms
+    await client.pexpireat(KEYS.user_rules("alice"), later_ms)
+    await sweeper(access)._adopt_once()
+    assert await client.pttl(KEYS.user_rules("alice")) > 0, "it was done before"
+
+
+@pytest.mark.parametrize("record", ["no record", "zz 1 2 3"])
+async def test_a_record_that_cannot_be_read_keeps_nobody_else_from_being_swept_or_listed(
+    admissions: Admissions, access: RedisAccess, record: str
+) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1))
+    await admissions.ask(ask_about("broken", expires_ms=now_ms() - 2))
+    await access.client.set(KEYS.user("broken"), record)
+    listed = await Sessions(access.client).page("acme")
+    assert [session.user for session in listed.sessions] == ["alice"]
+    assert (await sweeper(access, retention_ms=HOUR_MS).sweep()).expired == 1
+    assert await access.client.get(KEYS.user("broken")) == record.encode()

@@ -18,11 +18,11 @@ end
 
 while arg_at < #ARGV do
   local record_key, user = key(), arg()
-  local text = redis.pcall('GET', record_key)
-  if text and (text.err or not string.match(text, RECORD)) then
+  if not readable(record_key) then
     unreadable[#unreadable + 1] = user
   else
-    local wanted, wrong = text and entries_of(read(record_key)) or {}, false
+    local record, wrong = read(record_key), false
+    local wanted = record.status == '-' and {} or entries_of(record)
     for _, index in ipairs({ 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }) do
       local score = tonumber(redis.call('ZSCORE', indexes[index], user) or nil)
       if score ~= wanted[index] then

@@ -10,8 +10,8 @@ local mended = {}
 while arg_at < #ARGV do
   local rules, user, wrong = key(), arg(), false
   local before, lasts = redis.call('ZSCORE', timed, user), redis.call('TTL', rules) >= 0
-  local entries = redis.call('HGETALL', rules)
-  for i = 1, #entries, 2 do
+  local entries = redis.pcall('HGETALL', rules)
+  for i = 1, #entries, 2 do  -- none where it is no hash: that is left as it is
     local field, ends = entries[i], tonumber(entries[i + 1])
     if field == REVOKED then
       if redis.call('HSET', tenant_rules, ANY_REVOKED, '1') == 1 then wrong = true end
@@ -23,7 +23,7 @@ while arg_at < #ARGV do
       end
     end
   end
-  settle(rules)
+  if not entries.err then settle(rules) end
   if wrong or lasts or redis.call('ZSCORE', timed, user) ~= before then mended[#mended + 1] = user end
 end
 settle(tenant_rules)

@@ -71,6 +71,12 @@ end
 
 local function read(record_key) return complete(glance(record_key)) end
 
+-- Whether a record can be read; there may be none. What nobody of ours wrote is one user's error, and no other's.
+local function readable(record_key)
+  local text = redis.pcall('GET', record_key)
+  return not text or not text.err and string.match(text, RECORD) ~= nil
+end
+
 -- The moment (ms) from which a leeway or the retention is counted. It is the score in `expiring` (logged_in) or
 -- `ending` (logged_out, expired); what is added to it is the configuration's, and may change at any time.
 local function counted_from(record)

@@ -5,17 +5,23 @@
 --
 -- KEYS    the tenant's indexes (record.lua), then the record of each user
 -- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, then each user
--- Returns how many expired, how many were removed
+-- Returns how many expired, how many were removed, and of how many the record cannot be read
 
 local indexes = take_indexes()
 local at_ms, leeway, retention = number(), number(), number()
-local expired, removed = 0, 0
+local expired, removed, unreadable = 0, 0, 0
 
 while arg_at < #ARGV do
   local record_key, user = key(), arg()
-  local record = read(record_key)
-  local status = record.status
-  if status == '-' then
+  local well = readable(record_key)
+  local record = well and read(record_key)
+  local status = well and record.status
+  if not well then
+    -- Left to `rollcall repair`: it keeps nobody else from being swept.
+    redis.call('ZREM', indexes.expiring, user)
+    redis.call('ZREM', indexes.ending, user)
+    unreadable = unreadable + 1
+  elseif status == '-' then
     forget(record_key, indexes, user)
   elseif status == 'i' and counted_from(record) + leeway <= at_ms then
     move(record_key, indexes, user, record, MOVES.expiry.i, 'expiry', { by = 'sweep' })
@@ -30,4 +36,4 @@ while arg_at < #ARGV do
     write(record_key, indexes, user, record, status)
   end
 end
-return { expired, removed }
+return { expired, removed, unreadable }
