@@ -111,12 +111,18 @@ def redis_server(*options: str) -> Iterator[str]:
     command = [str(binary), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wait_for(path.exists)
+        wait_for(lambda: _listens_at(path))
         yield f"unix://{path}"
     finally:
         process.kill()
         process.wait()
         shutil.rmtree(folder)
+
+
+def _listens_at(path: Path) -> bool:
+    """Whether a server accepts connections there: the socket's file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as tried:
+        return path.exists() and tried.connect_ex(str(path)) == 0
 
 
 def wait_for(ready: Callable[[], Any], *, within_s: float = 15.0) -> Any:

@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
 
 from service.store.failures import unavailable
 from service.store.scripts import SCRIPTS
@@ -44,9 +44,17 @@ def subscriber(client: Any) -> Any:
 
 
 async def run(client: Redis, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-    """Run the verb `name`; where Redis does not know it any more, with its text."""
+    """Run the verb `name`; where Redis does not know it any more, with its text.
+
+    A primary that was demoted keeps its connections open and answers READONLY. New ones may lead to the new primary.
+    """
     verb = SCRIPTS[name]
     try:
-        return await client.evalsha(verb.sha, len(keys), *keys, *map(str, args))
-    except NoScriptError:
-        return await client.eval(verb.text, len(keys), *keys, *map(str, args))
+        try:
+            return await client.evalsha(verb.sha, len(keys), *keys, *map(str, args))
+        except NoScriptError:
+            return await client.eval(verb.text, len(keys), *keys, *map(str, args))
+    except ReadOnlyError:
+        if isinstance(client, Redis):
+            await client.connection_pool.disconnect(inuse_connections=False)
+        raise
