@@ -14,8 +14,10 @@ from service.store.scripts import SCRIPTS
 AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What redis-py raises where Redis is not to be had. A Cluster whose slots are not known is none of its RedisErrors."""
 
-UNHEARD = (*AWAY, KeyError)
-"""The same for subscriptions: redis-py looks a channel's slot up in a map that it may not have."""
+UNHEARD = (*AWAY, KeyError, RuntimeError)
+"""The same for subscriptions: redis-py looks a channel's slot up in a map that it may not have, and uvloop raises
+RuntimeError where a connection was closed meanwhile.
+"""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +32,11 @@ def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
             return await method(*args, **kwargs)
         except AWAY as error:
             raise unavailable(error) from error
+        except RuntimeError as error:
+            if "is closed" not in str(error):
+                raise
+            # uvloop's way to say that the connection was closed meanwhile: the primary is being replaced.
+            raise unavailable(ConnectionResetError(str(error))) from error
 
     return reach
 

@@ -129,8 +129,10 @@ class Outcome:
     """Acknowledged writes that are not there afterwards."""
     heard: float | None
     """Seconds from the event to the log's line that Redis is away; None where there was none."""
-    after_heard: int
-    """Writes that were sent once the announcement was heard, and acknowledged before the new primary was used."""
+    after_heard: int | None
+    """Writes that were sent once it was heard, and acknowledged before the new primary was used; None on a
+    Cluster, which announces nothing.
+    """
     away_s: float
     """From the first answer of 503 to the last one."""
     ready_again_s: float | None
@@ -190,7 +192,7 @@ def play(
         len(told),
         len(lost),
         heard - began if heard else None,
-        len(during),
+        len(during) if len(tenants) == 1 else None,
         refused[-1] - refused[0] if refused else 0.0,
         again - began if again else None,
     )
@@ -395,9 +397,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
     ]
     for one in outcomes:
         heard = "-" if one.heard is None else f"{one.heard:.2f}"
+        late = "-" if one.after_heard is None else str(one.after_heard)
         again = "-" if one.ready_again_s is None else f"{one.ready_again_s:.2f}"
         lines.append(
-            f"| {one.event} | {one.server} | {one.sent:,} | {one.acknowledged:,} | {one.lost} | {one.after_heard} "
+            f"| {one.event} | {one.server} | {one.sent:,} | {one.acknowledged:,} | {one.lost:,} | {late} "
             f"| {heard} | {one.away_s:.2f} | {again} |"
         )
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from service.store.acts import OperatorActs
 from service.store.admissions import Admissions, SessionRules
 from service.store.connection import RedisAccess, TlsFiles
 from service.store.link import CONNECT_S, FAILURES_TO_OPEN, Link
+from service.store.reach import reaching
 from service.store.sessions import Sessions
 from service.store.ways import OneWay
 from tests.conftest import MakeClient
@@ -268,6 +269,17 @@ async def test_people_are_told_too_when_redis_is_away() -> None:
     with pytest.raises(StoreUnavailable):
         await Sessions(access.client).get("acme", "alice")
     await access.close()
+
+
+async def test_a_connection_that_was_closed_under_a_command_is_an_outage() -> None:
+    @reaching
+    async def fail(text: str) -> None:
+        raise RuntimeError(text)
+
+    with pytest.raises(StoreUnavailable):
+        await fail("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+    with pytest.raises(RuntimeError):
+        await fail("something else")
 
 
 async def test_a_redis_that_is_away_at_start_is_no_error() -> None:
