@@ -27,13 +27,12 @@ _AUTHORIZATION = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?: +(.*))?", re.DOTA
 
 def repeated_fields(headers: CIMultiDictProxy[str]) -> frozenset[str]:
     """Return the names, in lower case, of the fields that are sent more than once."""
-    # Since multidict 7.1 `keys` counts each name once, in whatever case: no request pays for a look at each.
     if len(headers) == len(headers.keys()):
-        return _NONE
+        return NONE
     return frozenset(name for name, times in Counter(name.lower() for name, _ in headers.items()).items() if times > 1)
 
 
-_NONE: frozenset[str] = frozenset()
+NONE: frozenset[str] = frozenset()
 
 
 def tenant_token(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> str:

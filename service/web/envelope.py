@@ -44,9 +44,14 @@ os.register_at_fork(after_in_child=_renew_prefix)
 
 def request_id_of(request: web.Request, policy: Policy) -> str:
     """The client's request id, where it is sent once, well-formed and no token; else a new one: prefix and number."""
-    given = request.headers.getall(REQUEST_ID, ())
-    if len(given) == 1 and REQUEST_ID_FORM.fullmatch(given[0]) and not is_token(given[0], policy):
-        return given[0]
+    given = request.headers.get(REQUEST_ID)
+    if (
+        given is not None
+        and REQUEST_ID_FORM.fullmatch(given)
+        and not is_token(given, policy)
+        and len(request.headers.getall(REQUEST_ID)) == 1
+    ):
+        return given
     return f"{_prefix}{next(_numbers)}"
 
 

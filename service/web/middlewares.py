@@ -29,7 +29,7 @@ from service.core.tenants import Directory, Tenant
 from service.web import forward_auth, keys
 from service.web.answer import Answer, complete, line
 from service.web.cors import cors_lines
-from service.web.credentials import is_passive, repeated_fields, tenant_token, user_token
+from service.web.credentials import NONE, is_passive, repeated_fields, tenant_token, user_token
 from service.web.envelope import failure, request_id_of
 from service.web.forwarded import client_address
 from service.web.pages import is_page, problem_page
@@ -191,7 +191,8 @@ class Middlewares:
         """
         exchange.operation = operation.name
         headers = request.headers
-        repeated = repeated_fields(headers)
+        # Since multidict 7.1 `keys` counts each name once, in whatever case. Here, not in a call: it is the usual case.
+        repeated = NONE if len(headers) == len(headers.keys()) else repeated_fields(headers)
         refusal: Failure | None
         asked, refusal = self._asked(headers, repeated, exchange)
         tenant = exchange.customer
