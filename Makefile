@@ -11,7 +11,7 @@ install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(
     $(BIN)/pip install -q --disable-pip-version-check $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak acl lock audit clean
+.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak acl lock audit screenshot clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -46,10 +46,10 @@ typecheck: $(VENV)/.dev ## Check the types (mypy --strict).
 bench: $(VENV)/.bench ## Measure the cost of a request beside bare aiohttp, FastAPI and (with npm) Fastify; ten minutes.
 	$(BIN)/python -m bench $(ARGS)
 
-outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/outages.md; three minutes.
+outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/reference/outages.md; three minutes.
 	$(BIN)/python -m tests.chaos.outages
 
-failovers: $(VENV)/.dev ## Fail over Sentinel and Cluster under load, and write docs/failovers.md; six minutes.
+failovers: $(VENV)/.dev ## Fail over Sentinel and Cluster under load, and write docs/reference/failovers.md; six minutes.
 	$(BIN)/python -m tests.chaos.failovers
 
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
@@ -69,8 +69,11 @@ paths: $(VENV)/.dev ## Ask real servers what they take 50,000 paths for; ten min
 soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys stay what they are.
 	SOAK_S=3600 $(BIN)/python -m pytest tests/chaos/test_soak.py $(ARGS)
 
-acl: $(VENV)/.dev ## Write docs/redis-acl.md, the rights that the service needs in Redis, from the code.
+acl: $(VENV)/.dev ## Write docs/reference/redis-acl.md, the rights that the service needs in Redis, from the code.
 	$(BIN)/python -m tests.docs.acl_page
+
+screenshot: $(VENV)/.dev ## Take the picture of the dashboard that README.md shows, with Chromium; two minutes.
+	$(BIN)/python -m tests.docs.screenshot
 
 lock: ## Write locked.txt anew: the newest versions that pyproject.toml admits.
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

@@ -131,12 +131,13 @@ class Findings:
         """What the ACL of the service's user leaves out."""
         for answer in answers:
             if isinstance(answer, NoPermissionError):
-                self.blockers.append(f"{self._node}: {answer}; docs/redis-acl.md lists what is needed")
+                self.blockers.append(f"{self._node}: {answer}; docs/reference/redis-acl.md lists what is needed")
         told = answers[0]
         if missing := [ASKED_ABOUT[place - 1] for place in told[1:]] if isinstance(told, list) else []:
             names = ", ".join(_named(command) for command in missing)
             self.blockers.append(
-                f"{self._node}: the user of redis.url lacks rights: {names}; docs/redis-acl.md lists what is needed"
+                f"{self._node}: the user of redis.url lacks rights: {names}; "
+                "docs/reference/redis-acl.md lists what is needed"
             )
 
     def eviction(self, memory: Any, *, allowed: bool) -> None:

@@ -1,5 +1,5 @@
 """Failovers of Sentinel and Cluster under a steady load, each write counted: what was acknowledged, and what is there
-afterwards. `make failovers` writes docs/failovers.md.
+afterwards. `make failovers` writes docs/reference/failovers.md.
 """
 
 import asyncio
@@ -429,7 +429,7 @@ def main() -> None:
     if not only:
         tables = {"sentinel": table(sentinel), "unfollowed": table(unfollowed), "cluster": table(cluster)}
         told = PAGE.format(rate=RATE, timeout=TIMEOUT_S, **tables)
-        (ROOT / "docs" / "failovers.md").write_text(told)
+        (ROOT / "docs" / "reference" / "failovers.md").write_text(told)
 
 
 def _told(outcome: Outcome) -> Outcome:

@@ -1,4 +1,4 @@
-"""`make outages`: every fault under load, and kill -9 twenty times, told in docs/outages.md."""
+"""`make outages`: every fault under load, and kill -9 twenty times, measured for docs/reference/outages.md."""
 
 import tempfile
 from collections import Counter
@@ -12,27 +12,27 @@ from tests.kit import ROOT
 KILLS = 20
 PAGE = """# Outages
 
-What the service does while Redis is broken, measured by `make outages`: {clients} clients log out one user after the
-other as fast as they are answered, `redis.timeout` is {timeout} s (as shipped), the fault lasts three seconds.
-`tests/chaos` plays the same in `make test`, for shorter, and asserts that every request is answered 200 or 503 and that
-nothing is lost.
+This page shows what the service does while Redis is broken. `make outages` measures it and writes the page: {clients}
+clients log out one user after another as fast as the service answers, `redis.timeout` is {timeout} s (as shipped), the
+fault lasts three seconds. `make test` plays the same faults for a shorter time (`tests/chaos`) and asserts that every
+answer is 200 or 503 and that nothing is lost. [When Redis is away](../explanation/outages.md) explains the behaviour.
 
-A trip that fails is 503 for those who waited for it. After {failures} failures in a row the circuit breaker opens:
-requests are answered at once, each limit by its `on_outage`, sessions by `sessions.on_outage` (here: `deny`), and every
-{probe} s a probe asks Redis whether it takes writes again.
+A round trip that fails is 503 for all requests in it. After {failures} failures in a row the circuit breaker opens: the
+service answers at once, by `on_outage` of each limit and by `sessions.on_outage` (here: `deny`). Every {probe} s a
+probe checks whether Redis takes writes again.
 
 {faults}
 
-*Noticed*: from the fault to the first 503. *Recovered*: from its end to the first logout that was acknowledged again.
-*At first*: until the breaker is open; then *once open*. *Lost*: acknowledged logouts that Redis knows nothing of later.
+*Noticed*: from the fault to the first 503. *Recovered*: from the end of the fault to the first acknowledged logout.
+*At first*: until the breaker is open; then *once open*. *Lost*: acknowledged logouts that Redis does not have later.
 
 ## kill -9 of Redis at full load
 
 {kills}
 
-With `appendfsync always` nothing that was acknowledged is lost, whatever happens. With `everysec` (what
-`redis.url: embedded` uses) a kill of the process costs nothing, for the kernel has what was written; a power cut costs
-at most the last second.
+With `appendfsync always` nothing that was acknowledged is lost, whatever happens. With `everysec`, which
+`redis.url: embedded` uses, a kill of the process loses nothing, because the kernel has what was written. A power cut
+loses at most the last second.
 """
 
 
@@ -82,7 +82,7 @@ def main() -> None:
         faults=table(outcomes),
         kills=kills(),
     )
-    (ROOT / "docs" / "outages.md").write_text(told)
+    (ROOT / "docs" / "reference" / "outages.md").write_text(told)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Failovers and outages under load, on every kind of deployment: nothing acknowledged after an announcement, every part
-goes on. `make failovers` plays more of them, and writes docs/failovers.md.
+goes on. `make failovers` plays more of them, and writes docs/reference/failovers.md.
 """
 
 import asyncio

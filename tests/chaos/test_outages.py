@@ -1,5 +1,5 @@
 """Whatever happens to Redis: every request is answered, a logout that was acknowledged is kept, and it is well again by
-itself. `make outages` plays the same for longer, and writes docs/outages.md.
+itself. `make outages` plays the same for longer, and writes docs/reference/outages.md.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Writes docs/redis-acl.md from the lists in the code: `make acl`."""
+"""Writes docs/reference/redis-acl.md from the lists in the code: `make acl`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from service.store.rights import CLIENT_COMMANDS, least_acl, least_sentinel_acl
 from service.store.scripts import SCRIPTS
 from tests.kit import ROOT
 
-PAGE = Path(ROOT) / "docs" / "redis-acl.md"
+PAGE = Path(ROOT) / "docs" / "reference" / "redis-acl.md"
 SCRIPT_COMMANDS = [script.commands for script in SCRIPTS.values()]
 TITLES = {"single": "One server", "sentinel": "Sentinel", "cluster": "Cluster"}
 INTRODUCTION = """# The rights that the service needs in Redis

@@ -1,4 +1,4 @@
-"""docs/proxies.md shows what the tests of the proxies hold."""
+"""docs/reference/proxies.md shows what the tests of the proxies hold."""
 
 from tests.proxies.page import PAGE, TABLES, with_tables
 

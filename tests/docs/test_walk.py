@@ -1,44 +1,44 @@
-"""The README's walk through logout and back, run as it is written."""
+"""The commands of the documentation are run as they are written, against the shipped configuration."""
 
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.kit import ROOT, Service, needs
+from tests.docs.pages import plain, run, session
+from tests.kit import ROOT, Service
 
-README = (ROOT / "README.md").read_text()
-CHANGES = (
-    (r"req-[0-9a-f]{24}", "req-…"),
-    (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "(a time)"),
-    (r"\w{3}, \d\d \w{3} \d{4} [\d:]+ GMT", "(a date)"),
-    (r"(t=|Reset: |After: )(3600|35\d\d)", r"\1(an hour)"),
-)
+pytestmark = pytest.mark.slow
+DOCS = ROOT / "docs"
 
 
-def plain(text: str) -> str:
-    """`text` without what is different each time."""
-    for pattern, name in CHANGES:
-        text = re.sub(pattern, name, text.replace("\r", ""))
-    return text.strip()
+@pytest.fixture
+def shipped(start: Callable[..., Service]) -> Service:
+    """A service with the shipped configuration, on a port of its own."""
+    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    return start({**content, "server": {}}).wait_until_ready()
 
 
-@pytest.mark.slow
-def test_the_walk_shows_what_the_readme_says(start: Callable[..., Service]) -> None:
-    needs("curl and bash", found=bool(shutil.which("curl") and shutil.which("bash")))
-    shipped = yaml.safe_load((ROOT / "config.yaml").read_text())
-    service = start({**shipped, "server": {}}).wait_until_ready()
-    shown = "".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
-    script = "\n".join(line[2:] for line in shown.splitlines() if line.startswith("$ "))
-    script = script.replace(":8080", f":{service.port}").replace(".venv/bin/python", sys.executable)
-    done = subprocess.run(["bash", "-ec", script], cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    expected = "\n".join(line for line in shown.splitlines() if not line.startswith("$ "))
-    assert plain(done.stdout) == plain(expected)
-    assert json.loads(done.stdout.splitlines()[0])["data"]["userId"] == "alice"
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "getting-started.md"], ids=lambda page: page.name)
+def test_a_page_s_commands_print_what_it_shows(page: Path, shipped: Service) -> None:
+    commands, shown = session(page)
+    assert plain(run(commands, shipped)) == plain(shown)
+
+
+def test_the_commands_for_operators_all_succeed(shipped: Service) -> None:
+    commands, _ = session(DOCS / "how-to" / "manage-users.md")
+    answers = [json.loads(line) for line in run(commands, shipped).splitlines() if line]
+    assert len(answers) == 13
+    assert all("data" in answer for answer in answers), "no command ends in an error"
+    listed = next(answer["data"]["sessions"] for answer in answers if "sessions" in answer["data"])
+    assert [one["userId"] for one in listed] == ["bob", "alice"]
+    results = next(answer["data"]["results"] for answer in answers if "results" in answer["data"])
+    assert [one["done"] for one in results] == [True, True]
+
+
+def test_the_command_that_follows_events_shows_them_and_ends(shipped: Service) -> None:
+    commands, _ = session(DOCS / "how-to" / "follow-events.md")
+    assert "timeout 5 " in commands, "the stream itself never ends"
+    assert "event: ready" in run(commands.replace("timeout 5 ", "timeout 1 "), shipped)

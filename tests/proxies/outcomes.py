@@ -1,4 +1,4 @@
-"""What comes of a case at each proxy: what the tests hold, and what docs/proxies.md shows, are the same rows."""
+"""What comes of a case at each proxy: what the tests hold, and what the page shows, are the same rows."""
 
 import http.client
 import socket

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/proxies.md from the rows that the tests hold: `python -m tests.proxies.page`."""
+"""Writes the tables of docs/reference/proxies.md from the rows that the tests hold: `python -m tests.proxies.page`."""
 
 import re
 
@@ -6,7 +6,7 @@ from tests.kit import ROOT
 from tests.proxies import test_credentials, test_fails_closed, test_identity
 from tests.proxies.outcomes import table
 
-PAGE = ROOT / "docs" / "proxies.md"
+PAGE = ROOT / "docs" / "reference" / "proxies.md"
 TABLES = {
     "failures": test_fails_closed.FAILURES,
     "marker": test_fails_closed.MARKED,

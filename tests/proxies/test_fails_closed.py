@@ -1,7 +1,7 @@
 """Asking Rollcall may fail in many ways. Each ends in a refusal; the API hears nothing, and the proxy goes on.
 
 An impostor stands at Rollcall's address, in front of a proxy as `examples/` configures it. What is seen stands in
-docs/proxies.md.
+docs/reference/proxies.md.
 """
 
 import http.client

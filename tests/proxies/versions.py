@@ -41,7 +41,7 @@ class Proxy:
 
     @property
     def id(self) -> str:
-        """Name and version, as the tests and docs/proxies.md say them."""
+        """Name and version, as the tests and docs/reference/proxies.md say them."""
         return f"{self.name}-{self.version}"
 
     def program(self) -> str | None:

@@ -188,7 +188,7 @@ async def test_a_missing_right_is_found_at_the_start_and_named(server: str, root
         assert ways.is_down
         [sentence] = check.blockers()[:1]
         assert command in sentence.lower()
-        assert "docs/redis-acl.md" in sentence
+        assert "docs/reference/redis-acl.md" in sentence
         permit(root)
         async with asyncio.timeout(5):
             while ways.is_down:  # noqa: ASYNC110

@@ -112,8 +112,8 @@ async def test_each_event_arrives_signed_as_the_documentation_verifies_it(
     access: RedisAccess, make_receiver: Callable[[], Awaitable[tuple[Receiver, str]]]
 ) -> None:
     receiver, url = await make_receiver()
-    readme = (ROOT / "README.md").read_text()
-    [shown] = re.findall(r"```python\n(def verify.*?)```", readme, re.DOTALL)
+    guide = (ROOT / "docs" / "how-to" / "receive-webhooks.md").read_text()
+    [shown] = re.findall(r"```python\n(def verify.*?)```", guide, re.DOTALL)
     documented: dict[str, Any] = {}
     exec("import base64, hashlib, hmac, time\n" + shown, documented)
     async with working(access, hook("one", url)):

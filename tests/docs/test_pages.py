@@ -1,0 +1,89 @@
+"""Links lead somewhere, every page can be found, the examples in them are valid, and the prose is plain."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.configuration import load
+from tests.docs.pages import PAGES, blocks, name
+from tests.kit import ROOT
+
+INDEX = ROOT / "docs" / "README.md"
+PRIVATE_WORDS = {
+    "is told, tells, who is told": r"\b(?:told|tells|telling)\b",
+    "who asks": r"\b(?:who|whoever|nobody|somebody) asks?\b",
+    "in our words": r"\bin (?:our|its|their) words\b",
+    "stands": r"\bstands?\b(?! for)|\bstood\b",
+    "what for": r"\bwhat for\b",
+}
+"""Idioms that a reader has to read twice → what finds them."""
+
+
+def prose(page: Path) -> str:
+    """A page without code, which may hold names of tests."""
+    text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.M)
+    text = re.sub(r"^    .*$", "", text, flags=re.M)
+    return re.sub(r"`[^`]*`", "", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """What `#…` can lead to, as GitHub makes it of the headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[tuple[str, Path, str]]:
+    """The links of a page into the repository: as written, their file, their anchor."""
+    found = []
+    for written in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"https?:", written):
+            path, _, anchor = written.partition("#")
+            found.append((written, (page.parent / path).resolve() if path else page, anchor))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for written, target, anchor in links(page):
+        assert target.exists(), written
+        if anchor:
+            assert anchor in anchors(target), written
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = {target for _, target, _ in links(INDEX)}
+    assert [name(page) for page in PAGES if page.is_relative_to(INDEX.parent) and page not in {*listed, INDEX}] == []
+
+
+def test_every_page_is_of_one_kind() -> None:
+    kinds = {page.parent.name for page in (ROOT / "docs").rglob("*.md")}
+    assert kinds == {"docs", "how-to", "reference", "explanation"}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} == {"README.md", "getting-started.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_configuration_that_a_page_shows_is_valid(page: Path, tmp_path: Path) -> None:
+    for number, shown in enumerate(blocks(page, "yaml")):
+        content = yaml.safe_load((ROOT / "config.yaml").read_text())
+        content.update(yaml.safe_load(shown))
+        content["admin"]["tokens"][0]["tenants"] = ["*"]
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(yaml.safe_dump(content))
+        load(file)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_python_that_a_page_shows_is_python(page: Path) -> None:
+    for shown in blocks(page, "python"):
+        ast.parse(shown)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT], ids=name)
+def test_no_page_speaks_the_private_idiom(page: Path) -> None:
+    text = prose(page)
+    assert {
+        idiom: found for idiom, pattern in PRIVATE_WORDS.items() if (found := re.findall(pattern, text, re.I))
+    } == {}

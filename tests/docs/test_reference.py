@@ -1,0 +1,168 @@
+"""The reference describes what exists, and everything that exists is in it."""
+
+import re
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from service.__main__ import COMMANDS
+from service.app import make_app
+from service.core.listing import EVENT_TYPES
+from service.core.sessions import TRANSITIONS, Cause, Refusal, Status
+from service.settings import OPERATIONS, Limits, Settings, TenantLimits
+from service.store.connection import RedisAccess
+from service.web import admin
+from service.web.forward_auth import PROFILES
+from service.web.metrics import Metrics
+from service.web.problems import CODES
+from tests.kit import ROOT, settings
+
+REFERENCE = ROOT / "docs" / "reference"
+SETTINGS = (REFERENCE / "settings.md").read_text()
+
+
+def paths(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every setting of `model`, as the table spells it."""
+    found = set()
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        if field.annotation == Limits and issubclass(model, TenantLimits):
+            path = f"{prefix}OPERATION"
+            found.add(path)
+            if prefix == "limits.":
+                found |= {f"{path}[].{member}" for member in get_args(Limits)[0].model_fields}
+            continue
+        if field.annotation == Limits or (name == "routes" and prefix):
+            found.add(f"{prefix}{name}")  # listed once, elsewhere
+            continue
+        kinds = list(flat(field.annotation))
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        inside = {dict: ".NAME.", tuple: "[]."}
+        joint = next((inside[kind] for kind in kinds if kind in inside and models), ".")
+        for member in models:
+            found |= paths(member, f"{path}{joint}")
+        if not models or joint == "[].":
+            found.add(path)
+    return found
+
+
+def flat(kind: Any) -> list[Any]:
+    """A type and all types inside it."""
+    origin = get_origin(kind)
+    if origin is None:
+        return [kind]
+    outer = [] if origin in (Union, UnionType, Annotated) else [origin]
+    return outer + [inner for argument in get_args(kind) for inner in flat(argument)]
+
+
+def test_every_setting_is_in_the_table_and_every_row_is_a_setting() -> None:
+    sections = "|".join(Settings.model_fields)
+    documented = set(re.findall(rf"^\| `((?:{sections})(?:\.|\[\]|`)[^`|]*)", SETTINGS, re.M))
+    documented = {name.strip("` ") for name in documented}
+    assert documented == paths(Settings)
+
+
+def test_the_defaults_in_the_table_are_the_defaults() -> None:
+    rows = re.findall(r"^\| `((?:server|redis|sessions)\.[\w.]+)` \| `([^`]*)` \|", SETTINGS, re.M)
+    assert len(rows) >= 14
+    made = Settings.model_construct()
+    for path, default in rows:
+        value: Any = made
+        for part in path.split("."):
+            value = getattr(value, part)
+        shown = str(value).lower() if isinstance(value, bool) else "[]" if value == () else str(value)
+        assert shown == default, path
+
+
+def test_the_documented_default_limits_are_the_defaults() -> None:
+    limits = Settings.model_construct().limits
+    made = {name: (limit.requests, limit.window) for name in OPERATIONS for limit in getattr(limits, name)}
+    assert made == {
+        "logout": (30, 3600),
+        "status": (600, 60),
+        "terminate": (10, 3600),
+        "admin": (600, 60),
+        "login": (10, 60),
+    }
+    documented = "Logout 30 an hour, terminate 10 an hour, status and admin 600 a minute, login 10 a minute"
+    assert documented in SETTINGS
+
+
+ROUTES = ["/auth/logout", "/auth/status", *PROFILES, "/dashboard", "/healthz", "/readyz", "/metrics"]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_every_route_of_the_table_exists(path: str) -> None:
+    app = make_app(settings(), RedisAccess.in_process())
+    assert path in {resource.canonical for resource in app.router.resources()}
+    assert re.search(
+        rf"{path}[`/]", (REFERENCE / "http-api.md").read_text() + (REFERENCE / "forward-auth.md").read_text()
+    )
+
+
+def test_every_route_of_the_admin_api_is_in_its_table_and_every_row_is_a_route() -> None:
+    made = set()
+    for route in admin.routes(""):
+        path = re.sub(r"\{(\w+):(?:[^{}]|\{[^{}]*\})*\}", r"{\1}", route.path)
+        if not re.search(r"/\{tenant\}/user(/|$)", path):  # the same by query, which the page says in a sentence
+            made.add((route.method, path))
+    rows = re.findall(r"^\| `((?:GET|PUT|POST|DELETE)[^|]*)\|", (REFERENCE / "admin-api.md").read_text(), re.M)
+    documented = set()
+    for row in rows:
+        *methods, path = re.findall(r"[A-Z]{3,}|/[^` ]*", row)
+        documented |= {(method, path.partition("?")[0]) for method in methods}
+    assert documented == made
+
+
+def test_the_table_of_actions_is_that_of_the_transitions() -> None:
+    acts = {
+        "logout": Cause.OPERATOR_LOGOUT,
+        "suspend": Cause.SUSPEND,
+        "reinstate": Cause.REINSTATE,
+        "terminate": Cause.TERMINATE,
+    }
+    text = (REFERENCE / "admin-api.md").read_text()
+    for act, cause in acts.items():
+        [row] = re.findall(rf"^\| `{act}` \| (.*) \|$", text, re.M)
+        shown = []
+        for status in Status:
+            to = TRANSITIONS[cause][status]
+            refused = {Refusal.UNKNOWN: "404", Refusal.CONFLICT: "409"}
+            shown.append(refused[to] if isinstance(to, Refusal) else "stays" if to is status else f"`{to}`")
+        assert row.split(" | ") == shown, act
+
+
+def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (\d{3}) \|", (REFERENCE / "http-api.md").read_text(), re.M)
+    assert {code: int(status) for code, status in rows} == CODES
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    made = set()
+    for family in Metrics().registry.collect():
+        made.add(f"{family.name}_total" if family.type == "counter" else family.name)
+    rows = re.findall(r"^\| `(rollcall_\w+)` \|", (REFERENCE / "monitoring.md").read_text(), re.M)
+    assert set(rows) == made
+
+
+def test_every_type_of_event_is_documented_and_no_other() -> None:
+    table = (REFERENCE / "events.md").read_text().partition("## Server-sent events")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.M)) == EVENT_TYPES
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    in_lines = {word for line in re.findall(r"^    make ([a-z ]+)", text, re.M) for word in line.split()}
+    in_sentences = set(re.findall(r"`make ([a-z]+)`", text))
+    assert {word for word in in_lines if word in targets or not word.islower()} | in_sentences <= targets
+    assert "test" in in_lines
+    assert {"help", "run", "test", "lint", "format", "typecheck", "bench"} <= targets
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_documented(command: str) -> None:
+    assert re.search(rf"^\| `rollcall \[?{command}\b", (REFERENCE / "command-line.md").read_text(), re.M)
