@@ -17,9 +17,9 @@ from bench import load
 from bench.servers import HUGE, Operator, Row, asking, cpu_s, redis_beside, rollcall, running
 from service.core.admission import Question, Terms
 from service.core.limits import Limit, Per
-from service.core.tokens import Identity
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
+from service.core.tokens.verification import Identity
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess, TlsFiles
 
 STEPS = (1_000, 100_000, 1_000_000)
 ACTIVE = 1_000

@@ -20,7 +20,7 @@ from urllib.request import HTTPCookieProcessor, Request, build_opener
 
 import jwt
 
-from service.store import embedded
+from service.store.embedded import server
 
 ROOT = Path(__file__).parent.parent
 STACKS = Path(__file__).parent / "stacks"
@@ -118,7 +118,7 @@ def process(
 @contextmanager
 def redis_beside(folder: Path) -> Iterator[tuple[int, int]]:
     """A Redis on the load's core; yields its process id and port."""
-    binary = embedded.find_server()
+    binary = server.find_server()
     if binary is None:
         raise SystemExit("a Redis server is needed: install redis-server")
     port = free_port()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import structlog
 
-from service.configuration import ConfigurationError, load
-from service.cross_checks import doubts
+from service.config.loading import ConfigurationError, load
+from service.config.settings import Settings
+from service.config.validation import doubts
+from service.demo_tokens import NoSigningSecret, sign
 from service.serving import EXIT_CONFIGURATION, serve
-from service.settings import Settings
-from service.signing import NoSigningSecret, sign
-from service.welcome import welcome
+from service.start_banner import welcome
 
 COMMANDS = ("serve", "check", "token", "repair")
 
@@ -81,7 +81,7 @@ def _repaired(settings: Settings, path: Path) -> int:
     """Mend what disagrees in Redis, and print what was done; returns the exit code."""
     from service.core.errors import StoreUnavailable
     from service.repairing import repair
-    from service.store.embedded import EmbeddedError
+    from service.store.embedded.server import EmbeddedError
 
     try:
         lines = repair(settings, path)

@@ -11,41 +11,46 @@ import jinja2
 from aiohttp import web
 
 from service import logs
+from service.background.key_set_refresh import RemoteKeySets, Source
+from service.background.webhook_delivery import Webhooks
+from service.config.settings import Settings
 from service.core.admission import OutagePolicy
 from service.core.clocks import ClockDifferences
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
-from service.core.pulse import Pulse
 from service.core.readiness import Readiness
-from service.core.routes import Protected
+from service.core.routing.routes import Protected
 from service.core.tasks import LastRuns, end, keep_running, round_completed
-from service.core.tokens import VerifiedTokens
-from service.jwks import RemoteKeySets, Source
-from service.policies import hooks_of, make_policy, session_rules, sweep_rules
-from service.settings import Settings
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions
-from service.store.clocks import ClockComparison
-from service.store.connection import RedisAccess
-from service.store.events import Events
-from service.store.hooks import Hooks
+from service.core.tokens.verification import VerifiedTokens
+from service.core.traffic_statistics import Pulse
+from service.policy_factory import hooks_of, make_policy, session_rules, sweep_rules
+from service.store.admissions.batcher import Admissions
+from service.store.connection.client import RedisAccess
+from service.store.connection.clocks import ClockComparison
+from service.store.connection.server_check import ServerCheck
+from service.store.events.stream import Events
+from service.store.events.subscriber import News
+from service.store.events.traffic_statistics import Pulses
+from service.store.events.webhook_state import Hooks
 from service.store.keyspace import NO_TENANT
-from service.store.news import News
-from service.store.pulse import Pulses
-from service.store.server_check import ServerCheck
-from service.store.sessions import Sessions
-from service.store.sweep import Sweeper
-from service.web import admin, auth, cors, dashboard, docs, forward_auth, health, keys
-from service.web.metrics import POUR_EVERY_S, Metrics
-from service.web.middlewares import Middlewares
-from service.web.pages import API, ROOT, files_of
+from service.store.sessions.expiry_sweep import Sweeper
+from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import OperatorActs
+from service.web import app_keys
+from service.web.admin import routes
+from service.web.api import cors, forward_auth, session_routes
+from service.web.api.authentication import Middlewares
+from service.web.dashboard import views
+from service.web.dashboard.pages import API, ROOT, files_of
+from service.web.monitoring import health
+from service.web.monitoring.log_throttling import Repeats
+from service.web.monitoring.metrics import POUR_EVERY_S, Metrics
+from service.web.openapi import docs_reader
 from service.web.policy import LivePolicy, Policy
-from service.web.repeats import Repeats
-from service.web.short_way import SHORT_WAY, ShortWay, Way
-from service.webhooks import Webhooks
+from service.web.server.hot_path import SHORT_WAY, ShortWay, Way
 
 MAX_BODY_BYTES = 64 * 1024
-LOGOUT, STATUS = keys.Operation("logout"), keys.Operation("status")
-TERMINATE = keys.Operation("terminate", own_terms=auth.ending)
+LOGOUT, STATUS = app_keys.Operation("logout"), app_keys.Operation("status")
+TERMINATE = app_keys.Operation("terminate", own_terms=session_routes.ending)
 
 
 class Runtime:
@@ -116,9 +121,9 @@ class Runtime:
             }
         )
 
-    def gate(self, operations: dict[object, keys.Operation]) -> keys.Gate:
+    def gate(self, operations: dict[object, app_keys.Operation]) -> app_keys.Gate:
         """What requests ask of this."""
-        return keys.Gate(
+        return app_keys.Gate(
             policy=self.policy,
             verified=self.verified,
             metrics=self.metrics,
@@ -217,23 +222,27 @@ RUNTIME = web.AppKey("RUNTIME", Runtime)
 def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop."""
     runtime = Runtime(settings, access)
-    operations: dict[object, keys.Operation] = {auth.logout: LOGOUT, auth.status: STATUS, auth.terminate: TERMINATE}
+    operations: dict[object, app_keys.Operation] = {
+        session_routes.logout: LOGOUT,
+        session_routes.status: STATUS,
+        session_routes.terminate: TERMINATE,
+    }
     gate = runtime.gate({**operations, **dict(forward_auth.PROFILES.values())})
     middlewares = Middlewares(gate)
     app = web.Application(
         middlewares=[middlewares.problems, middlewares.authentication], client_max_size=MAX_BODY_BYTES
     )
     app[RUNTIME] = runtime
-    app[keys.GATE] = gate
+    app[app_keys.GATE] = gate
     app[SHORT_WAY] = _short_way(middlewares)
-    app[keys.SESSIONS] = runtime.sessions
-    app[keys.HISTORIES] = runtime.events
-    app[keys.ACTS] = runtime.acts
-    app[keys.FEEDS] = runtime.news
-    app[keys.PULSES] = runtime.pulses
-    app[keys.HOOKS] = runtime.hooks
+    app[app_keys.SESSIONS] = runtime.sessions
+    app[app_keys.HISTORIES] = runtime.events
+    app[app_keys.ACTS] = runtime.acts
+    app[app_keys.FEEDS] = runtime.news
+    app[app_keys.PULSES] = runtime.pulses
+    app[app_keys.HOOKS] = runtime.hooks
     _add_routes(app)
-    loader = jinja2.PackageLoader("service.web", "templates")
+    loader = jinja2.PackageLoader("service.web.dashboard", "templates")
     pages = aiohttp_jinja2.setup(
         app, loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, auto_reload=False
     )
@@ -247,12 +256,12 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
 def _short_way(middlewares: Middlewares) -> ShortWay:
     """For what is asked at the full rate."""
 
-    def way(operation: keys.Operation, answer: keys.Prompt) -> Way:
+    def way(operation: app_keys.Operation, answer: app_keys.Prompt) -> Way:
         return Way(operation, answer, middlewares.around(operation, answer))
 
-    logout = way(LOGOUT, auth.logged_out)
+    logout = way(LOGOUT, session_routes.logged_out)
     by_method = {
-        ("GET", "/auth/status"): way(STATUS, auth.standing),
+        ("GET", "/auth/status"): way(STATUS, session_routes.standing),
         ("GET", "/auth/logout"): logout,
         ("POST", "/auth/logout"): logout,
     }
@@ -268,31 +277,34 @@ def _short_way(middlewares: Middlewares) -> ShortWay:
 
 
 def _add_routes(app: web.Application) -> None:
-    with as_file(files("service.web") / "static") as static, as_file(files("swagger_ui") / "static") as reader:
+    with (
+        as_file(files("service.web.dashboard") / "static") as static,
+        as_file(files("swagger_ui") / "static") as reader,
+    ):
         app.add_routes(
             [
-                web.get("/auth/logout", auth.logout, allow_head=False),
-                web.post("/auth/logout", auth.logout),
+                web.get("/auth/logout", session_routes.logout, allow_head=False),
+                web.post("/auth/logout", session_routes.logout),
                 web.options("/auth/logout", cors.preflight),
-                web.get("/auth/status", auth.status),
+                web.get("/auth/status", session_routes.status),
                 web.options("/auth/status", cors.preflight),
                 *(web.route("*", path, handler) for path, (handler, _) in forward_auth.PROFILES.items()),
-                web.post("/auth/terminate", auth.terminate),
+                web.post("/auth/terminate", session_routes.terminate),
                 web.options("/auth/terminate", cors.preflight),
-                *admin.routes("/admin/v1"),
-                *admin.routes(API),
+                *routes.routes("/admin/v1"),
+                *routes.routes(API),
                 web.get("/healthz", health.healthz),
                 web.get("/readyz", health.readyz),
                 web.get("/metrics", health.metrics),
-                web.get(ROOT, dashboard.overview),
-                web.get(f"{ROOT}/user", dashboard.user),
-                web.get(f"{ROOT}/rules", dashboard.rules),
-                web.get(f"{ROOT}/login", dashboard.login_form),
-                web.post(f"{ROOT}/login", dashboard.login),
-                web.post(f"{ROOT}/logout", dashboard.logout),
+                web.get(ROOT, views.overview),
+                web.get(f"{ROOT}/user", views.user),
+                web.get(f"{ROOT}/rules", views.rules),
+                web.get(f"{ROOT}/login", views.login_form),
+                web.post(f"{ROOT}/login", views.login),
+                web.post(f"{ROOT}/logout", views.logout),
                 web.get(f"{ROOT}/static/{{name:.+}}", files_of(static)),
-                web.get("/openapi.json", docs.described),
-                web.get(docs.ROOT, docs.reader),
-                web.get(f"{docs.ROOT}/ui/{{name:.+}}", files_of(reader)),
+                web.get("/openapi.json", docs_reader.described),
+                web.get(docs_reader.ROOT, docs_reader.reader),
+                web.get(f"{docs_reader.ROOT}/ui/{{name:.+}}", files_of(reader)),
             ]
         )

@@ -45,7 +45,7 @@ def configure() -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     atexit.register(drain)
-    # The contract asks for 32 bytes, which core/tokens.py makes sure of; PyJWT would like 64 for HS512.
+    # The contract asks for 32 bytes, which core/tokens/verification.py makes sure of; PyJWT would like 64 for HS512.
     warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 

@@ -4,13 +4,13 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
+from service.config.settings import Settings
 from service.core.clocks import ClockDifferences
-from service.settings import Settings
-from service.store.clocks import ClockComparison
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.embedded import EmbeddedError, chosen
-from service.store.reach import AWAY
-from service.store.server_check import ServerCheck
+from service.store.connection.calls import AWAY
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.clocks import ClockComparison
+from service.store.connection.server_check import ServerCheck
+from service.store.embedded.server import EmbeddedError, chosen
 
 
 def check_redis(settings: Settings, path: Path) -> tuple[list[str], list[str]]:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.settings import Settings
-from service.store import embedded
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.repair import Repair, told
+from service.config.settings import Settings
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.embedded import server
+from service.store.sessions.repair import Repair, told
 
 TIMEOUT_S = 10.0
 """What one step may take: a step is a hundred users, and a server under load is waited for."""
@@ -48,10 +48,10 @@ def _url_of(settings: Settings, path: Path) -> Iterator[str | None]:
     folder = path.resolve().parent / "var" / "redis"
     if settings.redis.url != "embedded":
         yield settings.redis.url
-    elif (url := embedded.url_of_running(folder)) is not None:
+    elif (url := server.url_of_running(folder)) is not None:
         yield url
-    elif embedded.chosen(folder) is None:
+    elif server.chosen(folder) is None:
         yield None
     else:
-        with embedded.running(folder) as url:
+        with server.running(folder) as url:
             yield url

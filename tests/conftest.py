@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from service.app import make_app
-from service.store.connection import RedisAccess, TlsFiles
+from service.store.connection.client import RedisAccess, TlsFiles
 from tests.deployments import redis_cluster, redis_sentinels
 from tests.kit import OurServer, Service, redis_server, settings
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from service.store.servers import servers
+from service.store.embedded.servers import servers
 from tests.kit import needs, wait_for
 
 SLOTS = 16384

@@ -20,9 +20,9 @@ import jwt
 import pytest
 from aiohttp.test_utils import TestServer
 
-from service.settings import Settings
-from service.store.embedded import find_server
-from service.web.server import OPTIONS, Runner
+from service.config.settings import Settings
+from service.store.embedded.server import find_server
+from service.web.server.http_server import OPTIONS, Runner
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-of-32-bytes-for-the-tests!"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from service.middleware import capability, logout, session_middleware, status, user_of
+from service.integrations.aiohttp import capability, logout, session_middleware, status, user_of
 
 HERE = Path(__file__).parent
 

@@ -20,9 +20,9 @@ from service.core.errors import (
     UserTerminated,
 )
 from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per, Standing
-from service.core.moments import timestamp
 from service.core.sessions import Cause, Session, Status
-from service.core.tokens import Identity
+from service.core.text.timestamps import timestamp
+from service.core.tokens.verification import Identity
 
 CAPABILITY = r"^[A-Za-z0-9._:-]{1,64}$"
 """What a capability may be called."""

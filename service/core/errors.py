@@ -1,4 +1,4 @@
-"""Domain errors. They know nothing of HTTP; `web/problems.py` maps each to its answer.
+"""Domain errors. They know nothing of HTTP; `web/api/error_responses.py` maps each to its answer.
 
 DomainError
 ├── Unauthenticated

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from service.core.admission import Terms
 from service.core.limits import Limit
-from service.core.routes import Protected, with_capabilities
-from service.core.tokens import KeyRing
+from service.core.routing.routes import Protected, with_capabilities
+from service.core.tokens.verification import KeyRing
 
 WITHOUT_A_TENANT = ("admin", "login")
 """Operations of operators: whatever tenant they are about, they count for none."""

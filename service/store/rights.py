@@ -7,7 +7,7 @@ the documentation is written from the same lists.
 import re
 from collections.abc import Collection, Iterable
 
-from service.store.failovers import CHANNELS
+from service.store.connection.failovers import CHANNELS
 from service.store.keyspace import ADOPTED, NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, WINDOWS, keys_of
 
 CLIENT_COMMANDS = (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.core.tenants import Directory
-from service.web.forwarded import ClientAddressRules
+from service.web.api.client_address import ClientAddressRules
 
 
 @dataclass(frozen=True, slots=True)

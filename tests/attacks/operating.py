@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from service.web.admin import CAUSES
+from service.web.admin.routes import CAUSES
 from tests.attacks.conftest import Target
 from tests.attacks.wire import Fields, told
 from tests.kit import Answer

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.web import server
+from service.web.server import http_server
 from tests.attacks import wire
 from tests.attacks.conftest import Attack, Target, of
 from tests.attacks.operating import FORM, bearer, log_in, stranger
@@ -146,7 +146,7 @@ async def test_a_body_that_is_announced_larger_than_any_is_refused_once_it_is(
 async def test_a_body_that_never_comes_has_a_deadline(
     target: Target, attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "BODY_DEADLINE_S", 0.2, raising=False)
+    monkeypatch.setattr(http_server, "BODY_DEADLINE_S", 0.2, raising=False)
 
     async def waiting(path: str, announced: tuple[str, str], fields: wire.Fields) -> tuple[str, Answer | str]:
         raw = wire.request("POST", path, [*fields, announced])

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from aiohttp.compression_utils import ZLibDecompressor
 
-from service.web import keys
+from service.web import app_keys
 from tests.attacks import wire
 from tests.attacks.conftest import Attack, Launch, Target, of
 from tests.attacks.operating import ADMIN, DASHBOARD, bearer, log_in, wishes
@@ -225,7 +225,7 @@ async def test_a_bare_refusal_is_not_kept_either(target: Target, attack: Attack,
 
 
 async def test_metrics_and_memory_grow_by_nothing_that_is_sent(target: Target, attack: Attack) -> None:
-    gate = target.app[keys.GATE]
+    gate = target.app[app_keys.GATE]
 
     async def series() -> set[str]:
         text = (await target.ask("GET", "/metrics")).body.decode()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.store.embedded import find_server
+from service.store.embedded.server import find_server
 from tests.kit import needs
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import redis
 
-from service.store.embedded import find_server
+from service.store.embedded.server import find_server
 from service.store.keyspace import keys_of
 from tests.kit import Service, config, credentials, needs, wait_for
 

@@ -4,7 +4,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from service.store.link import FAILURES_TO_OPEN, PROBE_EVERY_S
+from service.store.connection.pipeline import FAILURES_TO_OPEN, PROBE_EVERY_S
 from tests.chaos.faults import CLIENTS, FAULTS, TIMEOUT_S, Outcome, play
 from tests.chaos.test_outages import kill_often
 from tests.kit import ROOT

@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from service.core.hooks import key_of, signed
+from service.core.webhooks import key_of, signed
 from service.store.keyspace import keys_of
 from tests.chaos.faults import Load, Server
 from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, tenant, wait_for

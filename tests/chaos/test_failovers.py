@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from service.app import RUNTIME, make_app
-from service.store.connection import RedisAccess, TlsFiles
+from service.store.connection.client import RedisAccess, TlsFiles
 from tests.chaos.failovers import (
     CLUSTER_EVENTS,
     SENTINEL_EVENTS,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from service.store.embedded import find_server
+from service.store.embedded.server import find_server
 from tests.kit import (
     OPERATOR_TOKEN,
     Service,

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.configuration import load
-from service.store.embedded import find_server
+from service.config.loading import load
+from service.store.embedded.server import find_server
 from tests.kit import ROOT, Answer, credentials, free_port, needs, wait_for
 
 EXAMPLES = ROOT / "examples"

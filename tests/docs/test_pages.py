@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.configuration import load
+from service.config.loading import load
 from tests.docs.pages import PAGES, blocks, name
 from tests.kit import ROOT
 

@@ -9,14 +9,14 @@ from pydantic import BaseModel
 
 from service.__main__ import COMMANDS
 from service.app import make_app
-from service.core.listing import EVENT_TYPES
+from service.config.settings import OPERATIONS, Limits, Settings, TenantLimits
+from service.core.session_lists import EVENT_TYPES
 from service.core.sessions import TRANSITIONS, Cause, Refusal, Status
-from service.settings import OPERATIONS, Limits, Settings, TenantLimits
-from service.store.connection import RedisAccess
-from service.web import admin
-from service.web.forward_auth import PROFILES
-from service.web.metrics import Metrics
-from service.web.problems import CODES
+from service.store.connection.client import RedisAccess
+from service.web.admin import routes
+from service.web.api.error_responses import CODES
+from service.web.api.forward_auth import PROFILES
+from service.web.monitoring.metrics import Metrics
 from tests.kit import ROOT, settings
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -104,7 +104,7 @@ def test_every_route_of_the_table_exists(path: str) -> None:
 
 def test_every_route_of_the_admin_api_is_in_its_table_and_every_row_is_a_route() -> None:
     made = set()
-    for route in admin.routes(""):
+    for route in routes.routes(""):
         path = re.sub(r"\{(\w+):(?:[^{}]|\{[^{}]*\})*\}", r"{\1}", route.path)
         if not re.search(r"/\{tenant\}/user(/|$)", path):  # the same by query, which the page says in a sentence
             made.add((route.method, path))

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from service.store.embedded import find_server
+from service.store.embedded.server import find_server
 from tests.fuzz.making import Known
 from tests.kit import TENANT_TOKEN, Service, config, needs, sign
 

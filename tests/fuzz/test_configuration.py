@@ -16,8 +16,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.configuration import ConfigurationError, load
-from service.store.connection import RedisAccess, TlsFiles
+from service.config.loading import ConfigurationError, load
+from service.store.connection.client import RedisAccess, TlsFiles
 from tests.fuzz.bounds import TIMEOUT_S, tried
 from tests.kit import config, tenant
 

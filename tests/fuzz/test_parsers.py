@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from service.core.errors import UnreadableRequest
-from service.core.listing import Cursor
-from service.core.paths import JOINED, MAX_AMBIGUITIES, walk
-from service.web.forwarded import ClientAddressRules, client_address
+from service.core.routing.paths import JOINED, MAX_AMBIGUITIES, walk
+from service.core.session_lists import Cursor
+from service.web.api.client_address import ClientAddressRules, client_address
 from tests.fuzz.bounds import TIMEOUT_S, tried
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)

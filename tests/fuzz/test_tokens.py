@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, UnknownKey
-from service.core.tokens import Identity, Key, KeyRing, is_user_id, make_key
+from service.core.tokens.verification import Identity, Key, KeyRing, is_user_id, make_key
 from tests.fuzz.bounds import TIMEOUT_S, tried
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)

@@ -17,14 +17,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from service.app import RUNTIME, make_app
+from service.config.settings import Settings
 from service.core.sessions import RECORDED, Session
-from service.policies import make_policy
-from service.settings import Settings
-from service.store import refusals
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.embedded import find_server
+from service.policy_factory import make_policy
+from service.store.admissions import denial_cache
+from service.store.admissions.denial_cache import SILENT_S
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.embedded.server import find_server
 from service.store.keyspace import keys_of
-from service.store.refusals import SILENT_S
 from service.store.scripts import SCRIPTS, Script, parse_record
 from tests.kit import (
     OPERATOR_TOKEN,
@@ -106,10 +106,10 @@ class World:
         self.redis = _Redis()
         self._clock = _Clock()
         self._patches: list[Any] = [
-            mock.patch("service.web.middlewares.time", self._clock),
-            mock.patch("service.store.admissions.time", self._clock),
+            mock.patch("service.web.api.authentication.time", self._clock),
+            mock.patch("service.store.admissions.batcher.time", self._clock),
             mock.patch.dict(SCRIPTS, {name: _by_our_clock(one, planted or {}) for name, one in SCRIPTS.items()}),
-            mock.patch("service.store.sweep.EVERY_S", 1e6),  # it sweeps when the machine says so
+            mock.patch("service.store.sessions.expiry_sweep.EVERY_S", 1e6),  # it sweeps when the machine says so
         ]
         for patch in self._patches:
             patch.start()
@@ -132,7 +132,7 @@ class World:
         self._runner.close()
         for patch in self._patches:
             patch.stop()
-        refusals.SILENT_S = SILENT_S
+        denial_cache.SILENT_S = SILENT_S
         self.redis.client.close()
         self.redis.close()
 
@@ -141,7 +141,7 @@ class World:
     def begin(self, rules: Rules, *, remembers: bool) -> int:
         """An empty Redis, these rules, whether refusals are remembered; and what the time is, in µs."""
         self.redis.client.flushall()
-        refusals.SILENT_S = SILENT_S if remembers else -1
+        denial_cache.SILENT_S = SILENT_S if remembers else -1
         self._clock.now_us = time.time_ns() // SECOND * 1000
         self.reload(rules)
         self.set_clock(self._clock.now_us)
@@ -210,7 +210,7 @@ class World:
         """Wait for the push that makes remembered refusals forgotten: 100 ms, where the machine has time."""
         refusals = self._runtime.admissions.refusals
         async with asyncio.timeout(10):
-            while refusals._tenants.get(tenant):  # noqa: ASYNC110
+            while denial_cache._tenants.get(tenant):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     def revoked(self) -> dict[tuple[str, str | None], int]:

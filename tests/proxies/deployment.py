@@ -22,10 +22,10 @@ import redis
 import yaml
 
 from examples.upstream import Echo
-from service.core.acts import Author
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.acts import OperatorActs
-from service.store.connection import RedisAccess, TlsFiles
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.sessions.operator_actions import OperatorActs
 from tests.kit import ROOT, Answer, Service, free_port, redis_server, wait_for
 from tests.proxies.versions import Proxy
 

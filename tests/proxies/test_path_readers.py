@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from service.core.admission import Terms
 from service.core.errors import UnreadableRequest
-from service.core.routes import Protected, Route, RouteTable
+from service.core.routing.routes import Protected, Route, RouteTable
 from tests.kit import needs
 from tests.proxies.deployment import Deployment, deployed
 from tests.proxies.path_readers import Reader, path_readers

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 from service.core.admission import Question, Terms
 from service.core.limits import Limit
 from service.core.sessions import Cause
-from service.core.tokens import Identity
-from service.store.connection import RedisAccess
-from service.store.link import Link
-from service.store.server_check import ServerCheck
-from service.store.sweep import Sweeper, SweepRules
+from service.core.tokens.verification import Identity
+from service.store.connection.client import RedisAccess
+from service.store.connection.pipeline import Link
+from service.store.connection.server_check import ServerCheck
+from service.store.sessions.expiry_sweep import Sweeper, SweepRules
 
 HOUR_MS = 3_600_000
 

@@ -12,7 +12,7 @@ import redis
 from aiohttp.test_utils import TestClient
 
 from service.app import RUNTIME, make_app
-from service.store.connection import RedisAccess, TlsFiles
+from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.rights import CLIENT_COMMANDS, DEPLOYMENTS, least_acl, least_sentinel_acl
 from tests.conftest import Client
 from tests.deployments import Node, redis_cluster, redis_sentinels, start_node

@@ -2,16 +2,16 @@
 
 import pytest
 
-from service.core.acts import Author, Override, Revocation, Rules
 from service.core.clocks import FORGIVEN_SKEW_S
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
+from service.core.operator_actions import Author, Override, Revocation, Rules
 from service.core.sessions import RECORDED, Cause, Refusal, Status
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions
-from service.store.connection import RedisAccess
-from service.store.events import Events
-from service.store.sessions import Sessions
+from service.store.admissions.batcher import Admissions
+from service.store.connection.client import RedisAccess
+from service.store.events.stream import Events
+from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import OperatorActs
 from tests.store.making import HOUR_MS, ask_about, now_ms
 
 BY = Author("root", "10.0.0.9", "req-7", "because")

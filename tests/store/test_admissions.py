@@ -5,18 +5,18 @@ import time
 
 import pytest
 
-from service.core.acts import Act, Author
 from service.core.admission import Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
+from service.core.operator_actions import Act, Author
 from service.core.sessions import Cause, Refusal, Session, Status
-from service.core.tokens import Identity
-from service.store.acts import OperatorActs
-from service.store.admissions import MAX_WAITING, Admissions, SessionRules
-from service.store.connection import RedisAccess
-from service.store.events import Events
+from service.core.tokens.verification import Identity
+from service.store.admissions.batcher import MAX_WAITING, Admissions, SessionRules
+from service.store.connection.client import RedisAccess
+from service.store.events.stream import Events
 from service.store.keyspace import keys_of
-from service.store.sessions import Sessions
+from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import OperatorActs
 from tests.store.making import HOUR_MS, ask_about, exact_window, now_ms, sweeper
 
 N, I, O, E, S, T = Status  # noqa: E741  # the columns of the contract's table

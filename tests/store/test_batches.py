@@ -7,8 +7,8 @@ import pytest
 from service.core.admission import Admission, Question
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
-from service.store.admissions import Admissions
-from service.store.connection import RedisAccess
+from service.store.admissions.batcher import Admissions
+from service.store.connection.client import RedisAccess
 from service.store.keyspace import keys_of
 from tests.store.making import ask_about
 

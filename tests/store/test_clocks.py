@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from service.core.acts import Author, Restriction, Revocation
 from service.core.clocks import FORGIVEN_SKEW_S, ClockDifferences
 from service.core.errors import InvalidRequest
+from service.core.operator_actions import Author, Restriction, Revocation
 from service.core.sessions import Cause, Status
 from service.redis_check import check_redis
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions
-from service.store.clocks import ClockComparison
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.events import Events
-from service.store.sessions import Sessions
-from service.store.sweep import Sweeper, SweepRules, Swept
+from service.store.admissions.batcher import Admissions
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.clocks import ClockComparison
+from service.store.events.stream import Events
+from service.store.sessions.expiry_sweep import Sweeper, SweepRules, Swept
+from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import OperatorActs
 from tests.faketime import FakeClockRedis, redis_with_a_clock
 from tests.kit import settings
 from tests.store.making import HOUR_MS, ask_about, now_ms

@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from service.core.errors import StoreUnavailable
-from service.core.listing import Event
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
+from service.core.session_lists import Event
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.cluster_topology import SLOTS, ClusterTopology
+from service.store.connection.pipeline import CONNECT_S
+from service.store.connection.router import Ways
+from service.store.events.subscriber import News
 from service.store.keyspace import NEWS, SWEEPER
-from service.store.link import CONNECT_S
-from service.store.news import News
-from service.store.sweep import Sweeper, SweepRules
-from service.store.topology import SLOTS, ClusterTopology
-from service.store.ways import Ways
+from service.store.sessions.expiry_sweep import Sweeper, SweepRules
 from tests.deployments import Cluster, redis_cluster
 from tests.store.making import ask_about, now_ms
 

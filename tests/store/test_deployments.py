@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.embedded import find_server
-from service.store.sessions import Sessions
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.embedded.server import find_server
+from service.store.sessions.listing import Sessions
 from tests.deployments import Certificate, redis_cluster, redis_sentinels
 from tests.kit import needs
 from tests.store.making import ask_about

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.store import embedded
-from service.store.embedded import EmbeddedError, find_server, running
+from service.store.embedded import server
+from service.store.embedded.server import EmbeddedError, find_server, running
 from tests.kit import needs, wait_for
 
 pytestmark = [pytest.mark.real_redis, pytest.mark.slow]
@@ -118,7 +118,7 @@ def test_a_second_service_on_one_folder_is_told_who_has_it(tmp_path: Path) -> No
         pass
 
 
-HOLDER = "import sys, time; from service.store.embedded import running; from pathlib import Path\n" + (
+HOLDER = "import sys, time; from service.store.embedded.server import running; from pathlib import Path\n" + (
     "with running(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(60)"
 )
 
@@ -191,8 +191,8 @@ def test_a_server_that_does_not_start_tells_its_log(tmp_path: Path) -> None:
 
 
 def test_an_old_server_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "WAIT_FOR_OLD_S", 0.1)
-    monkeypatch.setattr(embedded, "ASK_OLD_AFTER_S", 9)
+    monkeypatch.setattr(server, "WAIT_FOR_OLD_S", 0.1)
+    monkeypatch.setattr(server, "ASK_OLD_AFTER_S", 9)
     with running(tmp_path):
         (tmp_path / "service.lock").rename(tmp_path / "service.lock.away")
         with pytest.raises(EmbeddedError, match="earlier service still runs"), running(tmp_path):
@@ -214,7 +214,7 @@ def test_a_held_lock_names_the_processes_that_hold_it(tmp_path: Path) -> None:
     with lock.open("w") as held:
         holder = subprocess.Popen(["sleep", "60"], stdout=held)
     try:
-        assert embedded._holders(lock) == [str(holder.pid)]
+        assert server._holders(lock) == [str(holder.pid)]
     finally:
         holder.kill()
         holder.wait()

@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from redis.asyncio import Redis
 
-from service.core.acts import Author
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.link import CONNECT_S, FAILURES_TO_OPEN, Link
-from service.store.reach import reaching
-from service.store.sessions import Sessions
-from service.store.ways import OneWay
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.calls import reaching
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.pipeline import CONNECT_S, FAILURES_TO_OPEN, Link
+from service.store.connection.router import OneWay
+from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import OperatorActs
 from tests.conftest import MakeClient
 from tests.kit import credentials, redis_server
 from tests.store.making import ask_about, link_of
@@ -350,7 +350,7 @@ async def test_a_demoted_primary_that_keeps_connections_open_is_left_at_once(red
 
 
 async def test_nobody_waits_for_a_turn_longer_than_for_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.store.admissions.MAX_BATCH", 1)
+    monkeypatch.setattr("service.store.admissions.batcher.MAX_BATCH", 1)
     async with listening(Distant(redis_url.removeprefix("unix://"), 0.05).serve) as distant:
         link = link_of(distant, timeout_s=1)
         await link.open()
@@ -369,7 +369,7 @@ async def test_a_mistake_of_ours_in_a_trip_leaves_nobody_waiting(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = link_of(access, timeout_s=1)
-    monkeypatch.setattr("service.store.admissions.encode", lambda *_: 1 / 0)
+    monkeypatch.setattr("service.store.admissions.batcher.encode", lambda *_: 1 / 0)
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(Admissions(OneWay(link), RULES).ask(ask_about("alice")), 1)
 
@@ -379,7 +379,7 @@ async def test_an_answer_that_is_not_understood_leaves_nobody_waiting(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admissions = Admissions(OneWay(link_of(access, timeout_s=1)), RULES)
-    monkeypatch.setattr("service.store.admissions.decode", lambda *_: [][1])
+    monkeypatch.setattr("service.store.admissions.batcher.decode", lambda *_: [][1])
     for _ in range(2):  # nor is the lane stuck after it
         with pytest.raises(StoreUnavailable):
             await asyncio.wait_for(admissions.ask(ask_about("alice")), 1)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from service.core.acts import Author
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import Limit, Per, Standing
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions
-from service.store.connection import RedisAccess
-from service.store.refusals import FRESH_S, MOST, SILENT_S, Refusals
+from service.core.operator_actions import Author
+from service.store.admissions.batcher import Admissions
+from service.store.admissions.denial_cache import FRESH_S, MOST, SILENT_S, Refusals
+from service.store.connection.client import RedisAccess
+from service.store.sessions.operator_actions import OperatorActs
 
 TWO = Terms("acme", "some", (Limit("some", Per.IP, 2, 3600),))
 

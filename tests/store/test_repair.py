@@ -2,14 +2,14 @@
 
 import pytest
 
-from service.core.acts import Author
+from service.core.operator_actions import Author
 from service.core.sessions import Cause, Status
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions
-from service.store.connection import RedisAccess
+from service.store.admissions.batcher import Admissions
+from service.store.connection.client import RedisAccess
 from service.store.keyspace import keys_of
-from service.store.repair import Repair, told
-from service.store.sessions import Sessions
+from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.repair import Repair, told
 from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 
 BY = Author("root")

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import redis
 
-from service.core.acts import Author
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
-from service.core.pulse import Beat, Refused
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.lease import Leases
-from service.store.pulse import Pulses
+from service.core.traffic_statistics import Beat, Refused
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.server_check import ServerCheck
+from service.store.events.traffic_statistics import Pulses
+from service.store.leases import Leases
 from service.store.rights import commands_of
 from service.store.scripts import SCRIPTS
-from service.store.server_check import ServerCheck
+from service.store.sessions.operator_actions import OperatorActs
 from tests.kit import redis_server
 from tests.store.making import ask_about, sweeper
 

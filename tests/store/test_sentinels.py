@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from service.core.acts import Author
 from service.core.errors import StoreUnavailable
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.failovers import LONGEST_S, Failovers
-from service.store.ways import Ways
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.failovers import LONGEST_S, Failovers
+from service.store.connection.router import Ways
+from service.store.sessions.operator_actions import OperatorActs
 from tests.deployments import Sentinels, redis_sentinels
 from tests.store.making import ask_about
 
@@ -181,7 +181,7 @@ async def test_nothing_is_acknowledged_between_the_announcement_and_the_promotio
 async def test_a_failover_whose_announcement_was_missed_is_noticed_by_asking(
     sentinels: Sentinels, access: RedisAccess, ways: Ways, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.store.failovers.Failovers.hear", lambda *_: None)
+    monkeypatch.setattr("service.store.connection.failovers.Failovers.hear", lambda *_: None)
     admissions = Admissions(ways, SessionRules(60_000, 0))
     await admissions.ask(ask_about("alice"))
     assert access.sentinels is not None

@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from service.core.errors import StoreUnavailable
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
-from service.store.server_check import ServerCheck
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.server_check import ServerCheck
 from tests.deployments import Node, start_node
 from tests.kit import redis_server
 from tests.store.making import ask_about

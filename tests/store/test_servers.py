@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from service.store.servers import NoServer, find_server, server_for, written_in
+from service.store.embedded.servers import NoServer, find_server, server_for, written_in
 
 FOLDERS = Path(__file__).parent / "folders"
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from service.core.listing import Cursor, History
+from service.core.session_lists import Cursor, History
 from service.core.sessions import RECORDED, Status
-from service.store.connection import RedisAccess
-from service.store.events import Events
+from service.store.connection.client import RedisAccess
+from service.store.events.stream import Events
 from service.store.keyspace import keys_of
 from service.store.scripts import LETTERS
-from service.store.sessions import PREFIX_REACH, Sessions
+from service.store.sessions.listing import PREFIX_REACH, Sessions
 
 
 async def record(access: RedisAccess, *users: tuple[str, Status, int], tenant: str = "acme") -> None:

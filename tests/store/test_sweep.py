@@ -2,15 +2,15 @@
 
 import pytest
 
-from service.core.acts import Author
+from service.core.operator_actions import Author
 from service.core.sessions import Cause, Status
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions
-from service.store.connection import RedisAccess
-from service.store.events import Events
+from service.store.admissions.batcher import Admissions
+from service.store.connection.client import RedisAccess
+from service.store.events.stream import Events
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
-from service.store.sessions import Sessions
-from service.store.sweep import Swept
+from service.store.sessions.expiry_sweep import Swept
+from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import OperatorActs
 from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 
 
@@ -117,7 +117,7 @@ async def test_a_tenant_that_left_the_configuration_is_swept_until_nothing_is_le
     await gone.sweep()
     assert await Sessions(access.client).get("acme", "alice") is None
     assert await access.client.smembers(TENANTS) == {b"acme", b"globex"}, "its events are kept for a month"
-    monkeypatch.setattr("service.store.tidy.EVENTS_TTL_MS", -1)
+    monkeypatch.setattr("service.store.sessions.expired_rules.EVENTS_TTL_MS", -1)
     await sweeper(access, {"globex": 0}, retention_ms=HOUR_MS).sweep()
     assert await access.client.smembers(TENANTS) == {b"globex"}
     assert await access.client.exists(keys_of("acme").events) == 0

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.core.acts import Author
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import Limit, Per
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions, SessionRules
-from service.store.connection import RedisAccess, TlsFiles
-from service.web.ratelimit_headers import limit_lines
+from service.core.operator_actions import Author
+from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.sessions.operator_actions import OperatorActs
+from service.web.api.rate_limit_headers import limit_lines
 from tests.faketime import FakeClockRedis, redis_with_a_clock
 
 pytestmark = pytest.mark.real_redis

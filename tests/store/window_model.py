@@ -16,10 +16,10 @@ import redis
 
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Limit, Per, Standing
-from service.store.admissions import encode
+from service.store.admissions.batcher import encode
 from service.store.keyspace import keys_of
 from service.store.scripts import SCRIPTS
-from service.web.ratelimit_headers import limit_lines
+from service.web.api.rate_limit_headers import limit_lines
 from tests.store.making import earlier_window
 
 START_US = 1_800_000_000 * MICRO

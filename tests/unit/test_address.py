@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.store.address import Address
+from service.store.connection.url import Address
 
 
 @pytest.mark.parametrize(

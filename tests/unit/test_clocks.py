@@ -3,7 +3,7 @@
 from structlog.testing import capture_logs
 
 from service.core.clocks import FORGIVEN_SKEW_S, WARN_EVERY_S, ClockDifferences, forgiven_skew_ms
-from service.core.hooks import MAX_AHEAD_S, sent_at_s
+from service.core.webhooks import MAX_AHEAD_S, sent_at_s
 
 
 def test_the_forgiven_skew_is_the_leeway_where_that_is_more() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from service.configuration import ConfigurationError, load
-from service.cross_checks import doubts, is_loopback
-from service.policies import make_policy
+from service.config.loading import ConfigurationError, load
+from service.config.validation import doubts, is_loopback
+from service.policy_factory import make_policy
 from tests.kit import OPERATOR_TOKEN, ROOT, SECRET, TENANT_TOKEN, config, settings, tenant
 
 SHIPPED = ("demo-tenant-token", "demo-operator-token", "demo-signing-secret-for-trying-out-only")

@@ -4,7 +4,7 @@ import pytest
 from redis import exceptions
 
 from service.core.errors import StoreUnsuitable
-from service.store.failures import kind_of, kind_of_text, unavailable
+from service.store.connection.failures import kind_of, kind_of_text, unavailable
 
 
 def refused() -> Exception:

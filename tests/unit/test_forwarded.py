@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from service.web.forwarded import ClientAddressRules, client_address
+from service.web.api.client_address import ClientAddressRules, client_address
 
 PROXY = "10.0.0.1"
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))

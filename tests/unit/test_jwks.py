@@ -11,10 +11,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from service import jwks
+from service.background import key_set_refresh
+from service.background.key_set_refresh import RemoteKeySets, Source, read_key_set
 from service.core.errors import InvalidUserToken, KeysUnavailable, UnknownKey
-from service.core.tokens import KeyRing, VerifiedTokens, make_key
-from service.jwks import RemoteKeySets, Source, read_key_set
+from service.core.tokens.verification import KeyRing, VerifiedTokens, make_key
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -149,7 +149,7 @@ async def test_an_unknown_kid_is_refetched_once_and_then_cools_down(
     assert issuer.asked == 1, "the cool-down holds"
     with pytest.raises(UnknownKey):
         ring.verify(sign(OTHER, "r2"), NOW)
-    monkeypatch.setattr(jwks, "COOL_DOWN_S", 0)
+    monkeypatch.setattr(key_set_refresh, "COOL_DOWN_S", 0)
     await sets.refetch("acme")
     assert ring.verify(sign(OTHER, "r2"), NOW).user == "alice"
     with pytest.raises(UnknownKey):
@@ -162,9 +162,9 @@ async def test_a_url_that_fails_leaves_the_keys_that_were_there(
 ) -> None:
     sets, ring = follow()
     await sets.refetch("acme")
-    monkeypatch.setattr(jwks, "COOL_DOWN_S", 0)
+    monkeypatch.setattr(key_set_refresh, "COOL_DOWN_S", 0)
     issuer.status = {"500": 500, "redirect": 302}.get(fault, 200)
-    issuer.body = {"not json": b"<html>", "huge": b" " * (jwks.MAX_BYTES + 1)}.get(fault, b"")
+    issuer.body = {"not json": b"<html>", "huge": b" " * (key_set_refresh.MAX_BYTES + 1)}.get(fault, b"")
     await sets.refetch("acme")
     assert issuer.asked == 2
     assert ring.verify(sign(RSA, "r1"), NOW).user == "alice"
@@ -173,7 +173,7 @@ async def test_a_url_that_fails_leaves_the_keys_that_were_there(
 async def test_nobody_waits_longer_than_a_moment_for_a_slow_url(
     issuer: Issuer, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "WAIT_S", 0.05)
+    monkeypatch.setattr(key_set_refresh, "WAIT_S", 0.05)
     issuer.slow = asyncio.Event()
     sets, ring = follow()
     async with asyncio.timeout(1):
@@ -241,7 +241,7 @@ async def test_a_withdrawn_key_verifies_nothing_any_more_whatever_is_left(
     await sets.refetch("acme")
     verified, token = VerifiedTokens(), sign(RSA, "r1")
     assert verified.verify(ring, token, NOW).user == "alice"
-    monkeypatch.setattr(jwks, "COOL_DOWN_S", 0)
+    monkeypatch.setattr(key_set_refresh, "COOL_DOWN_S", 0)
     issuer.body = WITHDRAWN[left]
     if how == "refresh":
         sets.refresh()
@@ -254,7 +254,7 @@ async def test_a_withdrawn_key_verifies_nothing_any_more_whatever_is_left(
 async def test_the_keys_are_back_when_the_issuer_publishes_them_again(
     issuer: Issuer, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "COOL_DOWN_S", 0)
+    monkeypatch.setattr(key_set_refresh, "COOL_DOWN_S", 0)
     sets, ring = follow()
     before, issuer.body = issuer.body, key_set()
     await sets.refetch("acme")
@@ -386,7 +386,7 @@ async def test_a_fetch_that_fails_is_repeated_soon(following: Following) -> None
     await following.fetch(600)
     asked = following.issuer.asked
     following.issuer.status = 200
-    following.clock.now += jwks.RETRY_S
+    following.clock.now += key_set_refresh.RETRY_S
     following.sets.look_after()
     await following.sets.refetch("acme")
     assert following.issuer.asked == asked + 1

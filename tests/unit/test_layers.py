@@ -9,9 +9,17 @@ from tests.kit import ROOT
 
 SERVICE = ROOT / "service"
 FOREIGN = {
-    "core": ("service.store", "service.web", "service.app", "service.policies", "service.settings", "aiohttp", "redis"),
-    "store": ("service.web", "service.app", "service.policies", "service.settings", "aiohttp"),
-    "web": ("service.store", "service.app", "service.policies", "service.settings", "redis"),
+    "core": (
+        "service.store",
+        "service.web",
+        "service.app",
+        "service.policy_factory",
+        "service.config.settings",
+        "aiohttp",
+        "redis",
+    ),
+    "store": ("service.web", "service.app", "service.policy_factory", "service.config.settings", "aiohttp"),
+    "web": ("service.store", "service.app", "service.policy_factory", "service.config.settings", "redis"),
 }
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import UnreadableRequest
-from service.core.paths import JOINED, MAX_AMBIGUITIES, walk
+from service.core.routing.paths import JOINED, MAX_AMBIGUITIES, walk
 
 Names = tuple[str, ...]
 

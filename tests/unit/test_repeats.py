@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from service.web.repeats import MOST, Repeats
+from service.web.monitoring.log_throttling import MOST, Repeats
 
 
 def test_each_address_is_told_once_with_its_count() -> None:

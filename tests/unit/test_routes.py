@@ -9,7 +9,7 @@ import pytest
 from service.core.admission import Terms
 from service.core.errors import UnreadableRequest
 from service.core.limits import Limit, Per
-from service.core.routes import MOST_REMEMBERED, REMEMBERED, Protected, Route, RouteTable
+from service.core.routing.routes import MOST_REMEMBERED, REMEMBERED, Protected, Route, RouteTable
 
 RULES = {
     "payments": Route(("api", "payments", "*"), frozenset({"POST"}), "payments"),

@@ -7,10 +7,10 @@ import jwt
 import pytest
 
 from service.core.errors import InvalidUserToken
-from service.core.token_kinds import FOREIGN_TYPES, TokenRules, normalized_type
-from service.core.tokens import KeyRing, VerifiedTokens, make_key
-from service.policies import make_policy
-from service.signing import sign as sign_for
+from service.core.tokens.kinds import FOREIGN_TYPES, TokenRules, normalized_type
+from service.core.tokens.verification import KeyRing, VerifiedTokens, make_key
+from service.demo_tokens import sign as sign_for
+from service.policy_factory import make_policy
 from tests.kit import settings, tenant
 
 NOW = 1_800_000_000.0

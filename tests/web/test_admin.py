@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from service.core.sessions import TRANSITIONS, Refusal, Status
-from service.store.connection import RedisAccess
-from service.web.admin import CAUSES
+from service.store.connection.client import RedisAccess
+from service.web.admin.routes import CAUSES
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, OTHER_SECRET, OTHER_TENANT_TOKEN, VIEWER_TOKEN, config, credentials, tenant
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from service.app import RUNTIME
-from service.policies import make_policy
-from service.store.acts import OperatorActs
-from service.store.connection import RedisAccess
+from service.policy_factory import make_policy
+from service.store.admissions.window_retention import Retention
+from service.store.connection.client import RedisAccess
 from service.store.keyspace import keys_of, limit_of_window
-from service.store.retention import Retention
+from service.store.sessions.operator_actions import OperatorActs
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, credentials, settings
 
@@ -104,7 +104,7 @@ async def test_windows_are_extended_once_redis_is_back(
             raise ConnectionError("away")
         return scan_iter(**how)
 
-    monkeypatch.setattr("service.store.retention.AGAIN_S", 0.01)
+    monkeypatch.setattr("service.store.admissions.window_retention.AGAIN_S", 0.01)
     monkeypatch.setattr(acts.retention._client, "scan_iter", away_at_first)
     acts.retention.want({("acme", "status-ip"): 3600})
     async with asyncio.timeout(5):

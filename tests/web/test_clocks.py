@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.store.connection import RedisAccess, TlsFiles
+from service.store.connection.client import RedisAccess, TlsFiles
 from tests.conftest import Client, MakeClient
 from tests.faketime import FakeClockRedis, redis_with_a_clock
 from tests.kit import credentials
@@ -52,7 +52,7 @@ async def until(found: Any) -> None:
 async def test_the_difference_is_measured_at_start_and_again_and_told_by_readyz_and_a_gauge(
     server: FakeClockRedis, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.store.clocks.EVERY_S", 0.05)
+    monkeypatch.setattr("service.store.connection.clocks.EVERY_S", 0.05)
     server.set_ahead(-3)
     client = await make_client()
     await until(lambda: ready(client))

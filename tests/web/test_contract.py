@@ -13,11 +13,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from service.app import make_app
-from service.core.acts import Author
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.acts import OperatorActs
-from service.store.connection import RedisAccess
-from service.web import auth, keys
+from service.store.connection.client import RedisAccess
+from service.store.sessions.operator_actions import OperatorActs
+from service.web import app_keys
+from service.web.api import session_routes
 from tests.conftest import Client, MakeClient
 from tests.kit import OTHER_SECRET, OTHER_TENANT_TOKEN, TENANT_TOKEN, OurServer, credentials, settings, sign, tenant
 
@@ -280,7 +281,7 @@ async def raising(_: web.Request) -> web.Response:
 @pytest.mark.parametrize(
     ("handler", "code", "message"),
     [
-        (auth.logout, "UNEXPECTED_STATE", "Missing user context"),
+        (session_routes.logout, "UNEXPECTED_STATE", "Missing user context"),
         (raising, "INTERNAL_SERVER", "Something went wrong on our side."),
     ],
 )
@@ -288,7 +289,7 @@ async def test_a_mistake_of_ours_is_told_without_its_text(
     access: RedisAccess, handler: Callable[..., Any], code: str, message: str
 ) -> None:
     app = await asyncio.to_thread(make_app, settings(), access)
-    app[keys.GATE].operations.clear()  # so that the authentication lets it pass, as a forgotten entry would
+    app[app_keys.GATE].operations.clear()  # so that the authentication lets it pass, as a forgotten entry would
     app.router.add_get("/mistake", handler)
     async with TestClient(OurServer(app)) as client:
         answer = await client.get("/mistake")

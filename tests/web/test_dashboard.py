@@ -8,10 +8,10 @@ import pytest
 from aiohttp import ClientResponse
 from yarl import URL
 
-from service.core.acts import Author
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.acts import OperatorActs
-from service.store.connection import RedisAccess
+from service.store.connection.client import RedisAccess
+from service.store.sessions.operator_actions import OperatorActs
 from tests.conftest import Client, MakeClient
 from tests.kit import (
     OPERATOR_TOKEN,
@@ -294,9 +294,9 @@ async def test_an_operator_without_tenants_is_told(make_client: MakeClient) -> N
         tenants={"acme": config()["tenants"]["acme"]},
         admin={"tokens": [{"name": "none", "token": "t", "tenants": ["globex"]}]},
     )
-    from service.web import keys
+    from service.web import app_keys
 
-    policy = client.app[keys.GATE].policy.current if client.app else None
+    policy = client.app[app_keys.GATE].policy.current if client.app else None
     assert policy is not None
     policy.directory.tenants.pop("globex")
     await log_in(client, "t")

@@ -12,9 +12,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from service.app import make_app
-from service.store.connection import RedisAccess, TlsFiles
-from service.web import protocol, server
-from service.web.server import OPTIONS, Runner
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.web.server import connection, http_server
+from service.web.server.http_server import OPTIONS, Runner
 from tests.conftest import Client, MakeClient
 from tests.kit import TENANT_TOKEN, OurServer, credentials, settings, sign, tenant
 from tests.web.test_dashboard import log_in
@@ -53,7 +53,7 @@ async def test_metrics_grow_by_nothing_that_a_client_sends(client: Client) -> No
 async def test_the_sweep_runs_by_itself_and_is_counted(
     make_client: MakeClient, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.store.sweep.EVERY_S", 0.02)
+    monkeypatch.setattr("service.store.sessions.expiry_sweep.EVERY_S", 0.02)
     client = await make_client(tenants={"acme": tenant(jwt={**tenant()["jwt"], "leeway": 1})})
     assert (await client.get("/auth/status", headers=credentials(ttl_s=-0.9))).status == 200
     for _ in range(250):
@@ -331,7 +331,7 @@ async def test_a_token_of_9_kib_reaches_the_judgement(port: int) -> None:
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_a_header_that_never_ends_has_a_deadline(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEADER_DEADLINE_S", 0.05)
+    monkeypatch.setattr(connection, "HEADER_DEADLINE_S", 0.05)
     assert await exchange(port, b"GET / HTTP/1.1\r\nhost: a\r\nx-slow: ") == b""
 
 
@@ -339,9 +339,9 @@ async def test_a_header_that_never_ends_has_a_deadline(port: int, monkeypatch: p
 async def test_what_the_runner_is_told_is_what_holds(runner: Runner) -> None:
     assert runner.server is not None
     handler = runner.server()
-    assert handler._keepalive_timeout == server.KEEPALIVE_S
+    assert handler._keepalive_timeout == http_server.KEEPALIVE_S
     assert handler.access_log is None
-    assert runner._shutdown_timeout == server.SHUTDOWN_S
+    assert runner._shutdown_timeout == http_server.SHUTDOWN_S
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
@@ -386,7 +386,7 @@ async def test_a_client_that_asks_and_takes_no_answers_is_answered_no_further(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it does not take is kept in memory, so it is asked to take it before more is answered."""
-    monkeypatch.setattr("service.web.answer.SEND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("service.web.server.responses.SEND_TIMEOUT_S", 0.2)
     _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.transport.set_write_buffer_limits(high=0)
 

@@ -12,16 +12,16 @@ from aiohttp import ClientResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.app import RUNTIME
-from service.core.acts import Author
-from service.core.listing import Event
-from service.core.pulse import MOST, Beat, Pulse, Refused
+from service.core.operator_actions import Author
+from service.core.session_lists import Event
 from service.core.sessions import Cause
-from service.policies import make_policy
-from service.store.acts import OperatorActs
-from service.store.connection import RedisAccess
-from service.store.events import Events
-from service.store.news import MOST_WAITING, Listener, News
-from service.store.pulse import HOUR_S, Pulses
+from service.core.traffic_statistics import MOST, Beat, Pulse, Refused
+from service.policy_factory import make_policy
+from service.store.connection.client import RedisAccess
+from service.store.events.stream import Events
+from service.store.events.subscriber import MOST_WAITING, Listener, News
+from service.store.events.traffic_statistics import HOUR_S, Pulses
+from service.store.sessions.operator_actions import OperatorActs
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, config, credentials, settings
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from service.core.acts import Author
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.acts import OperatorActs
-from service.store.connection import RedisAccess
-from service.store.events import Events
-from service.web.forward_auth import PROFILES, escaped
+from service.store.connection.client import RedisAccess
+from service.store.events.stream import Events
+from service.store.sessions.operator_actions import OperatorActs
+from service.web.api.forward_auth import PROFILES, escaped
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, OTHER_TENANT_TOKEN, credentials, tenant
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from structlog.testing import capture_logs
 
 from service.app import RUNTIME
-from service.reload import Reloader
+from service.reloading import Reloader
 from tests.conftest import Client, MakeClient
 from tests.kit import TENANT_TOKEN, config
 

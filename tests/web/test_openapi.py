@@ -11,10 +11,10 @@ from referencing import Registry, Resource
 
 from service import __version__
 from service.app import make_app
-from service.store.connection import RedisAccess
-from service.web import schemas
-from service.web.openapi import document, operations
-from service.web.problems import CODES
+from service.store.connection.client import RedisAccess
+from service.web.admin import schemas
+from service.web.api.error_responses import CODES
+from service.web.openapi.description import document, operations
 from tests.conftest import Client
 from tests.kit import OPERATOR_TOKEN, credentials, settings
 

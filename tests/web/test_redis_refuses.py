@@ -11,8 +11,8 @@ import structlog
 from aiohttp.test_utils import TestClient
 
 from service.app import make_app
-from service.store.connection import RedisAccess, TlsFiles
-from service.web.repeats import Repeats
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.web.monitoring.log_throttling import Repeats
 from tests.conftest import Client
 from tests.kit import OurServer, credentials, redis_server, settings
 

@@ -12,9 +12,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from service.middleware import logout, session_middleware, user_of
-from service.web.credentials import repeated_fields
-from service.web.forward_auth import PROFILES
+from service.integrations.aiohttp import logout, session_middleware, user_of
+from service.web.api.credentials import repeated_fields
+from service.web.api.forward_auth import PROFILES
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, OTHER_TENANT_TOKEN, TENANT_TOKEN, VIEWER_TOKEN, config, sign
 

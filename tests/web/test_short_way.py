@@ -10,18 +10,18 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from service.app import make_app
-from service.core.acts import Author
 from service.core.limits import LocalWindows
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store import admissions
-from service.store.acts import OperatorActs
-from service.store.admissions import Admissions
-from service.store.connection import RedisAccess
-from service.web import answer as answers
-from service.web.middlewares import Middlewares
-from service.web.protocol import Handler
-from service.web.server import OPTIONS, Runner
-from service.web.short_way import ShortWay
+from service.store.admissions import batcher
+from service.store.admissions.batcher import Admissions
+from service.store.connection.client import RedisAccess
+from service.store.sessions.operator_actions import OperatorActs
+from service.web.api.authentication import Middlewares
+from service.web.server import responses as answers
+from service.web.server.connection import Handler
+from service.web.server.hot_path import ShortWay
+from service.web.server.http_server import OPTIONS, Runner
 from tests.kit import TENANT_TOKEN, credentials, settings, sign, tenant
 
 pytestmark = pytest.mark.parametrize("access", ["fake", "real"], indirect=True)
@@ -295,7 +295,7 @@ async def test_a_mistake_of_the_admission_is_a_500(connect: Connect, monkeypatch
         assert b"INTERNAL_SERVER" in await one.ask(asking("/auth/logout", credentials()))
     with monkeypatch.context() as patch:
         patch.setattr(LocalWindows, "decide", lambda *_: 1 / 0)
-        patch.setattr(admissions, "decode", lambda *_: 1 / 0)
+        patch.setattr(batcher, "decode", lambda *_: 1 / 0)
         assert b"INTERNAL_SERVER" in await one.ask(asking("/auth/logout", credentials()))
     assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
 

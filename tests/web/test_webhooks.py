@@ -12,15 +12,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from service.core.acts import Author
-from service.core.hooks import Hook, key_of
+from service.background.webhook_delivery import Webhooks, _wait_s
+from service.core.operator_actions import Author
 from service.core.sessions import Cause
 from service.core.tasks import end
-from service.store.acts import OperatorActs
-from service.store.connection import RedisAccess
-from service.store.hooks import Hooks
-from service.store.news import News
-from service.webhooks import Webhooks, _wait_s
+from service.core.webhooks import Hook, key_of
+from service.store.connection.client import RedisAccess
+from service.store.events.subscriber import News
+from service.store.events.webhook_state import Hooks
+from service.store.sessions.operator_actions import OperatorActs
 from tests.conftest import MakeClient
 from tests.kit import OPERATOR_TOKEN, ROOT, tenant
 

@@ -26,7 +26,7 @@ local MODULUS, MOST_TICKS = 4294967296, 1073741824
 local EXACT_UP_TO, BUCKETS = 1000, 100
 local EXACT, COUNTED, FIRST_EARLIER = 16, 32, 65  -- from the last on: what an earlier version wrote
 -- A window's key outlives its last entry by so long: the time to extend it when the limit's window becomes longer
--- (store/retention.py).
+-- (store/admissions/window_retention.py).
 local GRACE_MS = 10000
 
 local ceil, floor, char = math.ceil, math.floor, string.char

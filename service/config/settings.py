@@ -1,0 +1,287 @@
+"""The configuration's types; `configuration.py` loads them from `config.yaml` and the environment.
+
+Everything is frozen and typed, unknown keys are refused. Secrets are `SecretStr`, so that no log and no error shows
+them.
+"""
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    Field,
+    PlainValidator,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.config.jwt_settings import Jwt
+from service.config.setting_types import Int, ReadableFile, mistake
+from service.config.setting_types import Section as _Section
+from service.core.admission import CAPABILITY
+from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S, OnOutage, Per
+from service.core.session_lists import EVENT_TYPES
+from service.core.tenants import digest
+from service.core.webhooks import key_of
+from service.store.connection.url import Address
+
+ENV_PREFIX = "SERVICE__"
+NAME = r"^[a-z0-9_-]{1,64}$"
+OPERATIONS = ("logout", "status", "verify", "terminate", "admin", "login")
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    if not isinstance(value, str | IPv4Network | IPv6Network):  # a number is an address to Python
+        raise mistake("must be a network such as 10.0.0.0/8")
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise mistake(f"must be a network such as 10.0.0.0/8: {error}") from None
+
+
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
+Name = Annotated[str, Field(pattern=NAME)]
+Capability = Annotated[str, Field(pattern=CAPABILITY)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+Token = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
+
+
+class Server(_Section):
+    """Where the service listens, and whom it believes."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: Int = Field(8080, ge=0, le=65535)
+    workers: Int = Field(1, ge=1, le=64)
+    trusted_proxies: tuple[Network, ...] = ()
+    client_address: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s*]+|\*)$")], ...] = ()
+    watch_config: bool = False
+    ipv6_prefix: Int = Field(64, ge=1, le=128)
+    access_log: Literal["all", "refused", "none"] = "refused"
+
+
+class Tls(_Section):
+    """Files for `rediss://`."""
+
+    ca_file: ReadableFile | None = None
+    cert_file: ReadableFile | None = None
+    key_file: ReadableFile | None = None
+
+    @model_validator(mode="after")
+    def _a_pair(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise mistake("cert_file and key_file go together: set both or neither")
+        return self
+
+
+class Redis(_Section):
+    """Which Redis, and how long a request may wait for it (seconds)."""
+
+    url: str = "embedded"
+    timeout: float = Field(0.25, gt=0, le=60)
+    allow_eviction: bool = False
+    tls: Tls = Tls()
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        if url != "embedded":
+            try:
+                Address.parse(url)
+            except ValueError as error:
+                raise mistake(str(error)) from None
+        return url
+
+
+class SessionsSection(_Section):
+    """How statuses are kept. All times in seconds."""
+
+    seen_every: Int = Field(60, ge=0, le=86_400)
+    retention: Int = Field(86_400, ge=0)
+    logout_grace: Int = Field(0, ge=0)
+    on_outage: Literal["deny", "allow"] = "deny"
+
+
+class LimitSection(_Section):
+    """At most `requests` admitted in any `window` seconds."""
+
+    name: Name
+    per: Per
+    requests: Int = Field(ge=1, le=MAX_REQUESTS)
+    window: Int = Field(ge=1, le=MAX_WINDOW_S)
+    shadow: bool = False
+    on_outage: OnOutage = OnOutage.LOCAL
+
+
+Limits = tuple[LimitSection, ...]
+
+
+def _limit(name: str, requests: int, window: int) -> Limits:
+    return (LimitSection(name=name, per=Per.IP, requests=requests, window=window),)
+
+
+class TenantLimits(_Section):
+    """A tenant's own limits per operation; one of the same name replaces the top-level one."""
+
+    logout: Limits = ()
+    status: Limits = ()
+    verify: Limits = ()
+    terminate: Limits = ()
+
+
+class LimitsSection(TenantLimits):
+    """The limits that hold for every tenant, and those of operations that know no tenant."""
+
+    logout: Limits = _limit("logout-ip", 30, 3600)
+    status: Limits = _limit("status-ip", 600, 60)
+    terminate: Limits = _limit("terminate-ip", 10, 3600)
+    admin: Limits = _limit("admin-ip", 600, 60)
+    login: Limits = _limit("login-ip", 10, 60)
+
+
+def _pattern(path: str) -> str:
+    names = path.removesuffix("/").split("/")[1:]
+    if not path.startswith("/") or "" in names:
+        raise mistake("must be a path from the root, such as /api/payments/*, without empty segments")
+    if any("*" in name and name != "*" for name in names):
+        raise mistake("a * stands for a whole segment: /api/*/items, or /api/* for everything below")
+    if {".", ".."} & set(names) or not re.fullmatch(r"[^\x00-\x20\x7f%?#;\\]*", path):
+        raise mistake("is matched against the decoded path: write it without dots, %, ?, #, ; and backslashes")
+    return "/" + "/".join(names)
+
+
+def _method(name: str) -> str:
+    if not re.fullmatch(r"[A-Z][A-Z_-]{0,31}", name):
+        raise mistake("must be a method as requests have it, in capitals, such as GET")
+    return name
+
+
+class RouteSection(_Section):
+    """A rule for proxied requests. The first of the list that matches holds."""
+
+    path: Annotated[str, Field(max_length=1024), AfterValidator(_pattern)]
+    methods: tuple[Annotated[str, AfterValidator(_method)], ...] | None = None
+    capability: Capability | None = None
+    limits: Limits = ()
+    open: bool = False
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.methods == ():
+            raise mistake("an empty list of methods matches nothing: leave methods out for all of them")
+        if self.open and self.capability is not None:
+            raise mistake("an open route needs no credentials, so nobody can be restricted from it: drop capability")
+        if self.open and any(limit.per is Per.USER for limit in self.limits):
+            raise mistake("an open route knows no user: its limits are per ip or per tenant")
+        return self
+
+
+class Metrics(_Section):
+    """Who may read /metrics; no token: anyone who can reach it."""
+
+    token: Token | None = None
+
+
+class _WithToken(_Section):
+    """A token, or its SHA-256, where the configuration shall not hold the token itself."""
+
+    token: Token | None = None
+    token_sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.token is None) == (self.token_sha256 is None):
+            raise mistake("needs either token or token_sha256")
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the token."""
+        if self.token is not None:
+            return digest(self.token.get_secret_value())
+        return bytes.fromhex(self.token_sha256 or "")
+
+
+class WebhookSection(_Section):
+    """A receiver of the tenant's events."""
+
+    name: Name
+    url: AnyHttpUrl
+    secret: SecretStr
+    events: tuple[Literal[EVENT_TYPES], ...] = EVENT_TYPES  # type: ignore[valid-type]  # a tuple of names
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Self:
+        try:
+            key_of(self.secret.get_secret_value())
+        except ValueError as error:
+            raise mistake(f"{error}") from None
+        return self
+
+
+class TenantSection(_WithToken):
+    """A customer of the deployment."""
+
+    jwt: Jwt
+    restricted_capabilities: tuple[Capability, ...] = ()
+    limits: TenantLimits = TenantLimits()
+    routes: tuple[RouteSection, ...] = ()
+    webhooks: tuple[WebhookSection, ...] = ()
+
+    @model_validator(mode="after")
+    def _webhooks_differ(self) -> Self:
+        names = [webhook.name for webhook in self.webhooks]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise mistake(f"the webhook {name} stands twice; each has a name of its own")
+        return self
+
+
+class OperatorSection(_WithToken):
+    """Someone who may look at (viewer) or change (operator) the sessions of some tenants."""
+
+    name: Name
+    role: Literal["viewer", "operator"] = "viewer"
+    tenants: tuple[str, ...] = Field(min_length=1)
+
+
+class Admin(_Section):
+    """Who may use the dashboard and the admin API."""
+
+    tokens: tuple[OperatorSection, ...] = ()
+
+
+class Settings(BaseSettings):
+    """The whole configuration. `service.config.loading.load` makes it; nothing else does."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", hide_input_in_errors=True
+    )
+
+    server: Server = Server()
+    redis: Redis = Redis()
+    sessions: SessionsSection = SessionsSection()
+    limits: LimitsSection = LimitsSection()
+    routes: tuple[RouteSection, ...] = ()
+    metrics: Metrics = Metrics()
+    tenants: dict[Name, TenantSection] = Field(min_length=1)
+    admin: Admin = Admin()
+
+
+def secrets_of(raw: Mapping[str, Any]) -> set[str]:
+    """Every value of a raw configuration that stands at a secret's place."""
+    found: set[str] = set()
+    for name, value in raw.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
+                found |= secrets_of(item)
+            elif name in SECRET_NAMES and isinstance(item, str):
+                found.add(item)
+    return found
+
+
+SECRET_NAMES = ("token", "token_sha256", "secret")

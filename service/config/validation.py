@@ -1,0 +1,155 @@
+"""What is wrong, or hardly meant, between settings that are each well-formed."""
+
+import ipaddress
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from service.config.settings import LimitSection, RouteSection, Settings, TenantLimits
+from service.core.tenants import digest
+
+SHIPPED_SECRETS = frozenset(
+    {
+        "demo-tenant-token",
+        "demo-operator-token",
+        "demo-viewer-token",
+        "demo-signing-secret-for-trying-out-only",
+    }
+)
+"""What the shipped config.yaml holds. Everybody knows these, so they are good for loopback alone."""
+
+
+GUESSABLE_CHARS = 16
+"""Of a tenant's token: below that it is told as a doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong with the configuration."""
+
+    path: str
+    what: str
+    value: str
+    """As it was given, or *** where it is a secret."""
+    variable: str = ""
+    """The variable that set it, where one did."""
+
+    def __str__(self) -> str:
+        place = f"{self.path} (set by {self.variable})" if self.variable else self.path
+        return f"{place}: {self.what}" + (f" (value: {self.value})" if self.value else "")
+
+
+def cross_checks(settings: Settings, tenants: Collection[str] = ()) -> list[Mistake]:
+    """What is wrong between settings that are each well-formed: names, tokens, and secrets that everybody knows.
+
+    `tenants` are configured as well, though something is wrong with them.
+    """
+    return [
+        *_shared_tokens(settings),
+        *_limit_names(settings),
+        *_route_limits(settings),
+        *_operators(settings, tenants),
+        *_shipped_secrets(settings),
+    ]
+
+
+def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
+    owners: dict[bytes, str] = {}
+    for name, tenant in settings.tenants.items():
+        if (other := owners.setdefault(tenant.digest, name)) != name:
+            yield Mistake(f"tenants.{name}.token", f"is that of {other} too; a token names one tenant", "***")
+
+
+def _limit_names(settings: Settings) -> Iterator[Mistake]:
+    """A limit counts under its name, so a name stands once at the top, and for a tenant in the same operation."""
+    places: dict[str, str] = {}
+    for operation, limit in _limits_of(settings.limits):
+        if limit.name in places:
+            yield Mistake(f"limits.{operation}", f"{limit.name} stands in {places[limit.name]} already", limit.name)
+        places.setdefault(limit.name, operation)
+    for name, tenant in settings.tenants.items():
+        own: dict[str, str] = {}
+        for operation, limit in _limits_of(tenant.limits):
+            place = own.get(limit.name) or places.get(limit.name, operation)
+            if limit.name in own or place != operation:
+                path = f"tenants.{name}.limits.{operation}"
+                yield Mistake(path, f"{limit.name} stands in {place} already", limit.name)
+            own[limit.name] = operation
+
+
+def _route_limits(settings: Settings) -> Iterator[Mistake]:
+    """Routes may share a limit, which then counts for all of them: it has to be the same one."""
+    at_top = {limit.name for _, limit in _limits_of(settings.limits)}
+    own = {name: {limit.name for _, limit in _limits_of(one.limits)} for name, one in settings.tenants.items()}
+    for_all: dict[str, LimitSection] = {}
+    yield from _route_limits_in("routes", settings.routes, at_top.union(*own.values()), for_all)
+    for name, tenant in settings.tenants.items():
+        yield from _route_limits_in(f"tenants.{name}.routes", tenant.routes, at_top | own[name], dict(for_all))
+
+
+def _route_limits_in(
+    path: str, routes: Sequence[RouteSection], taken: set[str], shared: dict[str, LimitSection]
+) -> Iterator[Mistake]:
+    for at, route in enumerate(routes):
+        for limit in route.limits:
+            if limit.name in taken:
+                yield Mistake(f"{path}.{at}.limits", "counts for an operation; give it another name", limit.name)
+            elif shared.setdefault(limit.name, limit) != limit:
+                what = "stands in another route with other values; routes that share a limit write it alike"
+                yield Mistake(f"{path}.{at}.limits", what, limit.name)
+
+
+def doubts(settings: Settings) -> Iterator[str]:
+    """What is valid and yet hardly meant, in a sentence each."""
+    sections = {f"tenants.{name}.": tenant for name, tenant in settings.tenants.items()}
+    routes = [*settings.routes, *(route for tenant in sections.values() for route in tenant.routes)]
+    if routes and not settings.server.trusted_proxies:
+        yield "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400"
+    for path, tenant in sections.items():
+        if tenant.token is not None and len(tenant.token.get_secret_value()) < GUESSABLE_CHARS:
+            yield f"{path}token has fewer than {GUESSABLE_CHARS} characters: short enough to be guessed"
+    for path, tenant in sections.items():
+        jwt = tenant.jwt
+        if jwt.jwks_url is not None and jwt.issuer is None and not jwt.audiences and not jwt.require:
+            yield (
+                f"{path}jwt: the keys come from jwks_url, and none of issuer, audience and require is set: any token "
+                "that they sign is accepted, also one for another application; set what your tokens have in common"
+            )
+    known = {*type(settings.limits).model_fields, *(route.capability for route in routes)}
+    for path, tenant in sections.items():
+        for capability in tenant.restricted_capabilities:
+            if capability not in known:
+                yield f"{path}restricted_capabilities: no operation and no route asks for {capability}"
+
+
+def _limits_of(section: TenantLimits) -> Iterator[tuple[str, LimitSection]]:
+    for operation in type(section).model_fields:
+        for limit in getattr(section, operation):
+            yield operation, limit
+
+
+def _operators(settings: Settings, tenants: Collection[str]) -> Iterator[Mistake]:
+    names: set[str] = set()
+    for at, operator in enumerate(settings.admin.tokens):
+        if operator.name in names:
+            yield Mistake(f"admin.tokens.{at}.name", "stands twice; acts are told by this name", operator.name)
+        names.add(operator.name)
+        for unknown in sorted(set(operator.tenants) - {"*", *settings.tenants, *tenants}):
+            yield Mistake(f"admin.tokens.{at}.tenants", "names a tenant that is not configured", unknown)
+
+
+def _shipped_secrets(settings: Settings) -> Iterator[Mistake]:
+    if is_loopback(settings.server.host):
+        return
+    digests = {tenant.digest for tenant in settings.tenants.values()} | {one.digest for one in settings.admin.tokens}
+    keys = {key.secret.get_secret_value() for one in settings.tenants.values() for key in one.jwt.keys if key.secret}
+    if keys & SHIPPED_SECRETS or digests & {digest(secret) for secret in SHIPPED_SECRETS}:
+        what = "with the secrets of the shipped config.yaml only loopback is served; set secrets of your own first"
+        yield Mistake("server.host", what, settings.server.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on `host` is seen by this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,42 @@
+"""Signing tokens with a tenant's own secret, for trying the service out."""
+
+import time
+
+import jwt
+
+from service.config.settings import Settings
+from service.core.tokens.verification import YEAR_10000_S, is_user_id
+
+
+class NoSigningSecret(Exception):
+    """The configuration holds no secret that this token could be signed with; says why."""
+
+
+def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
+    """A token for `user`, valid for `ttl_s` seconds.
+
+    Raises:
+        NoSigningSecret: there is no such tenant, or it has public keys only.
+        ValueError: `user` cannot be a user, or the token would be of no use.
+    """
+    if tenant not in settings.tenants:
+        raise NoSigningSecret(f"there is no tenant {tenant}; known are {', '.join(settings.tenants)}")
+    if not is_user_id(user):
+        raise ValueError("a user has 1 to 128 characters, none of them a control character")
+    now_s = int(time.time())
+    if not 1 <= ttl_s < YEAR_10000_S - now_s:
+        raise ValueError("a token lives for at least a second, and ends before the year 10000")
+    rules = settings.tenants[tenant].jwt
+    key = next((key for key in rules.keys if key.secret is not None), None)
+    if key is None or key.secret is None:
+        raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")
+    claims: dict[str, object] = {name: values[0] for name, values in rules.require.items()}
+    claims |= {"sub": user, "tenant": tenant, "iat": now_s, "exp": now_s + ttl_s}
+    if rules.issuer is not None:
+        claims["iss"] = rules.issuer
+    if rules.audiences:
+        claims["aud"] = rules.audiences[0]
+    headers: dict[str, object] = {"kid": key.kid} if key.kid is not None else {}
+    if rules.types is not None:
+        headers["typ"] = rules.types[0]  # PyJWT leaves out a type that is None
+    return jwt.encode(claims, key.secret.get_secret_value(), algorithm=key.alg, headers=headers)

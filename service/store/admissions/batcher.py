@@ -1,0 +1,400 @@
+"""The batcher: requests that wait at the same moment share one trip to Redis.
+
+One trip at a time is under way to a node, on one connection of its own. What arrives meanwhile waits and
+travels together on the next: an idle service asks at once, a busy one fills its trips by itself. An admission
+is sent once; it is sent again only where Redis says that it ran nothing: NOSCRIPT, and on a Cluster MOVED, ASK.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import structlog
+from redis.exceptions import AskError, MovedError, NoScriptError
+
+from service.core.admission import NOTHING_ASKED, Admission, Decided, Question, Terms, Told
+from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
+from service.core.limits import MICRO, Limit, Per, Standing
+from service.store.admissions.denial_cache import Refusals
+from service.store.connection.failures import OVERLOAD, RECORD, TIMEOUT, kind_of_text, unavailable
+from service.store.connection.pipeline import Link
+from service.store.connection.resp import Command, packed
+from service.store.connection.router import Ways
+from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
+from service.store.scripts import SCRIPTS, STATUSES, parse_record
+
+log = structlog.get_logger()
+
+MAX_BATCH = 128
+"""Questions per trip; about a millisecond of Redis's time."""
+MAX_WAITING = 4096
+"""Beyond it a request is answered 503 at once: more waiting would only be answered late."""
+MOMENT_S = 0.005
+"""Who has waited no longer than this before a trip is told by the trip itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """What the admission has to know of `sessions:` in the configuration, in milliseconds."""
+
+    seen_every_ms: int
+    logout_grace_ms: int
+
+
+class _Waiting:
+    # No dataclass: there is one per request, and these are seldom set.
+    over = False
+    """The answer was told."""
+    with_text = False
+    """Redis does not know the script: send all of it."""
+    asking = False
+    """A node that is giving the slot away sent it here."""
+
+    def __init__(self, question: Question, told: Told, is_gone: Callable[[], bool] | None, until: float) -> None:
+        self.question = question
+        self.told = told
+        self.is_gone = is_gone
+        """Whether nobody wants to hear the answer any more."""
+        self.until = until
+        """When to give up, by the loop's clock."""
+
+
+class Admissions:
+    """Asks Redis about requests."""
+
+    def __init__(self, ways: Ways, rules: SessionRules) -> None:
+        self.rules = rules
+        self.refusals = Refusals(time.monotonic)
+        self._ways = ways
+        self._lanes: dict[Link, _Lane] = {}
+
+    async def ask(self, question: Question) -> Admission:
+        """Decide `question`.
+
+        Raises:
+            StoreUnavailable: Redis did not answer; the admission may have taken effect.
+        """
+        answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+
+        def told(decided: Decided) -> None:
+            if answer.done():
+                return
+            if isinstance(decided, Admission):
+                answer.set_result(decided)
+            else:
+                answer.set_exception(decided)
+
+        decided = self.start(question, told, answer.done)
+        return decided if decided is not None else await answer
+
+    def start(self, question: Question, told: Told, is_gone: Callable[[], bool] | None = None) -> Admission | None:
+        """Decide `question` at once where Redis need not be asked; otherwise on the next trip, whose answer is told.
+
+        Args:
+            question: what is asked.
+            told: is called once, later, where nothing is returned.
+            is_gone: whether nobody wants to hear it any more; then it is not sent.
+
+        Raises:
+            StoreUnavailable: nobody is let to wait for Redis now.
+        """
+        if not question.needs_store:
+            return NOTHING_ASKED
+        if (refused := self.refusals.find(question)) is not None:
+            return refused
+        link = self._ways.link_to(question.terms.tenant or NO_TENANT)
+        if link.is_down:
+            raise StoreUnavailable(BREAKER_IS_OPEN, link.failure)
+        lane = self._lane(link)
+        if len(lane.waiting) >= MAX_WAITING:
+            raise StoreUnavailable("too many requests are waiting for Redis", OVERLOAD)
+        lane.join(_Waiting(question, told, is_gone, lane.loop.time() + link.timeout_s))
+        return None
+
+    async def close(self) -> None:
+        """Let the trips that are under way end."""
+        for lane in self._lanes.values():
+            if lane.trips is not None:
+                await lane.trips
+
+    def _lane(self, link: Link) -> "_Lane":
+        lane = self._lanes.get(link)
+        if lane is None:
+            lane = self._lanes[link] = _Lane(self, link)
+        return lane
+
+    def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
+        """What to send: with each script call those whom it is about, in the order of its answers."""
+        tenants: dict[str | None, dict[object, list[_Waiting]]] = {}
+        group: list[_Waiting] = []
+        before: Terms | None = None
+        for waiting in batch:
+            terms = waiting.question.terms
+            if terms is not before:
+                before = terms
+                group = tenants.setdefault(terms.tenant, {}).setdefault(terms.shape, [])
+            group.append(waiting)
+        # Anyone may ask without a tenant: what becomes of that call is nothing to the tenants'.
+        told = [(keys_of(name or NO_TENANT), list(of.values())) for name, of in tenants.items() if name is not None]
+        calls = [told] if told and self._ways.one_call else [[one] for one in told]
+        if None in tenants:
+            calls.append([(keys_of(NO_TENANT), list(tenants[None].values()))])
+        return [
+            ([one for _, groups in call for asked in groups for one in asked], self._commands(call)) for call in calls
+        ]
+
+    def _commands(self, call: Sequence[tuple[TenantKeys, Sequence[Sequence[_Waiting]]]]) -> list[Command]:
+        verb = SCRIPTS["admit"]
+        keys: list[str] = []
+        args: list[str | int] = [self.rules.seen_every_ms, self.rules.logout_grace_ms]
+        with_text = asking = False
+        for of, groups in call:
+            encode(of, [[waiting.question for waiting in asked] for asked in groups], keys, args)
+            for asked in groups:
+                for waiting in asked:
+                    with_text |= waiting.with_text
+                    asking |= waiting.asking
+        script = ("EVAL", verb.text) if with_text else ("EVALSHA", verb.sha)
+        command = (*script, len(keys), *keys, *args)
+        return [("ASKING",), command] if asking else [command]
+
+    def send_again(self, asked: Sequence[_Waiting], error: Exception, link: Link) -> None:
+        """Redis ran nothing, and said why: ask as it wants to be asked, as long as somebody waits."""
+        for waiting in asked:
+            waiting.with_text, waiting.asking = isinstance(error, NoScriptError), False
+            if isinstance(error, AskError):
+                waiting.asking = not isinstance(error, MovedError)
+                link = self._ways.redirected(error)
+            self._lane(link).join(waiting)
+
+
+class _Lane:
+    """Those who wait for one node, and the trips to it."""
+
+    def __init__(self, admissions: Admissions, link: Link) -> None:
+        self.link = link
+        self.loop = asyncio.get_running_loop()  # kept: before Python 3.12, asking for it is a system call
+        self.waiting: deque[_Waiting] = deque()
+        self.trips: asyncio.Task[None] | None = None
+        self._admissions = admissions
+        self._watching: asyncio.TimerHandle | None = None
+
+    def join(self, waiting: _Waiting) -> None:
+        """Take `waiting` along on the next trip."""
+        self.waiting.append(waiting)
+        if self.trips is None:
+            self.trips = self.loop.create_task(self._travel())
+
+    async def _travel(self) -> None:
+        """Make trips for as long as somebody waits. Its callers come and go; it is nobody's to cancel."""
+        try:
+            while self.waiting:
+                if batch := self._take():
+                    await self._trip(batch)
+        finally:
+            self.trips = None
+
+    def _take(self) -> Sequence[_Waiting]:
+        """The next batch. Who hung up is not sent, so not charged; who waited too long is told so."""
+        now = self.loop.time()
+        batch = []
+        for waiting in [self.waiting.popleft() for _ in range(min(MAX_BATCH, len(self.waiting)))]:
+            if waiting.over or (waiting.is_gone is not None and waiting.is_gone()):
+                continue
+            if waiting.until < now:
+                _tell(waiting, StoreUnavailable("it waited too long for its turn", OVERLOAD))
+            else:
+                batch.append(waiting)
+        return batch
+
+    async def _trip(self, batch: Sequence[_Waiting]) -> None:
+        until = self.loop.time() + self.link.timeout_s
+        if min([waiting.until for waiting in batch]) < until - MOMENT_S:
+            self._watch(batch)
+        try:
+            calls = self._admissions.commands(batch)
+            replies = await self.link.send([command for _, commands in calls for command in commands], until)
+        except Exception as error:  # whatever it is, nobody may be left waiting
+            if not isinstance(error, StoreUnavailable) and (wrong := self._unsendable(batch)):
+                self.waiting.extendleft(one for one in reversed(batch) if one not in wrong)
+                return
+            # Those who wait behind a trip that failed have waited as long as it took: tell them too.
+            behind = (*batch, *self.waiting)
+            self.waiting.clear()  # first: who is told may ask again
+            _fail(behind, error)
+            return
+        finally:
+            if self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
+        at = 0
+        for asked, commands in calls:
+            at += len(commands)
+            try:
+                self._deliver(asked, replies[at - 1])
+            except Exception as error:  # an answer that is not what the script gives
+                log.error("an answer of redis was not understood", exc_info=error)
+                _fail(asked, error)
+
+    def _unsendable(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
+        """Those whose question cannot be written as a command; a batch that holds one was not sent."""
+        found = []
+        for waiting in batch:
+            try:
+                packed([command for _, commands in self._admissions.commands([waiting]) for command in commands])
+            except Exception as error:
+                log.error("a question cannot be sent", exc_info=error)
+                _fail([waiting], error)
+                found.append(waiting)
+        return found
+
+    def _watch(self, batch: Sequence[_Waiting]) -> None:
+        """Tell each of a batch when its time is over: who waited for a turn has less left than the trip may take."""
+        now = self.loop.time()
+        late = [one for one in batch if one.until <= now + MOMENT_S]
+        _fail(late, StoreUnavailable("redis did not answer in time", TIMEOUT))
+        rest = [one for one in batch if one.until > now + MOMENT_S] if late else batch
+        self._watching = self.loop.call_at(min(one.until for one in rest), self._watch, rest) if rest else None
+
+    def _deliver(self, asked: Sequence[_Waiting], reply: Any) -> None:
+        if isinstance(reply, NoScriptError | AskError):
+            try:
+                self._admissions.send_again(asked, reply, self.link)
+            except StoreUnavailable as error:
+                _fail(asked, error)
+            return
+        if isinstance(reply, Exception):
+            _fail(asked, reply)
+            return
+        told = iter(reply)
+        for waiting in asked:
+            decided = decode(waiting.question, told, self._admissions.refusals.learn)
+            if waiting.over:
+                continue
+            if isinstance(decided, Admission) and decided.may_be_full:
+                asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
+                self._admissions.refusals.remember(waiting.question, decided, asked_at)
+            _tell(waiting, decided)
+
+
+def _tell(waiting: _Waiting, decided: Decided) -> None:
+    waiting.over = True
+    try:
+        waiting.told(decided)
+    except Exception as error:  # one's own mistake, not that of those who wait beside it
+        log.error("an answer was not taken", exc_info=error)
+
+
+def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
+    told = unavailable(error)
+    for waiting in asked:
+        if not waiting.over:
+            _tell(waiting, StoreUnavailable(told.reason, told.kind))
+
+
+def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
+    """Append what `lua/admit.lua` reads of a tenant's questions, grouped by their terms' shape."""
+    known = any(group[0].terms.knows_users for group in groups)
+    keys.append(of.rules)
+    if known:
+        keys += of.shared
+    args += (len(groups), "1" if known else "0")
+    own, own_rules = of.user(""), of.user_rules("")
+    for group in groups:
+        args.append(len(group))
+        args += _shape(group[0].terms)
+        windows = [(of.window(limit.name, ""), limit) for limit in group[0].terms.limits]
+        before: Terms | None = None
+        for question in group:
+            terms, identity = question.terms, question.user
+            for window, limit in windows:
+                keys.append(window + question.subject(limit))
+            if identity is None:
+                continue
+            keys += (own + identity.user, own_rules + identity.user)
+            if terms is not before:
+                before, (restricted, needs) = terms, _needs(terms)
+            passive = "1" if question.passive else "0"
+            issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
+            args.append(
+                f"{passive}{restricted}{identity.expires_ms} {issued} {question.client} {question.request_id} "
+                f"{needs} {identity.user}"
+            )
+
+
+@lru_cache(maxsize=4096)
+def _shape(terms: Terms) -> tuple[str | int, ...]:
+    """What is told of a group, up to its questions."""
+    told: list[str | int] = [terms.cause.value if terms.knows_users else "", len(terms.limits)]
+    for limit in terms.limits:
+        told += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
+    return (*told, terms.reason) if terms.knows_users else tuple(told)
+
+
+@lru_cache(maxsize=4096)
+def _needs(terms: Terms) -> tuple[str, str]:
+    """Whether the configuration restricts it, and the capabilities."""
+    return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
+
+
+def decode(question: Question, told: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
+    """Read what `lua/admit.lua` answers to the next question.
+
+    Args:
+        question: the next one that was asked.
+        told: what is left of the answer.
+        learn: is called with a limit that an operator has set for the tenant.
+
+    Raises:
+        StopIteration: the answer ends before it should.
+    """
+    terms, user, standings, may_be_full = question.terms, question.user, [], False
+    record = before = b""
+    restricted_at = 0
+    if user is not None:
+        before = next(told)
+        if before is None:
+            return _own_error(next(told))
+        if before:
+            record, restricted_at = next(told), next(told)
+    for limit in terms.limits:
+        used = next(told)
+        if used is None:
+            return _own_error(next(told))
+        reset_us, over = next(told), next(told)
+        if isinstance(over, bytes):  # an operator has set the limit
+            over, requests, window_s = map(int, over.split())
+            learn(terms.tenant, limit := limit.changed(requests, window_s))
+        if used >= 0:
+            standings.append(Standing(limit, used, reset_us, over == 1))
+            may_be_full |= used >= limit.requests
+    if user is None or not before:
+        return Admission(standings, may_be_full=may_be_full)
+    # The whole answer is read by now: a record that the service did not write is this question's error alone.
+    try:
+        session = parse_record(user.user, record)
+        came_from = None
+        if before[0] != (record[0] if record else _NOBODY):
+            came_from = STATUSES[before.decode()]
+    except (KeyError, ValueError) as error:
+        return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
+    if restricted_at < 0:
+        accepted_from_s = None if restricted_at == -1 else 1 - restricted_at
+        return Admission(standings, session, revoked=True, accepted_from_s=accepted_from_s, may_be_full=may_be_full)
+    restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
+    return Admission(standings, session, came_from, restricted, may_be_full)
+
+
+def _own_error(text: bytes) -> StoreUnavailable:
+    reason = text.decode(errors="replace")
+    return StoreUnavailable(reason, kind_of_text(reason))
+
+
+_NOBODY = ord("-")
+_KINDS = {(False, False): "", (False, True): "u", (True, False): "s", (True, True): "su"}
+"""Whether a limit is in shadow, and per user, as the script reads it."""

@@ -1,0 +1,171 @@
+"""Refusals remembered: who has used up a quota is refused here, without asking Redis, until the time comes.
+
+Nobody is refused too long: a limit that is reset, or changed by an operator, is pushed to every worker, which then
+forgets the tenant's refusals; and what is remembered counts only while the subscription that brings the push was
+heard of a moment ago. A reloaded configuration makes new terms, which nothing is remembered under.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import structlog
+
+from service.core.admission import Admission, Question, Terms
+from service.core.limits import MICRO, Limit, Standing
+from service.core.tasks import round_completed
+from service.store.connection.calls import UNHEARD, subscriber
+from service.store.keyspace import PUSHES
+
+log = structlog.get_logger()
+
+MOST = 10_000
+"""Refusals remembered for each tenant; the oldest is forgotten first."""
+BEAT_S = 0.03
+"""How often the subscription is asked for a sign of life."""
+SILENT_S = 0.1
+"""Without one for so long, nothing that is remembered counts."""
+FRESH_S = 0.1
+"""So long a remembered refusal may report a limit that has room: others may use that up meanwhile."""
+AGAIN_S = 0.5
+"""How long a subscription that broke is waited with."""
+
+
+_Key = tuple[Terms, float | None, tuple[str, ...]]
+
+
+class _Refusal(NamedTuple):
+    standings: list[Standing]
+    """Those that are full are over."""
+    foreseen: bool
+    """The request that used up the quota was admitted: the next one's refusal is the first."""
+    told_at: float
+    """When the answer came, in seconds of the clock: what it said to wait counts from some moment before."""
+    until: float
+    """From then on Redis is asked. Counted from when it was asked about, so from before it was decided: rather too
+    early than too late."""
+    over_at: float
+    """When the last of its limits has room again."""
+
+
+class Refusals:
+    """What was refused lately, by tenant.
+
+    Args:
+        clock: seconds of a clock that does not go back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tenants: dict[str | None, dict[_Key, _Refusal]] = {}
+        self.heard_at = float("-inf")
+        """When the subscription was last heard of."""
+        self._set_limits: dict[tuple[str | None, str], Limit] = {}
+        """Tenant and name → the limit that an operator has set, as Redis last told it."""
+        self._forgotten_at = float("-inf")
+        """When something was last forgotten: what was asked before that may be about a limit as it was."""
+
+    def find(self, question: Question) -> Admission | None:
+        """The refusal of this question, if it still holds; limits with room are reported as they were a moment ago."""
+        refusals = self._tenants.get(question.terms.tenant)
+        if not refusals:
+            return None
+        key = _key(question)
+        refusal = refusals.get(key)
+        if refusal is None:
+            return None
+        now = self._clock()
+        if now - self.heard_at > SILENT_S:
+            return None
+        if now >= refusal.until:
+            if now >= refusal.over_at:
+                del refusals[key]
+            return None
+        if refusal.foreseen:
+            refusals[key] = refusal._replace(foreseen=False)
+        passed_us = int((now - refusal.told_at) * MICRO)
+        standings = [
+            Standing(one.limit, one.used, max(0, one.reset_us - passed_us), one.over) for one in refusal.standings
+        ]
+        return Admission(standings, remembered=not refusal.foreseen)
+
+    def remember(self, question: Question, admission: Admission, at: float) -> None:
+        """Remember that a request like `question`, asked at `at` and just answered so, is going to be refused.
+
+        It has been refused, or was admitted and used up a quota. Where every limit has room, nothing is remembered.
+        Where it was refused before and only asked about again, `admission` says so.
+        """
+        standings = [
+            Standing(one.limit, one.used, one.reset_us, one.used >= one.limit.requests) for one in admission.standings
+        ]
+        waits_us = [one.reset_us for one in standings if one.refuses]
+        if not waits_us or at <= self._forgotten_at:
+            return
+        # A limit that refuses stays as it is until its own time comes: nobody is admitted under it.
+        until, over_at = at + min(waits_us) / MICRO, at + max(waits_us) / MICRO
+        if any(not one.over and not one.limit.shadow for one in standings):
+            until = min(until, at + FRESH_S)
+        refusals, key = self._tenants.setdefault(question.terms.tenant, {}), _key(question)
+        before = refusals.get(key)
+        if before is not None and admission.refused and not before.foreseen and at < before.over_at:
+            admission.remembered = True
+        elif before is None and len(refusals) >= MOST:
+            del refusals[next(iter(refusals))]
+        refusals[key] = _Refusal(standings, not admission.refused, self._clock(), until, over_at)
+
+    def learn(self, tenant: str | None, limit: Limit) -> None:
+        """Keep what an operator has set in place of a limit: while Redis is away, it holds as well."""
+        self._set_limits[tenant, limit.name] = limit
+
+    def held(self, tenant: str | None, limit: Limit) -> Limit:
+        """The limit that holds for a tenant, as far as this worker knows without Redis."""
+        return self._set_limits.get((tenant, limit.name), limit) if self._set_limits else limit
+
+    def forget(self, tenant: str | None = None) -> None:
+        """Forget the refusals of a tenant and what was set for it; None: all."""
+        self._forgotten_at = self._clock()
+        if tenant is None:
+            self._tenants.clear()
+            self._set_limits.clear()
+            return
+        self._tenants.pop(tenant, None)
+        for key in [key for key in self._set_limits if key[0] == tenant]:
+            del self._set_limits[key]
+
+    async def listen_forever(self, client: Any) -> None:
+        """Hear the pushes, by a redis-py client. While Redis is away nothing counts."""
+        while True:
+            pubsub = subscriber(client)
+            try:
+                await self._listen(pubsub)
+            except UNHEARD as error:
+                log.debug("no pushes", reason=f"{type(error).__name__}: {error}")
+            finally:
+                self.heard_at = float("-inf")
+                await pubsub.aclose()
+            round_completed()
+            await asyncio.sleep(AGAIN_S)
+
+    async def _listen(self, pubsub: Any) -> None:
+        await pubsub.subscribe(PUSHES)
+        silent = 0
+        while silent * BEAT_S < 1.0:
+            message = await pubsub.get_message(timeout=BEAT_S)
+            round_completed()
+            if message is None:
+                silent += 1
+                await pubsub.ping()
+                continue
+            if message["type"] == "subscribe":
+                self.forget()  # whatever was pushed meanwhile was missed
+            elif message["type"] == "message":
+                self.forget(message["data"].decode())
+            silent, self.heard_at = 0, self._clock()
+        raise TimeoutError("the subscription fell silent")
+
+
+def _key(question: Question) -> _Key:
+    """What is refused alike. Of a user's tokens some may be revoked, and those do not count against its limits."""
+    user = question.user
+    issued_s = user.issued_s if user is not None and question.terms.counts_users else None
+    return question.terms, issued_s, tuple([question.subject(limit) for limit in question.terms.limits])

@@ -1,0 +1,121 @@
+"""Windows that are kept for longer, because the window of their limit has become longer.
+
+Each key of a window ends by itself, soon after its last entry has left the window that the limit had at the last
+admission. Where an operator, a reload or a restart sets a longer one, what counts at that moment has to go on counting:
+the keys are extended, all of them, before the first would end (`GRACE_MS` in `lua/window.lua` is the time for it). They
+have no index, so this reads through all keys of the database, a thousand at a time; a window seldom becomes longer.
+"""
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from service.core.errors import StoreUnavailable
+from service.core.limits import MICRO
+from service.store.connection.calls import reaching, run
+from service.store.keyspace import WINDOWS, limit_of_window, windows_of
+
+log = structlog.get_logger()
+
+BITE = 500
+"""Windows extended by one script call."""
+SCANNED_AT_ONCE = 1000
+AGAIN_S = 0.5
+"""When to try again while Redis is away."""
+
+
+class Retention:
+    """Extends windows, at once for an operator, and beside the requests after a reload."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._wanted: dict[tuple[str, str], int] = {}
+        self._configured: dict[tuple[str, str], int] = {}
+        self._woken = asyncio.Event()
+
+    @reaching
+    async def extend(self, windows_s: Mapping[tuple[str, str], int]) -> int:
+        """Keep windows for as long as their limits say now.
+
+        Args:
+            windows_s: (tenant, limit) → its window in seconds.
+
+        Returns:
+            How many windows are kept for longer.
+
+        Raises:
+            StoreUnavailable: Redis did not answer. Some may not have been extended.
+        """
+        tenants = {tenant for tenant, _ in windows_s}
+        pattern = windows_of(tenants.pop() if len(tenants) == 1 else None)
+        found: dict[tuple[str, str], list[str]] = defaultdict(list)
+        longer = 0
+        async for raw in self._client.scan_iter(match=pattern, count=SCANNED_AT_ONCE):
+            key = raw.decode()
+            limit = limit_of_window(key)
+            if limit is None or limit not in windows_s:
+                continue
+            found[limit].append(key)
+            if len(found[limit]) >= BITE:
+                longer += await self._retain(found.pop(limit), windows_s[limit])
+        for limit, keys in found.items():
+            longer += await self._retain(keys, windows_s[limit])
+        return longer
+
+    async def _retain(self, keys: list[str], window_s: int) -> int:
+        return int(await run(self._client, "retain", keys, [window_s * MICRO]))
+
+    def follow(self, windows_s: Mapping[tuple[str, str], int]) -> None:
+        """Take the windows of the configuration. `run_forever` extends those that have become longer.
+
+        At first all are extended, unless a service with the same windows ran on this Redis before.
+        """
+        before_s = self._configured
+        self._configured = dict(windows_s)
+        if before_s:
+            self.want({at: one_s for at, one_s in windows_s.items() if one_s > before_s.get(at, one_s)})
+        self._woken.set()
+
+    def want(self, windows_s: Mapping[tuple[str, str], int]) -> None:
+        """Extend these soon: `run_forever` does it."""
+        if windows_s:
+            self._wanted.update(windows_s)
+            self._woken.set()
+
+    async def run_forever(self) -> None:
+        """Extend what is wanted; try again while Redis is away."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            wanted, self._wanted = self._wanted, {}
+            try:
+                await self._catch_up(wanted)
+            except StoreUnavailable as error:
+                log.warning("windows are not extended yet", reason=error.reason, limits=len(wanted))
+                self._wanted = {**wanted, **self._wanted}
+                self._woken.set()
+                await asyncio.sleep(AGAIN_S)
+
+    @reaching
+    async def _catch_up(self, wanted: Mapping[tuple[str, str], int]) -> None:
+        configured = self._configured
+        digest = _digest(configured)
+        known = await self._client.get(WINDOWS) == digest
+        if not wanted and known:
+            return
+        extended = wanted or configured
+        longer = await self.extend(extended)
+        if not known:
+            await self._client.set(WINDOWS, digest)
+        if longer:
+            log.info("windows are kept for longer", limits=len(extended), windows=longer)
+
+
+def _digest(windows_s: Mapping[tuple[str, str], int]) -> bytes:
+    text = repr(sorted(windows_s.items()))
+    return hashlib.sha256(text.encode()).hexdigest().encode()

@@ -1,0 +1,141 @@
+"""The ways to Redis: a client for people, and links for the admissions; over whichever kind of deployment."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+from service.store.connection.calls import AWAY
+from service.store.connection.cluster_topology import ClusterTopology
+from service.store.connection.pipeline import Link
+from service.store.connection.router import ClusterWays, OneWay, Ways
+from service.store.connection.sentinels import Discovery, PrimaryConnection, PrimarySSLConnection, SentinelMonitor
+from service.store.connection.server_check import ServerCheck
+from service.store.connection.url import Address
+
+PEOPLE_TIMEOUT_S = 1.0
+"""What one command of a page, an act or the sweep may take, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files for `rediss://`; None where the system's defaults hold."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAccess:
+    """The two ways to one Redis. Nothing is connected yet, and nothing is ever sent twice."""
+
+    client: Any
+    """For people: pages, acts, the sweep. A redis-py client; its answers are typed as a union over all modes."""
+    pool: ConnectionPool | None
+    """Makes the connections of the admissions, which keep their own deadline; None on a Cluster."""
+    sentinels: Discovery | None = None
+    """Tells the pools where the primary is."""
+    monitor: SentinelMonitor | None = None
+    """Gives the pools' connections up when the Sentinels announce a failover."""
+    topology: ClusterTopology | None = None
+    """Of a Cluster."""
+    node: str = "redis"
+    """How messages name the server: its address, or what the Sentinels call the master."""
+    cluster_url: str = ""
+    """What to write in `redis.url` should a single server turn out to be a node of a Cluster."""
+
+    @classmethod
+    def by_url(cls, url: str, tls: TlsFiles, *, timeout_s: float = PEOPLE_TIMEOUT_S) -> "RedisAccess":
+        """Whatever `redis.url` may say, except `embedded`.
+
+        Args:
+            url: as in the configuration.
+            tls: for `rediss://`.
+            timeout_s: what one command of people's may take; the admissions keep a deadline of their own.
+        """
+        address = Address.parse(url)
+        # Without driver_info=None redis-py reads its own version from disk, in the event loop, at every connection.
+        options: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "driver_info": None}
+        if address.tls:
+            files = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
+            options |= {name: str(path) for name, path in files.items() if path is not None}
+        people = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        requests = {"socket_timeout": None, "socket_connect_timeout": None}
+        scheme = f"redis{'s' if address.tls else ''}+cluster"
+        if address.kind == "cluster":
+            nodes = [ClusterNode(host, port) for host, port in address.nodes]
+            secure = {"ssl": True} if address.tls else {}
+            client = RedisCluster(startup_nodes=nodes, **options | secure | people | address.options)
+            return cls(client, None, topology=ClusterTopology(client, address.nodes))
+        if address.kind == "sentinel":
+            own = {**options, **people, **address.sentinel_options, "ssl": address.tls}
+            sentinels = Discovery(address.nodes, address.name, own, options | address.options)
+            connect = PrimarySSLConnection if address.tls else PrimaryConnection
+            pools: list[ConnectionPool] = [
+                SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                    address.name, sentinels, connection_class=connect, **options, **address.options, **timeouts
+                )
+                for timeouts in (people, requests)
+            ]
+            monitor = SentinelMonitor(sentinels, pools)
+            one = Redis(connection_pool=pools[0])
+            return cls(one, pools[1], sentinels, monitor, node=address.name, cluster_url=f"{scheme}://HOST:PORT")
+        pools = [ConnectionPool.from_url(url, **options, **timeouts) for timeouts in (people, requests)]
+        place = "HOST:PORT" if address.place.startswith("/") else address.place
+        one = Redis(connection_pool=pools[0])
+        return cls(one, pools[1], node=address.place, cluster_url=f"{scheme}://{place}")
+
+    @classmethod
+    def in_process(cls) -> "RedisAccess":
+        """fakeredis: where no server is to be had, and in unit tests. Nothing is kept."""
+        import fakeredis  # takes a while to import, and is seldom needed
+
+        client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
+        return cls(client=client, pool=client.connection_pool)
+
+    def ways(
+        self,
+        *,
+        timeout_s: float,
+        on_change: Callable[[bool], None] = lambda up: None,
+        check: ServerCheck | None = None,
+    ) -> Ways:
+        """The ways of the admissions.
+
+        Args:
+            timeout_s: how long a trip may take.
+            on_change: told whenever Redis goes away or is back.
+            check: asks every new connection whether the server can be used, and keeps what it finds.
+        """
+        check = check or ServerCheck()
+        if self.topology is not None:
+            return ClusterWays(self.topology, timeout_s=timeout_s, on_change=on_change, check=check)
+        assert self.pool is not None  # noqa: S101  # nosec B101  # only a Cluster has none
+        examine = partial(check.examine, node=self.node, cluster_url=self.cluster_url)
+        link = Link(self.pool.make_connection, timeout_s=timeout_s, examine=examine, on_change=on_change)
+        return OneWay(link, self.monitor)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self.pool is None:
+            # After a failure aclose would do nothing: initialize closes everything, or makes it closable again.
+            with suppress(*AWAY):
+                async with asyncio.timeout(PEOPLE_TIMEOUT_S):
+                    await self.client.initialize()
+            await self.client.aclose()
+            return
+        await self.client.aclose(close_connection_pool=True)
+        await self.pool.aclose()
+        if self.sentinels is not None:
+            for sentinel in self.sentinels.sentinels:
+                await sentinel.aclose()

@@ -1,0 +1,112 @@
+"""Which primary of a Cluster owns a slot, as the Cluster itself reports it (CLUSTER SLOTS)."""
+
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import structlog
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+
+from service.core.errors import StoreUnavailable
+from service.store.connection.calls import AWAY
+from service.store.keyspace import cluster_probe
+
+log = structlog.get_logger()
+
+SLOTS = 16384
+NodeAddress = tuple[str, int]
+"""Host and port of a node."""
+
+
+class ClusterTopology:
+    """The map from slots to primaries.
+
+    redis-py keeps a map of its own for its client, but has no public name to refresh it by.
+
+    Args:
+        client: says how the nodes are connected to, and which slot a key has.
+        seeds: nodes to ask before any other is known.
+    """
+
+    def __init__(self, client: RedisCluster, seeds: Iterable[NodeAddress]) -> None:
+        self._client = client
+        self._seeds = tuple(seeds)
+        self._owners: list[NodeAddress | None] = [None] * SLOTS
+        self._probe_keys: dict[NodeAddress, str] = {}
+        self._silent = False
+        """Whether no node told the map when they were asked last."""
+        self.primaries: frozenset[NodeAddress] = frozenset()
+        """The nodes that own slots."""
+
+    def owner_of(self, key: str) -> NodeAddress:
+        """Return the primary that owns the key's slot.
+
+        Raises:
+            StoreUnavailable: no node is known to own it.
+        """
+        owner = self._owners[self._client.keyslot(key)]
+        if owner is None:
+            raise StoreUnavailable("no node of the Cluster is known to own the slot")
+        return owner
+
+    def probe_key(self, address: NodeAddress) -> str:
+        """Return a key of a slot that this node owns; where it owns none, a key that it answers MOVED to."""
+        key = self._probe_keys.get(address)
+        if key is None or self._owners[self._client.keyslot(key)] != address:
+            # As many attempts as find a node's only slot with a probability of 99.8 %; most find one of theirs at once.
+            keys = map(cluster_probe, range(6 * SLOTS if address in self.primaries else 1))
+            key = next((one for one in keys if self._owners[self._client.keyslot(one)] == address), cluster_probe(0))
+            self._probe_keys[address] = key
+        return key
+
+    def connection_to(self, address: NodeAddress, **options: Any) -> Any:
+        """Return a redis-py connection to a node, not yet connected."""
+        node = ClusterNode(*address, **self._client.get_connection_kwargs())  # type: ignore[arg-type]
+        return node.connection_class(**node.connection_kwargs | options)
+
+    async def refresh(self, last: Collection[NodeAddress] = ()) -> bool:
+        """Ask the nodes one after the other until one tells the map. Returns whether one did.
+
+        Args:
+            last: nodes to ask last, since they do not answer now.
+        """
+        nodes = sorted({*self._seeds, *self.primaries}, key=lambda one: (one in last, random.random()))  # noqa: S311  # nosec B311
+        reason = ""
+        for node in nodes:
+            try:
+                self.take(node, await self._slots_told_by(node))
+            except (*AWAY, ValueError, IndexError, TypeError) as error:  # an answer that is no map is no answer
+                reason = f"{type(error).__name__}: {error}"
+                continue
+            self._silent = False
+            return True
+        tell = log.debug if self._silent else log.warning  # once until it does again: it is asked all the time
+        tell("the cluster does not tell its slots", reason=reason)
+        self._silent = True
+        return False
+
+    async def _slots_told_by(self, node: NodeAddress) -> list[Any]:
+        connection = self.connection_to(node)
+        try:
+            await connection.connect()
+            await connection.send_command("CLUSTER", "SLOTS")
+            return list(await connection.read_response())
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def take(self, asked: NodeAddress, told: Sequence[Any]) -> None:
+        """Take the answer of a node to CLUSTER SLOTS. Raises ValueError where it knows of none."""
+        owners: list[NodeAddress | None] = [None] * SLOTS
+        if not told:
+            raise ValueError("this node knows of no slots")
+        for first, last, primary, *_ in told:
+            host = primary[0].decode() if primary[0] else asked[0]  # a node may not know how it is reached
+            owners[first : last + 1] = [(host, int(primary[1]))] * (last + 1 - first)
+        self._owners = owners
+        self.primaries = frozenset(filter(None, owners))
+
+
+def per_node(topology: ClusterTopology, address: NodeAddress) -> Callable[[], Any]:
+    """Return what makes a node's connections for admissions, which keep a deadline of their own."""
+    return lambda: topology.connection_to(address, socket_timeout=None, socket_connect_timeout=None)

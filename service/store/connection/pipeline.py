@@ -1,0 +1,292 @@
+"""A link: one connection for the admissions, a deadline per trip, and a circuit breaker.
+
+It is redis-py's own `Connection` (so TLS, passwords and unix sockets are redis-py's business) used directly: no
+pool, no retries, one deadline over connecting, sending and reading; `wire.py` sends and reads.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, cast
+
+import structlog
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
+from service.core.tasks import end
+from service.store.connection.calls import AWAY
+from service.store.connection.failures import BREAKER, kind_of, reason_of, unavailable
+from service.store.connection.resp import Command, Wire, wire_of
+from service.store.keyspace import PROBE
+from service.store.scripts import SCRIPTS
+
+log = structlog.get_logger()
+
+FAILURES_TO_OPEN = 3
+"""Failed trips in a row after which the breaker opens."""
+PROBE_EVERY_S = 0.25
+"""How often an open breaker asks whether Redis is back."""
+_FAILED = (*AWAY, StoreUnsuitable)
+"""What a trip or a connection fails with."""
+_NEVER = math.inf
+"""When an exchange is given up whose caller keeps a deadline of its own."""
+CONNECT_S = 2.0
+"""How long connecting may take where no request waits for it: at start, and for the probe."""
+
+
+class Link:
+    """One connection to one node.
+
+    After a few failed trips in a row the breaker opens: callers are told at once, and probes of the link's own ask
+    Redis four times a second whether it is back. While it is open the probes alone speak to Redis.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        *,
+        timeout_s: float,
+        examine: Callable[[Wire], Awaitable[None]],
+        on_change: Callable[[bool], None] = lambda up: None,
+        probe_key: Callable[[], str] = lambda: PROBE,
+    ) -> None:
+        self._make = make
+        self._examine = examine
+        self.timeout_s = timeout_s
+        """How long a trip may take."""
+        self._on_change = on_change
+        self._probe_key = probe_key
+        self._wire: Wire | None = None
+        self._failures = 0
+        self.failure = BREAKER
+        """What the last trip failed with, by kind."""
+        self._probe: asyncio.Task[None] | None = None
+        self._checked: Wire | None = None
+        self._check: asyncio.Task[bool] | None = None
+        self._suspensions = 0
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the breaker is open."""
+        return self._probe is not None
+
+    async def send(self, commands: Sequence[Command], until: float) -> list[Any]:
+        """Send commands together, once, and return their answers; what Redis refused is an exception among them.
+
+        One trip at a time: a second one would take the first one's answers.
+
+        Args:
+            commands: at least one.
+            until: when to give up, by the loop's clock.
+
+        Raises:
+            StoreUnavailable: Redis did not answer all of them in time; they may have taken effect.
+        """
+        if self.is_down or self._closed:
+            raise StoreUnavailable(BREAKER_IS_OPEN, self.failure)
+        try:
+            wire = self._wire
+            if wire is None or await wire.is_broken():
+                async with asyncio.timeout_at(until):
+                    wire = await self._connected()
+            answers = await wire.exchange(commands, until)
+        except _FAILED as error:
+            await self._failed(error)
+            raise unavailable(error) from error
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
+                await self._failed(answer)
+                return answers
+        if self._failures:
+            failed_before, self._failures = self._failures, 0
+            log.info("redis answers again", failed_before=failed_before)
+        return answers
+
+    async def open(self) -> None:
+        """Connect at start, so that the first request need not. A Redis that is away is no error here."""
+        try:
+            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
+                await self._connected()
+        except _FAILED as error:
+            self._failures = FAILURES_TO_OPEN - 1
+            await self._failed(error)
+        else:
+            self._on_change(True)
+
+    async def close(self) -> None:
+        """Stop probing and hang up. Requests that still wait for this node fail, and start nothing anew."""
+        self._closed = True
+        if self._check is not None:
+            await end([self._check])
+        if self._probe is not None:
+            await end([self._probe])
+            self._probe = None
+        await self._hang_up()
+        if self._checked is not None:
+            await self._checked.hang_up()
+            self._checked = None
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def suspend(self, reason: str) -> None:
+        """Open the breaker at once, although the node answers: what is under way fails, and no answer counts any more.
+
+        The breaker closes as it always does, once a probe on a new connection succeeds.
+        """
+        if self._closed:
+            return
+        was_down = self.is_down
+        self._suspensions += 1
+        self._failures = FAILURES_TO_OPEN
+        wires, self._wire, self._checked = (self._wire, self._checked), None, None
+        # What they asked may be answered by the node that is not to be used any more. Cancelled now: none of them must
+        # adopt a connection in the meantime.
+        asking: list[asyncio.Task[Any]] = [one for one in (self._probe, self._check) if one is not None]
+        for one in asking:
+            one.cancel()
+        self._in_background(end(asking))
+        self._check, self._probe = None, asyncio.create_task(self._probe_until_back())
+        for wire in filter(None, wires):
+            wire.abort()
+            self._in_background(wire.hang_up())
+        if not was_down:
+            self._on_change(False)
+            log.error("redis is away: answering without it", reason=reason)
+
+    async def takes_writes(self) -> bool:
+        """Return whether the node takes writes now, asked by a probe on a connection of its own.
+
+        Waits no longer than a trip may take. All who ask at the same moment share one probe.
+        """
+        if self.is_down or self._closed:
+            return False
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._check_once())
+        check = self._check
+        await asyncio.wait([check], timeout=self.timeout_s)
+        return check.done() and not check.cancelled() and check.result()
+
+    async def _check_once(self) -> bool:
+        suspensions = self._suspensions
+        try:
+            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
+                if self._checked is None or await self._checked.is_broken():
+                    await self._drop_checked()
+                    self._checked = await self._connect()
+                await self._ask_probe(self._checked)
+            if suspensions != self._suspensions:
+                raise RedisConnectionError("the node was given up while it was asked")
+        except _FAILED as error:
+            await self._drop_checked()
+            log.debug("redis takes no writes", reason=reason_of(error))
+            return False
+        return True
+
+    async def _drop_checked(self) -> None:
+        wire, self._checked = self._checked, None
+        if wire is not None:
+            await wire.hang_up()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _connected(self) -> Wire:
+        if self._wire is not None and await self._wire.is_broken():
+            await self._hang_up()  # Redis hung up while the connection was idle
+        if self._wire is None:
+            suspensions = self._suspensions
+            wire = await self._connect()
+            if suspensions != self._suspensions or self._closed:
+                await wire.hang_up()
+                raise RedisConnectionError("the node was given up while it was being connected to")
+            self._wire = wire
+        return self._wire
+
+    async def _connect(self) -> Wire:
+        connection = cast("AbstractConnection", self._make())
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            wire = wire_of(connection)
+            await self._examine(wire)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return wire
+
+    async def _hang_up(self) -> None:
+        if self._wire is not None:
+            wire, self._wire = self._wire, None
+            await wire.hang_up()
+
+    async def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        self.failure = kind_of(error)
+        opens = self._failures >= FAILURES_TO_OPEN
+        # After an answer the connection is still in step; but a replica is not where it should lead to.
+        if opens or not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
+            await self._hang_up()
+        in_a_row, opened = self._failures, opens and self._probe is None and not self._closed
+        if opened:
+            self._probe = asyncio.create_task(self._probe_until_back())
+            self._on_change(False)
+        log.warning("redis did not answer", reason=reason_of(error), in_a_row=in_a_row)
+        if opened:
+            log.error("redis is away: answering without it", reason=reason_of(error))
+
+    async def _probe_until_back(self) -> None:
+        """Ask again and again, each time on a connection of its own: one that hangs holds up no other."""
+        back: asyncio.Future[Wire] = asyncio.get_running_loop().create_future()
+        asking: set[asyncio.Task[None]] = set()
+        try:
+            while not back.done():
+                asking = {one for one in asking if not one.done()}
+                asking.add(asyncio.create_task(self._ask_whether_back(back)))
+                await asyncio.wait([back], timeout=PROBE_EVERY_S)
+            await end(asking)
+        except asyncio.CancelledError:  # suspended anew, or closed
+            await end(asking)
+            if back.done():
+                await back.result().hang_up()
+            raise
+        self._wire = back.result()
+        self._failures = 0
+        self._probe = None
+        self._on_change(True)
+        log.info("redis is back")
+
+    async def _ask_whether_back(self, back: asyncio.Future[Wire]) -> None:
+        try:
+            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
+                wire = await self._connect()
+                try:
+                    await self._ask_probe(wire)
+                except BaseException:
+                    await wire.hang_up()
+                    raise
+        except _FAILED as error:
+            log.debug("redis is still away", reason=reason_of(error))
+            return
+        if back.done():
+            await wire.hang_up()
+        else:
+            back.set_result(wire)
+
+    async def _ask_probe(self, wire: Wire) -> None:
+        """Return where the node takes writes; raise what it answers otherwise.
+
+        On a Cluster the key's slot may just have moved to another node. MOVED and ASK say so, and that this node is
+        well: that it is a primary was seen when the connection was made.
+        """
+        [answer] = await wire.exchange([("EVAL", SCRIPTS["probe"].text, 1, self._probe_key())], _NEVER)
+        if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
+            raise answer
+
+
+_IN_ORDER = (NoScriptError, AskError, TryAgainError)
+"""Answers that say how to ask again (MOVED is an AskError too): Redis is well."""

@@ -1,0 +1,199 @@
+"""Which link leads to a tenant: one for all, or on a Cluster that of the node with the tenant's slot."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import structlog
+from redis.exceptions import AskError, MovedError
+
+from service.core.errors import StoreUnavailable
+from service.core.tasks import end, keep_running
+from service.store.connection.cluster_topology import ClusterTopology, NodeAddress, per_node
+from service.store.connection.failures import kind_of
+from service.store.connection.pipeline import Link
+from service.store.connection.sentinels import SentinelMonitor
+from service.store.connection.server_check import ServerCheck
+from service.store.keyspace import keys_of
+
+log = structlog.get_logger()
+
+REFRESH_EVERY_S = 0.25
+"""How often the map of a Cluster's slots is asked for while a node does not answer."""
+
+
+class Ways(Protocol):
+    """How tenants are reached."""
+
+    one_call: bool
+    """Whether one script call may ask about several tenants."""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether nothing can be reached."""
+
+    def link_to(self, tenant: str) -> Link:
+        """The way to `tenant`. Raises StoreUnavailable where no node is known to have it."""
+
+    def redirected(self, error: AskError) -> Link:
+        """The way that a node points to; by MOVED for good, by ASK once."""
+
+    async def not_writable(self) -> Sequence[str] | None:
+        """Ask every primary whether it takes writes. Return the names of those that do not; None where none does."""
+
+    async def open(self) -> None:
+        """Connect at start, so that the first request need not. A Redis that is away is no error."""
+
+    async def close(self) -> None:
+        """Hang up."""
+
+
+class OneWay:
+    """All tenants over one link: a single server, or the primary that Sentinels name.
+
+    Args:
+        link: leads there.
+        sentinels: announce failovers; None for a single server.
+    """
+
+    one_call = True
+
+    def __init__(self, link: Link, sentinels: SentinelMonitor | None = None) -> None:
+        self._link = link
+        self._sentinels = sentinels
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the breaker is open."""
+        return self._link.is_down
+
+    def link_to(self, tenant: str) -> Link:
+        """The one link."""
+        return self._link
+
+    def redirected(self, error: AskError) -> Link:
+        """A node of a Cluster answered, and that is configured otherwise."""
+        raise StoreUnavailable("this is a node of a Cluster: write redis+cluster:// in redis.url", kind_of(error))
+
+    async def not_writable(self) -> Sequence[str] | None:
+        """Ask the one primary."""
+        return () if await self._link.takes_writes() else None
+
+    async def open(self) -> None:
+        """Connect, and follow the Sentinels from now on."""
+        if self._sentinels is not None:
+            self._sentinels.on_replaced(self._link.suspend)
+            self._watching = asyncio.create_task(keep_running("sentinels", self._sentinels.run_forever))
+            await self._sentinels.wait_until_subscribed()
+        await self._link.open()
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._watching is not None:
+            await end([self._watching])
+        await self._link.close()
+
+
+class ClusterWays:
+    """A link for each primary of a Cluster. The map of slots is asked for anew when a node points elsewhere, and while
+    one does not answer.
+    """
+
+    one_call = False
+
+    def __init__(
+        self,
+        topology: ClusterTopology,
+        *,
+        timeout_s: float,
+        check: ServerCheck,
+        on_change: Callable[[bool], None] = lambda up: None,
+    ) -> None:
+        self._topology = topology
+        self._check = check
+        self._timeout_s = timeout_s
+        self._on_change = on_change
+        self._links: dict[NodeAddress, Link] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether no node answers, or none is known."""
+        return all(link.is_down for link in self._links.values())
+
+    def link_to(self, tenant: str) -> Link:
+        """The link to the primary that has the tenant's slot."""
+        try:
+            return self._link_at(self._topology.owner_of(keys_of(tenant).tag))
+        except StoreUnavailable:
+            self._refresh()
+            raise
+
+    def redirected(self, error: AskError) -> Link:
+        """The link to the node that MOVED or ASK names."""
+        if isinstance(error, MovedError):
+            self._refresh()
+        return self._link_at((error.host, int(error.port)))
+
+    async def not_writable(self) -> Sequence[str] | None:
+        """Ask every primary, each by a key of a slot that it owns."""
+        links = {address: self._link_at(address) for address in sorted(self._topology.primaries)}
+        answers = await asyncio.gather(*(link.takes_writes() for link in links.values()))
+        if not any(answers):
+            return None
+        return [f"{host}:{port}" for (host, port), writes in zip(links, answers, strict=True) if not writes]
+
+    async def open(self) -> None:
+        """Ask for the map, and connect to every primary."""
+        await self._learn()
+        await asyncio.gather(*(link.open() for link in list(self._links.values())))
+        if self.is_down:
+            self._on_change(False)
+            self._refresh()
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        if self._refreshing is not None:
+            await end([self._refreshing])
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    def _link_at(self, address: NodeAddress) -> Link:
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = Link(
+                per_node(self._topology, address),
+                timeout_s=self._timeout_s,
+                examine=partial(self._check.examine, node=f"{address[0]}:{address[1]}", cluster_url=None),
+                on_change=self._changed,
+                probe_key=partial(self._topology.probe_key, address),
+            )
+        return link
+
+    def _changed(self, _: bool) -> None:
+        up = not any(link.is_down for link in self._links.values())
+        self._on_change(up)
+        if not up:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._until_well())
+
+    async def _until_well(self) -> None:
+        while True:
+            await self._learn()
+            if not self.is_down and not any(link.is_down for link in self._links.values()):
+                return
+            await asyncio.sleep(REFRESH_EVERY_S)
+
+    async def _learn(self) -> None:
+        """Take the map of slots as the Cluster tells it now; links to who is no primary any more are given up."""
+        if not await self._topology.refresh([address for address, link in self._links.items() if link.is_down]):
+            return
+        for address in self._topology.primaries:
+            self._link_at(address)
+        for address in set(self._links) - self._topology.primaries:
+            await self._links.pop(address).close()
+            self._check.forget(f"{address[0]}:{address[1]}")

@@ -1,0 +1,174 @@
+"""The start check: whether the server behind `redis.url` can be used at all, asked on every new connection.
+
+A server that cannot be used is never an exception for the process: the connection counts as failed, so requests are
+answered as without Redis, the probe asks again, and the service recovers once the server is mended. What was found
+is kept for `/readyz`, and the log says what to change.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
+
+from service.core.errors import StoreUnsuitable
+from service.store.connection.resp import Command, Wire
+from service.store.embedded.servers import OLDEST
+from service.store.rights import SAMPLE, questions
+from service.store.scripts import SCRIPTS
+
+log = structlog.get_logger()
+
+
+class ServerCheck:
+    """What is wrong with the servers that are connected to, by node.
+
+    Args:
+        allow_eviction: a `maxmemory-policy` that may evict any key is no reason not to be ready.
+    """
+
+    def __init__(self, *, allow_eviction: bool = False) -> None:
+        self.allow_eviction = allow_eviction
+        self._blockers: dict[str, tuple[str, ...]] = {}
+        self._warnings: dict[str, tuple[str, ...]] = {}
+
+    def blockers(self) -> list[str]:
+        """Return why a server cannot be used; empty where every one can."""
+        return [sentence for sentences in self._blockers.values() for sentence in sentences]
+
+    def warnings(self) -> list[str]:
+        """Return what operators should know of servers that can be used."""
+        return [sentence for sentences in self._warnings.values() for sentence in sentences]
+
+    def forget(self, node: str) -> None:
+        """Drop what was found at a node that is not connected to any more."""
+        self._blockers.pop(node, None)
+        self._warnings.pop(node, None)
+
+    async def examine(self, wire: Wire, node: str, *, cluster_url: str | None) -> None:
+        """Check the server at the other end of a new connection, and load the admission's script.
+
+        All questions are one round trip: a distant Redis is slow, not away.
+
+        Args:
+            wire: the connection.
+            node: how messages name the server.
+            cluster_url: what to write in `redis.url` should it turn out to be a node of a Cluster; None where it is
+                expected to be one.
+
+        Raises:
+            StoreUnsuitable: the server cannot be used as it is; says what to change.
+            redis.exceptions.ReadOnlyError: the server is a replica.
+            redis.exceptions.ResponseError: the script cannot be loaded.
+        """
+        asked: list[Command] = [
+            ("HELLO",),
+            ("INFO", "memory"),
+            ("EVAL", SCRIPTS["rights"].text, 0, *_ASKED),
+            ("SCRIPT", "LOAD", SCRIPTS["admit"].text),
+        ]
+        hello, memory, rights, loaded = await wire.exchange(asked, math.inf)
+        server = _fields(hello)
+        if server.get("role") == "replica":
+            raise ReadOnlyError("this server is a replica")
+        for answer in (rights, loaded):
+            if isinstance(answer, ResponseError) and not isinstance(answer, NoPermissionError):
+                raise answer
+        found = Findings(node)
+        if server.get("server") != "fakeredis":
+            found.version(server.get("version", ""), rights)
+            found.mode(server.get("mode", ""), cluster_url)
+            found.rights(rights, loaded)
+            found.eviction(memory, allowed=self.allow_eviction)
+        self._note(node, found.blockers, found.warnings)
+        if found.blockers:
+            raise StoreUnsuitable("; ".join(found.blockers))
+
+    def _note(self, node: str, blockers: Sequence[str], warnings: Sequence[str]) -> None:
+        """Keep the findings; the log has each once, and again when it has changed."""
+        for found, kept, tell in ((blockers, self._blockers, log.error), (warnings, self._warnings, log.warning)):
+            for sentence in found:
+                if sentence not in kept.get(node, ()):
+                    tell("redis needs to be changed", what=sentence)
+            kept[node] = tuple(found)
+
+
+def _fields(hello: Any) -> Mapping[str, str]:
+    """The answer to HELLO, which every user may ask; empty where the server does not know it."""
+    if not isinstance(hello, Sequence) or isinstance(hello, str | bytes):
+        return {}
+    texts = [part.decode() if isinstance(part, bytes) else "" for part in hello]
+    return dict(zip(texts[::2], texts[1::2], strict=False))
+
+
+class Findings:
+    """What one server is found to lack: reasons not to use it, and what is only to be known."""
+
+    def __init__(self, node: str) -> None:
+        self.blockers: list[str] = []
+        self.warnings: list[str] = []
+        self._node = node
+
+    def version(self, told: str, rights: Any) -> None:
+        """A server that is too old. What tells no version is, where its scripts cannot ask for rights."""
+        found = re.match(r"(\d+)\.(\d+)", told)
+        oldest = f"{OLDEST[0]}.{OLDEST[1]} is the oldest that is supported"
+        if found is not None and (int(found[1]), int(found[2])) < OLDEST:
+            self.blockers.append(f"{self._node}: Redis {found[0]} is too old; {oldest}")
+        elif isinstance(rights, list) and not rights[0]:
+            self.blockers.append(f"{self._node}: this Redis is too old; {oldest}")
+
+    def mode(self, told: str, cluster_url: str | None) -> None:
+        """A node of a Cluster behind the URL of a single server."""
+        if told == "cluster" and cluster_url is not None:
+            self.blockers.append(
+                f"{self._node} is a node of a Cluster: write {cluster_url} in redis.url, with the same credentials"
+            )
+
+    def rights(self, *answers: Any) -> None:
+        """What the ACL of the service's user leaves out."""
+        for answer in answers:
+            if isinstance(answer, NoPermissionError):
+                self.blockers.append(f"{self._node}: {answer}; docs/reference/redis-acl.md lists what is needed")
+        told = answers[0]
+        if missing := [ASKED_ABOUT[place - 1] for place in told[1:]] if isinstance(told, list) else []:
+            names = ", ".join(_named(command) for command in missing)
+            self.blockers.append(
+                f"{self._node}: the user of redis.url lacks rights: {names}; "
+                "docs/reference/redis-acl.md lists what is needed"
+            )
+
+    def eviction(self, memory: Any, *, allowed: bool) -> None:
+        """A `maxmemory-policy` that forgets what it should keep."""
+        told = memory if isinstance(memory, bytes) else b""
+        found = re.search(rb"maxmemory_policy:([\w-]+)", told)
+        policy = found[1].decode() if found else ""
+        if policy.startswith("allkeys-") and not allowed:
+            self.blockers.append(
+                f"{self._node}: maxmemory-policy {policy} may evict any key, so that suspended users get in again: "
+                "set it to noeviction, or redis.allow_eviction: true"
+            )
+        elif policy.startswith(("allkeys-", "volatile-")):
+            lost = "any key, suspensions too" if policy.startswith("allkeys-") else "windows of limits, and charts"
+            self.warnings.append(f"{self._node}: maxmemory-policy {policy} may evict {lost}; use noeviction")
+        elif not policy:
+            self.warnings.append(f"{self._node}: INFO is refused, so its maxmemory-policy is unknown; use noeviction")
+
+
+def _named(command: Sequence[str]) -> str:
+    """A command as ACL rules write it, or what else it must be allowed."""
+    name, *rest = [word for word in command if word]
+    if name in ("PUBLISH", "SUBSCRIBE"):
+        return f"+{name.lower()} &{rest[0]}"
+    if rest and rest[0].isupper():
+        return f"+{name.lower()}|{rest[0].lower()}"
+    return f"+{name.lower()}" + (f" ~{rest[0]}" if rest and rest[0] != SAMPLE else "")
+
+
+ASKED_ABOUT = questions(script.commands for script in SCRIPTS.values())
+"""The commands that the start check asks about."""
+_ASKED: list[str | int] = []
+for _command in ASKED_ABOUT:
+    _ASKED += [len(_command), *_command]

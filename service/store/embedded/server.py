@@ -1,0 +1,232 @@
+"""A private Redis of the service's own: a child on a unix socket, with its data in a folder.
+
+`redis.path` in that folder says where its socket is, so that a child whose guard was killed can still be
+asked to end: by the service that stops, or by the one that starts next.
+
+Two locks in that folder. `service.lock` is held by the service: a second service says so and ends.
+`server.lock` is held by the child (and its guard) alone: after kill -9 of the service the next one waits
+for the old child to be gone before it starts a new one on the same data.
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from service.store.embedded.servers import NoServer, server_for
+from service.store.embedded.servers import find_server as find_server  # for those who start a server of their own
+
+log = structlog.get_logger()
+
+MAX_SOCKET_PATH = 100
+"""The kernel allows 107 bytes (sun_path); macOS 103."""
+WAIT_FOR_OLD_S = 30.0
+ASK_OLD_AFTER_S = 1.0
+"""The guard of an earlier service ends its child by itself within moments, unless it was killed too."""
+WAIT_FOR_START_S = 20.0
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot be used; says why and what to do."""
+
+
+def chosen(folder: Path) -> Path | None:
+    """The server program that is to run on `folder`; None where there is none, and nothing to read either.
+
+    Raises:
+        EmbeddedError: the folder holds data that no server of this machine can read.
+    """
+    try:
+        server = server_for(folder)
+    except NoServer as error:
+        raise EmbeddedError(str(error)) from None
+    return server.path if server else None
+
+
+def url_of_running(folder: Path) -> str | None:
+    """The unix:// URL of the server that a running service has on `folder`; None where none answers."""
+    with suppress(OSError):
+        path = Path((folder / "redis.path").read_text())
+        if _ping(path) == b"+PONG":
+            return f"unix://{path}"
+    return None
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """Run the server on `folder` for as long as the context is open; yields its unix:// URL.
+
+    Raises:
+        EmbeddedError: another service uses the folder, or the server does not start.
+    """
+    if chosen(folder) is None:
+        raise EmbeddedError("there is no Redis server on this machine")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _service_lock(folder), (folder / "server.lock").open("a") as server_lock:
+        _wait_for_old(server_lock, folder)
+        binary = chosen(folder)  # again: an earlier service may have begun the folder meanwhile
+        if binary is None:
+            raise EmbeddedError("there is no Redis server on this machine")
+        path, remove = _socket_path(folder)
+        (folder / "redis.path").write_text(str(path))
+        guard = _start(binary, folder, path, server_lock.fileno(), remove)
+        # The child holds the lock now. Were it held here too, it would outlast a child that was killed.
+        server_lock.close()
+        ending = threading.Event()
+        try:
+            _wait_until_answering(guard, path, folder)
+            threading.Thread(target=_watch, args=(guard, ending), daemon=True).start()
+            yield f"unix://{path}"
+        finally:
+            ending.set()
+            if guard.stdin is not None:
+                guard.stdin.close()
+            guard.wait()
+            _ask_to_end(path)  # where the guard was killed, nobody else has
+
+
+def _watch(guard: "subprocess.Popen[bytes]", ending: threading.Event) -> None:
+    guard.wait()
+    if not ending.is_set():
+        log.error("the guard of the embedded redis was ended: redis is not started again if it ends too; restart soon")
+
+
+@contextmanager
+def _service_lock(folder: Path) -> Iterator[None]:
+    with (folder / "service.lock").open("a+") as lock:
+        deadline = time.monotonic() + WAIT_FOR_OLD_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                # Workers outlive a master that was killed by about a second, and hold its lock.
+                if time.monotonic() > deadline or _is_alive(owner):
+                    raise EmbeddedError(
+                        f"another service ({_named(_holders(folder / 'service.lock') or [owner])}) "
+                        f"uses the embedded Redis in {folder}; "
+                        "stop it, start this one elsewhere, or give both a redis:// URL"
+                    ) from None
+                time.sleep(0.05)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _named(pids: Sequence[str]) -> str:
+    return f"process {pids[0]}" if len(pids) == 1 else f"processes {', '.join(pids)}"
+
+
+def _holders(lock: Path) -> list[str]:
+    """Return the other processes that have `lock` open, as far as /proc shows them (Linux).
+
+    Workers may hold it without their master.
+    """
+    found = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it is gone, or another user's
+            if descriptor.samefile(lock):
+                found.add(descriptor.parts[2])
+    return sorted(found - {str(os.getpid())}, key=int)
+
+
+def _is_alive(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
+def _wait_for_old(lock: IO[str], folder: Path) -> None:
+    began = time.monotonic()
+    asked = False
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited_s = time.monotonic() - began
+            if waited_s > WAIT_FOR_OLD_S:
+                raise EmbeddedError(f"the Redis of an earlier service still runs on {folder}; end it first") from None
+            if waited_s > ASK_OLD_AFTER_S and not asked:
+                asked = True
+                log.warning("an earlier service left its Redis behind; asking it to end", folder=str(folder))
+                with suppress(OSError):
+                    _ask_to_end(Path((folder / "redis.path").read_text()))
+            time.sleep(0.05)
+
+
+def _socket_path(folder: Path) -> tuple[Path, str]:
+    """Where the socket goes, and the folder to remove with it, if it got one of its own."""
+    path = folder.resolve() / "redis.sock"
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path, ""
+    private = tempfile.mkdtemp(prefix="rollcall-", dir="/tmp")  # nosec B108  # it is private; TMPDIR may be long
+    return Path(private) / "redis.sock", private
+
+
+def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) -> "subprocess.Popen[bytes]":
+    command = [
+        *(str(binary), "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
+        *("--dir", ".", "--daemonize", "no", "--logfile", "redis.log", "--save", ""),
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"),
+    ]
+    guard = Path(__file__).with_name("watchdog.py")
+    with suppress(FileNotFoundError):
+        path.unlink()
+    return subprocess.Popen(  # noqa: S603  # our own program, with our own arguments
+        [sys.executable, "-I", str(guard), str(lock_fd), remove, *command],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[lock_fd],
+        start_new_session=True,
+    )
+
+
+def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
+    """Wait for PONG. A server that still loads after that is the breaker's to wait for."""
+    deadline = time.monotonic() + WAIT_FOR_START_S
+    while (answer := _ping(path)) != b"+PONG":
+        late = time.monotonic() > deadline
+        if late and answer.startswith(b"-LOADING"):
+            return
+        if late or guard.poll() is not None:
+            log = folder / "redis.log"
+            tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+            raise EmbeddedError("\n  ".join([f"the embedded Redis does not start; {log} ends with:", *tail]))
+        time.sleep(0.01)
+
+
+def _ask_to_end(path: Path) -> None:
+    """Ask whoever answers on our own socket to write its data down and end."""
+    with socket.socket(socket.AF_UNIX) as link, suppress(OSError):
+        link.settimeout(WAIT_FOR_OLD_S)
+        link.connect(str(path))
+        link.sendall(b"SHUTDOWN\r\n")
+        link.recv(64)
+
+
+def _ping(path: Path) -> bytes:
+    """The first line of the answer to PING; empty where nobody answers."""
+    with socket.socket(socket.AF_UNIX) as link, suppress(OSError):
+        link.settimeout(1)
+        link.connect(str(path))
+        link.sendall(b"PING\r\n")
+        return link.recv(64).split(b"\r\n")[0]
+    return b""

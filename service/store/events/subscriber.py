@@ -1,0 +1,243 @@
+"""What happens, as it happens: one reader of Redis for each worker, however many listen.
+
+A script that appends to a tenant's stream publishes the tenant's name. The reader is woken by that, fetches what is
+new of the tenants that somebody listens to, once, and hands it to each listener's queue. A push that is lost is made
+up for within a second. Nothing is missed across a reconnect: a listener says which event it saw last, reads on from
+there by itself, and joins the others.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+
+from service.core.session_lists import Event, Gap
+from service.core.tasks import round_completed
+from service.store.connection.calls import AWAY, UNHEARD, reaching, subscriber
+from service.store.events.stream import event_of
+from service.store.keyspace import EVENTS_CAP, NEWS, keys_of
+
+log = structlog.get_logger()
+
+MOST_WAITING = 1000
+"""Events that a listener may be behind; whoever is slower is dropped, and told."""
+POLL_EVERY_S = 1.0
+"""Tenants that are listened to are looked at so often even without a push."""
+AGAIN_S = 0.5
+IDLE_ROUND_S = 1.0
+"""How often the reader shows that it is alive while nobody listens."""
+MOST_SILENT = 3
+"""Seconds in a row in which the subscription says nothing, not even that it lives."""
+_CHUNK = 500
+_BEGINNING = "0-0"
+
+
+class Listener:
+    """One who listens to a tenant: what there is to tell it, in order."""
+
+    def __init__(self, last: str | None) -> None:
+        self.last = last
+        """The last event that it was told of."""
+        self.dropped = False
+        self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def hear(self, event: Event) -> None:
+        """Keep it until it is asked for."""
+        if self._waiting.qsize() >= MOST_WAITING:
+            self.dropped = True
+            self.end()
+        elif not self.dropped:
+            self._waiting.put_nowait(event)
+
+    def end(self) -> None:
+        """Tell no more."""
+        self._waiting.put_nowait(None)
+
+    async def next(self) -> Event | None:
+        """The next event that it was not told of; None: there will be none."""
+        while (event := await self._waiting.get()) is not None and not self.dropped:
+            if self.last is None or _order(event.id) > _order(self.last):
+                self.last = event.id
+                return event
+        return None
+
+
+class Following:
+    """What one listener is told, until it is ended."""
+
+    def __init__(self, listener: Listener, items: AsyncIterator[Event | Gap]) -> None:
+        self.since = listener.last or _BEGINNING
+        """The event that it begins after."""
+        self.end = listener.end
+        self._items = items
+
+    def __aiter__(self) -> AsyncIterator[Event | Gap]:
+        return self._items
+
+
+class News:
+    """The streams that somebody listens to.
+
+    Args:
+        client: a redis-py client.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._listeners: dict[str, set[Listener]] = {}
+        self._read_to: dict[str, str] = {}
+        self._asking: dict[str, asyncio.Future[str]] = {}
+        self._wanted = asyncio.Event()
+        """Somebody listens."""
+
+    @asynccontextmanager
+    async def follow(self, tenant: str, after: str | None) -> AsyncIterator["Following"]:
+        """What happens from now on, or from after an event; what was lost meanwhile is told as a gap.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        if tenant not in self._listeners:
+            newest = await self._begin(tenant)
+            if tenant not in self._listeners:  # another may have come first meanwhile
+                self._read_to[tenant] = newest
+        listener = Listener(after if after is not None else self._read_to[tenant])
+        self._listeners.setdefault(tenant, set()).add(listener)
+        self._wanted.set()
+        try:
+            yield Following(listener, self._tell(tenant, listener, catch_up=after is not None))
+        finally:
+            self._listeners[tenant].discard(listener)
+            if not self._listeners[tenant]:
+                del self._listeners[tenant], self._read_to[tenant]
+
+    async def _begin(self, tenant: str) -> str:
+        """The newest event: asked once for all who come at the same moment."""
+        asking = self._asking.get(tenant)
+        if asking is None:
+            asking = self._asking[tenant] = asyncio.ensure_future(self._newest(tenant))
+            asking.add_done_callback(lambda _: self._asking.pop(tenant))
+            asking.add_done_callback(_nobody_may_care)
+        return await asyncio.shield(asking)
+
+    async def _tell(self, tenant: str, listener: Listener, *, catch_up: bool) -> AsyncIterator[Event | Gap]:
+        if catch_up and listener.last is not None:
+            if await self._may_have_lost(tenant, listener.last):
+                yield Gap(listener.last)
+                listener.last = min(listener.last, await self._newest(tenant), key=_order)
+            while events := await self._after(tenant, listener.last):
+                for event in events:
+                    listener.last = event.id
+                    yield event
+        while (live := await listener.next()) is not None:
+            yield live
+        if listener.dropped:
+            yield Gap(listener.last, dropped=True)
+
+    def close(self) -> None:
+        """End all listeners: the service is about to."""
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.end()
+
+    async def run_forever(self) -> None:
+        """Read what is new. While nobody listens there is no subscription, and nothing is asked."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_ROUND_S):
+                    await self._wanted.wait()
+            round_completed()
+            if not self._wanted.is_set():
+                continue
+            pubsub = subscriber(self._client)
+            try:
+                await pubsub.subscribe(NEWS)
+                await self._read_while_wanted(pubsub)
+            except UNHEARD as error:
+                log.debug("no news", reason=f"{type(error).__name__}: {error}")
+                await asyncio.sleep(AGAIN_S)
+            finally:
+                await pubsub.aclose()
+
+    async def _read_while_wanted(self, pubsub: Any) -> None:
+        loop = asyncio.get_running_loop()
+        silent, looked_at = 0, loop.time()
+        while self._listeners:
+            grown = await _pushed(pubsub)
+            if grown is None:
+                silent += 1
+                if silent > MOST_SILENT:
+                    raise TimeoutError("the subscription fell silent")
+                await pubsub.ping()  # the answer is a sign of life
+            else:
+                silent = 0
+            tenants = self._listeners.keys() & (grown or ())
+            if loop.time() - looked_at >= POLL_EVERY_S:  # all: a push may have been lost
+                tenants, looked_at = set(self._listeners), loop.time()
+            await asyncio.gather(*(self._read_on(tenant) for tenant in tenants))
+            round_completed()
+        self._wanted.clear()
+
+    async def _read_on(self, tenant: str) -> None:
+        """Hand on what is new of one tenant. What is wrong with it is no other tenant's trouble."""
+        try:
+            while tenant in self._listeners and (events := await self._fetch(tenant, self._read_to[tenant])):
+                if tenant not in self._listeners:
+                    return
+                self._read_to[tenant] = events[-1].id
+                for listener in tuple(self._listeners[tenant]):
+                    for event in events:
+                        listener.hear(event)
+        except AWAY as error:
+            log.debug("no news of a tenant", tenant=tenant, reason=f"{type(error).__name__}: {error}")
+
+    @reaching
+    async def _newest(self, tenant: str) -> str:
+        entries = await self._client.xrevrange(keys_of(tenant).events, count=1)
+        return entries[0][0].decode() if entries else _BEGINNING
+
+    @reaching
+    async def _may_have_lost(self, tenant: str, last: str) -> bool:
+        """Whether events behind `last` may have fallen out of the stream."""
+        key = keys_of(tenant).events
+        if last != _BEGINNING:
+            return not await self._client.xrange(key, min=last, max=last, count=1)
+        if not await self._client.exists(key):
+            return False
+        told = await self._client.xinfo_stream(key)
+        return bool(told["length"] < told["entries-added"] if "entries-added" in told else told["length"] >= EVENTS_CAP)
+
+    @reaching
+    async def _after(self, tenant: str, last: str) -> list[Event]:
+        return await self._fetch(tenant, last)
+
+    async def _fetch(self, tenant: str, last: str) -> list[Event]:
+        entries = await self._client.xrange(keys_of(tenant).events, min=f"({last}", count=_CHUNK)
+        return [event_of(entry_id, fields) for entry_id, fields in entries]
+
+
+def _nobody_may_care(asked: asyncio.Future[str]) -> None:
+    """Whoever asked may be gone by the time that it failed: asyncio is not to complain of that."""
+    if not asked.cancelled():
+        asked.exception()
+
+
+async def _pushed(pubsub: Any) -> set[str] | None:
+    """The tenants that pushes name, all that have come by now; empty: a sign of life; None: nothing for a second."""
+    message = await pubsub.get_message(timeout=POLL_EVERY_S)
+    if message is None:
+        return None
+    grown = set()
+    while message is not None:
+        if message["type"] == "message":
+            grown.add(message["data"].decode())
+        message = await pubsub.get_message(timeout=0)
+    return grown
+
+
+def _order(event_id: str) -> tuple[int, int]:
+    ms, _, number = event_id.partition("-")
+    return int(ms), int(number or 0)

@@ -1,0 +1,102 @@
+"""The charts' numbers in Redis: what the workers counted, in buckets of ten seconds, for somewhat more than an hour."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio import Redis
+
+from service.core.traffic_statistics import Activity, Beat
+from service.store.connection.calls import reaching, run
+from service.store.keyspace import PULSE_TTL_S, keys_of
+
+BUCKET_S = 10
+SLOT_S = 600
+"""A key holds so much; the seven latest hold an hour at any time."""
+HOUR_S = 3600
+MOST_ADDRESSES = 1000
+SAMPLE_EVERY_MS = 10_000
+"""Events of a kind of refusal, over all workers: the capped stream is to tell of transitions first."""
+SHOWN_ADDRESSES = 20
+
+
+class Pulses:
+    """What the workers counted, together.
+
+    Args:
+        client: a redis-py client.
+        clock: seconds since the epoch. The workers' own: a chart is not exact to the second.
+    """
+
+    def __init__(self, client: Redis, clock: Callable[[], float] = time.time) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._clock = clock
+
+    @reaching
+    async def pour(self, tenant: str, beat: Beat) -> None:
+        """Add what one worker counted; tell the most frequent refusals as events, samples of all of them."""
+        now_s = int(self._clock())
+        bucket, slot, keys = now_s // BUCKET_S, now_s // SLOT_S, keys_of(tenant)
+        pulse, refused = keys.pulse(slot), keys.refused(slot)
+        pipeline = self._client.pipeline(transaction=False)
+        totals = {"t": beat.transitions, "r": beat.refusals.total(), "s": beat.shadow.total()}
+        for kind, many in totals.items():
+            if many:
+                pipeline.hincrby(pulse, f"{kind}{bucket}", many)
+        for limit, many in beat.shadow.items():
+            pipeline.hincrby(pulse, f"={limit}", many)
+        pipeline.expire(pulse, PULSE_TTL_S)
+        if beat.refusals:
+            by_client: Counter[str] = Counter()
+            for one, many in beat.refusals.items():
+                by_client[one.client or "others"] += many
+            for client, many in by_client.items():
+                pipeline.zincrby(refused, many, client)
+            pipeline.zremrangebyrank(refused, 0, -MOST_ADDRESSES - 1)
+            pipeline.expire(refused, PULSE_TTL_S)
+        await pipeline.execute()
+        for kind, event in _samples(beat).items():
+            fields = [part for pair in event.items() for part in pair]
+            await run(self._client, "sample", [keys.sampled(kind), keys.events], [SAMPLE_EVERY_MS, *fields])
+
+    @reaching
+    async def activity(self, tenant: str) -> Activity:
+        """The last hour."""
+        now_s = int(self._clock())
+        keys, last = keys_of(tenant), now_s // BUCKET_S
+        slots = range((now_s - HOUR_S) // SLOT_S, now_s // SLOT_S + 1)
+        pipeline = self._client.pipeline(transaction=False)
+        for slot in slots:
+            pipeline.hgetall(keys.pulse(slot))
+            pipeline.zrevrange(keys.refused(slot), 0, SHOWN_ADDRESSES - 1, withscores=True)
+        answers = await pipeline.execute()
+        buckets: Counter[str] = Counter()
+        addresses: Counter[str] = Counter()
+        for counts, refused in zip(answers[::2], answers[1::2], strict=True):
+            buckets.update({name.decode(): int(many) for name, many in counts.items()})
+            addresses.update({client.decode(): int(many) for client, many in refused})
+        span = range(last - HOUR_S // BUCKET_S + 1, last + 1)
+        series = {kind: [buckets[f"{kind}{bucket}"] for bucket in span] for kind in "trs"}
+        return Activity(
+            bucket_s=BUCKET_S,
+            ends_s=(last + 1) * BUCKET_S,
+            transitions=series["t"],
+            refusals=series["r"],
+            shadow=series["s"],
+            addresses=addresses.most_common(SHOWN_ADDRESSES),
+            shadow_limits={name[1:]: many for name, many in buckets.items() if name[0] == "="},
+        )
+
+
+def _samples(beat: Beat) -> dict[str, dict[str, str]]:
+    """The most frequent refusal, and the shadow limit that would have refused most, as events."""
+    found = {}
+    if beat.refusals:
+        [(most, many)] = beat.refusals.most_common(1)
+        found["refused"] = {"code": most.code, "operation": most.operation, "ip": most.client, "count": str(many)}
+        found["refused"]["all"] = str(beat.refusals.total())
+    if beat.shadow:
+        [(limit, many)] = beat.shadow.most_common(1)
+        found["shadow"] = {"limit": limit, "shadow": "true", "count": str(many), "all": str(beat.shadow.total())}
+    return {kind: {"type": "refusal", **event} for kind, event in found.items()}

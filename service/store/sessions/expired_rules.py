@@ -1,0 +1,66 @@
+"""Ends what is over of tenants beside their users: timed rules, old streams, the state of webhooks that are gone.
+
+None of it has a TTL: a server with a `maxmemory-policy` of volatile-* would evict it first, and with it what operators
+have set. An admission looks at the end of a timed rule itself, so the rule may be taken out a minute late.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio import Redis
+
+from service.core.clocks import now_ms
+from service.store.connection.calls import run
+from service.store.keyspace import EVENTS_TTL_MS, keys_of
+
+BITE = 100
+EVERY_S = 60.0
+
+
+class Tidier:
+    """Tidies tenants, each at most once a minute.
+
+    Args:
+        client: a redis-py client.
+        clock_s: seconds of a clock that does not go back.
+        clock_ms: milliseconds since the epoch, by the service's clock; what is over by one clock alone is kept.
+    """
+
+    def __init__(
+        self, client: Redis, clock_s: Callable[[], float] = time.monotonic, clock_ms: Callable[[], int] = now_ms
+    ) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._clock_s = clock_s
+        self._clock_ms = clock_ms
+        self._tidied: dict[str, float] = {}
+
+    async def tidy(self, tenant: str) -> None:
+        """Tidy `tenant`, unless that was done within the last minute."""
+        now_s = self._clock_s()
+        if now_s - self._tidied.get(tenant, float("-inf")) < EVERY_S:
+            return
+        keys = keys_of(tenant)
+        while True:
+            judged_at_ms = self._clock_ms()
+            at = [keys.rules, keys.events, keys.hooks, keys.timed]
+            users, hooks = await run(self._client, "tidy", at, [judged_at_ms, EVENTS_TTL_MS, BITE])
+            if users:
+                theirs = [_rules_of(tenant, user) for user in users]
+                await run(self._client, "settle", [*theirs, keys.timed], [judged_at_ms])
+            if hooks:
+                names = [name.decode() for name in hooks]
+                states = [key for name in names for key in (keys.hook(name), keys.hook_lease(name))]
+                await run(self._client, "retire", [keys.hooks, *states], [EVENTS_TTL_MS, *names])
+            if len(users) < BITE and len(hooks) < BITE:
+                break
+        self._tidied[tenant] = now_s
+
+    def forget(self, tenant: str) -> None:
+        """Forget when a tenant was tidied that is not coming back."""
+        self._tidied.pop(tenant, None)
+
+
+def _rules_of(tenant: str, user: bytes) -> str:
+    keys = keys_of(tenant)
+    return keys.user_rules(user.decode()) if user else keys.rules

@@ -1,0 +1,196 @@
+"""The sweep: turns `logged_in` into `expired`, and removes what is past its retention.
+
+A round works off what is due in bites of a hundred users, each one short script. One worker sweeps at a
+time, by a lease; two at once would do no harm, since each bite judges the records as they stand. What is due is judged
+by the service's clock, as tokens are.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from service.core.clocks import now_ms
+from service.core.errors import StoreUnavailable
+from service.core.tasks import round_completed
+from service.store.connection.calls import AWAY, reaching, run
+from service.store.keyspace import ADOPTED, SWEEPER, TENANTS, keys_of
+from service.store.leases import Leases
+from service.store.sessions.expired_rules import Tidier
+from service.store.sessions.repair import Repair
+
+log = structlog.get_logger()
+
+BITE = 100
+EVERY_S = 5.0
+AGAIN_S = 0.5
+"""How long to wait after a round that Redis kept from being completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRules:
+    """Each configured tenant's leeway, and the retention, in milliseconds."""
+
+    leeways_ms: Mapping[str, int]
+    retention_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a round came to."""
+
+    expired: int
+    removed: int
+
+
+class Sweeper:
+    """Sweeps all tenants, those that left the configuration included, until nothing is due.
+
+    Args:
+        client: a redis-py client.
+        rules: what holds now.
+        on_swept: receives a tenant, and how many of its users a round expired and removed.
+        clock_ms: milliseconds since the epoch, by the clock that judges tokens.
+        node_of: returns what stands for the node that has a tenant; raises StoreUnavailable while it is away.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        rules: Callable[[], SweepRules],
+        on_swept: Callable[[str, int, int], None] = lambda tenant, expired, removed: None,
+        clock_ms: Callable[[], int] = now_ms,
+        node_of: Callable[[str], object] = lambda tenant: None,
+    ) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._rules = rules
+        self._on_swept = on_swept
+        self._node_of = node_of
+        self._leases = Leases(client)
+        self._adopted = False
+        self._clock_ms = clock_ms
+        self._tidier = Tidier(client, clock_ms=clock_ms)
+
+    async def run_forever(self) -> None:
+        """Sweep every few seconds. Redis being away is waited out."""
+        while True:
+            wait_s = EVERY_S
+            try:
+                if await self._may_sweep():
+                    await self._adopt_once()
+                    swept = await self.sweep()
+                    if swept.expired or swept.removed:
+                        log.info("swept", expired=swept.expired, removed=swept.removed)
+            except StoreUnavailable as error:
+                log.debug("the sweep waits for redis", reason=error.reason)
+                wait_s = AGAIN_S
+            round_completed()
+            await asyncio.sleep(wait_s)
+
+    async def _may_sweep(self) -> bool:
+        """Take or keep the lease. Where its node is away, sweep the others' tenants without it: that does no harm."""
+        try:
+            return await self.hold_lease()
+        except StoreUnavailable:
+            return True
+
+    @reaching
+    async def _adopt_once(self) -> None:
+        """Take over what an earlier version kept with a TTL. It reads through all keys, at the first start alone."""
+        if self._adopted:
+            return
+        if not await self._client.exists(ADOPTED):
+            users = await Repair(self._client).adopt()
+            await self._client.set(ADOPTED, "1")
+            log.info("what an earlier version kept is taken over", rules_of_users=users)
+        self._adopted = True
+
+    async def hold_lease(self) -> bool:
+        """Take or keep the lease."""
+        return await self._leases.hold(SWEEPER)
+
+    async def release(self) -> None:
+        """Give the lease up."""
+        await self._leases.release(SWEEPER)
+
+    async def sweep(self) -> Swept:
+        """One round over all tenants. What is wrong with one of them or with its node keeps no other from being swept.
+
+        Raises:
+            StoreUnavailable: no tenant could be swept.
+        """
+        rules = self._rules()
+        expired = removed = 0
+        away: set[object] = set()
+        completed, reason = False, ""
+        for raw in await self._tenants(rules):
+            tenant = raw.decode(errors="replace")
+            try:
+                node = self._node_of(tenant)
+            except StoreUnavailable as error:
+                reason = error.reason
+                continue
+            if node in away:
+                continue
+            try:
+                swept = await self._sweep_tenant(tenant, rules)
+                await self._tidier.tidy(tenant)
+                if tenant not in rules.leeways_ms:
+                    await self._leave_if_swept(tenant, raw)
+            except AWAY as error:
+                reason = f"{type(error).__name__}: {error}"
+                log.warning("a tenant is not swept", tenant=tenant, reason=reason)
+                if not _is_of_one_tenant(error):
+                    away.add(node)
+                continue
+            completed = True
+            self._on_swept(tenant, swept.expired, swept.removed)
+            expired += swept.expired
+            removed += swept.removed
+        if reason and not completed:
+            raise StoreUnavailable(reason)
+        return Swept(expired, removed)
+
+    async def _tenants(self, rules: SweepRules) -> Collection[bytes]:
+        """Those that may have something to sweep; while the node that lists them is away, those that are configured."""
+        try:
+            if rules.leeways_ms:
+                await self._client.sadd(TENANTS, *rules.leeways_ms)
+            return frozenset(await self._client.smembers(TENANTS))
+        except AWAY as error:
+            log.debug("the tenants to sweep are not known", reason=f"{type(error).__name__}: {error}")
+            return [name.encode() for name in rules.leeways_ms]
+
+    async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
+        """A tenant that left the configuration is looked at until nothing of it is due any more."""
+        keys = keys_of(tenant)
+        if not await self._client.exists(keys.expiring, keys.ending, keys.timed, keys.events, keys.hooks):
+            await self._client.srem(TENANTS, raw)
+            self._tidier.forget(tenant)
+
+    async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:
+        keys = keys_of(tenant)
+        lifetimes = [rules.leeways_ms.get(tenant, 0), rules.retention_ms]
+        expired = removed = 0
+        while True:
+            # Once for both: what the first finds due, the second must find due as well, or this would not end.
+            judged_at = [self._clock_ms(), *lifetimes]
+            found = await run(self._client, "due", [keys.expiring, keys.ending], [*judged_at, BITE])
+            due = [user.decode() for user in found]
+            if due:
+                records = [keys.user(user) for user in due]
+                bite = await run(self._client, "sweep", [*keys.shared, *records], [*judged_at, *due])
+                expired += bite[0]
+                removed += bite[1]
+            if len(due) < BITE:
+                return Swept(expired, removed)
+            await self._may_sweep()
+
+
+def _is_of_one_tenant(error: Exception) -> bool:
+    """Whether other tenants of the same node may fare better: a key of a wrong type, a record that is none."""
+    return type(error) is ResponseError and not str(error).startswith(("MISCONF", "NOREPLICAS", "NOPERM"))

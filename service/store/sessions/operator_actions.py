@@ -1,0 +1,207 @@
+"""What operators do: to users, to what they may, to limits. Each is one script, and tells itself as an event."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from service.core.clocks import FORGIVEN_SKEW_S, now_ms
+from service.core.errors import InvalidRequest
+from service.core.limits import MICRO, Limit, Standing
+from service.core.operator_actions import Act, Author, Override, Restriction, Revocation, Rules
+from service.core.sessions import Cause, Refusal, Status
+from service.core.text.timestamps import timestamp
+from service.store.admissions.window_retention import Retention
+from service.store.connection.calls import reaching, run
+from service.store.keyspace import ANY_REVOKED, ANY_USER, PUSHES, REVOKED, REVOKED_SKEW, keys_of
+from service.store.scripts import LETTERS, STATUSES, parse_record
+
+BITE = 100
+"""Users of one script call: Redis is not held for longer than by a full batch of admissions."""
+
+
+class OperatorActs:
+    """`core.acts.Acts`, over Redis.
+
+    Args:
+        client: a redis-py client.
+        clock_ms: milliseconds since the epoch, by the clock that judges tokens.
+        forget_refusals: is called with a tenant whose limits changed. Other workers hear of it by a push.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        clock_ms: Callable[[], int] = now_ms,
+        forget_refusals: Callable[[str], None] = lambda tenant: None,
+    ) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+        self._clock_ms = clock_ms
+        self._forget_refusals = forget_refusals
+        self.retention = Retention(client)
+
+    @reaching
+    async def act(
+        self,
+        tenant: str,
+        users: Sequence[str],
+        cause: Cause,
+        author: Author,
+        *,
+        everywhere: bool = False,
+        skew_ms: int = FORGIVEN_SKEW_S * 1000,
+    ) -> list[Act]:
+        """Move users where the table of transitions allows it; tell each as one event."""
+        keys, acts = keys_of(tenant), []
+        for at in range(0, len(users), BITE):
+            bite = users[at : at + BITE]
+            theirs = [key for user in bite for key in (keys.user(user), keys.user_rules(user))]
+            args = [cause.value, int(everywhere), self._clock_ms(), skew_ms, *_about(author), *bite]
+            answers = await run(self._client, "act", [keys.rules, *keys.shared, *theirs], args)
+            for user, (before, after, record, revoked_s, revokes) in zip(bite, answers, strict=True):
+                letter = after.decode()
+                outcome = STATUSES[letter] if letter in LETTERS.values() else Refusal(letter)
+                session, revoked = parse_record(user, record), None if revoked_s < 0 else revoked_s
+                acts.append(Act(user, STATUSES[before.decode()], outcome, session, revoked, revokes == 1))
+        return acts
+
+    @reaching
+    async def forget(self, tenant: str, user: str, author: Author) -> Status:
+        """Forget a user, unless it is terminated. Returns the status before."""
+        keys = keys_of(tenant)
+        before = await run(self._client, "forget", [*keys.shared, keys.user(user)], [user, *_about(author)])
+        return STATUSES[before.decode()]
+
+    @reaching
+    async def restrict(
+        self,
+        tenant: str,
+        user: str | None,
+        capability: str,
+        author: Author,
+        *,
+        until_ms: int | None = None,
+        replace: bool = False,
+    ) -> Restriction:
+        """Restrict a user (None: the whole tenant). It holds for the very next request."""
+        changed, until = await self._rule("restrict", tenant, user, author, capability, until_ms or 0, int(replace))
+        if until == _OVER:
+            raise InvalidRequest([("until", "is over already; leave it out to restrict until it is lifted")])
+        return Restriction(until or None, changed == 1)
+
+    @reaching
+    async def unrestrict(self, tenant: str, user: str | None, capability: str, author: Author) -> bool:
+        """Lift a restriction. Returns whether there was one."""
+        changed, _ = await self._rule("restrict", tenant, user, author, capability, -1, 0)
+        return bool(changed)
+
+    @reaching
+    async def revoke(
+        self,
+        tenant: str,
+        user: str | None,
+        author: Author,
+        *,
+        before_ms: int | None = None,
+        skew_ms: int = FORGIVEN_SKEW_S * 1000,
+        replace: bool = False,
+    ) -> Revocation:
+        """Refuse the tokens that were issued up to the second of a moment (None: every token that exists)."""
+        before = "now" if before_ms is None else before_ms
+        args = [before, self._clock_ms(), skew_ms, int(replace)]
+        changed, held_s, latest_ms = await self._rule("revoke", tenant, user, author, *args)
+        if latest_ms:
+            latest = f"must not be after {timestamp(latest_ms)}; leave it out to refuse every token that exists now"
+            raise InvalidRequest([("before", latest)])
+        return Revocation(held_s, changed == 1)
+
+    @reaching
+    async def restore(self, tenant: str, user: str | None, author: Author) -> bool:
+        """Refuse no token for when it was issued any more."""
+        changed, _, _ = await self._rule("revoke", tenant, user, author, "", 0, 0, 0)
+        return bool(changed)
+
+    @reaching
+    async def rules(self, tenant: str, user: str | None = None) -> Rules:
+        """What is set for a tenant, or for one user. What has run out, by the clock that judges it, is left out."""
+        keys = keys_of(tenant)
+        now, *found = await run(self._client, "look", [keys.rules if user is None else keys.user_rules(user)], [])
+        judged_at_ms = int(now)
+        restrictions: dict[str, int | None] = {}
+        limits: dict[str, tuple[int, int]] = {}
+        revoked: int | None = None
+        for raw, value in zip(found[::2], found[1::2], strict=True):
+            name = raw.decode()
+            if name == REVOKED:
+                revoked = int(value)
+            elif name.startswith("="):
+                requests, window_s = map(int, value.split())
+                limits[name[1:]] = requests, window_s
+            elif name not in _FLAGS and (int(value) == 0 or int(value) > judged_at_ms):
+                restrictions[name] = int(value) or None
+        return Rules(restrictions, revoked, limits)
+
+    @reaching
+    async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[Standing]:
+        """Where subjects stand within limits, as they hold, without using any up."""
+        keys = keys_of(tenant)
+        windows = [keys.window(limit.name, subject) for limit, subject in charges]
+        args: list[str | int] = [
+            part for limit, _ in charges for part in (limit.name, limit.requests, limit.window_s * MICRO)
+        ]
+        answers = await run(self._client, "peek", [keys.rules, *windows], args)
+        return [
+            Standing(limit.changed(requests, window_s), used, reset_us, over == 1)
+            for (limit, _), (used, reset_us, over, requests, window_s) in zip(charges, answers, strict=True)
+        ]
+
+    @reaching
+    async def reset_limit(self, tenant: str, limit: str, subject: str, author: Author) -> bool:
+        """Give a subject of a limit its whole quota back, on every worker."""
+        keys = keys_of(tenant)
+        args = [limit, subject, PUSHES, tenant, *_about(author)]
+        used = bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
+        self._forget_refusals(tenant)
+        return used
+
+    @reaching
+    async def set_limit(self, tenant: str, limit: Limit, requests: int, window_s: int, author: Author) -> Override:
+        """Set a tenant's limit over the configured one. It holds for the very next request.
+
+        Where its window is longer than before, the limit's windows are extended: what counts now counts on.
+        """
+        held = await self._override(tenant, limit.name, limit, requests, window_s, author)
+        # Where nothing changed it is extended again: the first time that may have failed.
+        before_s = held.previous[1] if held.applied else 0
+        if window_s > max(limit.window_s, before_s):
+            await self.retention.extend({(tenant, limit.name): window_s})
+        return held
+
+    @reaching
+    async def unset_limit(self, tenant: str, name: str, limit: Limit | None, author: Author) -> bool:
+        """Let the configured limit hold again."""
+        return (await self._override(tenant, name, limit, 0, 0, author)).applied
+
+    async def _override(
+        self, tenant: str, name: str, limit: Limit | None, requests: int, window_s: int, author: Author
+    ) -> Override:
+        keys = keys_of(tenant)
+        configured = (0, 0) if limit is None else (limit.requests, limit.window_s)
+        args: list[str | int] = [name, requests, window_s, *configured, PUSHES, tenant, *_about(author)]
+        changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events, keys.timed], args)
+        self._forget_refusals(tenant)
+        return Override(changed == 1, (before, before_s) if before else configured)
+
+    async def _rule(self, verb: str, tenant: str, user: str | None, author: Author, *args: str | int) -> Any:
+        keys = keys_of(tenant)
+        at = [keys.rules, keys.events, *([] if user is None else [keys.user_rules(user)]), keys.timed]
+        return await run(self._client, verb, at, [*args, user or "", *_about(author)])
+
+
+_OVER = -2
+"""What `lua/restrict.lua` answers where the restriction would be over already."""
+_FLAGS = frozenset({ANY_USER, REVOKED_SKEW, ANY_REVOKED})
+
+
+def _about(author: Author) -> tuple[str, str, str, str]:
+    return author.by, author.client, author.request_id, author.reason

@@ -1,0 +1,142 @@
+"""Repair: finds records and indexes that disagree, and mends them, in bites of a hundred users.
+
+They disagree where an earlier version lacked a right in the middle of a script, or by hand. The record is right. The
+service may run meanwhile: each bite is one script, and judges the records as they stand.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+
+from service.store.connection.calls import reaching, run
+from service.store.keyspace import keys_of, keys_of_tenants, rules_of_users
+
+BITE = 100
+SCANNED_AT_ONCE = 1000
+NAMED = 20
+"""Users that a report names, of each kind."""
+_OF_A_USER = re.compile(r"[^{]*\{([^}]+)\}:(u|rules):(.*)", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What was found at one tenant, and mended."""
+
+    looked_at: int = 0
+    """Records, entries of indexes and users' rules."""
+    mended: set[str] = field(default_factory=set)
+    """Users whose indexes did not agree with their record."""
+    unreadable: set[str] = field(default_factory=set)
+    """Users whose record cannot be read: left as it is."""
+    rules: set[str] = field(default_factory=set)
+    """Users whose restrictions or revocation were not looked at, or would not have ended."""
+
+
+class Repair:
+    """Repairs all that is kept in Redis, of tenants that are not configured as well.
+
+    Args:
+        client: a redis-py client.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client: Any = client  # redis-py's answers are typed as a union over all its modes
+
+    @reaching
+    async def run(self) -> dict[str, Repaired]:
+        """Look at everything once. Returns what was found, by tenant."""
+        found: dict[str, Repaired] = defaultdict(Repaired)
+        records: dict[str, list[str]] = defaultdict(list)
+        rules: dict[str, list[str]] = defaultdict(list)
+        indexed: set[str] = set()
+        async for raw in self._client.scan_iter(match=keys_of_tenants(), count=SCANNED_AT_ONCE):
+            key = raw.decode(errors="replace")
+            tenant = key[key.find("{") + 1 : key.find("}")]
+            if key in _indexes(tenant):
+                indexed.add(tenant)
+            of_a_user = _OF_A_USER.fullmatch(key)
+            if of_a_user is None:
+                continue
+            _, kind, user = of_a_user.groups()
+            waiting = (records if kind == "u" else rules)[tenant]
+            waiting.append(user)
+            if len(waiting) >= BITE:
+                await (self._mend if kind == "u" else self._mend_rules)(tenant, waiting, found[tenant])
+                waiting.clear()
+        for tenant, users in records.items():
+            await self._mend(tenant, users, found[tenant])
+        for tenant, users in rules.items():
+            await self._mend_rules(tenant, users, found[tenant])
+        for tenant in indexed:
+            async for users in self._indexed(tenant):
+                await self._mend(tenant, users, found[tenant])
+        return dict(found)
+
+    @reaching
+    async def adopt(self) -> int:
+        """Take over the rules of users that an earlier version let run out by a TTL. Returns of how many users."""
+        found: dict[str, Repaired] = defaultdict(Repaired)
+        async for raw in self._client.scan_iter(match=rules_of_users(), count=SCANNED_AT_ONCE):
+            of_a_user = _OF_A_USER.fullmatch(raw.decode(errors="replace"))
+            if of_a_user is not None and of_a_user[2] == "rules":
+                await self._mend_rules(of_a_user[1], [of_a_user[3]], found[of_a_user[1]])
+        return sum(len(one.rules) for one in found.values())
+
+    async def _indexed(self, tenant: str) -> AsyncIterator[list[str]]:
+        """The users in a tenant's indexes, a bite at a time; of whom there is no record as well."""
+        for index in _indexes(tenant):
+            bite: list[str] = []
+            async for user, _ in self._client.zscan_iter(index, count=BITE):
+                bite.append(user.decode())
+                if len(bite) >= BITE:
+                    yield bite
+                    bite = []
+            if bite:
+                yield bite
+
+    async def _mend(self, tenant: str, users: Sequence[str], found: Repaired) -> None:
+        if not users:
+            return
+        keys = keys_of(tenant)
+        at = [*keys.shared, *(keys.user(user) for user in users)]
+        mended, unreadable = await run(self._client, "mend", at, users)
+        found.looked_at += len(users)
+        found.mended |= {user.decode() for user in mended}
+        found.unreadable |= {user.decode() for user in unreadable}
+
+    async def _mend_rules(self, tenant: str, users: Sequence[str], found: Repaired) -> None:
+        if not users:
+            return
+        keys = keys_of(tenant)
+        at = [keys.rules, *(keys.user_rules(user) for user in users), keys.timed]
+        mended = await run(self._client, "mend_rules", at, users)
+        found.looked_at += len(users)
+        found.rules |= {user.decode() for user in mended}
+
+
+def told(tenant: str, repaired: Repaired) -> list[str]:
+    """What was done at a tenant, in sentences."""
+    lines = [f"{tenant}: {repaired.looked_at} looked at, {_counted(repaired.mended, 'users mended')}"]
+    if repaired.rules:
+        lines.append(f"{tenant}: {_counted(repaired.rules, 'users whose restrictions or revocation were put right')}")
+    if repaired.unreadable:
+        lines.append(f"{tenant}: {_counted(repaired.unreadable, 'records cannot be read and are left as they are')}")
+        lines.append(f"{tenant}: remove their keys, {keys_of(tenant).user('USER')}, by hand")
+    return lines
+
+
+def _counted(users: set[str], what: str) -> str:
+    """How many, what of them, and the first of them by name."""
+    if not users:
+        return f"0 {what}"
+    names = ", ".join(repr(user) for user in sorted(users)[:NAMED])
+    return f"{len(users)} {what}: {names}" + (", …" if len(users) > NAMED else "")
+
+
+def _indexes(tenant: str) -> tuple[str, ...]:
+    keys = keys_of(tenant)
+    return (*keys.by_status.values(), keys.expiring, keys.ending)

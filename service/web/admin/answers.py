@@ -1,0 +1,73 @@
+"""The data of the admin API's answers: sessions, acts, and what operators have set."""
+
+from typing import Any
+
+from service.core.limits import Standing
+from service.core.operator_actions import Act, Rules
+from service.core.sessions import Refusal, Session
+from service.core.text.timestamps import timestamp
+
+
+def session_data(tenant: str, session: Session) -> dict[str, Any]:
+    """A session, as `/auth/status` tells it."""
+    return {
+        "tenant": tenant,
+        "userId": session.user,
+        "status": session.status,
+        "previousStatus": session.previous,
+        "since": moment(session.since_ms),
+        "lastSeen": moment(session.seen_ms),
+        "tokenExpiresAt": moment(session.expires_ms),
+    }
+
+
+def rules_data(rules: Rules) -> dict[str, Any]:
+    """What operators have set."""
+    limits = {name: {"requests": requests, "window": window_s} for name, (requests, window_s) in rules.limits.items()}
+    return {
+        "restrictions": [{"capability": name, "until": moment(until)} for name, until in rules.restrictions.items()],
+        "revokedBefore": None if rules.revoked_before_s is None else moment(rules.revoked_before_s * 1000),
+        "limits": limits,
+    }
+
+
+def revoked_data(before_s: int | None, session: Session | None = None) -> dict[str, Any]:
+    """Up to when tokens are refused, from when on new ones are accepted, and whether the user's can be."""
+    if before_s is None:
+        return {}
+    carry_iat = None if session is None else session.tokens_carry_iat
+    moments = {"revokedBefore": moment(before_s * 1000), "newTokensFrom": moment((before_s + 1) * 1000)}
+    return {**moments, "tokensCarryIat": carry_iat}
+
+
+def result_data(done: Act, name: str) -> dict[str, Any]:
+    """What the act `name` came to for one of many users."""
+    if isinstance(done.outcome, Refusal):
+        unknown = done.outcome is Refusal.UNKNOWN
+        message = "Nothing is kept of this user" if unknown else conflict(done, name)
+        return {"userId": done.user, "done": False, "status": done.came_from, "message": message}
+    told = {"userId": done.user, "done": True, "applied": done.applied, "status": done.outcome}
+    return {**told, "previousStatus": done.came_from, **revoked_data(done.revoked_before_s, done.session)}
+
+
+def conflict(done: Act, name: str) -> str:
+    """Why the act `name` was not done."""
+    return f"{name} conflicts with the status {done.came_from.value}"
+
+
+def standing_data(standing: Standing) -> dict[str, Any]:
+    """How much of a limit is used."""
+    limit = standing.limit
+    return {
+        "limit": limit.name,
+        "requests": limit.requests,
+        "window": limit.window_s,
+        "used": standing.used,
+        "remaining": standing.remaining,
+        "reset": standing.reset_s,
+    }
+
+
+def moment(ms: int | None) -> str | None:
+    """A moment as every answer writes it."""
+    return None if ms is None else timestamp(ms)

@@ -1,0 +1,160 @@
+"""Who asks the admin API: an operator by bearer token, or by the dashboard's cookie; and what it works with."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Protocol
+
+from aiohttp import hdrs, web
+
+from service.core.admission import Question, judge
+from service.core.clocks import forgiven_skew_ms
+from service.core.errors import Forbidden, NotFound, Unauthorized, UnexpectedState
+from service.core.operator_actions import Acts, Author
+from service.core.session_lists import Histories, SessionLists
+from service.core.tenants import Tenant, digest
+from service.web import app_keys
+from service.web.api.authentication import client_of
+from service.web.api.credentials import bearer_token
+from service.web.dashboard.login import browser_of, is_own_page
+from service.web.dashboard.pages import ROOT
+from service.web.policy import Operator
+
+CSRF_HEADER = "x-csrf-token"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """An operator at work on one request."""
+
+    operator: Operator
+    named: Tenant | None
+    """The tenant that the path names."""
+    sessions: SessionLists
+    acts: Acts
+    histories: Histories
+    request: web.Request
+
+    @property
+    def tenant(self) -> Tenant:
+        """The tenant that the path names.
+
+        Raises:
+            UnexpectedState: it names none.
+        """
+        if self.named is None:
+            raise UnexpectedState("Missing tenant")
+        return self.named
+
+    @property
+    def at(self) -> str:
+        """The tenant's name."""
+        return self.tenant.name
+
+    @property
+    def skew_ms(self) -> int:
+        """How far the tenant lets clocks differ, in milliseconds."""
+        return forgiven_skew_ms(self.tenant.ring.leeway_s)
+
+    def author(self, reason: str) -> Author:
+        """Who does it, and why."""
+        return Author(self.operator.name, client_of(self.request), self.request[app_keys.EXCHANGE].request_id, reason)
+
+
+class View(Protocol):
+    """A handler of the admin API."""
+
+    def __call__(self, request: web.Request, desk: Desk, /) -> Awaitable[web.StreamResponse]:
+        """Answer."""
+
+
+def for_viewers(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """`view` for whoever may look at the tenant that the path names."""
+    return _guarded(view, changes=False)
+
+
+def for_operators(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """`view` for whoever may change things, too."""
+    return _guarded(view, changes=True)
+
+
+def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    @wraps(view)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        await admit_anyone(request, "admin")
+        operator = operator_of(request)
+        exchange = request[app_keys.EXCHANGE]
+        exchange.operator, exchange.changed = operator.name, changes
+        if changes and not operator.may_change:
+            raise Forbidden
+        named = request.match_info.get("tenant")
+        tenant = None if named is None else tenant_of(request, operator, named)
+        request.app[app_keys.GATE].need_store()
+        app = request.app
+        desk = Desk(operator, tenant, app[app_keys.SESSIONS], app[app_keys.ACTS], app[app_keys.HISTORIES], request)
+        return await view(request, desk)
+
+    return guarded
+
+
+def tenant_of(request: web.Request, operator: Operator, name: str) -> Tenant:
+    """A tenant of this operator's.
+
+    Raises:
+        Forbidden: it is not.
+        NotFound: there is none of that name.
+    """
+    if not operator.sees(name):
+        raise Forbidden
+    tenant = request.app[app_keys.GATE].policy.current.directory.tenants.get(name)
+    if tenant is None:
+        raise NotFound("There is no such tenant")
+    return tenant
+
+
+async def admit_anyone(request: web.Request, operation: str) -> None:
+    """Hold a request to the limits of `operation`, whoever sends it.
+
+    Raises:
+        TooManyRequests: one refuses.
+        StoreUnavailable: Redis is away, and a limit may not be decided without it.
+    """
+    exchange = request[app_keys.EXCHANGE]
+    exchange.operation = operation
+    terms = exchange.gate.policy.current.directory.terms[operation].anonymous
+    question = Question(terms, client_of(request), exchange.request_id)
+    exchange.admission = await exchange.gate.decide(question)
+    judge(question, exchange.admission)
+
+
+def find_operator(request: web.Request, token: str) -> Operator | None:
+    """Whose token that is."""
+    given, found = digest(token), None
+    for one in request.app[app_keys.GATE].policy.current.operators:  # all of them, so that the time tells nothing
+        if hmac.compare_digest(one.token_digest, given):
+            found = one
+    return found
+
+
+def operator_of(request: web.Request) -> Operator:
+    """Who asks: by bearer token, or at the dashboard's addresses by its cookie.
+
+    Raises:
+        Unauthorized: nobody we know.
+        Forbidden: a change that does not come from our own page.
+    """
+    if request.path.startswith(f"{ROOT}/"):
+        browser = browser_of(request)
+        if browser is None or browser.operator is None:
+            raise Unauthorized
+        if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
+            given = request.headers.getall(CSRF_HEADER, ())
+            if not is_own_page(request) or len(given) != 1 or not browser.gave(given[0]):
+                raise Forbidden
+        return browser.operator
+    token = bearer_token(request.headers)
+    operator = None if token is None else find_operator(request, token)
+    if operator is None:
+        raise Unauthorized
+    return operator

@@ -1,0 +1,238 @@
+"""What the admin API reads: bodies and queries, as types. The description at /openapi.json is made from them."""
+
+import asyncio
+import json
+from collections import Counter
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from aiohttp import hdrs, web
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from service.core.admission import CAPABILITY
+from service.core.errors import InvalidRequest
+from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S
+from service.core.sessions import Status
+from service.core.text.validation_messages import in_our_words
+from service.core.tokens.verification import MAX_USER_CHARS, is_user_id
+from service.web.server import http_server
+
+MAX_USERS = 1000
+"""Of one call."""
+MAX_BODY_BYTES = 256 * 1024
+"""A call about so many users fits."""
+MAX_REASON_CHARS = 500
+MAX_PAGE = 500
+MOST_MISTAKES = 20
+"""Of one request that are told one by one: an answer is not to be many times its request."""
+
+
+def _is_a_user(user: str) -> str:
+    if not is_user_id(user):
+        raise ValueError("must be a user: 1 to 128 characters without control characters")
+    return user
+
+
+_PRINTED: Any = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+"""What `_is_a_user` holds users to, for the description."""
+
+User = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_USER_CHARS, json_schema_extra=_PRINTED),
+    AfterValidator(_is_a_user),
+]
+Reason = Annotated[str, Field(max_length=MAX_REASON_CHARS)]
+Subject = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_USER_CHARS,
+        json_schema_extra=_PRINTED,
+        description="the address as limits count it, the user, or - for the tenant",
+    ),
+    AfterValidator(_is_a_user),
+]
+Capability = Annotated[str, Field(pattern=CAPABILITY)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
+
+
+class Told(_Schema):
+    """Why something is done."""
+
+    reason: Reason = ""
+
+
+class ActBody(Told):
+    """Log out, suspend, reinstate or terminate one user."""
+
+    everywhere: bool = Field(False, description="logout alone: refuse the tokens issued until now as well")
+
+
+class ManyBody(ActBody):
+    """The same for many users."""
+
+    users: list[User] = Field(min_length=1, max_length=MAX_USERS)
+
+
+class RestrictBody(Told):
+    """Restrict from a capability."""
+
+    until: AwareDatetime | None = Field(None, description="in the future; null: until it is lifted")
+
+
+class RevokeBody(Told):
+    """Refuse tokens that were issued up to a moment."""
+
+    before: AwareDatetime | None = Field(
+        None,
+        description="at most 5 s (or the tenant's leeway) ahead; null: now, which covers every token that exists, "
+        "also one issued that far ahead",
+    )
+
+
+class LimitBody(Told):
+    """A limit in place of the configuration's."""
+
+    requests: int = Field(ge=1, le=MAX_REQUESTS, strict=True)
+    window: int = Field(ge=1, le=MAX_WINDOW_S, strict=True, description="seconds")
+
+
+class ResetBody(Told):
+    """Whose quota is given back."""
+
+    subject: Subject
+
+
+class TerminateBody(Told):
+    """A user's own account."""
+
+    strategy: Literal["soft", "hard"] = Field(description="soft: suspended, hard: terminated")
+
+
+class SessionsQuery(_Schema):
+    """Which sessions."""
+
+    status: Status | None = None
+    user: User | None = Field(None, description="exactly this user")
+    prefix: str = Field("", max_length=MAX_USER_CHARS, description="users that begin so, among the newest 10,000")
+    after: str | None = Field(
+        None, description="`next` of the page before", json_schema_extra={"pattern": r"^[0-9]{1,15}\."}
+    )
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+
+
+class SubjectQuery(_Schema):
+    """Whose standing."""
+
+    subject: Subject
+
+
+class UserQuery(_Schema):
+    """Which user, where the path does not say."""
+
+    user: User
+
+
+class ReplaceQuery(_Schema):
+    """Whether an act may weaken what holds."""
+
+    replace: bool = Field(False, description="set exactly what is sent, also where something stricter holds")
+
+
+class UserReplaceQuery(UserQuery, ReplaceQuery):
+    """The same, for a user that the path does not name."""
+
+
+class EventsQuery(_Schema):
+    """Whose events."""
+
+    tenant: str
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+async def read_body(request: web.Request, schema: type[Schema]) -> Schema:
+    """The body as `schema`; none is an empty one.
+
+    Raises:
+        InvalidRequest: it is not.
+        web.HTTPRequestEntityTooLarge: it is too long.
+    """
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise web.HTTPBadRequest
+    content = bytearray()
+    try:
+        async with asyncio.timeout(http_server.BODY_DEADLINE_S):
+            async for part in request.content.iter_any():
+                content += part
+                if len(content) > MAX_BODY_BYTES:
+                    raise web.HTTPRequestEntityTooLarge(max_size=MAX_BODY_BYTES, actual_size=len(content))
+    except (web.RequestPayloadError, ConnectionError, TimeoutError) as error:
+        raise web.HTTPBadRequest from error
+    try:
+        read = schema.model_validate_json(bytes(content) or b"{}")
+    except ValidationError as error:
+        raise _mistakes(error) from None
+    json.loads(bytes(content) or b"{}", object_pairs_hook=_unique)
+    return read
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a member that stands twice: readers differ in which of the two decides (RFC 8259, section 4)."""
+    if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
+        raise InvalidRequest([(name, "stands more than once") for name in twice])
+    return dict(pairs)
+
+
+def read_query(request: web.Request, schema: type[Schema]) -> Schema:
+    """The query as `schema`.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    given: dict[str, Any] = {}
+    for name in request.query:
+        values = request.query.getall(name)
+        if len(values) > 1:
+            raise InvalidRequest([(name, "stands more than once")])
+        given[name] = values[0]
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise _mistakes(error) from None
+
+
+def read_user(request: web.Request) -> str:
+    """The user of the path, or of the query.
+
+    Raises:
+        InvalidRequest: no user can be called that.
+    """
+    if "user" not in request.match_info:
+        return read_query(request, UserQuery).user
+    user = request.match_info["user"]
+    try:
+        return _is_a_user(user)
+    except ValueError as error:
+        raise InvalidRequest([("user", str(error))]) from None
+
+
+def _mistakes(error: ValidationError) -> InvalidRequest:
+    if error.error_count() > MOST_MISTAKES:
+        return InvalidRequest([("body", f"holds {error.error_count()} mistakes")])
+    return InvalidRequest(
+        [
+            (".".join(map(str, one["loc"])) or "body", in_our_words(one["msg"]))
+            for one in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+    )
+
+
+def moment_ms(moment: datetime | None) -> int | None:
+    """A moment in milliseconds since the epoch; none before it."""
+    return None if moment is None else max(1, int(moment.timestamp() * 1000))

@@ -1,0 +1,113 @@
+"""What a request identifies itself by: the tenant's token, the user's token, an operator's bearer token.
+
+One credential a request. A field that is sent twice, or two tokens that differ, can be read in two ways: what is
+judged here would not be what the API behind a proxy takes. Such a request is refused, whichever of them is good.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Set as AbstractSet
+
+from aiohttp import hdrs
+from multidict import CIMultiDictProxy, istr
+
+from service.core.errors import (
+    InvalidRequest,
+    InvalidTenantToken,
+    InvalidUserToken,
+    MissingTenantToken,
+    MissingUserToken,
+)
+from service.core.tokens.verification import MAX_TOKEN_CHARS
+
+TENANT_TOKEN, USER_TOKEN, PASSIVE = istr("x-tenant-token"), istr("x-token"), istr("x-passive")
+_AUTHORIZATION = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?: +(.*))?", re.DOTALL)
+"""A scheme and what follows it (RFC 9110, section 11.4)."""
+
+
+def repeated_fields(headers: CIMultiDictProxy[str]) -> frozenset[str]:
+    """Return the names, in lower case, of the fields that are sent more than once."""
+    if len(headers) == len(headers.keys()):
+        return NONE
+    return frozenset(name for name, times in Counter(name.lower() for name, _ in headers.items()).items() if times > 1)
+
+
+NONE: frozenset[str] = frozenset()
+
+
+def tenant_token(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> str:
+    """Return the tenant's token.
+
+    Raises:
+        MissingTenantToken: there is none.
+        InvalidTenantToken: the field is repeated.
+    """
+    token = headers.get(TENANT_TOKEN)
+    if not token or repeated:
+        if "x-tenant-token" in repeated:
+            raise InvalidTenantToken
+        if not token:
+            raise MissingTenantToken
+    return token
+
+
+def user_token(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> str:
+    """Return the user's token: `x-token`, or in its place `authorization: Bearer …` (RFC 6750, section 2.1).
+
+    An empty field counts as absent. Another scheme beside `x-token` is not judged: a site may stand behind Basic
+    authentication.
+
+    Raises:
+        MissingUserToken: there is none.
+        InvalidUserToken: a field is repeated, the two differ, or the only one is bound to a key (DPoP, RFC 9449).
+    """
+    token, credentials = headers.get(USER_TOKEN), headers.get(hdrs.AUTHORIZATION)
+    if repeated and ("x-token" in repeated or "authorization" in repeated):
+        raise InvalidUserToken("a field of credentials is repeated")
+    if credentials:
+        token = _one_token(token, credentials)
+    if not token:
+        raise MissingUserToken
+    if len(token) > MAX_TOKEN_CHARS:
+        raise InvalidUserToken("too long")
+    return token
+
+
+def _one_token(token: str | None, credentials: str) -> str:
+    parts = _AUTHORIZATION.fullmatch(credentials)
+    scheme, given = (parts[1].lower(), (parts[2] or "").strip(" \t")) if parts else ("", "")
+    if token:
+        if not scheme or (scheme == "bearer" and given != token):
+            raise InvalidUserToken("authorization holds something else than x-token")
+        return token
+    if scheme == "dpop":
+        raise InvalidUserToken("a token that is bound to a key (DPoP)")
+    return given if scheme == "bearer" else ""
+
+
+def is_passive(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> bool:
+    """Tell whether the request is to leave no trace in the user's status.
+
+    Raises:
+        InvalidRequest: the field is repeated.
+    """
+    said = headers.get(PASSIVE)
+    if said is None:
+        return False
+    if "x-passive" in repeated:
+        raise sent_more_than_once("x-passive")
+    return said.lower() == "true"
+
+
+def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:
+    """Return an operator's token, or that of the metrics; None without one, and where the field is repeated."""
+    given = headers.getall(hdrs.AUTHORIZATION, ())
+    if len(given) != 1:
+        return None
+    scheme, _, token = given[0].partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def sent_more_than_once(*names: str) -> InvalidRequest:
+    """The error for fields that decide something and are repeated."""
+    return InvalidRequest([(name, "is sent more than once") for name in names])

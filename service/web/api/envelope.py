@@ -1,0 +1,99 @@
+"""The envelope of every answer of the API: `meta` with `data` or `error`."""
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+from aiohttp import web
+from multidict import istr
+
+from service.core.text.timestamps import timestamp
+from service.web.app_keys import EXCHANGE, Exchange
+from service.web.monitoring.redaction import is_token
+from service.web.policy import Policy
+from service.web.server.responses import Answer
+
+REQUEST_ID = istr("x-request-id")
+REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+DONE = '{"success": true}'
+"""The data of what has nothing else to tell."""
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+quoted = json.encoder.encode_basestring
+"""A string as JSON, quotes included; much faster than an encoder for a whole object."""
+_prefix = ""
+_numbers = count(10**9)  # as many digits for the next nine billion
+
+
+def _renew_prefix() -> None:
+    """For this process alone: workers are forked, and must not give the same ids."""
+    global _prefix
+    _prefix = f"req-{secrets.token_hex(7)}"
+
+
+_renew_prefix()
+os.register_at_fork(after_in_child=_renew_prefix)
+
+
+def request_id_of(request: web.Request, policy: Policy) -> str:
+    """The client's request id, where it is sent once, well-formed and no token; else a new one: prefix and number."""
+    given = request.headers.get(REQUEST_ID)
+    if (
+        given is not None
+        and REQUEST_ID_FORM.fullmatch(given)
+        and not is_token(given, policy)
+        and len(request.headers.getall(REQUEST_ID)) == 1
+    ):
+        return given
+    return f"{_prefix}{next(_numbers)}"
+
+
+def success(request: web.Request, data: Any, status: int = 200, *, latest_ms: int = 0) -> Answer:
+    """The envelope around `data`. `latest_ms`: the latest past moment in it, by Redis's clock."""
+    return _answer(request[EXCHANGE], "data", _encode(data), status, latest_ms)
+
+
+def done(request: web.Request) -> Answer:
+    """The envelope of what has nothing else to tell."""
+    return success_of(request[EXCHANGE], DONE)
+
+
+def success_of(exchange: Exchange, data: str, latest_ms: int = 0) -> Answer:
+    """The envelope around data that is JSON already. `latest_ms`: the latest past moment in it, by Redis's clock."""
+    return _answer(exchange, "data", data, 200, latest_ms)
+
+
+def failure(
+    exchange: Exchange, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
+) -> Answer:
+    """The envelope around an error; `validation` tells fields and what is wrong with them."""
+    if not validation:
+        return _answer(exchange, "error", _error(code, status, message), status)
+    told = [{"field": field, "message": what} for field, what in validation]
+    error = {"message": message, "code": code, "status": status, "validation": told}
+    return _answer(exchange, "error", _encode(error), status)
+
+
+@lru_cache(maxsize=256)
+def _error(code: str, status: int, message: str) -> str:
+    """Written once: a refusal is not to cost more than what it refuses."""
+    error = {"message": message, "code": code, "status": status}
+    return _encode(error)
+
+
+def _answer(exchange: Exchange, kind: str, content: str, status: int, latest_ms: int = 0) -> Answer:
+    now_ms = time.time_ns() // 1_000_000
+    if latest_ms > now_ms:  # Redis's clock is ahead: an answer is not older than what it tells has happened
+        now_ms = latest_ms
+    # The request id needs no escaping: its form holds nothing that JSON would escape.
+    text = (
+        f'{{"meta": {{"requestId": "{exchange.request_id}", "timestamp": "{timestamp(now_ms)}"}}, "{kind}": {content}}}'
+    )
+    return Answer(status, text.encode("utf-8", "backslashreplace"))

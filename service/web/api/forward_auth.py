@@ -1,0 +1,174 @@
+"""`/auth/verify`: what a proxy asks about each request of the deployment, in the words of each proxy.
+
+Where the original request is told, and what the proxy makes of an answer, differs. Who tells it is believed only
+as one of `server.trusted_proxies`.
+"""
+
+import re
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from aiohttp import web
+from multidict import istr
+
+from service.core.admission import Admission
+from service.core.errors import UnreadableRequest
+from service.core.text.timestamps import timestamp
+from service.core.tokens.verification import Identity
+from service.web import app_keys
+from service.web.api.client_address import ClientAddressRules, is_proxy
+from service.web.api.credentials import sent_more_than_once
+from service.web.api.envelope import DONE, success_of
+from service.web.server.responses import Answer, line
+
+PREFER = istr("prefer")
+ROOT = "/auth/verify"
+NGINX = f"{ROOT}/nginx"
+ENVOY = f"{ROOT}/envoy"
+
+ADMITTED = "x-auth-admitted: 1\r\n"
+"""The header line of an admission, on an open route too, and of no other answer of the service.
+
+A status alone does not tell a proxy who answered: something else at that address may say 200 as well.
+"""
+
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHOD = re.compile(r"[A-Z][A-Z_-]{0,31}")
+_VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+_AS_IT_IS = re.compile(f"[{re.escape(_VISIBLE)}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The original request in two header fields, each set by the proxy, and sent once (`check_repeated`)."""
+
+    method: istr
+    target: istr
+
+    def __call__(self, request: web.Request) -> tuple[str, str]:
+        """Read it.
+
+        Raises:
+            UnreadableRequest: it is not there.
+        """
+        method, target = request.headers.get(self.method), request.headers.get(self.target)
+        if method is None or target is None:
+            missing = self.method if method is None else self.target
+            raise UnreadableRequest(f"{missing} is not sent: the proxy has to set it")
+        return method, target
+
+
+ORIGINAL = Told(istr("x-original-method"), istr("x-original-uri"))
+FORWARDED = Told(istr("x-forwarded-method"), istr("x-forwarded-uri"))
+
+
+def either(request: web.Request) -> tuple[str, str]:
+    """For a proxy that is not known: what one pair tells or the other. Where they differ, one is the client's."""
+    told = [one(request) for one in (ORIGINAL, FORWARDED) if {one.method, one.target} & request.headers.keys()]
+    if not told:
+        raise UnreadableRequest("neither X-Original-Method and -URI nor X-Forwarded-Method and -Uri are sent")
+    if told[0] != told[-1]:
+        raise UnreadableRequest("X-Original-… and X-Forwarded-… differ: clear the pair that is not in use")
+    return told[0]
+
+
+def the_rest(request: web.Request) -> tuple[str, str]:
+    """For a proxy that sends the request's own method, and its target behind ours (Envoy's `path_prefix`).
+
+    Raises:
+        UnreadableRequest: the target does not follow our prefix as it is written.
+    """
+    if not request.raw_path.startswith(ENVOY):  # in absolute form, or with our own part of it encoded
+        raise UnreadableRequest(f"the path of the request does not begin with {ENVOY}")
+    return request.method, request.raw_path[len(ENVOY) :] or "/"
+
+
+def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> app_keys.Original:
+    """`read`, of a trusted proxy's request alone."""
+
+    def original(request: web.Request, rules: ClientAddressRules) -> tuple[str, str]:
+        if not is_proxy(request.remote, rules):
+            raise UnreadableRequest("who asks is not one of server.trusted_proxies")
+        method, target = read(request)
+        if method not in _USUAL and not _METHOD.fullmatch(method):
+            raise UnreadableRequest("the original method is none")
+        return method, target
+
+    return original
+
+
+def check_repeated(repeated: AbstractSet[str]) -> None:
+    """Check that no field which describes the original request is sent twice: one of the two is the client's.
+
+    Raises:
+        InvalidRequest: one is; names all that are.
+    """
+    if wrong := [name for name in repeated if name.startswith("x-original-") or name in _FORWARDED_ONCE]:
+        raise sent_more_than_once(*sorted(wrong))
+
+
+_FORWARDED_ONCE = frozenset({"x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto"})
+
+
+def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[app_keys.Answering, app_keys.Operation]:
+    """A handler of its own for each profile: by it the authentication knows where the original request is told."""
+
+    async def verify(request: web.Request) -> web.StreamResponse:
+        return verified(request, request[app_keys.EXCHANGE])
+
+    return verify, app_keys.Operation("verify", from_a_proxy(read), check_repeated)
+
+
+def verified(request: web.Request, exchange: app_keys.Exchange) -> Answer:
+    """Say who asks, for the backend; an open route's request is nobody's."""
+    # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
+    minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
+    answer = Answer(200, b"") if minimal else success_of(exchange, DONE)
+    answer.lines = ADMITTED
+    if exchange.identity is not None:
+        answer.lines += identity_lines(*exchange.admitted())
+    return answer
+
+
+PROFILES = {
+    ROOT: _profile(either),
+    NGINX: _profile(ORIGINAL),
+    f"{ROOT}/haproxy": _profile(ORIGINAL),
+    f"{ROOT}/traefik": _profile(FORWARDED),
+    f"{ROOT}/caddy": _profile(FORWARDED),
+    ENVOY: _profile(the_rest),
+}
+"""Path → what answers it, and what it is to the admission."""
+
+
+def identity_lines(identity: Identity, admission: Admission) -> str:
+    """Who asks, in header lines for the backend: `x-auth-*`."""
+    session = admission.session
+    lines = (
+        f"x-auth-tenant: {identity.tenant}\r\nx-auth-user: {escaped(identity.user)}\r\n"
+        f"x-auth-expires: {timestamp(identity.expires_ms)}\r\n"
+    )
+    if session is not None:
+        return f"{lines}x-auth-status: {session.status}\r\n"
+    if "sessions" in admission.degraded:
+        return lines  # not known without Redis, and nothing is made up
+    return f"{lines}x-auth-status: none\r\n"
+
+
+def escaped(user: str) -> str:
+    """A user's id as a header field: percent-encoded but for visible ASCII. Spaces at a field's end would be lost."""
+    return user if _AS_IT_IS.fullmatch(user) else quote(user, safe=_VISIBLE)
+
+
+def translate(request: web.Request, response: web.StreamResponse) -> None:
+    """Put a refusal in nginx's words: `auth_request` makes a 500 of whatever is not 2xx, 401 or 403.
+
+    The real status, and the body, which nginx drops, travel in header fields (nginx, `error_page` and `return`).
+    """
+    path = request.raw_path
+    if path.startswith(NGINX) and isinstance(response, Answer) and path.partition("?")[0] == NGINX:
+        response.lines += f"x-deny-status: {response.status}\r\n{line('x-deny-body', response.text)}"
+        if response.status not in (401, 403):
+            response.change_status(403)

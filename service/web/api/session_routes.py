@@ -1,0 +1,77 @@
+"""`/auth/*`: what a user's client asks."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+from aiohttp import web
+
+from service.core.admission import Terms
+from service.core.sessions import MOST_SESSIONS, Cause, Session, Status
+from service.core.text.timestamps import quoted_timestamp
+from service.web.admin.schemas import TerminateBody, read_body
+from service.web.api.envelope import DONE, quoted, success, success_of
+from service.web.app_keys import EXCHANGE, Exchange
+from service.web.server.responses import Answer
+
+
+async def logout(request: web.Request) -> web.StreamResponse:
+    """See `logged_out`."""
+    return logged_out(request, request[EXCHANGE])
+
+
+def logged_out(_: web.Request, exchange: Exchange) -> Answer:
+    """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
+    exchange.admitted()
+    return success_of(exchange, DONE)
+
+
+async def status(request: web.Request) -> web.StreamResponse:
+    """See `standing`."""
+    return standing(request, request[EXCHANGE])
+
+
+def standing(_: web.Request, exchange: Exchange) -> Answer:
+    """Where the user stands after this request."""
+    identity, admission = exchange.admitted()
+    if admission.session is not None:
+        return success_of(exchange, *_told(identity.tenant, admission.session))
+    # Without Redis nothing is known but the token, and nothing is made up; otherwise only x-passive gets here.
+    status, expires_ms = (None, identity.expires_ms) if "sessions" in admission.degraded else (Status.NONE, None)
+    return success_of(exchange, _data(identity.tenant, identity.user, status, None, (None, None, expires_ms)))
+
+
+@lru_cache(maxsize=MOST_SESSIONS)
+def _told(tenant: str, session: Session) -> tuple[str, int]:
+    """A session as JSON, and the latest moment in it that has passed."""
+    times_ms = session.since_ms, session.seen_ms, session.expires_ms
+    data = _data(tenant, session.user, session.status, session.previous, times_ms)
+    return data, session.changed_ms
+
+
+def _data(
+    tenant: str, user: str, status: Status | None, previous: Status | None, times_ms: Iterable[int | None]
+) -> str:
+    # Written out, member by member: this is asked at the full rate of the deployment.
+    since, seen, expires = map(quoted_timestamp, times_ms)
+    return (
+        f'{{"tenant": "{tenant}", "userId": {quoted(user)}, "status": {_quoted(status)}, '
+        f'"previousStatus": {_quoted(previous)}, "since": {since}, "lastSeen": {seen}, "tokenExpiresAt": {expires}}}'
+    )
+
+
+def _quoted(status: Status | None) -> str:
+    return "null" if status is None else f'"{status}"'
+
+
+async def ending(request: web.Request, terms: Terms) -> Terms:
+    """On what terms a user ends its own account: `soft` suspends it, `hard` terminates it."""
+    body = await read_body(request, TerminateBody)
+    cause = Cause.OWN_SUSPEND if body.strategy == "soft" else Cause.OWN_TERMINATE
+    return replace(terms, cause=cause, reason=body.reason)
+
+
+async def terminate(request: web.Request) -> web.StreamResponse:
+    """Say that the account is ended: the admission has done it, or this is not reached."""
+    request[EXCHANGE].admitted()
+    return success(request, {"success": True}, status=201)

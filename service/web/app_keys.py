@@ -1,0 +1,152 @@
+"""What the application and a request carry with them, typed."""
+
+import time
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from service.core.admission import Admission, Question, Terms, Told
+from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, UnexpectedState
+from service.core.operator_actions import Acts
+from service.core.readiness import Readiness
+from service.core.session_lists import ActivityCharts, Feeds, Histories, SessionLists
+from service.core.tenants import Tenant
+from service.core.tokens.verification import Identity, VerifiedTokens
+from service.core.traffic_statistics import Pulse
+from service.core.webhooks import HookStates
+from service.web.api.client_address import ClientAddressRules
+from service.web.monitoring.log_throttling import Repeats
+from service.web.monitoring.metrics import Metrics
+from service.web.policy import LivePolicy
+from service.web.server.responses import Answer
+
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Prompt = Callable[[web.Request, "Exchange"], Answer]
+"""Answers what is admitted, without waiting for anything. On the short way the request does not hold its exchange."""
+
+
+@dataclass(slots=True)
+class UserContext:
+    """Who asks, once admitted."""
+
+    tenant: Tenant
+    identity: Identity
+    admission: Admission
+
+
+Original = Callable[[web.Request, ClientAddressRules], tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a handler is to the admission."""
+
+    name: str
+    original: Original | None = None
+    """Method and target of the request that this one asks about, where it is another's (UnreadableRequest: untold)."""
+    check: Callable[[AbstractSet[str]], None] | None = None
+    """Checks the names of repeated header fields (InvalidRequest: one of them describes another's request)."""
+    own_terms: Callable[[web.Request, Terms], Awaitable[Terms]] | None = None
+    """The terms of one request, where its body decides; what is wrong with that is raised once it is admitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What requests ask of the rest of the service, in one place: a request looks it up once."""
+
+    policy: LivePolicy
+    verified: VerifiedTokens
+    metrics: Metrics
+    repeats: Repeats
+    pulse: Pulse
+    operations: dict[object, Operation]
+    """Handlers that are not in it stand outside the admission."""
+    ask: Callable[[Question], Awaitable[Admission]]
+    """Redis (StoreUnavailable: it is away)."""
+    start: Callable[[Question, Told], Admission | None]
+    """The same for who does not wait: what is known at once, or nothing, and then it is told."""
+    without_store: Callable[[Question], Admission]
+    """What the configuration says of outages."""
+    refetch_keys: Callable[[str], Awaitable[None]]
+    """Waits a moment for fresh keys of a tenant that has a JWKS URL."""
+    is_down: Callable[[], bool]
+    """Whether the circuit breaker is open."""
+    is_ready: Callable[[], Awaitable[bool]]
+    readiness: Readiness
+    """Reasons why the service is not ready, and warnings, for `/readyz`."""
+
+    def need_store(self) -> None:
+        """Raise StoreUnavailable at once while the circuit breaker is open: nobody is let to wait for Redis."""
+        if self.is_down():
+            raise StoreUnavailable(BREAKER_IS_OPEN, "breaker")
+
+    async def decide(self, question: Question) -> Admission:
+        """The one admission, outages included."""
+        try:
+            return await self.ask(question)
+        except StoreUnavailable as error:
+            self.count_failure(error)
+            return self.without_store(question)
+
+    def count_failure(self, error: StoreUnavailable) -> None:
+        """Count why Redis did not answer, and have the log tell it once a second."""
+        if error.kind:
+            self.metrics.count_failure(error.kind)
+            self.repeats.fail(error.kind, error.reason)
+
+
+class Exchange:
+    """One request on its way: what the middlewares and the handler tell each other of it."""
+
+    # No dataclass: there is one per request, and most of this is seldom set.
+    operation: str = "-"
+    tenant: str | None = None
+    """Whose request it is, once its token said so."""
+    customer: Tenant | None = None
+    """The same, as configured when it came."""
+    operator: str | None = None
+    """Who of the operators asks."""
+    changed: bool = False
+    """An operator's act: the log tells each."""
+    client: str | None = None
+    """The client's address as limits count it, once somebody asked."""
+    original: tuple[str, str] | None = None
+    """Method and target of the request that a proxy asks about."""
+    admission: Admission | None = None
+    identity: Identity | None = None
+    """Who asks, once admitted."""
+
+    def __init__(self, gate: Gate, request_id: str) -> None:
+        self.gate = gate
+        self.request_id = request_id
+        self.began = time.perf_counter()
+
+    @property
+    def context(self) -> UserContext | None:
+        """Who asks. None before the request is admitted, and where an open route let it in."""
+        if self.identity is None or self.customer is None or self.admission is None:
+            return None
+        return UserContext(self.customer, self.identity, self.admission)
+
+    def admitted(self) -> tuple[Identity, Admission]:
+        """Who asks, and what was decided.
+
+        Raises:
+            UnexpectedState: the request was not admitted: the authentication middleware did not see it.
+        """
+        if self.identity is None or self.admission is None:
+            raise UnexpectedState("Missing user context")
+        return self.identity, self.admission
+
+
+GATE = web.AppKey("GATE", Gate)
+SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
+PULSES: web.AppKey[ActivityCharts] = web.AppKey("PULSES")
+HOOKS: web.AppKey[HookStates] = web.AppKey("HOOKS")
+FEEDS: web.AppKey[Feeds] = web.AppKey("FEEDS")
+ACTS: web.AppKey[Acts] = web.AppKey("ACTS")
+HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
+
+EXCHANGE = web.RequestKey("EXCHANGE", Exchange)

@@ -1,0 +1,238 @@
+"""The dashboard: log in, look at counts and sessions, look at one user."""
+
+import json
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+from aiohttp import web
+
+from service.core.errors import NotFound
+from service.core.limits import Per
+from service.core.operator_actions import Rules
+from service.core.session_lists import EVENT_TYPES, Cursor, Page
+from service.core.sessions import RECORDED, Status
+from service.core.tokens.verification import is_user_id
+from service.web import app_keys
+from service.web.admin.authorization import admit_anyone, find_operator
+from service.web.api.client_address import is_counted
+from service.web.dashboard.charts import charts_of
+from service.web.dashboard.login import Browser, browser_of, forget, read_form, remember
+from service.web.dashboard.pages import API, ROOT, render, visible
+from service.web.policy import Operator
+
+PAGE_SIZE = 50
+HISTORY_SIZE = 20
+
+View = Callable[[web.Request, Browser, Operator], Awaitable[web.StreamResponse]]
+
+
+def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Show `view` to an operator; send anyone else to the login, and back afterwards."""
+
+    @wraps(view)
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        browser = browser_of(request)
+        if browser is None or browser.operator is None:
+            raise web.HTTPSeeOther(f"{ROOT}/login?{urlencode({'next': request.path_qs})}")
+        request.app[app_keys.GATE].need_store()
+        return await view(request, browser, browser.operator)
+
+    return guarded
+
+
+async def login_form(request: web.Request) -> web.StreamResponse:
+    """The form that asks for an operator's token."""
+    browser = browser_of(request)
+    if browser is not None and browser.operator is not None:
+        raise web.HTTPSeeOther(_own_page(request.query.get("next", "")))
+    return _show_login(request, request.query.get("next", ""), wrong=False)
+
+
+async def login(request: web.Request) -> web.StreamResponse:
+    """Take an operator's token, and remember who it was in the cookie."""
+    await admit_anyone(request, "login")
+    form = await read_form(request)
+    operator = find_operator(request, form.get("token", "").strip())
+    if operator is None:
+        return _show_login(request, form.get("next", ""), wrong=True)
+    response = web.Response(status=303, headers={"location": _own_page(form.get("next", ""))})
+    remember(request, response, operator)
+    return response
+
+
+async def logout(request: web.Request) -> web.StreamResponse:
+    """Forget the operator."""
+    await read_form(request)
+    response = web.Response(status=303, headers={"location": f"{ROOT}/login"})
+    forget(response)
+    return response
+
+
+@signed_in
+async def overview(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
+    """Counts per status of each tenant, and the sessions of one, by last seen."""
+    tenants = _tenants_of(request, operator)
+    tenant = request.query.get("tenant") or next(iter(tenants), "")
+    if tenants and tenant not in tenants:
+        raise NotFound
+    status = _status_of(request)
+    user = request.query.get("user", "").strip()
+    sessions = request.app[app_keys.SESSIONS]
+    counts = await sessions.counts(tenants) if tenants else {}
+    exact = bool(user) and "exact" in request.query
+    if not tenants:
+        page = Page((), None)
+    elif exact:
+        found = await sessions.get(tenant, user)
+        page = Page((found,) if found and status in (None, found.status) else (), None)
+    else:
+        page = await sessions.page(
+            tenant,
+            statuses=RECORDED if status is None else [status],
+            prefix=user,
+            after=_cursor_of(request),
+            size=PAGE_SIZE,
+        )
+    filters = {"tenant": tenant, "status": status or "", "user": user} | ({"exact": "1"} if exact else {})
+    filters = {name: value for name, value in filters.items() if value}
+    older = f"{ROOT}?{urlencode({**filters, 'after': str(page.after)})}" if page.after else ""
+    content = {
+        **_about(browser, operator, tenant),
+        "tenants": tenants,
+        "counts": counts,
+        "total": sum(counts[tenant].values()) if tenant in counts else 0,
+        "statuses": RECORDED,
+        "status": status,
+        "user": user,
+        "exact": exact,
+        "page": page,
+        "newest": f"{ROOT}?{urlencode(filters)}" if "after" in request.query else "",
+        "older": older,
+        "origin": _origin_of(request),
+    }
+    if tenant:
+        activity = await request.app[app_keys.PULSES].activity(tenant)
+        happened = await request.app[app_keys.HISTORIES].latest(tenant, most=HISTORY_SIZE)
+        content |= {
+            "charts": charts_of(activity),
+            "addresses": activity.addresses[:5],
+            "shadow_limits": activity.shadow_limits,
+            "events": happened,
+        }
+    return render(request, "overview.html", content)
+
+
+@signed_in
+async def user(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
+    """One user: where it stands, what is set for it, and what happened lately."""
+    tenant, name = _tenant_of(request, operator), request.query.get("user", "")
+    if not is_user_id(name):
+        raise NotFound
+    session = await request.app[app_keys.SESSIONS].get(tenant, name)
+    history = await request.app[app_keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
+    rules = await request.app[app_keys.ACTS].rules(tenant, name)
+    if session is None and not history.events and rules == Rules() and "unseen" not in request.query:
+        raise NotFound(f"Nothing is kept of {visible(name)} in {tenant}")
+    content = {
+        **_about(browser, operator, tenant),
+        "user": name,
+        "session": session,
+        "history": history,
+        "most": HISTORY_SIZE,
+        "rules": rules,
+        "at_user": f"/tenants/{tenant}/user",
+        "whose": f"?{urlencode({'user': name})}",
+        "about": json.dumps({"users": [name]}),
+        "everywhere": json.dumps({"users": [name], "everywhere": True}),
+    }
+    return render(request, "user.html", content)
+
+
+@signed_in
+async def rules(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
+    """What holds for all users of a tenant: restrictions, revoked tokens, limits."""
+    tenant = _tenant_of(request, operator)
+    acts, subject = request.app[app_keys.ACTS], request.query.get("subject", "").strip()
+    known = request.app[app_keys.GATE].policy.current.directory.tenants[tenant]
+    limits = list(known.limits.values())
+    asked = Per.IP if is_counted(subject) else Per.USER
+    subjects = {Per.TENANT: "-", asked: subject} if is_user_id(subject) else {}
+    charges = [(limit, subjects[limit.per]) for limit in limits if limit.per in subjects]
+    content = {
+        **_about(browser, operator, tenant),
+        "rules": await acts.rules(tenant),
+        "configured": sorted(known.restricted),
+        "limits": limits,
+        "webhooks": [(name, await request.app[app_keys.HOOKS].state(tenant, name)) for name in known.webhooks],
+        "subject": subject,
+        "standings": await acts.peek(tenant, charges) if charges else [],
+    }
+    return render(request, "rules.html", content)
+
+
+def _about(browser: Browser, operator: Operator, tenant: str) -> dict[str, Any]:
+    """What every page knows."""
+    at = f"/tenants/{tenant}"
+    return {
+        "browser": browser,
+        "operator": operator,
+        "tenant": tenant,
+        "api": API,
+        "at": at,
+        "kinds": " ".join(EVENT_TYPES),
+        "urlencode": urlencode,
+    }
+
+
+def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.StreamResponse:
+    response = web.Response()
+    form_token = remember(request, response, None)
+    content = {"form_token": form_token, "wrong": wrong, "next": next_page}
+    shown = render(request, "login.html", content, status=401 if wrong else 200)
+    shown.cookies.update(response.cookies)
+    return shown
+
+
+def _own_page(wanted: str) -> str:
+    """Where to go after the login: a page of the dashboard, never another place."""
+    inside = wanted == ROOT or wanted.startswith((f"{ROOT}?", f"{ROOT}/"))
+    dots = {".", ".."} & set(unquote(wanted.partition("?")[0]).split("/"))
+    return wanted if inside and not dots and wanted.isprintable() and "\\" not in wanted else ROOT
+
+
+def _tenant_of(request: web.Request, operator: Operator) -> str:
+    tenant = request.query.get("tenant", "")
+    if tenant not in _tenants_of(request, operator):
+        raise NotFound
+    return tenant
+
+
+def _tenants_of(request: web.Request, operator: Operator) -> list[str]:
+    tenants = request.app[app_keys.GATE].policy.current.directory.tenants
+    return sorted(name for name in tenants if operator.sees(name))
+
+
+def _status_of(request: web.Request) -> Status | None:
+    wanted = request.query.get("status", "")
+    if not wanted:
+        return None
+    if wanted not in RECORDED:
+        raise web.HTTPBadRequest
+    return Status(wanted)
+
+
+def _origin_of(request: web.Request) -> str:
+    """What the reader's browser calls this service, to show it in a curl line."""
+    try:
+        return str(request.url.origin())
+    except ValueError:  # a Host header that is none
+        return "http://127.0.0.1:8080"
+
+
+def _cursor_of(request: web.Request) -> Cursor | None:
+    try:
+        return Cursor.parse(request.query["after"]) if "after" in request.query else None
+    except ValueError:
+        raise web.HTTPBadRequest from None

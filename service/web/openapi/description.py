@@ -1,0 +1,399 @@
+"""The description of the API: OpenAPI 3.1, written once.
+
+Bodies and queries come from `schemas.py`, errors from `problems.py`. `tests/web/test_openapi.py` holds it to the routes that there are and to what they answer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.core.admission import CAPABILITY
+from service.core.session_lists import EVENT_TYPES
+from service.core.sessions import RECORDED, Status
+from service.web.admin import schemas
+from service.web.api.error_responses import CODES
+
+Json = dict[str, Any]
+TENANT_AND_USER: list[Json] = [{"tenant": [], "user": []}, {"tenant": [], "userBearer": []}]
+OPERATOR: list[Json] = [{"operator": []}]
+_TIME: Json = {"type": ["string", "null"], "format": "date-time", "description": "UTC with milliseconds; null: unknown"}
+_MOMENT: Json = {"type": "string", "format": "date-time"}
+_COUNT: Json = {"type": "integer", "minimum": 0}
+
+
+def _object(properties: Json, optional: Sequence[str] = ()) -> Json:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+_SESSION_MEMBERS: Json = {
+    "tenant": {"type": "string"},
+    "userId": {"type": "string"},
+    "status": {"type": ["string", "null"], "enum": [*Status, None]},
+    "previousStatus": {"type": ["string", "null"], "enum": [*Status, None]},
+    "since": _TIME,
+    "lastSeen": _TIME,
+    "tokenExpiresAt": _TIME,
+}
+_SESSION = _object(_SESSION_MEMBERS)
+_EVENT: Json = {
+    "type": "object",
+    "description": "One thing that happened; which members there are depends on `type`",
+    "properties": {
+        "id": {"type": "string"},
+        "at": _MOMENT,
+        "type": {"enum": list(EVENT_TYPES)},
+        "userId": {"type": "string"},
+        "from": {"enum": list(Status)},
+        "to": {"enum": list(RECORDED)},
+        "by": {"type": "string"},
+        "ip": {"type": "string"},
+        "requestId": {"type": "string"},
+        "reason": {"type": "string"},
+        "count": _COUNT,
+    },
+    "required": ["id", "at", "type"],
+}
+_LIMIT = _object({"requests": {"type": "integer"}, "window": {"type": "integer", "description": "seconds"}})
+_RESTRICTIONS = _list(_object({"capability": {"type": "string"}, "until": _TIME}))
+_COUNTS = _object({status.value: _COUNT for status in RECORDED})
+_SUCCESS = _object({"success": {"const": True}})
+_APPLIED: Json = {"type": "boolean", "description": "false: what holds already is the same, or stricter, and stays"}
+_REVOKED: Json = {  # tokens issued up to the one are refused, from the other on accepted
+    name: {**_MOMENT, "description": "by whole seconds of `iat`"} for name in ("revokedBefore", "newTokensFrom")
+} | {"tokensCarryIat": {"type": ["boolean", "null"], "description": "false: this user's tokens carry no `iat`, so they stay refused until the revocation is lifted; null: not known"}}  # fmt: skip
+_RESULT = _object(
+    {
+        "userId": {"type": "string"},
+        "done": {"type": "boolean"},
+        "applied": _APPLIED,
+        "status": {"enum": list(Status)},
+        "previousStatus": {"enum": list(Status)},
+        "message": {"type": "string"},
+        **_REVOKED,
+    },
+    optional=("applied", "previousStatus", "message", *_REVOKED),
+)
+_SERIES = _list(_COUNT)
+_ACT = _object({**_SESSION_MEMBERS, "applied": _APPLIED, **_REVOKED}, optional=tuple(_REVOKED))
+SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT, "Act": _ACT}
+_A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
+_AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
+_EVENTS: Json = _list({"$ref": "#/components/schemas/Event"})
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    summary: str
+    data: Json | None = None
+    """What `data` of the answer is; None: the answer is not the envelope."""
+    status: int = 200
+    security: Sequence[Json] = ()
+    errors: Sequence[str] = ()
+    """Codes, besides those that any request may get."""
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    headers: Sequence[str] = ()
+    content: Mapping[str, Json] = field(default_factory=dict)
+    """The answer's content, where it is not the envelope."""
+
+
+_ANY = ("BAD_REQUEST", "INTERNAL_SERVER")
+_OF_USERS = (
+    *("MISSING_TENANT_TOKEN", "INVALID_TENANT_TOKEN", "MISSING_USER_TOKEN", "INVALID_USER_TOKEN", "EXPIRED_USER_TOKEN"),
+    *("USER_SUSPENDED", "USER_TERMINATED", "RESTRICTED_CAPABILITY", "TOO_MANY_REQUESTS", "SERVICE_UNAVAILABLE"),
+)
+_OF_OPERATORS = (
+    *("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "TOO_MANY_REQUESTS", "SERVICE_UNAVAILABLE"),
+    *("VALIDATION_ERROR", "PAYLOAD_TOO_LARGE"),
+)
+
+
+def _users(method: str, path: str, summary: str, data: Json, **how: Any) -> Operation:
+    errors = (*_OF_USERS, *how.pop("errors", ()))
+    return Operation(method, path, summary, data, security=TENANT_AND_USER, errors=errors, **how)
+
+
+def _operators(method: str, path: str, summary: str, data: Json | None = _SUCCESS, **how: Any) -> Operation:
+    errors = (*_OF_OPERATORS, *how.pop("errors", ()))
+    return Operation(method, f"/admin/v1{path}", summary, data, security=OPERATOR, errors=errors, **how)
+
+
+def _verify() -> list[Operation]:
+    found = []
+    how: Any = {"errors": ("FORBIDDEN", "VALIDATION_ERROR"), "headers": ("x-auth-*",)}
+    for proxy in ("", "/nginx", "/haproxy", "/traefik", "/caddy", "/envoy"):
+        for method in ("get", "head", "post", "put", "patch", "delete", "options"):
+            told = f"Forward-auth{' for ' + proxy[1:] if proxy else ''}: is this request admitted?"
+            found.append(_users(method, f"/auth/verify{proxy}", told, _SUCCESS, **how))
+    return found
+
+
+def _of_a_tenant() -> list[Operation]:
+    at = "/tenants/{tenant}"
+    # By path, and by query for names that a client may take out of a path.
+    users: list[tuple[str, type[BaseModel] | None]] = [
+        (f"{at}/users/{{user}}", None),
+        (f"{at}/user", schemas.UserQuery),
+    ]
+    told = {"restrictions": _RESTRICTIONS, "revokedBefore": _TIME}
+    limits = {"type": "object", "additionalProperties": _LIMIT}
+    standing = {"limit": {"type": "string"}, "requests": _COUNT, "window": _COUNT, "used": _COUNT}
+    listed = {
+        "limit": {"type": "string"},
+        "per": {"enum": ["ip", "user", "tenant"]},
+        "shadow": {"type": "boolean"},
+        "requests": _COUNT,
+        "window": _COUNT,
+        "configured": _LIMIT,
+    }
+    activity = {
+        "bucketSeconds": _COUNT,
+        "until": _MOMENT,
+        "transitions": _SERIES,
+        "refusals": _SERIES,
+        "shadowRefusals": _SERIES,
+        "addresses": _list(_object({"address": {"type": "string"}, "refusals": _COUNT})),
+        "shadowLimits": _list(_object({"limit": {"type": "string"}, "refusals": _COUNT})),
+    }
+    hook = {
+        "webhook": {"type": "string"},
+        "lastEvent": {"type": ["string", "null"]},
+        "failedAttempts": _COUNT,
+        "error": {"type": "string"},
+    }
+    page = {
+        "sessions": _list(_A_SESSION),
+        "next": {"type": ["string", "null"], "description": "`after` of the next page; null: this is the last"},
+        "examined": {"type": ["integer", "null"], "description": "how many newest sessions a prefix was looked for in"},
+    }
+    one = {
+        "session": {"oneOf": [_A_SESSION, {"type": "null"}]},
+        **told,
+        "events": _EVENTS,
+        "eventsReachBackTo": _TIME,
+    }
+    found = [
+        _operators("get", at, "Counts, and what operators have set", _object({"tenant": {"type": "string"}, "counts": _COUNTS, "restrictedByConfiguration": _list({"type": "string"}), **told, "limits": limits})),
+        _operators("get", f"{at}/activity", "The last hour", _object(activity)),
+        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", _object({"webhooks": _list(_object(hook))})),
+        _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", _object(page), query=schemas.SessionsQuery),
+        _operators("get", f"{at}/limits", "Limits, as they hold and as configured", _object({"limits": _list(_object(listed))})),
+        _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", _object({**standing, "remaining": _COUNT, "reset": _COUNT}), query=schemas.SubjectQuery),
+        _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's; the last one set holds", _object({"success": {"const": True}, "applied": _APPLIED, "requests": _COUNT, "window": _COUNT, "previous": _LIMIT}), body=schemas.LimitBody),
+        _operators("delete", f"{at}/limits/{{limit}}", "Let the configuration's limit hold again", body=schemas.Told),
+        _operators("post", f"{at}/limits/{{limit}}/reset", "Give a subject its whole quota back", _object({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
+    ]  # fmt: skip
+    acts = ("logout", "suspend", "reinstate", "terminate")
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", _object({"results": _list(_RESULT)}), body=schemas.ManyBody) for act in acts]  # fmt: skip
+    for user, query in users:
+        found += [
+            _operators("get", user, "One user, with history", _object(one), query=query),
+            _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.Told, query=query),
+            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _AN_ACT, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in acts),
+        ]  # fmt: skip
+    for whose, query in [(at, None), *users]:
+        replace = schemas.ReplaceQuery if query is None else schemas.UserReplaceQuery
+        found += [
+            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", _object({"success": {"const": True}, "applied": _APPLIED, "until": {**_TIME, "description": "until when it holds; null: until it is lifted"}}), body=schemas.RestrictBody, query=replace),
+            _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.Told, query=query),
+            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment; a later one that is set stays", _object({"applied": _APPLIED, **_REVOKED}), body=schemas.RevokeBody, query=replace),
+            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", _object({"success": {"const": True}, "applied": _APPLIED}), body=schemas.Told, query=query),
+        ]  # fmt: skip
+    return found
+
+
+@cache
+def operations() -> tuple[Operation, ...]:
+    """All that the service answers to programs."""
+    text: Callable[[str], Mapping[str, Json]] = lambda kind: {kind: {"schema": {"type": "string"}}}  # noqa: E731
+    alive = _object({"status": {"const": "ok"}})
+    ready = _object({"status": {"const": "ready"}, "warnings": _list({"type": "string"})})
+    out = "Log out; the token stays valid"
+    stream = text("text/event-stream")
+    tenants = _object({"tenants": _list(_object({"tenant": {"type": "string"}, "counts": _COUNTS}))})
+    return (
+        _users("get", "/auth/logout", out, _SUCCESS),
+        _users("post", "/auth/logout", out, _SUCCESS),
+        _users("get", "/auth/status", "Where the user stands after this request", _A_SESSION, errors=("VALIDATION_ERROR",)),
+        _users(
+            "post", "/auth/terminate", "End one's own account", _SUCCESS,
+            status=201, body=schemas.TerminateBody, errors=("VALIDATION_ERROR", "PAYLOAD_TOO_LARGE"),
+        ),
+        *_verify(),
+        _operators("get", "/tenants", "The operator's tenants", tenants),
+        _operators("get", "/events", "What happens, as it happens", None, query=schemas.EventsQuery, content=stream, headers=("last-event-id",)),
+        *_of_a_tenant(),
+        Operation("get", "/healthz", "The process is alive", alive),
+        Operation("get", "/readyz", "Redis answers", ready, errors=("SERVICE_UNAVAILABLE",)),
+        Operation("get", "/metrics", "Prometheus text", errors=("UNAUTHORIZED",), content=text("text/plain"), security=[{}, {"metrics": []}]),
+        Operation("get", "/openapi.json", "This description", content={"application/json": {"schema": {"type": "object"}}}),
+    )  # fmt: skip
+
+
+@cache
+def document(version: str) -> Json:
+    """The OpenAPI document."""
+    used = {model for one in operations() for model in (one.body,) if model is not None}
+    _, definitions = models_json_schema([(model, "validation") for model in sorted(used, key=lambda one: one.__name__)])
+    definitions = _moved(definitions.get("$defs", {}))
+    paths: dict[str, Json] = {}
+    for one in operations():
+        paths.setdefault(one.path, {})[one.method] = _operation(one)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rollcall",
+            "version": version,
+            "description": "Session status, sliding-window limits and restrictions in front of a multi-tenant API.",
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": {**SCHEMAS, **definitions, "Meta": _META},
+            "headers": _HEADERS,
+            "securitySchemes": {
+                "tenant": {"type": "apiKey", "in": "header", "name": "x-tenant-token"},
+                "user": {"type": "apiKey", "in": "header", "name": "x-token", "description": "the user's JWT"},
+                "userBearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "operator": {"type": "http", "scheme": "bearer"},
+                "metrics": {"type": "http", "scheme": "bearer"},
+            },
+        },
+    }
+
+
+_META = _object({"requestId": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}, "timestamp": _MOMENT})
+_HEADERS: dict[str, Json] = {
+    name: {"description": told, "schema": {"type": kind}}
+    for name, kind, told in (
+        ("x-request-id", "string", "the request's id: the client's where it is well-formed, else a new one"),
+        ("RateLimit-Policy", "string", "each limit that holds (draft-ietf-httpapi-ratelimit-headers)"),
+        ("RateLimit", "string", "where the subject stands within each"),
+        ("X-RateLimit-Limit", "integer", "of the tightest"),
+        ("X-RateLimit-Remaining", "integer", "of the tightest"),
+        ("X-RateLimit-Reset", "integer", "seconds until the tightest has more quota"),
+        ("Retry-After", "integer", "seconds; whoever waits so long is admitted"),
+        ("x-degraded", "string", "what Redis was not there to decide: limits, sessions"),
+        ("x-auth-admitted", "string", "1: the request is admitted; a proxy wants it beside the status 200"),
+        ("x-auth-tenant", "string", "whose user is admitted"),
+        ("x-auth-user", "string", "who is admitted, percent-encoded"),
+        ("x-auth-status", "string", "where the user stands"),
+        ("x-auth-expires", "string", "when the token expires"),
+    )
+}
+_LIMITED = ("RateLimit-Policy", "RateLimit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+_AUTH = ("x-auth-admitted", "x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires")
+_PARAMETERS: dict[str, Json] = {
+    "tenant": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
+    "user": {
+        "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
+        "description": "percent-encoded",
+    },
+    "capability": {"schema": {"type": "string", "pattern": CAPABILITY}},
+    "limit": {"schema": {"type": "string", "minLength": 1}},
+}
+
+
+def _operation(one: Operation) -> Json:
+    names = [part[1:-1] for part in one.path.split("/") if part.startswith("{")]
+    parameters = [{"name": name, "in": "path", "required": True, **_PARAMETERS[name]} for name in names]
+    if one.query is not None:
+        parameters += _query(one.query)
+    if one.security is TENANT_AND_USER:
+        parameters += [
+            {"name": "x-passive", "in": "header", "schema": {"enum": ["true", "false"]}, "description": "true: leave no trace in the status"},
+        ]  # fmt: skip
+    if "last-event-id" in one.headers:
+        told = "go on behind this event"
+        parameters.append({"name": "last-event-id", "in": "header", "schema": {"type": "string", "pattern": r"^\d{1,15}-\d{1,19}$"}, "description": told})  # fmt: skip
+    parameters.append({"name": "x-request-id", "in": "header", "schema": {"type": "string"}})
+    operation_id = "_".join([one.method, *(part.strip("{}") for part in one.path.split("/") if part)])
+    described: Json = {
+        "operationId": operation_id.replace("-", "_").replace(".", "_"),
+        "summary": one.summary,
+        "tags": [one.path.split("/")[1] if one.path.count("/") > 1 else "service"],
+        "parameters": parameters,
+        "responses": _responses(one),
+    }
+    if one.security:
+        described["security"] = list(one.security)
+    if one.body is not None:
+        schema = {"$ref": f"#/components/schemas/{one.body.__name__}"}
+        needed = bool(one.body.model_json_schema().get("required"))
+        described["requestBody"] = {"required": needed, "content": {"application/json": {"schema": schema}}}
+    return described
+
+
+def _query(model: type[BaseModel]) -> list[Json]:
+    schema = model.model_json_schema(by_alias=True)
+    shared, required = _moved(schema.get("$defs", {})), schema.get("required", [])
+    found = []
+    for name, one in schema["properties"].items():
+        if "anyOf" in one:  # a query has no null
+            [kept] = [part for part in one["anyOf"] if part.get("type") != "null"]
+            one = {**{key: value for key, value in one.items() if key not in ("anyOf", "default")}, **kept}
+        if "$ref" in one:
+            one = {**shared[one.pop("$ref").rpartition("/")[2]], **one}
+        if name == "status":
+            one["enum"] = list(RECORDED)
+        found.append({"name": name, "in": "query", "required": name in required, "schema": one})
+    return found
+
+
+def _responses(one: Operation) -> Json:
+    limited = one.security is TENANT_AND_USER or one.security is OPERATOR
+    shown = ["x-request-id", *(_LIMITED if limited else ()), *(_AUTH if "x-auth-*" in one.headers else ())]
+    if one.data is not None:
+        meta = {"$ref": "#/components/schemas/Meta"}
+        content: Mapping[str, Json] = {"application/json": {"schema": _object({"meta": meta, "data": one.data})}}
+    else:
+        content = one.content
+    found: Json = {str(one.status): {"description": one.summary, "headers": _shown(shown), "content": content}}
+    by_status: dict[int, list[str]] = {}
+    for code in (*_ANY, *one.errors):
+        by_status.setdefault(CODES[code], []).append(code)
+    for status, codes in sorted(by_status.items()):
+        headers = [*shown[: 1 + len(_LIMITED)], "x-degraded"] if limited and status != 503 else ["x-request-id"]
+        if status in (429, 503):
+            headers.append("Retry-After")
+        found[str(status)] = {
+            "description": ", ".join(codes),
+            "headers": _shown(headers),
+            "content": {"application/json": {"schema": _error(status, codes)}},
+        }
+    return found
+
+
+def _error(status: int, codes: Sequence[str]) -> Json:
+    error: Json = {"message": {"type": "string"}, "code": {"enum": list(codes)}, "status": {"const": status}}
+    if "VALIDATION_ERROR" in codes:
+        error["validation"] = _list(_object({"field": {"type": "string"}, "message": {"type": "string"}}))
+    meta = {"$ref": "#/components/schemas/Meta"}
+    return _object({"meta": meta, "error": _object(error, optional=("validation",))})
+
+
+def _shown(names: Sequence[str]) -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _moved(definitions: Any) -> Any:
+    """Definitions of pydantic's, at the place where OpenAPI keeps them."""
+    if isinstance(definitions, dict):
+        return {
+            name: value.replace("#/$defs/", "#/components/schemas/") if name == "$ref" else _moved(value)
+            for name, value in definitions.items()
+        }
+    return [_moved(one) for one in definitions] if isinstance(definitions, list) else definitions

@@ -1,0 +1,34 @@
+"""The description of the API, for programs at /openapi.json and for readers at /docs (Swagger UI, from its package)."""
+
+import json
+from functools import cache
+
+import aiohttp_jinja2
+from aiohttp import web
+
+from service import __version__
+from service.web.openapi.description import document
+
+ROOT = "/docs"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Swagger UI styles its elements one by one."""
+
+
+async def described(_: web.Request) -> web.Response:
+    """The OpenAPI document."""
+    return web.Response(body=_text(), content_type="application/json", charset="utf-8")
+
+
+async def reader(request: web.Request) -> web.Response:
+    """A page to read it in, and to try it."""
+    response = aiohttp_jinja2.render_template("docs.html", request, {"root": ROOT})
+    response.headers["content-security-policy"] = _POLICY
+    return response
+
+
+@cache
+def _text() -> bytes:
+    return json.dumps(document(__version__)).encode()
