@@ -59,7 +59,7 @@ def names(count: int, start: int = 0) -> list[str]:
 
 async def _ask(port: int, questions: list[Question]) -> None:
     access = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
-    ways = access.ways(timeout_s=30)
+    ways = access.router(timeout_s=30)
     admissions = Admissions(ways, SessionRules(60_000, 0))
     for at in range(0, len(questions), 2000):
         await asyncio.gather(*(admissions.ask(one) for one in questions[at : at + 2000]))

@@ -13,7 +13,7 @@ from service.config.settings import Settings
 from service.config.validation import doubts
 from service.demo_tokens import NoSigningSecret, sign
 from service.serving import EXIT_CONFIGURATION, serve
-from service.start_banner import welcome
+from service.start_banner import print_banner
 
 COMMANDS = ("serve", "check", "token", "repair")
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.insert(0, "serve")
     options = _parser().parse_args(words)
     if options.command == "serve":
-        return serve(options.config, welcome if options.welcome else _quiet)
+        return serve(options.config, print_banner if options.welcome else _quiet)
     try:
         settings = load(options.config)
         if options.command == "token":

@@ -21,20 +21,20 @@ from service.core.readiness import Readiness
 from service.core.routing.routes import Protected
 from service.core.tasks import LastRuns, end, keep_running, round_completed
 from service.core.tokens.verification import VerifiedTokens
-from service.core.traffic_statistics import Pulse
-from service.policy_factory import hooks_of, make_policy, session_rules, sweep_rules
+from service.core.traffic_statistics import TrafficCounters
+from service.policy_factory import make_policy, session_rules, sweep_rules, webhooks_of
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.connection.clocks import ClockComparison
 from service.store.connection.server_check import ServerCheck
 from service.store.events.stream import Events
-from service.store.events.subscriber import News
-from service.store.events.traffic_statistics import Pulses
-from service.store.events.webhook_state import Hooks
+from service.store.events.subscriber import EventSubscriber
+from service.store.events.traffic_statistics import TrafficStatistics
+from service.store.events.webhook_state import RedisWebhookStates
 from service.store.keyspace import NO_TENANT
 from service.store.sessions.expiry_sweep import Sweeper
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web import app_keys
 from service.web.admin import routes
 from service.web.api import cors, forward_auth, session_routes
@@ -42,11 +42,11 @@ from service.web.api.authentication import Middlewares
 from service.web.dashboard import views
 from service.web.dashboard.pages import API, ROOT, files_of
 from service.web.monitoring import health
-from service.web.monitoring.log_throttling import Repeats
+from service.web.monitoring.log_throttling import LogThrottle
 from service.web.monitoring.metrics import POUR_EVERY_S, Metrics
 from service.web.openapi import docs_reader
 from service.web.policy import LivePolicy, Policy
-from service.web.server.hot_path import SHORT_WAY, ShortWay, Way
+from service.web.server.hot_path import HOT_PATH, HotPath, HotRoute
 
 MAX_BODY_BYTES = 64 * 1024
 LOGOUT, STATUS = app_keys.Operation("logout"), app_keys.Operation("status")
@@ -63,15 +63,17 @@ class Runtime:
         self.readiness.add_warning(logs.lost_lines)
         self.metrics.watch_log(lambda: logs.writer.lost)
         self.metrics.watch_tasks(self.runs)
-        self.repeats = Repeats()
+        self.log_throttle = LogThrottle()
         self.verified = VerifiedTokens()
         self.key_sets = RemoteKeySets(on_fetch=self.metrics.count_key_set_fetch, on_forget=self.metrics.forget_key_set)
         self.readiness.add_warning(self.key_sets.warnings)
         self.server_check = ServerCheck(allow_eviction=settings.redis.allow_eviction)
         self.readiness.add_blocker(self.server_check.blockers)
         self.readiness.add_warning(self.server_check.warnings)
-        self.ways = access.ways(timeout_s=settings.redis.timeout, on_change=self.redis_changed, check=self.server_check)
-        self.admissions = Admissions(self.ways, session_rules(settings))
+        self.router = access.router(
+            timeout_s=settings.redis.timeout, on_change=self.redis_changed, check=self.server_check
+        )
+        self.admissions = Admissions(self.router, session_rules(settings))
         self.outage = OutagePolicy(
             allow_sessions=False,
             clock_us=lambda: time.monotonic_ns() // 1000,
@@ -79,12 +81,12 @@ class Runtime:
         )
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
-        self.acts = OperatorActs(access.client, forget_refusals=self.admissions.refusals.forget)
-        self.news = News(access.client)
-        self.hooks = Hooks(access.client)
-        self.webhooks = Webhooks(self.hooks, self.news)
-        self.pulse = Pulse()
-        self.pulses = Pulses(access.client)
+        self.actions = RedisOperatorActions(access.client, forget_refusals=self.admissions.refusals.forget)
+        self.subscriber = EventSubscriber(access.client)
+        self.webhook_states = RedisWebhookStates(access.client)
+        self.webhooks = Webhooks(self.webhook_states, self.subscriber)
+        self.traffic = TrafficCounters()
+        self.traffic_statistics = TrafficStatistics(access.client)
         self.sweeper = Sweeper(
             access.client, lambda: sweep_rules(self.settings), self.count_swept, node_of=self.node_of
         )
@@ -102,13 +104,13 @@ class Runtime:
     def apply(self, settings: Settings, policy: Policy) -> None:
         """Judge by these settings from now on. What the server listens on and which Redis it uses stay."""
         windows_s = policy.directory.windows_s().items()
-        self.acts.retention.follow({(tenant or NO_TENANT, limit): one_s for (tenant, limit), one_s in windows_s})
+        self.actions.retention.follow({(tenant or NO_TENANT, limit): one_s for (tenant, limit), one_s in windows_s})
         self.settings = settings
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)
         self.admissions.refusals.forget()
         Protected.forget()
-        self.webhooks.follow(hooks_of(settings))
+        self.webhooks.follow(webhooks_of(settings))
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
         self.key_sets.follow(
             {
@@ -121,20 +123,20 @@ class Runtime:
             }
         )
 
-    def gate(self, operations: dict[object, app_keys.Operation]) -> app_keys.Gate:
+    def services(self, operations: dict[object, app_keys.Operation]) -> app_keys.RequestServices:
         """What requests ask of this."""
-        return app_keys.Gate(
+        return app_keys.RequestServices(
             policy=self.policy,
             verified=self.verified,
             metrics=self.metrics,
-            repeats=self.repeats,
-            pulse=self.pulse,
+            log_throttle=self.log_throttle,
+            traffic=self.traffic,
             operations=operations,
             ask=self.admissions.ask,
             start=self.admissions.start,
             without_store=self.outage.decide,
             refetch_keys=self.key_sets.refetch,
-            is_down=lambda: self.ways.is_down,
+            is_down=lambda: self.router.is_down,
             is_ready=self.is_ready,
             readiness=self.readiness,
         )
@@ -144,24 +146,24 @@ class Runtime:
         if up:
             self.clocks.compare_now()
         else:
-            self.news.close()
+            self.subscriber.close()
         self.metrics.redis_up.set(up)
 
     def node_of(self, tenant: str) -> object:
         """Return what stands for the node that has the tenant. Raises StoreUnavailable while it is away."""
-        link = self.ways.link_to(tenant)
-        if link.is_down:
+        pipeline = self.router.pipeline_to(tenant)
+        if pipeline.is_down:
             raise StoreUnavailable(BREAKER_IS_OPEN)
-        return link
+        return pipeline
 
     def count_swept(self, tenant: str, expired: int, removed: int) -> None:
         """Count what the sweep did to a tenant."""
         self.metrics.count_swept(expired, removed)
-        self.pulse.transition(tenant, expired)
+        self.traffic.transition(tenant, expired)
 
     async def is_ready(self) -> bool:
         """Whether at least one primary takes writes now. Remembers those that do not, for the warnings."""
-        not_writable = await self.ways.not_writable()
+        not_writable = await self.router.not_writable()
         self.not_writable = () if not_writable is None else not_writable
         return not_writable is not None
 
@@ -172,47 +174,47 @@ class Runtime:
 
     async def pour(self) -> None:
         """Hand what was counted for the charts to Redis; while it is away, that is lost."""
-        for tenant, beat in self.pulse.take().items():
+        for tenant, sample in self.traffic.take().items():
             with suppress(StoreUnavailable):
-                await self.pulses.pour(tenant, beat)
+                await self.traffic_statistics.pour(tenant, sample)
 
     async def pour_forever(self) -> None:
         """Once a second."""
         while True:
             await asyncio.sleep(POUR_EVERY_S)
-            if not self.ways.is_down:
+            if not self.router.is_down:
                 await self.pour()
             round_completed()
 
-    async def hush(self, _: web.Application) -> None:
+    async def end_streams(self, _: web.Application) -> None:
         """For `on_shutdown`: end the answers that would go on for ever."""
-        self.news.close()
+        self.subscriber.close()
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: what runs beside the requests."""
-        await self.ways.open()
+        await self.router.open()
         beside: dict[str, Callable[[], Awaitable[None]]] = {
             "sweep": self.sweeper.run_forever,
             "clock comparison": self.clocks.run_forever,
             "key sets": self.key_sets.run_forever,
             "metrics": self.metrics.run_forever,
-            "log throttling": self.repeats.run_forever,
+            "log throttling": self.log_throttle.run_forever,
             "denial cache": lambda: self.admissions.refusals.listen_forever(self.access.client),
-            "event subscriber": self.news.run_forever,
+            "event subscriber": self.subscriber.run_forever,
             "traffic statistics": self.pour_forever,
             "webhooks": self.webhooks.run_forever,
-            "windows": self.acts.retention.run_forever,
+            "windows": self.actions.retention.run_forever,
         }
         tasks = [asyncio.create_task(keep_running(name, work, self.runs)) for name, work in beside.items()]
         yield
         await end(tasks)
         self.metrics.pour()
-        self.repeats.tell()
+        self.log_throttle.flush()
         await self.pour()
         with suppress(StoreUnavailable):
             await self.sweeper.release()
         await self.admissions.close()
-        await self.ways.close()
+        await self.router.close()
         await self.access.close()
 
 
@@ -227,20 +229,20 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
         session_routes.status: STATUS,
         session_routes.terminate: TERMINATE,
     }
-    gate = runtime.gate({**operations, **dict(forward_auth.PROFILES.values())})
-    middlewares = Middlewares(gate)
+    services = runtime.services({**operations, **dict(forward_auth.PROFILES.values())})
+    middlewares = Middlewares(services)
     app = web.Application(
         middlewares=[middlewares.problems, middlewares.authentication], client_max_size=MAX_BODY_BYTES
     )
     app[RUNTIME] = runtime
-    app[app_keys.GATE] = gate
-    app[SHORT_WAY] = _short_way(middlewares)
+    app[app_keys.REQUEST_SERVICES] = services
+    app[HOT_PATH] = _hot_path(middlewares)
     app[app_keys.SESSIONS] = runtime.sessions
     app[app_keys.HISTORIES] = runtime.events
-    app[app_keys.ACTS] = runtime.acts
-    app[app_keys.FEEDS] = runtime.news
-    app[app_keys.PULSES] = runtime.pulses
-    app[app_keys.HOOKS] = runtime.hooks
+    app[app_keys.OPERATOR_ACTIONS] = runtime.actions
+    app[app_keys.EVENT_FEEDS] = runtime.subscriber
+    app[app_keys.TRAFFIC_STATISTICS] = runtime.traffic_statistics
+    app[app_keys.WEBHOOK_STATES] = runtime.webhook_states
     _add_routes(app)
     loader = jinja2.PackageLoader("service.web.dashboard", "templates")
     pages = aiohttp_jinja2.setup(
@@ -249,31 +251,31 @@ def make_app(settings: Settings, access: RedisAccess) -> web.Application:
     for name in loader.list_templates():
         pages.get_template(name)  # read now: no request waits for the disk
     app.cleanup_ctx.append(runtime.run)
-    app.on_shutdown.append(runtime.hush)
+    app.on_shutdown.append(runtime.end_streams)
     return app
 
 
-def _short_way(middlewares: Middlewares) -> ShortWay:
+def _hot_path(middlewares: Middlewares) -> HotPath:
     """For what is asked at the full rate."""
 
-    def way(operation: app_keys.Operation, answer: app_keys.Prompt) -> Way:
-        return Way(operation, answer, middlewares.around(operation, answer))
+    def hot_route(operation: app_keys.Operation, answer: app_keys.Responder) -> HotRoute:
+        return HotRoute(operation, answer, middlewares.around(operation, answer))
 
-    logout = way(LOGOUT, session_routes.logged_out)
+    logout = hot_route(LOGOUT, session_routes.logged_out)
     by_method = {
-        ("GET", "/auth/status"): way(STATUS, session_routes.standing),
+        ("GET", "/auth/status"): hot_route(STATUS, session_routes.limit_state),
         ("GET", "/auth/logout"): logout,
         ("POST", "/auth/logout"): logout,
     }
     profiles = forward_auth.PROFILES.items()
-    verify = {path: way(operation, forward_auth.verified) for path, (_, operation) in profiles}
+    verify = {path: hot_route(operation, forward_auth.verified) for path, (_, operation) in profiles}
     behind, envoy = f"{forward_auth.ENVOY}/", verify[forward_auth.ENVOY]
 
-    def find(method: str, path: str) -> Way | None:
+    def find(method: str, path: str) -> HotRoute | None:
         # Envoy's request goes no other way: the router would resolve the dots of a path that is another's.
         return verify.get(path) or by_method.get((method, path)) or (envoy if path.startswith(behind) else None)
 
-    return ShortWay(middlewares, find)
+    return HotPath(middlewares, find)
 
 
 def _add_routes(app: web.Application) -> None:

@@ -42,10 +42,10 @@ async def _asked(settings: Settings) -> tuple[list[str], list[str]]:
     check = ServerCheck(allow_eviction=settings.redis.allow_eviction)
     tls = TlsFiles(**settings.redis.tls.model_dump())
     access = RedisAccess.by_url(settings.redis.url, tls, timeout_s=settings.redis.timeout)
-    ways = access.ways(timeout_s=settings.redis.timeout, check=check)
+    router = access.router(timeout_s=settings.redis.timeout, check=check)
     try:
-        await ways.open()
-        if ways.is_down:
+        await router.open()
+        if router.is_down:
             away = ["redis does not answer, or no server of it takes writes"]
             return check.blockers() or away, check.warnings()
         clocks = ClockDifferences()
@@ -53,5 +53,5 @@ async def _asked(settings: Settings) -> tuple[list[str], list[str]]:
             await ClockComparison(access.client, clocks).compare()
         return check.blockers(), [*check.warnings(), *clocks.warnings()]
     finally:
-        await ways.close()
+        await router.close()
         await access.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from service.config.settings import Settings
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
-from service.store.sessions.repair import Repair, told
+from service.store.sessions.repair import Repair, report
 
 TIMEOUT_S = 10.0
 """What one step may take: a step is a hundred users, and a server under load is waited for."""
@@ -38,7 +38,7 @@ async def _repaired(url: str, settings: Settings) -> list[str]:
         found = await Repair(access.client).run()
     finally:
         await access.close()
-    lines = [line for tenant, repaired in sorted(found.items()) for line in told(tenant, repaired)]
+    lines = [line for tenant, repaired in sorted(found.items()) for line in report(tenant, repaired)]
     return lines or ["nothing is kept"]
 
 

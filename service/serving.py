@@ -41,12 +41,12 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop listens: an end in good order
     try:
         settings = load(path)
-        with redis_of(settings, path) as (reach, shared), listeners_of(settings) as listeners:
+        with redis_of(settings, path) as (open_redis, shared), listeners_of(settings) as listeners:
             if settings.server.workers > 1 and shared:
                 from service.workers import serve_with_workers  # gunicorn, for those who need it
 
-                return serve_with_workers(settings, path, listeners, reach, lambda: _tell(settings, on_listening))
-            app = make_app(settings, reach())
+                return serve_with_workers(settings, path, listeners, open_redis, lambda: _tell(settings, on_listening))
+            app = make_app(settings, open_redis())
             Reloader.follow(app, path)
             return run_loop(_serve(app, listeners, lambda: _tell(settings, on_listening)))
     except (ConfigurationError, server.EmbeddedError) as error:

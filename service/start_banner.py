@@ -7,7 +7,7 @@ USER = "alice"
 DEMO_OPERATOR_TOKEN = "demo-operator-token"  # noqa: S105  # nosec B105  # the shipped one, good for loopback alone
 
 
-def welcome(settings: Settings) -> None:
+def print_banner(settings: Settings) -> None:
     """Print the dashboard's address, a curl line that works when pasted, and three things to try."""
     host = settings.server.host
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"

@@ -44,7 +44,7 @@ def serve_with_workers(
     settings: Settings,
     path: Path,
     listeners: Sequence[socket],
-    reach: Callable[[], RedisAccess],
+    open_redis: Callable[[], RedisAccess],
     on_listening: Callable[[], None],
 ) -> int:
     """Serve on `listeners` with `server.workers` processes until SIGTERM or SIGINT; returns the exit code.
@@ -53,14 +53,14 @@ def serve_with_workers(
         settings: as the master validated them; each worker reads the file anew when it starts.
         path: the configuration file.
         listeners: bound; gunicorn's from now on.
-        reach: makes a way to Redis; called in each worker.
+        open_redis: makes a way to Redis; called in each worker.
         on_listening: called once connections are taken.
     """
     # In memory where there is such a folder: a worker that writes to a mapped file on a full disk is killed (SIGBUS).
     memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="rollcall-metrics-", dir=memory) as folder:
         try:
-            _Arbiter(_Application(settings, path, listeners, reach, on_listening, Path(folder))).run()
+            _Arbiter(_Application(settings, path, listeners, open_redis, on_listening, Path(folder))).run()
         except SystemExit as end:
             return int(end.code or 0)
     return 0
@@ -74,11 +74,11 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         settings: Settings,
         path: Path,
         listeners: Sequence[socket],
-        reach: Callable[[], RedisAccess],
+        open_redis: Callable[[], RedisAccess],
         on_listening: Callable[[], None],
         folder: Path,
     ) -> None:
-        self.settings, self.path, self.reach, self.folder = settings, path, reach, folder
+        self.settings, self.path, self.open_redis, self.folder = settings, path, open_redis, folder
         self._listeners, self._on_listening = listeners, on_listening
         super().__init__()
 
@@ -109,7 +109,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         except ConfigurationError as error:  # broken meanwhile: a worker that is replaced starts all the same
             log.error("configuration not read, the one before stays", mistakes=[str(one) for one in error.mistakes])
             settings = self.settings
-        app = await asyncio.to_thread(make_app, settings, self.reach())
+        app = await asyncio.to_thread(make_app, settings, self.open_redis())
         Reloader.follow(app, self.path)
         spare_the_collector()
         return Runner(app, **OPTIONS)

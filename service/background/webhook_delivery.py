@@ -16,9 +16,9 @@ import aiohttp
 import structlog
 
 from service.core.errors import StoreUnavailable
-from service.core.session_lists import Feeds, Gap
+from service.core.session_lists import EventFeeds, Gap
 from service.core.tasks import end, keep_running, round_completed
-from service.core.webhooks import Hook, HookLedger, sent_at_s, signed
+from service.core.webhooks import Webhook, WebhookLedger, sent_at_s, signed
 
 log = structlog.get_logger()
 
@@ -40,31 +40,35 @@ class Webhooks:
         waits: how long to wait before an attempt, by how many have failed.
     """
 
-    def __init__(self, hooks: HookLedger, feeds: Feeds, waits: Callable[[int], float] | None = None) -> None:
-        self._hooks = hooks
-        self._feeds = feeds
+    def __init__(
+        self, webhook_states: WebhookLedger, event_feeds: EventFeeds, waits: Callable[[int], float] | None = None
+    ) -> None:
+        self._webhook_states = webhook_states
+        self._event_feeds = event_feeds
         self._waits = waits or _wait_s
-        self._wanted: tuple[Hook, ...] = ()
+        self._wanted: tuple[Webhook, ...] = ()
         self._changed = asyncio.Event()
 
-    def follow(self, hooks: Collection[Hook]) -> None:
+    def follow(self, webhook_states: Collection[Webhook]) -> None:
         """Work these from now on."""
-        self._wanted = tuple(hooks)
+        self._wanted = tuple(webhook_states)
         self._changed.set()
 
     async def run_forever(self) -> None:
         """Work all of them, until cancelled."""
-        tasks: dict[Hook, asyncio.Task[None]] = {}
+        tasks: dict[Webhook, asyncio.Task[None]] = {}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
             try:
                 while True:
                     self._changed.clear()
-                    await end([tasks.pop(hook) for hook in tasks.keys() - set(self._wanted)])
-                    for hook in self._wanted:
-                        if hook not in tasks:
-                            teller = _Teller(hook, self._hooks, self._feeds, session, self._waits)
-                            name = f"webhook {hook.name} of {hook.tenant}"
-                            tasks[hook] = asyncio.create_task(keep_running(name, teller.run_forever))
+                    await end([tasks.pop(webhook) for webhook in tasks.keys() - set(self._wanted)])
+                    for webhook in self._wanted:
+                        if webhook not in tasks:
+                            worker = _DeliveryWorker(
+                                webhook, self._webhook_states, self._event_feeds, session, self._waits
+                            )
+                            name = f"webhook {webhook.name} of {webhook.tenant}"
+                            tasks[webhook] = asyncio.create_task(keep_running(name, worker.run_forever))
                     round_completed()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_EVERY_S):
@@ -73,67 +77,72 @@ class Webhooks:
                 await end(tasks.values())
 
 
-class _Teller:
+class _DeliveryWorker:
     """One webhook, as one worker works it."""
 
     def __init__(
-        self, hook: Hook, hooks: HookLedger, feeds: Feeds, session: aiohttp.ClientSession, waits: Callable[[int], float]
+        self,
+        webhook: Webhook,
+        webhook_states: WebhookLedger,
+        event_feeds: EventFeeds,
+        session: aiohttp.ClientSession,
+        waits: Callable[[int], float],
     ) -> None:
-        self._hook = hook
-        self._hooks = hooks
-        self._feeds = feeds
+        self._webhook = webhook
+        self._webhook_states = webhook_states
+        self._event_feeds = event_feeds
         self._session = session
         self._waits = waits
-        self._at = (hook.tenant, hook.name)
-        self._log = log.bind(tenant=hook.tenant, webhook=hook.name)
+        self._at = (webhook.tenant, webhook.name)
+        self._log = log.bind(tenant=webhook.tenant, webhook=webhook.name)
 
     async def run_forever(self) -> None:
         """Tell whenever the lease is ours, until cancelled."""
         while True:
             held = True
             try:
-                held = await self._hooks.hold(*self._at)
+                held = await self._webhook_states.hold(*self._at)
                 if held:
-                    await self._tell_while_held()
+                    await self._deliver_while_held()
             except StoreUnavailable as error:
                 log.debug("a webhook waits for redis", reason=error.reason)
             await asyncio.sleep(AGAIN_S if held else LOOK_EVERY_S)
 
-    async def _tell_while_held(self) -> None:
-        telling = asyncio.create_task(self._tell())
+    async def _deliver_while_held(self) -> None:
+        delivering = asyncio.create_task(self._deliver_events())
         try:
-            while not telling.done() and await self._hooks.hold(*self._at):
-                await asyncio.wait([telling], timeout=RENEW_EVERY_S)
-            if telling.done():
-                await telling
+            while not delivering.done() and await self._webhook_states.hold(*self._at):
+                await asyncio.wait([delivering], timeout=RENEW_EVERY_S)
+            if delivering.done():
+                await delivering
         finally:
-            await end([telling])
+            await end([delivering])
             with suppress(StoreUnavailable):
-                await self._hooks.release(*self._at)
+                await self._webhook_states.release(*self._at)
 
-    async def _tell(self) -> None:
+    async def _deliver_events(self) -> None:
         """Tell what happens, from where the last worker was."""
-        state = await self._hooks.state(*self._at)
-        cursor = state.cursor or await self._hooks.begin(*self._at)
-        async with self._feeds.follow(self._hook.tenant, cursor) as following:
-            async for item in following:
+        state = await self._webhook_states.state(*self._at)
+        cursor = state.cursor or await self._webhook_states.begin(*self._at)
+        async with self._event_feeds.follow(self._webhook.tenant, cursor) as subscription:
+            async for item in subscription:
                 if isinstance(item, Gap):
                     if item.dropped:  # the receiver was away for long: go on from the cursor
                         return
                     await self._deliver(f"gap-{item.after}", "gap", {"after": item.after})
                     continue
-                if (kind := item.fields.get("type", "")) in self._hook.types:
-                    await self._deliver(item.id, kind, item.told(), item.at_ms)
-                await self._hooks.told(*self._at, item.id)
+                if (kind := item.fields.get("type", "")) in self._webhook.types:
+                    await self._deliver(item.id, kind, item.as_dict(), item.at_ms)
+                await self._webhook_states.delivered(*self._at, item.id)
 
     async def _deliver(self, number: str, kind: str, data: dict[str, Any], at_ms: int = 0) -> None:
         """Send it until it arrives."""
-        content = {"type": kind, "timestamp": data.get("at"), "data": {"tenant": self._hook.tenant, **data}}
+        content = {"type": kind, "timestamp": data.get("at"), "data": {"tenant": self._webhook.tenant, **data}}
         body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
         attempts = 0
-        while error := await self._send(f"{self._hook.tenant}.{number}", body, at_ms):
+        while error := await self._send(f"{self._webhook.tenant}.{number}", body, at_ms):
             attempts += 1
-            await self._hooks.failed(*self._at, attempts, error)
+            await self._webhook_states.failed(*self._at, attempts, error)
             wait_s = self._waits(attempts)
             self._log.warning("a webhook was not delivered", attempts=attempts, why=error, next_in_s=round(wait_s, 1))
             await asyncio.sleep(wait_s)
@@ -143,9 +152,11 @@ class _Teller:
     async def _send(self, message_id: str, body: bytes, at_ms: int) -> str:
         """Nothing where it arrived; else why not. A URL may hold a password, so none is told."""
         sent_s = sent_at_s(time.time(), at_ms)
-        headers = {**signed(self._hook.key, message_id, sent_s, body), "content-type": "application/json"}
+        headers = {**signed(self._webhook.key, message_id, sent_s, body), "content-type": "application/json"}
         try:
-            async with self._session.post(self._hook.url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with self._session.post(
+                self._webhook.url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
                 return "" if 200 <= answer.status < 300 else f"it answered {answer.status}"
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: a host that is none
             return type(error).__name__

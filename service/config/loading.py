@@ -25,7 +25,7 @@ from pydantic_settings import (
 
 from service.config.settings import ENV_PREFIX, SECRET_NAMES, Settings, secrets_of
 from service.config.validation import Mistake, cross_checks
-from service.core.text.validation_messages import in_our_words
+from service.core.text.validation_messages import plain_message
 
 HOLD_NO_SECRETS = (["server"], ["sessions"], ["limits"], ["routes"])
 _NOT_A_VALUE = ("extra_forbidden", "model_type", "model_attributes_type", "list_type", "tuple_type", "dict_type")
@@ -66,7 +66,7 @@ def load(path: Path) -> Settings:
         settings = Layers()
     except ValidationError as error:
         wrong = error.errors(include_url=False)
-        mistakes += [_told(one, secrets) for one in wrong]
+        mistakes += [_mistake_of(one, secrets) for one in wrong]
         given = _merged(_File(Layers, path)(), _Environment(Layers)())
         mistakes += cross_checks_of_the_rest(given, [one["loc"] for one in wrong])
     except (RecursionError, TypeError, AttributeError) as error:
@@ -162,9 +162,9 @@ def _holds_any(shown: str, secrets: set[str]) -> bool:
 
 def _variable_of(path: str) -> str:
     """The name of the variable that sets what stands at `path`, or what is around it."""
-    way = tuple(path.lower().split("."))
-    ways = sorted((one for one in _variables() if one == way[: len(one)]), key=len)
-    return ENV_PREFIX + "__".join(ways[-1]).upper() if ways else ""
+    parts = tuple(path.lower().split("."))
+    prefixes = sorted((one for one in _variables() if one == parts[: len(one)]), key=len)
+    return ENV_PREFIX + "__".join(prefixes[-1]).upper() if prefixes else ""
 
 
 def _unknown_variables() -> list[Mistake]:
@@ -219,8 +219,8 @@ def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | 
 
 def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
     """Remove what stands at `place`, or the innermost part of the way that is there."""
-    way = [part for part in place if part != "[key]"]
-    for part in way[:-1]:
+    parts = [part for part in place if part != "[key]"]
+    for part in parts[:-1]:
         inside = given.get(part) if isinstance(given, dict) else None
         if isinstance(given, list) and isinstance(part, int) and part < len(given):
             inside = given[part]
@@ -228,7 +228,7 @@ def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
             break
         given = inside
     else:
-        part = way[-1] if way else ""
+        part = parts[-1] if parts else ""
     if isinstance(given, dict):
         given.pop(part, None)
     elif isinstance(given, list) and isinstance(part, int) and part < len(given):
@@ -240,11 +240,11 @@ def _names_of_settings() -> set[str]:
     return {name for one in (schema, *schema["$defs"].values()) for name in one.get("properties", ())}
 
 
-def _told(error: Any, secrets: set[str]) -> Mistake:
+def _mistake_of(error: Any, secrets: set[str]) -> Mistake:
     """A mistake as pydantic found it, with its value where that is fit to be shown."""
     where = [part for part in error["loc"] if part != "[key]"]
     path = ".".join(str(part) for part in where) or "the configuration"
-    what = in_our_words(error["msg"])
+    what = plain_message(error["msg"])
     if error["type"] == "missing":
         return Mistake(path, "is required", "")
     if error["type"] == "extra_forbidden":

@@ -19,7 +19,7 @@ from service.core.errors import (
     UserSuspended,
     UserTerminated,
 )
-from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per, Standing
+from service.core.limits import Charge, Limit, LimitState, LocalWindows, OnOutage, Per
 from service.core.sessions import Cause, Session, Status
 from service.core.text.timestamps import timestamp
 from service.core.tokens.verification import Identity
@@ -104,7 +104,7 @@ class Question:
 class Admission:
     """What was decided."""
 
-    standings: Sequence[Standing] = ()
+    limit_states: Sequence[LimitState] = ()
     session: Session | None = None
     """As it stands after this request; None where no user was asked about, or Redis was not there."""
     came_from: Status | None = None
@@ -128,25 +128,25 @@ class Admission:
     @property
     def refused(self) -> bool:
         """Whether a limit keeps the request out."""
-        return self.may_be_full and any(standing.refuses for standing in self.standings)
+        return self.may_be_full and any(limit_state.refuses for limit_state in self.limit_states)
 
     @property
     def is_remarkable(self) -> bool:
         """Whether it is more than one of many that were simply admitted."""
-        over = self.may_be_full and any(standing.over for standing in self.standings)
+        over = self.may_be_full and any(limit_state.over for limit_state in self.limit_states)
         return over or self.came_from is not None or bool(self.degraded)
 
     @property
     def retry_after_s(self) -> int:
         """The longest wait among the limits that refuse, in whole seconds, at least one."""
-        return max([s.reset_s for s in self.standings if s.refuses], default=1) or 1
+        return max([s.reset_s for s in self.limit_states if s.refuses], default=1) or 1
 
 
 NOTHING_ASKED = Admission()
 
 Decided = Admission | StoreUnavailable
 """What was decided, or why it could not be."""
-Told = Callable[[Decided], None]
+OnDecided = Callable[[Decided], None]
 """Is called with it, by who does not let wait."""
 
 
@@ -215,11 +215,11 @@ class OutagePolicy:
         ]
         denies = any(limit.on_outage is OnOutage.DENY and not limit.shadow for limit in terms.limits)
         # A request that is going to be refused for want of Redis uses up nothing.
-        standings = () if denies else tuple(self.windows.decide(local, self.clock_us()))
+        limit_states = () if denies else tuple(self.windows.decide(local, self.clock_us()))
         sessions_denied = question.user is not None and (not self.allow_sessions or terms.cause is not Cause.REQUEST)
         degraded = ("limits",) * bool(terms.limits) + ("sessions",) * (question.user is not None)
         return Admission(
-            standings=standings,
+            limit_states=limit_states,
             restricted=terms.restricted,
             degraded=degraded,
             unavailable="limits" if denies else "sessions" if sessions_denied else None,

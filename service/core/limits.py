@@ -64,7 +64,7 @@ class Charge(NamedTuple):
 
 
 @dataclass(slots=True)
-class Standing:
+class LimitState:
     """Where a subject stands within one limit, after the decision."""
 
     limit: Limit
@@ -101,7 +101,7 @@ class LocalWindows:
         self._subjects = subjects
         self._times: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
 
-    def decide(self, charges: Sequence[tuple[str, Charge]], now_us: int) -> list[Standing]:
+    def decide(self, charges: Sequence[tuple[str, Charge]], now_us: int) -> list[LimitState]:
         """Decide all charges together: if one refuses, none is charged.
 
         Args:
@@ -111,15 +111,15 @@ class LocalWindows:
         windows = [self._window(tenant, charge, now_us) for tenant, charge in charges]
         fits = [len(w) < c.limit.requests for w, (_, c) in zip(windows, charges, strict=True)]
         admitted = all(fit or c.limit.shadow for fit, (_, c) in zip(fits, charges, strict=True))
-        standings = []
+        limit_states = []
         for window, fit, (_, charge) in zip(windows, fits, charges, strict=True):
             if admitted and fit:
                 window.append(now_us)
             limit, used = charge.limit, len(window)
             first = window[max(0, used - limit.requests)] if used else now_us - limit.window_s * MICRO
             reset_us = first + limit.window_s * MICRO - now_us
-            standings.append(Standing(limit=limit, used=used, reset_us=reset_us, over=not fit))
-        return standings
+            limit_states.append(LimitState(limit=limit, used=used, reset_us=reset_us, over=not fit))
+        return limit_states
 
     def _window(self, tenant: str, charge: Charge, now_us: int) -> deque[int]:
         key = (tenant, f"{charge.limit.name}:{charge.subject}")

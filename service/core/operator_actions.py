@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.core.clocks import FORGIVEN_SKEW_S
-from service.core.limits import Limit, Standing
+from service.core.limits import Limit, LimitState
 from service.core.sessions import Cause, Refusal, Session, Status
 
 
@@ -24,7 +24,7 @@ class Author:
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class ActionResult:
     """What an act on one user came to."""
 
     user: str
@@ -84,7 +84,7 @@ class Rules:
     """Limit → requests and window (s), over the configuration's."""
 
 
-class Acts(Protocol):
+class OperatorActions(Protocol):
     """Does what operators ask.
 
     Every method raises StoreUnavailable where Redis does not answer; it may have been done. An act that comes late or
@@ -101,7 +101,7 @@ class Acts(Protocol):
         *,
         everywhere: bool = False,
         skew_ms: int = FORGIVEN_SKEW_S * 1000,
-    ) -> list[Act]:
+    ) -> list[ActionResult]:
         """Move users where the table of transitions allows it; `everywhere` refuses the tokens that exist as well.
 
         Args:
@@ -166,7 +166,7 @@ class Acts(Protocol):
     async def rules(self, tenant: str, user: str | None = None) -> Rules:
         """What is set for a tenant, or for one user."""
 
-    async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[Standing]:
+    async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[LimitState]:
         """Where subjects stand within limits, as they hold, without using any up."""
 
     async def reset_limit(self, tenant: str, limit: str, subject: str, author: Author) -> bool:

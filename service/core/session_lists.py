@@ -70,24 +70,24 @@ class Event:
     subject; for `forgotten` user, from; for a `refusal` count and all, with code and operation, or limit and shadow.
     Where known user, by, ip, request, reason."""
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """What it tells, with its moments as timestamps and its numbers as numbers."""
-        told: dict[str, Any] = {"id": self.id, "at": timestamp(self.at_ms)}
+        shown: dict[str, Any] = {"id": self.id, "at": timestamp(self.at_ms)}
         for name, value in self.fields.items():
             if name in _NUMBERS:
-                told[name] = int(value)
+                shown[name] = int(value)
             elif name == "until":
-                told[name] = timestamp(int(value))
+                shown[name] = timestamp(int(value))
             elif name == "before":
-                told[name] = timestamp(int(value) * 1000)
+                shown[name] = timestamp(int(value) * 1000)
             else:
-                told[_NAMES.get(name, name)] = value
-        return told
+                shown[_NAMES.get(name, name)] = value
+        return shown
 
     @cached_property
     def text(self) -> str:
         """The same as JSON: written once, however many listen."""
-        return json.dumps(self.told(), ensure_ascii=False)
+        return json.dumps(self.as_dict(), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class SessionLists(Protocol):
         """A page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
 
 
-class Following(Protocol):
+class Subscription(Protocol):
     """What one listener is told."""
 
     since: str
@@ -142,10 +142,10 @@ class Following(Protocol):
         """What happens, in order."""
 
 
-class Feeds(Protocol):
+class EventFeeds(Protocol):
     """Tells what happens as it happens."""
 
-    def follow(self, tenant: str, after: str | None) -> AbstractAsyncContextManager[Following]:
+    def follow(self, tenant: str, after: str | None) -> AbstractAsyncContextManager[Subscription]:
         """What happens from now on, or from after the event of that id. Raises StoreUnavailable."""
 
 

@@ -20,7 +20,7 @@ class Refused(NamedTuple):
 
 
 @dataclass(slots=True)
-class Beat:
+class TrafficSample:
     """What happened to one tenant since it was last poured."""
 
     transitions: int = 0
@@ -29,38 +29,38 @@ class Beat:
     """Limit → how often it would have refused."""
 
 
-class Pulse:
+class TrafficCounters:
     """Counts, by tenant."""
 
     def __init__(self) -> None:
-        self._beats: dict[str, Beat] = {}
+        self._samples: dict[str, TrafficSample] = {}
 
     def transition(self, tenant: str, many: int = 1) -> None:
         """Count transitions."""
         if many:
-            self._beat(tenant).transitions += many
+            self._count_traffic(tenant).transitions += many
 
     def refusal(self, tenant: str, refused: Refused) -> None:
         """Count a request that was refused."""
-        refusals = self._beat(tenant).refusals
+        refusals = self._count_traffic(tenant).refusals
         if len(refusals) >= MOST and refused not in refusals:
             refused = Refused(refused.code, refused.operation, "")
         refusals[refused] += 1
 
     def shadow(self, tenant: str, limit: str) -> None:
         """Count a request that a shadow limit would have refused."""
-        self._beat(tenant).shadow[limit] += 1
+        self._count_traffic(tenant).shadow[limit] += 1
 
-    def take(self) -> dict[str, Beat]:
+    def take(self) -> dict[str, TrafficSample]:
         """All that was counted, by tenant; counting begins anew."""
-        beats, self._beats = self._beats, {}
-        return beats
+        samples, self._samples = self._samples, {}
+        return samples
 
-    def _beat(self, tenant: str) -> Beat:
-        beat = self._beats.get(tenant)
-        if beat is None:
-            beat = self._beats[tenant] = Beat()
-        return beat
+    def _count_traffic(self, tenant: str) -> TrafficSample:
+        sample = self._samples.get(tenant)
+        if sample is None:
+            sample = self._samples[tenant] = TrafficSample()
+        return sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ MAX_AHEAD_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
+class Webhook:
     """A receiver of one tenant's events."""
 
     tenant: str
@@ -30,7 +30,7 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
-class HookState:
+class WebhookState:
     """How far a webhook has been told, and how it goes."""
 
     cursor: str | None
@@ -41,29 +41,29 @@ class HookState:
     """What the last of them came to."""
 
 
-class HookStates(Protocol):
+class WebhookStates(Protocol):
     """Reads how webhooks go. Raises StoreUnavailable where Redis does not answer."""
 
-    async def state(self, tenant: str, hook: str) -> HookState:
+    async def state(self, tenant: str, webhook: str) -> WebhookState:
         """Of one."""
 
 
-class HookLedger(HookStates, Protocol):
+class WebhookLedger(WebhookStates, Protocol):
     """Keeps how webhooks go, and which worker tells each. Raises StoreUnavailable where Redis does not answer."""
 
-    async def hold(self, tenant: str, hook: str) -> bool:
+    async def hold(self, tenant: str, webhook: str) -> bool:
         """Take or keep the lease; whoever dies loses it after a while."""
 
-    async def release(self, tenant: str, hook: str) -> None:
+    async def release(self, tenant: str, webhook: str) -> None:
         """Give the lease up."""
 
-    async def begin(self, tenant: str, hook: str) -> str:
+    async def begin(self, tenant: str, webhook: str) -> str:
         """Where a new webhook begins: behind what has happened so far."""
 
-    async def told(self, tenant: str, hook: str, cursor: str) -> None:
+    async def delivered(self, tenant: str, webhook: str, cursor: str) -> None:
         """All up to this event has arrived."""
 
-    async def failed(self, tenant: str, hook: str, attempts: int, error: str) -> None:
+    async def failed(self, tenant: str, webhook: str, attempts: int, error: str) -> None:
         """An attempt did not arrive."""
 
 

@@ -51,7 +51,7 @@ def capability(name: str) -> Callable[[Decorated], Decorated]:
 
 def user_of(request: web.Request) -> UserContext | None:
     """Tenant, identity and admission of who asks; None where an open route let the request in."""
-    return request[app_keys.EXCHANGE].context
+    return request[app_keys.REQUEST_CONTEXT].context
 
 
 def session_middleware(app: web.Application, config: Path | str = "config.yaml") -> Middleware:
@@ -73,17 +73,17 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
 
     async def open_with(app: web.Application) -> AsyncIterator[None]:
         with ExitStack() as stack:
-            reach, _ = await asyncio.to_thread(stack.enter_context, redis_of(settings, path))
-            runtime = await asyncio.to_thread(lambda: Runtime(settings, reach()))
-            middlewares.append(Middlewares(runtime.gate(_OPERATIONS)))
+            open_redis, _ = await asyncio.to_thread(stack.enter_context, redis_of(settings, path))
+            runtime = await asyncio.to_thread(lambda: Runtime(settings, open_redis()))
+            middlewares.append(Middlewares(runtime.services(_OPERATIONS)))
             async with asynccontextmanager(runtime.run)(app):
                 yield
             await asyncio.to_thread(stack.close)
 
     async def tell(request: web.Request, response: web.StreamResponse) -> None:
-        exchange = request.get(app_keys.EXCHANGE)
-        if exchange is not None:
-            for line in _lines(exchange).splitlines():
+        context = request.get(app_keys.REQUEST_CONTEXT)
+        if context is not None:
+            for line in _lines(context).splitlines():
                 name, _, value = line.partition(": ")
                 response.headers[name] = value
 
@@ -93,15 +93,15 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         if match.http_exception is not None:
             return await handler(request)
         admitting = middlewares[0]
-        exchange = request[app_keys.EXCHANGE] = admitting.begin(request)
+        context = request[app_keys.REQUEST_CONTEXT] = admitting.begin(request)
         try:
             operation = _OPERATIONS.get(match.handler, _VERIFY)
             await admitting.admit(request, operation, getattr(match.handler, _CAPABILITY, None))
         except DomainError as error:
-            return admitting.refuse(request, exchange, error)
+            return admitting.refuse(request, context, error)
         response = await handler(request)
         if isinstance(response, Answer):
-            response.lines += _lines(exchange)
+            response.lines += _lines(context)
         return response
 
     app.cleanup_ctx.append(open_with)
@@ -109,7 +109,7 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
     return session
 
 
-def _lines(exchange: app_keys.Exchange) -> str:
+def _lines(context: app_keys.RequestContext) -> str:
     """What an answer says of its admission."""
-    lines = limit_lines(exchange.admission, 200) if exchange.admission is not None else ""
-    return f"x-request-id: {exchange.request_id}\r\n{lines}"
+    lines = limit_lines(context.admission, 200) if context.admission is not None else ""
+    return f"x-request-id: {context.request_id}\r\n{lines}"

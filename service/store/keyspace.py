@@ -44,7 +44,7 @@ from service.core.sessions import RECORDED, Status
 EVENTS_CAP = 10_000
 """Events kept per tenant, about (XADD MAXLEN ~)."""
 EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
-PULSE_TTL_S = 80 * 60
+TRAFFIC_TTL_S = 80 * 60
 LEASE_MS = 15_000
 """How long a lease is held that nobody renews."""
 
@@ -53,8 +53,8 @@ SWEEPER = "rc:sweeper"
 PROBE = "rc:probe"
 WINDOWS = "rc:windows"
 ADOPTED = "rc:adopted"
-PUSHES = "rc:pushes"
-NEWS = "rc:news"
+CACHE_CHANNEL = "rc:pushes"
+EVENT_CHANNEL = "rc:news"
 ANY_USER, REVOKED, REVOKED_SKEW, ANY_REVOKED = "*", "<", "<+", "<*"
 """Fields of a hash of rules that no capability can be called (`lua/rules.lua`)."""
 NO_TENANT = "?"
@@ -76,7 +76,7 @@ class TenantKeys:
     ending: str
     events: str
     timed: str
-    hooks: str
+    webhook_states: str
     rules: str
     shared: tuple[str, ...]
     """Indexes and events, in the order in which `lua/record.lua` takes them."""
@@ -89,7 +89,7 @@ class TenantKeys:
         """What operators have set for one user."""
         return f"{self.rules}:{user}"
 
-    def pulse(self, slot: int) -> str:
+    def traffic(self, slot: int) -> str:
         """What happened in ten minutes."""
         return f"{self.tag}pulse:{slot}"
 
@@ -101,13 +101,13 @@ class TenantKeys:
         """A refusal of this kind was told as an event lately."""
         return f"{self.tag}sampled:{kind}"
 
-    def hook(self, name: str) -> str:
+    def webhook(self, name: str) -> str:
         """How far a webhook has been told."""
         return f"{self.tag}hook:{name}"
 
-    def hook_lease(self, name: str) -> str:
+    def webhook_lease(self, name: str) -> str:
         """Which worker tells it."""
-        return f"{self.hook(name)}:lease"
+        return f"{self.webhook(name)}:lease"
 
     def window(self, limit: str, subject: str) -> str:
         """The admitted times of one subject under one limit."""
@@ -149,5 +149,7 @@ def keys_of(tenant: str) -> TenantKeys:
     by_status: dict[Status, str] = {status: f"{tag}by:{status.value}" for status in RECORDED}
     expiring, ending, events = f"{tag}expiring", f"{tag}ending", f"{tag}events"
     shared = (*by_status.values(), expiring, ending, events)
-    timed, hooks = f"{tag}timed", f"{tag}hooks"
-    return TenantKeys(tag, by_status, expiring, ending, events, timed, hooks, rules=f"{tag}rules", shared=shared)
+    timed, webhook_states = f"{tag}timed", f"{tag}hooks"
+    return TenantKeys(
+        tag, by_status, expiring, ending, events, timed, webhook_states, rules=f"{tag}rules", shared=shared
+    )

@@ -4,7 +4,7 @@ import secrets
 
 from redis.asyncio import Redis
 
-from service.store.connection.calls import reaching, run
+from service.store.connection.calls import redis_call, run
 from service.store.keyspace import LEASE_MS
 
 
@@ -19,12 +19,12 @@ class Leases:
         self._client = client
         self._name = secrets.token_hex(8)
 
-    @reaching
+    @redis_call
     async def hold(self, lease: str) -> bool:
         """Take or keep it."""
         return bool(await run(self._client, "lease", [lease], [self._name, LEASE_MS]))
 
-    @reaching
+    @redis_call
     async def release(self, lease: str) -> None:
         """Give it up, so that the next worker need not wait for it to run out."""
         await run(self._client, "lease", [lease], [self._name, 0])

@@ -8,7 +8,17 @@ import re
 from collections.abc import Collection, Iterable
 
 from service.store.connection.failovers import CHANNELS
-from service.store.keyspace import ADOPTED, NEWS, NO_TENANT, PROBE, PUSHES, SWEEPER, TENANTS, WINDOWS, keys_of
+from service.store.keyspace import (
+    ADOPTED,
+    CACHE_CHANNEL,
+    EVENT_CHANNEL,
+    NO_TENANT,
+    PROBE,
+    SWEEPER,
+    TENANTS,
+    WINDOWS,
+    keys_of,
+)
 
 CLIENT_COMMANDS = (
     "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HSET", "MGET", "PERSIST", "SADD", "SCAN", "SET", "SMEMBERS",
@@ -82,7 +92,7 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
     asked += [(*command.split("|"), SAMPLE) for command in sorted(about_keys)]
     # Keys that belong to no tenant, each with the least of what is done to it.
     asked += [("SADD", TENANTS), ("SET", SWEEPER), ("SET", PROBE), ("GET", WINDOWS), ("SET", WINDOWS), ("SET", ADOPTED)]
-    for channel in (NEWS, PUSHES):
+    for channel in (EVENT_CHANNEL, CACHE_CHANNEL):
         asked += [("PUBLISH", channel), ("SUBSCRIBE", channel)]
     return asked
 

@@ -12,7 +12,16 @@ from functools import lru_cache
 from importlib.resources import files
 
 from service.core.sessions import MOST_SESSIONS, TRANSITIONS, Refusal, Session, Status
-from service.store.keyspace import ANY_REVOKED, ANY_USER, EVENTS_CAP, LEASE_MS, NEWS, PUSHES, REVOKED, REVOKED_SKEW
+from service.store.keyspace import (
+    ANY_REVOKED,
+    ANY_USER,
+    CACHE_CHANNEL,
+    EVENT_CHANNEL,
+    EVENTS_CAP,
+    LEASE_MS,
+    REVOKED,
+    REVOKED_SKEW,
+)
 from service.store.rights import KEYLESS, commands_of, writes
 
 LETTERS = {
@@ -73,7 +82,7 @@ def _preamble() -> str:
         f"local EVENTS_CAP, LONGEST_LEASE_MS = {EVENTS_CAP}, {LEASE_MS}",
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
         f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
-        f"local NEWS, PUSHES = '{NEWS}', '{PUSHES}'",
+        f"local NEWS, PUSHES = '{EVENT_CHANNEL}', '{CACHE_CHANNEL}'",
         # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
         "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true, NOPERM = true }",
     )

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from service.core.admission import Admission, Question, Terms, Told
+from service.core.admission import Admission, OnDecided, Question, Terms
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, UnexpectedState
-from service.core.operator_actions import Acts
+from service.core.operator_actions import OperatorActions
 from service.core.readiness import Readiness
-from service.core.session_lists import ActivityCharts, Feeds, Histories, SessionLists
+from service.core.session_lists import ActivityCharts, EventFeeds, Histories, SessionLists
 from service.core.tenants import Tenant
 from service.core.tokens.verification import Identity, VerifiedTokens
-from service.core.traffic_statistics import Pulse
-from service.core.webhooks import HookStates
+from service.core.traffic_statistics import TrafficCounters
+from service.core.webhooks import WebhookStates
 from service.web.api.client_address import ClientAddressRules
-from service.web.monitoring.log_throttling import Repeats
+from service.web.monitoring.log_throttling import LogThrottle
 from service.web.monitoring.metrics import Metrics
 from service.web.policy import LivePolicy
 from service.web.server.responses import Answer
 
-Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Prompt = Callable[[web.Request, "Exchange"], Answer]
+AsyncHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Responder = Callable[[web.Request, "RequestContext"], Answer]
 """Answers what is admitted, without waiting for anything. On the short way the request does not hold its exchange."""
 
 
@@ -53,19 +53,19 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class RequestServices:
     """What requests ask of the rest of the service, in one place: a request looks it up once."""
 
     policy: LivePolicy
     verified: VerifiedTokens
     metrics: Metrics
-    repeats: Repeats
-    pulse: Pulse
+    log_throttle: LogThrottle
+    traffic: TrafficCounters
     operations: dict[object, Operation]
     """Handlers that are not in it stand outside the admission."""
     ask: Callable[[Question], Awaitable[Admission]]
     """Redis (StoreUnavailable: it is away)."""
-    start: Callable[[Question, Told], Admission | None]
+    start: Callable[[Question, OnDecided], Admission | None]
     """The same for who does not wait: what is known at once, or nothing, and then it is told."""
     without_store: Callable[[Question], Admission]
     """What the configuration says of outages."""
@@ -94,10 +94,10 @@ class Gate:
         """Count why Redis did not answer, and have the log tell it once a second."""
         if error.kind:
             self.metrics.count_failure(error.kind)
-            self.repeats.fail(error.kind, error.reason)
+            self.log_throttle.fail(error.kind, error.reason)
 
 
-class Exchange:
+class RequestContext:
     """One request on its way: what the middlewares and the handler tell each other of it."""
 
     # No dataclass: there is one per request, and most of this is seldom set.
@@ -118,8 +118,8 @@ class Exchange:
     identity: Identity | None = None
     """Who asks, once admitted."""
 
-    def __init__(self, gate: Gate, request_id: str) -> None:
-        self.gate = gate
+    def __init__(self, services: RequestServices, request_id: str) -> None:
+        self.services = services
         self.request_id = request_id
         self.began = time.perf_counter()
 
@@ -141,12 +141,12 @@ class Exchange:
         return self.identity, self.admission
 
 
-GATE = web.AppKey("GATE", Gate)
+REQUEST_SERVICES = web.AppKey("REQUEST_SERVICES", RequestServices)
 SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
-PULSES: web.AppKey[ActivityCharts] = web.AppKey("PULSES")
-HOOKS: web.AppKey[HookStates] = web.AppKey("HOOKS")
-FEEDS: web.AppKey[Feeds] = web.AppKey("FEEDS")
-ACTS: web.AppKey[Acts] = web.AppKey("ACTS")
+TRAFFIC_STATISTICS: web.AppKey[ActivityCharts] = web.AppKey("TRAFFIC_STATISTICS")
+WEBHOOK_STATES: web.AppKey[WebhookStates] = web.AppKey("WEBHOOK_STATES")
+EVENT_FEEDS: web.AppKey[EventFeeds] = web.AppKey("EVENT_FEEDS")
+OPERATOR_ACTIONS: web.AppKey[OperatorActions] = web.AppKey("OPERATOR_ACTIONS")
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
 
-EXCHANGE = web.RequestKey("EXCHANGE", Exchange)
+REQUEST_CONTEXT = web.RequestKey("REQUEST_CONTEXT", RequestContext)

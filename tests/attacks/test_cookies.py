@@ -79,7 +79,7 @@ async def test_a_cookie_that_was_made_up_is_nobodys(target: Target, attack: Atta
     assert (await target.ask(fields=of(sign("alice")))).status == 200
     before = await target.kept()
     viewers, logins = (await log_in(target, VIEWER_TOKEN)).cookie, (await stranger(target)).cookie
-    key = target.app[app_keys.GATE].policy.current.cookie_key
+    key = target.app[app_keys.REQUEST_SERVICES].policy.current.cookie_key
     for name, cookie in made_up(viewers, logins, key).items():
         fields = [("cookie", f"rollcall={cookie}"), ("x-csrf-token", ROOT["form"]), ("sec-fetch-site", "same-origin")]
         acted = await target.ask("POST", f"{DASHBOARD}/tenants/acme/users/alice/suspend", fields)
@@ -229,7 +229,7 @@ async def test_a_guess_is_compared_as_a_digest_with_all_there_are_however_near_i
 async def test_a_tenants_token_is_looked_up_by_its_digest_and_guesses_are_not_kept(
     target: Target, attack: Attack
 ) -> None:
-    directory = target.app[app_keys.GATE].policy.current.directory
+    directory = target.app[app_keys.REQUEST_SERVICES].policy.current.directory
     assert {len(key) for key in directory._by_digest} == {32}
     kept = dict(directory._known)
     for length in range(1, len(TENANT_TOKEN)):

@@ -225,7 +225,7 @@ async def test_a_bare_refusal_is_not_kept_either(target: Target, attack: Attack,
 
 
 async def test_metrics_and_memory_grow_by_nothing_that_is_sent(target: Target, attack: Attack) -> None:
-    gate = target.app[app_keys.GATE]
+    gate = target.app[app_keys.REQUEST_SERVICES]
 
     async def series() -> set[str]:
         text = (await target.ask("GET", "/metrics")).body.decode()

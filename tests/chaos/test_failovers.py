@@ -150,12 +150,12 @@ async def test_every_part_follows_a_planned_failover_within_a_second(sentinels: 
         await asyncio.sleep(0.05)
 
     await loop.run_in_executor(None, sentinels.fail_over)
-    await until(lambda: runtime.ways.is_down)
+    await until(lambda: runtime.router.is_down)
     swept_before = runtime.runs.at_s["sweep"]
     assert (await client.post("/auth/logout", headers=credentials("meanwhile"))).status == 503
     assert (await client.post("/admin/v1/tenants/acme/users/m/suspend", headers=OPERATOR, json={})).status == 503
     assert (await client.get("/readyz")).status == 503
-    await until(lambda: not runtime.ways.is_down)
+    await until(lambda: not runtime.router.is_down)
     back = time.monotonic()
     assert (await client.post("/auth/logout", headers=credentials("after"))).status == 200
     assert (await client.post("/admin/v1/tenants/acme/users/s/suspend", headers=OPERATOR, json={})).status == 200

@@ -116,7 +116,7 @@ class World:
         self._runner = asyncio.Runner()
         app = make_app(_settings(Rules({})), RedisAccess.by_url(f"unix://{self.redis.path}", TlsFiles(), timeout_s=10))
         self._runtime = app[RUNTIME]
-        self._runtime.sweeper._clock_ms = self._runtime.acts._clock_ms = lambda: self._clock.now_us // 1000
+        self._runtime.sweeper._clock_ms = self._runtime.actions._clock_ms = lambda: self._clock.now_us // 1000
         self.run(self._open(app))
 
     async def _open(self, app: web.Application) -> None:
@@ -210,7 +210,7 @@ class World:
         """Wait for the push that makes remembered refusals forgotten: 100 ms, where the machine has time."""
         refusals = self._runtime.admissions.refusals
         async with asyncio.timeout(10):
-            while denial_cache._tenants.get(tenant):  # noqa: ASYNC110
+            while refusals._tenants.get(tenant):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     def revoked(self) -> dict[tuple[str, str | None], int]:

@@ -25,7 +25,7 @@ from examples.upstream import Echo
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.kit import ROOT, Answer, Service, free_port, redis_server, wait_for
 from tests.proxies.versions import Proxy
 
@@ -137,7 +137,7 @@ class Deployment:
     async def act(self, tenant: str, user: str, cause: Cause) -> None:
         """What an operator would do."""
         access = RedisAccess.by_url(self.redis_url, TlsFiles())
-        await OperatorActs(access.client).act(tenant, [user], cause, Author("test"))
+        await RedisOperatorActions(access.client).act(tenant, [user], cause, Author("test"))
         await access.close()
 
     def events(self, tenant: str) -> list[tuple[str, str]]:

@@ -41,7 +41,7 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class Gate:
+class RequestServices:
     """A proxy as in `examples/`, in front of an API that says what it received."""
 
     def __init__(self, deployment: Deployment) -> None:
@@ -91,10 +91,10 @@ def code_of(answer: Answer) -> str:
 
 
 @contextmanager
-def gate(proxy: Proxy, folder: Path, edit: Callable[[str], str] = lambda text: text) -> Iterator[Gate]:
+def gate(proxy: Proxy, folder: Path, edit: Callable[[str], str] = lambda text: text) -> Iterator[RequestServices]:
     """Start it all; end it all. `edit` changes each file of the proxy's example."""
     with wsgi_backend() as port, deployed(proxy, folder, _change, port, edit) as deployment:
-        made = Gate(deployment)
+        made = RequestServices(deployment)
         made.start_counting()
         yield made
 

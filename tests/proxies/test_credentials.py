@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit import ROOT
 from tests.kit import credentials as tokens_of
-from tests.proxies.outcomes import Fields, Gate, Row, gate
+from tests.proxies.outcomes import Fields, RequestServices, Row, gate
 from tests.proxies.test_forward_auth import SECRET
 from tests.proxies.versions import PROXIES
 
@@ -130,7 +130,7 @@ KEEPS_BASIC = {
 
 
 @pytest.fixture(scope="module", params=PROXIES)
-def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestServices]:
     with gate(PROXIES[request.param], tmp_path_factory.mktemp(request.param)) as made:
         yield made
 
@@ -142,7 +142,7 @@ def shown(value: str) -> str:
     return value.replace(BASIC[1], "Basic C")
 
 
-def outcome(at: Gate, row: Request) -> str:
+def outcome(at: RequestServices, row: Request) -> str:
     """What the client sees, and which credentials the API receives."""
     fields: Fields = [*row.tenant, *row.fields]
     status, received = at.send(row.target, fields)
@@ -159,7 +159,7 @@ def outcome(at: Gate, row: Request) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)
-def test_the_api_receives_exactly_the_credentials_that_were_judged(at: Gate, row: Request) -> None:
+def test_the_api_receives_exactly_the_credentials_that_were_judged(at: RequestServices, row: Request) -> None:
     assert outcome(at, row) == row.at(at.proxy)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit import Answer, needs
 from tests.proxies.backend import Received
-from tests.proxies.outcomes import Fields, Gate, Row, gate
+from tests.proxies.outcomes import Fields, RequestServices, Row, gate
 from tests.proxies.spellings import (
     IDENTITY,
     PROTECTED,
@@ -86,14 +86,14 @@ ROWS = (*FORGERIES, *NOMINATIONS, TRAILER)
 
 
 @pytest.fixture(scope="module", params=PROXIES)
-def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+def at(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestServices]:
     with gate(PROXIES[request.param], tmp_path_factory.mktemp(request.param)) as made:
         made.send(PLACES[0], WHO)  # logs her in: from now on she is heard of alike
         yield made
 
 
 @pytest.fixture(scope="module")
-def usual(at: Gate) -> dict[str, Received]:
+def usual(at: RequestServices) -> dict[str, Received]:
     """What the API receives of a request without anything forged, by place."""
     received = {place: at.send(place, WHO)[1] for place in PLACES}
     return {place: one for place, one in received.items() if one is not None}
@@ -106,7 +106,7 @@ def heard(received: Received) -> tuple[list[tuple[str, str]], dict[str, str]]:
     return sorted(lines), environ
 
 
-def outcome(at: Gate, usual: dict[str, Received], place: str, fields: Fields, same: str, other: str) -> str:
+def outcome(at: RequestServices, usual: dict[str, Received], place: str, fields: Fields, same: str, other: str) -> str:
     """What comes of the fields beside a user's credentials, as a row says it."""
     status, received = at.send(place, [*WHO, *fields])
     if received is None:
@@ -117,7 +117,7 @@ def outcome(at: Gate, usual: dict[str, Received], place: str, fields: Fields, sa
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("row", FORGERIES, ids=lambda row: row.case)
 def test_a_field_that_is_no_clients_reaches_the_api_in_no_spelling(
-    at: Gate, usual: dict[str, Received], row: Forgery, place: str
+    at: RequestServices, usual: dict[str, Received], row: Forgery, place: str
 ) -> None:
     for name in row.names:
         spellings = row.spell(name)
@@ -131,7 +131,7 @@ def test_a_field_that_is_no_clients_reaches_the_api_in_no_spelling(
 
 @pytest.mark.parametrize("row", NOMINATIONS, ids=lambda row: row.case)
 def test_what_a_client_names_in_connection_the_api_hears_all_the_same(
-    at: Gate, usual: dict[str, Received], row: Nomination
+    at: RequestServices, usual: dict[str, Received], row: Nomination
 ) -> None:
     for name in row.names:
         for said in ((name,), (name.title(),), (f"close, {name}",), (f"{name},{name}",), ("keep-alive", name)):
@@ -139,7 +139,7 @@ def test_what_a_client_names_in_connection_the_api_hears_all_the_same(
             assert outcome(at, usual, PLACES[0], fields, KEPT, LOST) == row.at(at.proxy), said
 
 
-def test_a_client_adds_nothing_to_the_identity_by_a_trailer(at: Gate, usual: dict[str, Received]) -> None:
+def test_a_client_adds_nothing_to_the_identity_by_a_trailer(at: RequestServices, usual: dict[str, Received]) -> None:
     fields = [*WHO, ("trailer", "X-Auth-User"), ("te", "trailers")]
     status, received = at.send(PLACES[0], fields, b"3\r\nabc\r\n0\r\nX-Auth-User: forged\r\n\r\n")
     assert received is not None
@@ -149,7 +149,7 @@ def test_a_client_adds_nothing_to_the_identity_by_a_trailer(at: Gate, usual: dic
     assert TRAILER.at(at.proxy) == (f"{status}, arrives as a trailer field" if is_there else f"{status}, removed")
 
 
-def test_over_http_2_a_client_adds_nothing_either(at: Gate) -> None:
+def test_over_http_2_a_client_adds_nothing_either(at: RequestServices) -> None:
     curl = shutil.which("curl")
     needs("curl", found=curl is not None)
     command = [str(curl), "-s", "--http2-prior-knowledge", at.url(PLACES[0])]
@@ -165,7 +165,7 @@ def test_over_http_2_a_client_adds_nothing_either(at: Gate) -> None:
     assert FORGED not in str(received)
 
 
-def test_what_the_proxy_says_arrives_exactly_once(at: Gate) -> None:
+def test_what_the_proxy_says_arrives_exactly_once(at: RequestServices) -> None:
     forged = [(one, FORGED) for name in (*IDENTITY, "x-forwarded-for", "x-forwarded-proto") for one in all_of(name)]
     for start in range(0, len(forged), 40):
         _, received = at.send(PLACES[0], [*WHO, *forged[start : start + 40]])
@@ -184,7 +184,7 @@ def test_of_an_open_route_the_api_hears_no_identity_at_all(usual: dict[str, Rece
     assert not {name for name, _ in usual[PLACES[1]].lines if name in IDENTITY}, "not even an empty one"
 
 
-def test_no_spelling_of_an_address_escapes_a_limit_where_the_client_asks_rollcall_itself(at: Gate) -> None:
+def test_no_spelling_of_an_address_escapes_a_limit_where_the_client_asks_rollcall_itself(at: RequestServices) -> None:
     names = ("x-forwarded-for", "x-real-ip", "forwarded")
     requests = [[(one, "for=9.9.9.9" if one == "forwarded" else "9.9.9.9")] for name in names for one in all_of(name)]
     requests += [[("connection", name)] for name in names]

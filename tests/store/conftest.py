@@ -10,7 +10,7 @@ from service.store.connection.client import RedisAccess
 
 @pytest.fixture
 async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
-    ways = access.ways(timeout_s=2)
+    ways = access.router(timeout_s=2)
     await ways.open()
     made = Admissions(ways, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
     yield made

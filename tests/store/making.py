@@ -10,7 +10,7 @@ from service.core.limits import Limit
 from service.core.sessions import Cause
 from service.core.tokens.verification import Identity
 from service.store.connection.client import RedisAccess
-from service.store.connection.pipeline import Link
+from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.server_check import ServerCheck
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules
 
@@ -49,10 +49,10 @@ def sweeper(
     return Sweeper(access.client, lambda: rules)
 
 
-def link_of(access: RedisAccess, **how: Any) -> Link:
+def link_of(access: RedisAccess, **how: Any) -> AdmissionPipeline:
     assert access.pool is not None
     how.setdefault("examine", partial(ServerCheck().examine, node="redis", cluster_url="redis+cluster://redis"))
-    return Link(access.pool.make_connection, **how)
+    return AdmissionPipeline(access.pool.make_connection, **how)
 
 
 def exact_window(times_us: Sequence[int]) -> bytes:

@@ -11,7 +11,7 @@ from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, now_ms
 
 BY = Author("root", "10.0.0.9", "req-7", "because")
@@ -19,8 +19,8 @@ LIMIT = Limit("some", Per.IP, 3, 60)
 
 
 @pytest.fixture
-def acts(access: RedisAccess) -> OperatorActs:
-    return OperatorActs(access.client)
+def acts(access: RedisAccess) -> RedisOperatorActions:
+    return RedisOperatorActions(access.client)
 
 
 async def told(access: RedisAccess, user: str = "alice") -> list[dict[str, str]]:
@@ -34,7 +34,7 @@ async def told(access: RedisAccess, user: str = "alice") -> list[dict[str, str]]
 
 
 async def test_an_act_on_many_tells_one_by_one_what_happened(
-    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     users = [f"u{n}" for n in range(230)]
     for user in users[:3]:
@@ -54,7 +54,7 @@ async def test_an_act_on_many_tells_one_by_one_what_happened(
 
 
 async def test_a_logout_everywhere_refuses_the_tokens_issued_until_now(
-    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     await admissions.ask(ask_about("alice", issued_s=now_ms() / 1000))
     [done] = await acts.act("acme", ["alice"], Cause.OPERATOR_LOGOUT, BY, everywhere=True)
@@ -71,7 +71,7 @@ async def test_a_logout_everywhere_refuses_the_tokens_issued_until_now(
 
 
 async def test_a_revocation_outlives_the_record_and_is_lifted_by_an_operator_alone(
-    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     await admissions.ask(ask_about("alice"))
     before_s = (await acts.revoke("acme", "alice", BY)).before_s
@@ -86,7 +86,9 @@ async def test_a_revocation_outlives_the_record_and_is_lifted_by_an_operator_alo
     assert changes[1:4] == [("revocation", "lifted"), ("forgotten", None), ("revocation", "set")]
 
 
-async def test_a_revocation_of_a_tenant_is_about_all_of_its_users(admissions: Admissions, acts: OperatorActs) -> None:
+async def test_a_revocation_of_a_tenant_is_about_all_of_its_users(
+    admissions: Admissions, acts: RedisOperatorActions
+) -> None:
     moment_s = now_ms() // 1000 - 100
     assert await acts.revoke("acme", None, BY, before_ms=moment_s * 1000 + 999) == Revocation(moment_s, applied=True)
     for user, issued_s, revoked in [("a", None, True), ("b", moment_s + 0.9, True), ("c", moment_s + 1, False)]:
@@ -101,7 +103,7 @@ async def test_a_revocation_of_a_tenant_is_about_all_of_its_users(admissions: Ad
 
 
 async def test_a_restriction_survives_a_revocation_and_the_reverse(
-    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     await acts.revoke("acme", "alice", BY)
     await acts.restrict("acme", "alice", "status", BY, until_ms=now_ms() + HOUR_MS)
@@ -115,7 +117,9 @@ async def test_a_restriction_survives_a_revocation_and_the_reverse(
     assert await acts.rules("acme", "alice") == Rules()
 
 
-async def test_who_is_forgotten_is_in_no_index(admissions: Admissions, acts: OperatorActs, access: RedisAccess) -> None:
+async def test_who_is_forgotten_is_in_no_index(
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
+) -> None:
     for cause in (Cause.REQUEST, Cause.LOGOUT):
         await admissions.ask(ask_about("alice", cause=cause))
         assert await acts.forget("acme", "alice", BY) in RECORDED
@@ -129,7 +133,7 @@ async def test_who_is_forgotten_is_in_no_index(admissions: Admissions, acts: Ope
 
 
 async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted_counted(
-    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     question = ask_about("alice", limits=[LIMIT])
     for _ in range(2):
@@ -138,14 +142,14 @@ async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted
     assert await acts.set_limit("acme", LIMIT, 2, 120, BY) == Override(applied=False, previous=(2, 120))
     refused = await admissions.ask(question)
     assert refused.refused
-    assert [(one.limit.requests, one.limit.window_s, one.used) for one in refused.standings] == [(2, 120, 2)]
+    assert [(one.limit.requests, one.limit.window_s, one.used) for one in refused.limit_states] == [(2, 120, 2)]
     anonymous = ask_about("alice", limits=[LIMIT])
     anonymous.terms, anonymous.user = anonymous.terms.anonymous, None
     assert (await admissions.ask(anonymous)).refused, "it holds without a good token, too"
-    assert (await admissions.ask(ask_about("a", tenant="globex", limits=[LIMIT]))).standings[0].limit is LIMIT
+    assert (await admissions.ask(ask_about("a", tenant="globex", limits=[LIMIT]))).limit_states[0].limit is LIMIT
     assert (await acts.rules("acme")).limits == {"some": (2, 120)}
     await acts.set_limit("acme", LIMIT, 5000, 60, BY)
-    standing = (await OperatorActs(access.client).peek("acme", [(LIMIT, "10.0.0.1")]))[0]
+    standing = (await RedisOperatorActions(access.client).peek("acme", [(LIMIT, "10.0.0.1")]))[0]
     assert (standing.limit.requests, standing.used) == (5000, 2)
     assert await acts.unset_limit("acme", "some", LIMIT, BY)
     assert not await acts.unset_limit("acme", "some", LIMIT, BY)
@@ -153,7 +157,7 @@ async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted
     assert await access.client.exists("rc:{acme}:rules") == 0
 
 
-async def test_looking_at_a_limit_uses_nothing_up(admissions: Admissions, acts: OperatorActs) -> None:
+async def test_looking_at_a_limit_uses_nothing_up(admissions: Admissions, acts: RedisOperatorActions) -> None:
     question = ask_about("alice", limits=[LIMIT])
     await admissions.ask(question)
     for _ in range(5):
@@ -171,7 +175,7 @@ async def test_looking_at_a_limit_uses_nothing_up(admissions: Admissions, acts: 
     assert (await acts.peek("acme", [(LIMIT, "10.0.0.1")]))[0].used == 0
 
 
-async def test_what_operators_set_is_told_as_events(acts: OperatorActs, access: RedisAccess) -> None:
+async def test_what_operators_set_is_told_as_events(acts: RedisOperatorActions, access: RedisAccess) -> None:
     await acts.restrict("acme", "alice", "pay", BY)
     await acts.restrict("acme", "alice", "pay", BY)
     await acts.restrict("acme", "alice", "fly", BY, until_ms=4_000_000_000_000)
@@ -184,7 +188,7 @@ async def test_what_operators_set_is_told_as_events(acts: OperatorActs, access: 
 
 
 async def test_the_event_of_a_limit_tells_what_held_before_and_what_holds(
-    acts: OperatorActs, access: RedisAccess
+    acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     await acts.set_limit("acme", LIMIT, 7, 30, BY)
     await acts.set_limit("acme", LIMIT, 9, 40, BY)
@@ -195,7 +199,7 @@ async def test_the_event_of_a_limit_tells_what_held_before_and_what_holds(
     events = await Events(access.client).latest("acme", most=9)
     found = [
         (event["change"], *(event.get(name) for name in ("requests", "window", "previousRequests", "previousWindow")))
-        for event in [one.told() for one in events]
+        for event in [one.as_dict() for one in events]
     ]
     assert found[::-1] == [
         ("set", 7, 30, 3, 60),

@@ -8,7 +8,7 @@ import pytest
 from service.core.admission import Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
-from service.core.operator_actions import Act, Author
+from service.core.operator_actions import ActionResult, Author
 from service.core.sessions import Cause, Refusal, Session, Status
 from service.core.tokens.verification import Identity
 from service.store.admissions.batcher import MAX_WAITING, Admissions, SessionRules
@@ -16,7 +16,7 @@ from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
 from service.store.keyspace import keys_of
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, exact_window, now_ms, sweeper
 
 N, I, O, E, S, T = Status  # noqa: E741  # the columns of the contract's table
@@ -34,12 +34,12 @@ def limit(requests: int, window_s: int = 3600, **how: object) -> Limit:
 
 async def test_a_window_admits_its_requests_and_says_where_it_stands(admissions: Admissions) -> None:
     for used in (1, 2, 3):
-        standing = (await admissions.ask(ask_about(None, limits=[limit(3)]))).standings[0]
+        standing = (await admissions.ask(ask_about(None, limits=[limit(3)]))).limit_states[0]
         assert (standing.used, standing.over) == (used, False)
         assert standing.reset_s == 3600
     refused = await admissions.ask(ask_about(None, limits=[limit(3)]))
     assert refused.refused
-    assert refused.standings[0].used == 3, "a refusal uses up nothing"
+    assert refused.limit_states[0].used == 3, "a refusal uses up nothing"
     assert refused.retry_after_s == 3600
 
 
@@ -48,23 +48,23 @@ async def test_all_limits_of_a_request_are_decided_together(admissions: Admissio
     tight = Limit("tight", Per.IP, 1, 60)
     await admissions.ask(ask_about(None, limits=[wide, tight]))
     refused = await admissions.ask(ask_about(None, limits=[wide, tight]))
-    assert [standing.used for standing in refused.standings] == [1, 1]
-    assert [standing.refuses for standing in refused.standings] == [False, True]
+    assert [standing.used for standing in refused.limit_states] == [1, 1]
+    assert [standing.refuses for standing in refused.limit_states] == [False, True]
 
 
 async def test_a_limit_with_nothing_used_has_nothing_to_wait_for(admissions: Admissions) -> None:
     tight, unused = Limit("tight", Per.IP, 1, 60), Limit("unused", Per.IP, 5, 60)
     await admissions.ask(ask_about(None, limits=[tight]))
-    standing = (await admissions.ask(ask_about(None, limits=[tight, unused]))).standings[1]
+    standing = (await admissions.ask(ask_about(None, limits=[tight, unused]))).limit_states[1]
     assert (standing.remaining, standing.reset_s) == (5, 0)
 
 
 async def test_a_shadow_limit_is_counted_and_never_refuses(admissions: Admissions) -> None:
     for _ in range(3):
         admission = await admissions.ask(ask_about(None, limits=[limit(2, shadow=True)]))
-    assert admission.standings[0].over
+    assert admission.limit_states[0].over
     assert not admission.refused
-    assert admission.standings[0].used == 2
+    assert admission.limit_states[0].used == 2
 
 
 async def test_a_lowered_limit_holds_at_once_with_what_was_admitted(admissions: Admissions) -> None:
@@ -72,7 +72,7 @@ async def test_a_lowered_limit_holds_at_once_with_what_was_admitted(admissions: 
         await admissions.ask(ask_about(None, limits=[limit(10)]))
     refused = await admissions.ask(ask_about(None, limits=[limit(3)]))
     assert refused.refused
-    assert refused.standings[0].remaining == 0
+    assert refused.limit_states[0].remaining == 0
     assert 3590 <= refused.retry_after_s <= 3600
 
 
@@ -90,15 +90,15 @@ async def test_whoever_waits_retry_after_is_admitted_and_not_before(admissions: 
         await asyncio.sleep(0.3)
     refused = await admissions.ask(ask_about(None, limits=[limit(2, window_s=1)]))
     assert refused.retry_after_s == 1
-    wait_us = refused.standings[0].reset_us
+    wait_us = refused.limit_states[0].reset_us
     assert 0 < wait_us <= 400_000, "the first of the two leaves the window first"
     await asyncio.sleep(wait_us / 2e6)
     still = await admissions.ask(ask_about(None, limits=[limit(2, window_s=1)]))
     assert still.refused
-    await asyncio.sleep(still.standings[0].reset_us / 1e6)
+    await asyncio.sleep(still.limit_states[0].reset_us / 1e6)
     admitted = await admissions.ask(ask_about(None, limits=[limit(2, window_s=1)]))
     assert not admitted.refused
-    assert admitted.standings[0].used == 2, "only the one that ran out was dropped"
+    assert admitted.limit_states[0].used == 2, "only the one that ran out was dropped"
 
 
 async def test_a_window_that_ran_out_by_hundreds_is_dropped_at_once(
@@ -108,7 +108,7 @@ async def test_a_window_that_ran_out_by_hundreds_is_dropped_at_once(
     now_us = time.time_ns() // 1000
     await access.client.set(key, exact_window([now_us - 5_000_000 + i for i in range(700)] + [now_us] * 7))
     admission = await admissions.ask(ask_about(None, limits=[limit(1000, window_s=2)]))
-    assert admission.standings[0].used == 8
+    assert admission.limit_states[0].used == 8
     assert len(await access.client.get(key)) == 8 + 4 * 8
 
 
@@ -187,8 +187,8 @@ async def cause_of(
     return before.status if before else N, DENIED if refused else session.status, session
 
 
-async def act(access: RedisAccess, cause: Cause) -> Act:
-    [act] = await OperatorActs(access.client).act("acme", ["alice"], cause, Author("root", reason="because"))
+async def act(access: RedisAccess, cause: Cause) -> ActionResult:
+    [act] = await RedisOperatorActions(access.client).act("acme", ["alice"], cause, Author("root", reason="because"))
     return act
 
 
@@ -245,7 +245,7 @@ async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
 
 
 async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
-    acts = OperatorActs(access.client)
+    acts = RedisOperatorActions(access.client)
     await access.client.hset(keys_of("acme").rules, "past", now_ms() - 1000)
     await acts.restrict("acme", "alice", "soon", BY, until_ms=now_ms() + HOUR_MS)
     question = ask_about("alice", capabilities=("past", "soon"))
@@ -305,7 +305,7 @@ async def test_users_that_look_like_keys_stay_users(admissions: Admissions, acce
 
 
 async def test_a_question_without_user_and_limit_asks_nothing(access: RedisAccess) -> None:
-    assert await Admissions(access.ways(timeout_s=1), SessionRules(1, 1)).ask(ask_about(None)) == Admission()
+    assert await Admissions(access.router(timeout_s=1), SessionRules(1, 1)).ask(ask_about(None)) == Admission()
 
 
 async def test_a_script_that_is_gone_is_sent_again(admissions: Admissions, access: RedisAccess) -> None:
@@ -338,7 +338,7 @@ async def test_an_error_amid_a_batch_shifts_nobodys_answer_and_charges_nobody(
         *(admissions.ask(ask_about(user, limits=[one])) for user in users), return_exceptions=True
     )
     found = [
-        (answer.session.user, answer.standings[0].used)
+        (answer.session.user, answer.limit_states[0].used)
         if isinstance(answer, Admission) and answer.session is not None
         else type(answer)
         for answer in answers

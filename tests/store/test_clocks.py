@@ -17,7 +17,7 @@ from service.store.connection.clocks import ClockComparison
 from service.store.events.stream import Events
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules, Swept
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.faketime import FakeClockRedis, redis_with_a_clock
 from tests.kit import settings
 from tests.store.making import HOUR_MS, ask_about, now_ms
@@ -43,8 +43,8 @@ async def access(server: FakeClockRedis) -> AsyncIterator[RedisAccess]:
 
 
 @pytest.fixture
-def acts(access: RedisAccess) -> OperatorActs:
-    return OperatorActs(access.client)
+def acts(access: RedisAccess) -> RedisOperatorActions:
+    return RedisOperatorActions(access.client)
 
 
 async def is_refused(admissions: Admissions, issued_s: float | None) -> bool:
@@ -54,7 +54,7 @@ async def is_refused(admissions: Admissions, issued_s: float | None) -> bool:
 @pytest.mark.parametrize("offset_s", OFFSETS_S)
 @pytest.mark.parametrize("everywhere", [False, True])
 async def test_a_revocation_now_covers_every_token_that_exists_whatever_redis_s_clock_says(
-    server: FakeClockRedis, admissions: Admissions, acts: OperatorActs, offset_s: int, everywhere: bool
+    server: FakeClockRedis, admissions: Admissions, acts: RedisOperatorActions, offset_s: int, everywhere: bool
 ) -> None:
     """`revocation {}` and "log out everywhere"; with an issuer whose clock is up to the forgiven skew ahead."""
     await admissions.ask(ask_about("alice"))
@@ -75,7 +75,7 @@ async def test_a_revocation_now_covers_every_token_that_exists_whatever_redis_s_
 
 
 async def test_a_clock_that_is_set_back_lets_no_revoked_token_in_and_keeps_no_new_one_out(
-    server: FakeClockRedis, admissions: Admissions, acts: OperatorActs
+    server: FakeClockRedis, admissions: Admissions, acts: RedisOperatorActions
 ) -> None:
     stolen_s = time.time()
     first = await acts.revoke("acme", "alice", BY)
@@ -86,7 +86,7 @@ async def test_a_clock_that_is_set_back_lets_no_revoked_token_in_and_keeps_no_ne
         await admissions.ask(ask_about("alice", cause=Cause.LOGOUT, issued_s=first.before_s + 1))
         again = await acts.revoke("acme", "alice", BY)
         assert again.before_s >= first.before_s
-    slow = OperatorActs(acts._client, clock_ms=lambda: now_ms() - HOUR_MS)
+    slow = RedisOperatorActions(acts._client, clock_ms=lambda: now_ms() - HOUR_MS)
     assert await slow.revoke("acme", "alice", BY) == Revocation(again.before_s, applied=False)
 
 
@@ -103,7 +103,7 @@ async def test_last_seen_is_kept_up_although_the_clock_was_set_back(
 
 @pytest.mark.parametrize("offset_s", [-60, 60])
 async def test_a_restriction_is_taken_enforced_and_listed_by_one_clock(
-    server: FakeClockRedis, admissions: Admissions, acts: OperatorActs, offset_s: int
+    server: FakeClockRedis, admissions: Admissions, acts: RedisOperatorActions, offset_s: int
 ) -> None:
     server.set_ahead(offset_s)
     redis_ms = now_ms() + offset_s * 1000
@@ -122,7 +122,7 @@ async def test_a_restriction_is_taken_enforced_and_listed_by_one_clock(
 
 
 async def test_a_restriction_outlives_a_clock_that_was_ahead_for_a_while(
-    server: FakeClockRedis, admissions: Admissions, acts: OperatorActs, access: RedisAccess
+    server: FakeClockRedis, admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     """What is over by one clock alone is removed neither by the sweep nor by an act."""
     for user in ("alice", None):
@@ -194,7 +194,7 @@ def test_check_redis_tells_the_difference_as_well(server: FakeClockRedis, tmp_pa
 
 
 async def test_a_revocation_that_an_earlier_version_wrote_holds(
-    admissions: Admissions, acts: OperatorActs, access: RedisAccess
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     """It is a second without a note of the skew; and it moves forward as any other."""
     old_s = now_ms() // 1000 - 100
@@ -209,7 +209,7 @@ async def test_a_revocation_that_an_earlier_version_wrote_holds(
 
 
 async def test_a_restriction_that_an_earlier_version_wrote_is_not_shortened(
-    acts: OperatorActs, access: RedisAccess
+    acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     until_ms = now_ms() + HOUR_MS
     await access.client.hset("rc:{acme}:rules:alice", mapping={"status": until_ms, "pay": 0})

@@ -11,9 +11,9 @@ from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.cluster_topology import SLOTS, ClusterTopology
 from service.store.connection.pipeline import CONNECT_S
-from service.store.connection.router import Ways
-from service.store.events.subscriber import News
-from service.store.keyspace import NEWS, SWEEPER
+from service.store.connection.router import NodeRouter
+from service.store.events.subscriber import EventSubscriber
+from service.store.keyspace import EVENT_CHANNEL, SWEEPER
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules
 from tests.deployments import Cluster, redis_cluster
 from tests.store.making import ask_about, now_ms
@@ -36,8 +36,8 @@ async def access(cluster: Cluster) -> AsyncIterator[RedisAccess]:
 
 
 @pytest.fixture
-async def ways(access: RedisAccess) -> AsyncIterator[Ways]:
-    made = access.ways(timeout_s=0.25)
+async def ways(access: RedisAccess) -> AsyncIterator[NodeRouter]:
+    made = access.router(timeout_s=0.25)
     await made.open()
     yield made
     await made.close()
@@ -51,9 +51,9 @@ def one_is_full(cluster: Cluster) -> Iterator[int]:
     cluster.nodes[1].client.config_set("maxmemory", 0)
 
 
-async def until_open(admissions: Admissions, ways: Ways, tenants: list[str]) -> None:
+async def until_open(admissions: Admissions, ways: NodeRouter, tenants: list[str]) -> None:
     async with asyncio.timeout(10):
-        while not all(ways.link_to(tenant).is_down for tenant in tenants):
+        while not all(ways.pipeline_to(tenant).is_down for tenant in tenants):
             await asyncio.gather(
                 *(admissions.ask(ask_about("alice", tenant=tenant)) for tenant in tenants), return_exceptions=True
             )
@@ -61,14 +61,14 @@ async def until_open(admissions: Admissions, ways: Ways, tenants: list[str]) -> 
 
 
 async def test_every_master_whose_breaker_opened_is_used_again(
-    cluster: Cluster, access: RedisAccess, ways: Ways
+    cluster: Cluster, access: RedisAccess, ways: NodeRouter
 ) -> None:
     admissions, tenants = Admissions(ways, RULES), cluster.tenants()
     for node in cluster.nodes:
         node.client.client_pause(2500)
     await until_open(admissions, ways, tenants)
     async with asyncio.timeout(2.5 + CONNECT_S):
-        while any(ways.link_to(tenant).is_down for tenant in tenants):  # noqa: ASYNC110
+        while any(ways.pipeline_to(tenant).is_down for tenant in tenants):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     for tenant in tenants:
         assert (await admissions.ask(ask_about("alice", tenant=tenant))).session is not None
@@ -77,21 +77,21 @@ async def test_every_master_whose_breaker_opened_is_used_again(
 
 
 async def test_a_primary_that_takes_no_writes_is_named_and_the_others_serve_on(
-    cluster: Cluster, ways: Ways, one_is_full: int
+    cluster: Cluster, ways: NodeRouter, one_is_full: int
 ) -> None:
     tenants = cluster.tenants()
     admissions = Admissions(ways, RULES)
     assert await ways.not_writable() == [f"127.0.0.1:{cluster.nodes[one_is_full].port}"], "asked before any request"
     await until_open(admissions, ways, [tenants[one_is_full]])
     await asyncio.sleep(0.6)
-    assert ways.link_to(tenants[one_is_full]).is_down, "it answers the probes of its breaker, but takes no writes"
+    assert ways.pipeline_to(tenants[one_is_full]).is_down, "it answers the probes of its breaker, but takes no writes"
     assert await ways.not_writable() == [f"127.0.0.1:{cluster.nodes[one_is_full].port}"]
     assert (await admissions.ask(ask_about("alice", tenant=tenants[0]))).session is not None
     with pytest.raises(StoreUnavailable):
         await admissions.ask(ask_about("alice", tenant=tenants[one_is_full]))
     cluster.nodes[one_is_full].client.config_set("maxmemory", 0)
     async with asyncio.timeout(5):
-        while ways.link_to(tenants[one_is_full]).is_down:  # noqa: ASYNC110
+        while ways.pipeline_to(tenants[one_is_full]).is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert await ways.not_writable() == []
     await admissions.close()
@@ -154,7 +154,7 @@ def breaking(request: pytest.FixtureRequest) -> Iterator[Breaking]:
 @pytest.mark.parametrize("breaking", [SWEEPER], indirect=True)
 async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away(breaking: Breaking) -> None:
     access = RedisAccess.by_url(breaking.url, TlsFiles())
-    ways = access.ways(timeout_s=0.25)
+    ways = access.router(timeout_s=0.25)
     await ways.open()
     await access.client.initialize()
     breaking.master.kill()
@@ -167,7 +167,7 @@ async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away
     def count(tenant: str, expired: int, removed: int) -> None:
         swept.update([tenant] * expired)
 
-    sweeper = Sweeper(access.client, lambda: rules, count, node_of=ways.link_to)
+    sweeper = Sweeper(access.client, lambda: rules, count, node_of=ways.pipeline_to)
     sweeping = asyncio.create_task(sweeper.run_forever())
     async with asyncio.timeout(20):
         while swept != set(breaking.tenants):  # noqa: ASYNC110
@@ -179,14 +179,14 @@ async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away
     await access.close()
 
 
-@pytest.mark.parametrize("breaking", [NEWS], indirect=True)
+@pytest.mark.parametrize("breaking", [EVENT_CHANNEL], indirect=True)
 async def test_events_arrive_although_the_node_with_the_channels_slot_is_away(breaking: Breaking) -> None:
     access = RedisAccess.by_url(breaking.url, TlsFiles())
-    ways = access.ways(timeout_s=0.25)
+    ways = access.router(timeout_s=0.25)
     await ways.open()
     await access.client.initialize()
     breaking.master.kill()
-    admissions, news = Admissions(ways, RULES), News(access.client)
+    admissions, news = Admissions(ways, RULES), EventSubscriber(access.client)
     reading = asyncio.create_task(news.run_forever())
     for tenant in breaking.tenants:
         async with news.follow(tenant, None) as following:

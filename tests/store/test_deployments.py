@@ -22,7 +22,7 @@ PASSWORD = "a-password"
 async def admits(url: str, tls: TlsFiles | None = None) -> bool:
     """Whether an admission by this URL is recorded, and can be read by people's way."""
     access = RedisAccess.by_url(url, tls or TlsFiles())
-    ways = access.ways(timeout_s=2)
+    ways = access.router(timeout_s=2)
     await ways.open()
     admissions = Admissions(ways, SessionRules(60_000, 0))
     try:

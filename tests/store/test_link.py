@@ -13,12 +13,12 @@ from service.core.limits import Limit, Per
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
 from service.store.admissions.batcher import Admissions, SessionRules
-from service.store.connection.calls import reaching
+from service.store.connection.calls import redis_call
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.store.connection.pipeline import CONNECT_S, FAILURES_TO_OPEN, Link
-from service.store.connection.router import OneWay
+from service.store.connection.pipeline import CONNECT_S, FAILURES_TO_OPEN, AdmissionPipeline
+from service.store.connection.router import SingleNodeRouter
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import MakeClient
 from tests.kit import credentials, redis_server
 from tests.store.making import ask_about, link_of
@@ -96,7 +96,7 @@ async def listening(
 
 
 @asynccontextmanager
-async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, Link]]:
+async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, AdmissionPipeline]]:
     fault = Faulty()
     fault.mode = mode
     async with listening(fault.serve) as access:
@@ -108,7 +108,7 @@ async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, Link]]:
 @pytest.mark.parametrize("mode", ["silent", "hang up", "loading", "old"])
 async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None:
     async with faulty(mode) as (_, link):
-        admissions = Admissions(OneWay(link), RULES)
+        admissions = Admissions(SingleNodeRouter(link), RULES)
         for _ in range(FAILURES_TO_OPEN):
             assert not link.is_down
             with pytest.raises(StoreUnavailable):
@@ -122,14 +122,14 @@ async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None
 async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
     async with faulty("old") as (_, link):
         with pytest.raises(StoreUnavailable) as told:
-            await Admissions(OneWay(link), RULES).ask(ask_about("alice"))
+            await Admissions(SingleNodeRouter(link), RULES).ask(ask_about("alice"))
         assert "Redis 5.0 is too old; 7.0 is the oldest that is supported" in told.value.reason
 
 
 async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:
     async with faulty("silent") as (fault, link):
         link.timeout_s = 0.5  # longer than a collection of garbage
-        admissions = Admissions(OneWay(link), RULES)
+        admissions = Admissions(SingleNodeRouter(link), RULES)
         first = asyncio.create_task(admissions.ask(ask_about("alice")))
         await asyncio.sleep(0.02)
         answers = await asyncio.gather(
@@ -144,7 +144,7 @@ async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAcce
     ups: list[bool] = []
     link = link_of(access, timeout_s=1, on_change=ups.append)
     await access.client.client_pause(1500)
-    admissions = Admissions(OneWay(link), RULES)
+    admissions = Admissions(SingleNodeRouter(link), RULES)
     link.timeout_s = 0.05
     for _ in range(FAILURES_TO_OPEN):
         with pytest.raises(StoreUnavailable):
@@ -209,7 +209,7 @@ async def test_a_link_that_is_suspended_fails_what_is_under_way_and_comes_back_b
     link = link_of(access, timeout_s=2, on_change=ups.append)
     await link.open()
     await access.client.client_pause(300)
-    asked = asyncio.create_task(Admissions(OneWay(link), RULES).ask(ask_about("alice")))
+    asked = asyncio.create_task(Admissions(SingleNodeRouter(link), RULES).ask(ask_about("alice")))
     checked = asyncio.create_task(link.takes_writes())
     await asyncio.sleep(0.05)
     link.suspend("it is replaced")
@@ -221,7 +221,7 @@ async def test_a_link_that_is_suspended_fails_what_is_under_way_and_comes_back_b
     async with asyncio.timeout(5):
         while link.is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-    assert (await Admissions(OneWay(link), RULES).ask(ask_about("bob"))).session is not None
+    assert (await Admissions(SingleNodeRouter(link), RULES).ask(ask_about("bob"))).session is not None
     assert await link.takes_writes()
     assert ups == [True, False, True]
     await link.close()
@@ -240,7 +240,7 @@ async def test_a_link_that_was_closed_starts_nothing_anew() -> None:
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_a_connection_that_redis_closed_while_idle_costs_no_request(access: RedisAccess) -> None:
     link = link_of(access, timeout_s=1)
-    admissions = Admissions(OneWay(link), RULES)
+    admissions = Admissions(SingleNodeRouter(link), RULES)
     await admissions.ask(ask_about("alice"))
     await access.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.05)
@@ -252,7 +252,7 @@ async def test_a_connection_that_redis_closed_while_idle_costs_no_request(access
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: RedisAccess) -> None:
     link = link_of(access, timeout_s=0.1)
-    admissions = Admissions(OneWay(link), RULES)
+    admissions = Admissions(SingleNodeRouter(link), RULES)
     limits = [Limit("some", Per.IP, 100, 60)]
     await admissions.ask(ask_about(None, limits=limits))
     await access.client.client_pause(300)
@@ -260,7 +260,7 @@ async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: Redi
         await admissions.ask(ask_about(None, limits=limits))
     await asyncio.sleep(0.4)
     admission = await admissions.ask(ask_about(None, limits=limits))
-    assert admission.standings[0].used in (2, 3), "once at most, though its answer was lost"
+    assert admission.limit_states[0].used in (2, 3), "once at most, though its answer was lost"
     await link.close()
 
 
@@ -272,7 +272,7 @@ async def test_people_are_told_too_when_redis_is_away() -> None:
 
 
 async def test_a_connection_that_was_closed_under_a_command_is_an_outage() -> None:
-    @reaching
+    @redis_call
     async def fail(text: str) -> None:
         raise RuntimeError(text)
 
@@ -319,7 +319,7 @@ async def test_a_distant_redis_is_slow_but_not_away(redis_url: str) -> None:
         link = link_of(distant, timeout_s=0.6)
         await link.open()
         assert not link.is_down
-        admissions = Admissions(OneWay(link), RULES)
+        admissions = Admissions(SingleNodeRouter(link), RULES)
         assert (await admissions.ask(ask_about("alice"))).session is not None
         await admissions.close()
         await link.close()
@@ -329,7 +329,7 @@ async def test_a_demoted_primary_that_keeps_connections_open_is_left_at_once(red
     """As behind an address that leads to another server from now on."""
     forwarder = Distant(own_redis.removeprefix("unix://"), 0)
     async with listening(forwarder.serve) as access:
-        ways, acts = access.ways(timeout_s=1), OperatorActs(access.client)
+        ways, acts = access.router(timeout_s=1), RedisOperatorActions(access.client)
         await ways.open()
         admissions = Admissions(ways, RULES)
         await admissions.ask(ask_about("alice"))
@@ -354,7 +354,7 @@ async def test_nobody_waits_for_a_turn_longer_than_for_redis(redis_url: str, mon
     async with listening(Distant(redis_url.removeprefix("unix://"), 0.05).serve) as distant:
         link = link_of(distant, timeout_s=1)
         await link.open()
-        admissions = Admissions(OneWay(link), RULES)
+        admissions = Admissions(SingleNodeRouter(link), RULES)
         answers = await asyncio.gather(*(admissions.ask(ask_about("alice")) for _ in range(60)), return_exceptions=True)
         refused = {answer.reason for answer in answers if isinstance(answer, StoreUnavailable)}
         assert refused
@@ -371,14 +371,14 @@ async def test_a_mistake_of_ours_in_a_trip_leaves_nobody_waiting(
     link = link_of(access, timeout_s=1)
     monkeypatch.setattr("service.store.admissions.batcher.encode", lambda *_: 1 / 0)
     with pytest.raises(StoreUnavailable):
-        await asyncio.wait_for(Admissions(OneWay(link), RULES).ask(ask_about("alice")), 1)
+        await asyncio.wait_for(Admissions(SingleNodeRouter(link), RULES).ask(ask_about("alice")), 1)
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_an_answer_that_is_not_understood_leaves_nobody_waiting(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    admissions = Admissions(OneWay(link_of(access, timeout_s=1)), RULES)
+    admissions = Admissions(SingleNodeRouter(link_of(access, timeout_s=1)), RULES)
     monkeypatch.setattr("service.store.admissions.batcher.decode", lambda *_: [][1])
     for _ in range(2):  # nor is the lane stuck after it
         with pytest.raises(StoreUnavailable):
@@ -395,7 +395,7 @@ def own_redis() -> Iterator[str]:
 async def test_a_redis_that_is_full_stays_away_until_it_takes_writes(own_redis: str) -> None:
     access = RedisAccess.by_url(own_redis, TlsFiles())
     link = link_of(access, timeout_s=1)
-    admissions = Admissions(OneWay(link), RULES)
+    admissions = Admissions(SingleNodeRouter(link), RULES)
     await access.client.config_set("maxmemory", "1")
     for _ in range(FAILURES_TO_OPEN):
         with pytest.raises(StoreUnavailable, match="Service Unavailable"):
@@ -416,7 +416,7 @@ async def test_a_redis_that_is_full_stays_away_until_it_takes_writes(own_redis: 
 
 async def test_a_redis_is_writable_where_it_takes_writes_not_where_it_answers(own_redis: str) -> None:
     access = RedisAccess.by_url(own_redis, TlsFiles())
-    ways = access.ways(timeout_s=1)
+    ways = access.router(timeout_s=1)
     await ways.open()
     assert await ways.not_writable() == ()
     await access.client.config_set("maxmemory", "1")
@@ -438,7 +438,7 @@ async def test_a_probe_that_hangs_holds_up_no_later_one(redis_url: str) -> None:
 
     async with listening(serve) as access:
         link = link_of(access, timeout_s=0.05)
-        admissions = Admissions(OneWay(link), RULES)
+        admissions = Admissions(SingleNodeRouter(link), RULES)
         for _ in range(FAILURES_TO_OPEN):
             with pytest.raises(StoreUnavailable):
                 await admissions.ask(ask_about("alice"))

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from service.core.admission import Admission, Question, Terms
-from service.core.limits import Limit, Per, Standing
+from service.core.limits import Limit, LimitState, Per
 from service.core.operator_actions import Author
 from service.store.admissions.batcher import Admissions
-from service.store.admissions.denial_cache import FRESH_S, MOST, SILENT_S, Refusals
+from service.store.admissions.denial_cache import FRESH_S, MOST, SILENT_S, DenialCache
 from service.store.connection.client import RedisAccess
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 
 TWO = Terms("acme", "some", (Limit("some", Per.IP, 2, 3600),))
 
@@ -31,7 +31,7 @@ def question(terms: Terms = TWO, client: str = "10.0.0.1") -> Question:
 
 
 def refused(limit: Limit = TWO.limits[0], reset_us: int = 5_000_000) -> Admission:
-    return Admission([Standing(limit, limit.requests, reset_us, over=True)])
+    return Admission([LimitState(limit, limit.requests, reset_us, over=True)])
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def refusals(clock: Clock) -> Refusals:
-    made = Refusals(clock)
+def refusals(clock: Clock) -> DenialCache:
+    made = DenialCache(clock)
     made.heard_at = clock.now
     return made
 
 
-def test_a_refusal_stands_until_its_time_comes_and_says_how_long_that_is(refusals: Refusals, clock: Clock) -> None:
+def test_a_refusal_stands_until_its_time_comes_and_says_how_long_that_is(refusals: DenialCache, clock: Clock) -> None:
     refusals.remember(
         question(), refused(), at=99.0
     )  # it took a second to answer, and may have been decided at its end
@@ -65,12 +65,12 @@ def used(*standings: tuple[int, int, bool]) -> Admission:
     """Admitted; of limits of two requests each, `used` of them, µs until there is more, and whether in shadow."""
     limits = [Limit("some", Per.IP, 2, 3600, shadow=shadow) for *_, shadow in standings]
     made = [
-        Standing(one, used, reset_us, over=False) for one, (used, reset_us, _) in zip(limits, standings, strict=True)
+        LimitState(one, used, reset_us, over=False) for one, (used, reset_us, _) in zip(limits, standings, strict=True)
     ]
     return Admission(made)
 
 
-def test_who_has_used_up_a_quota_is_refused_and_the_first_refusal_is_told_as_one(refusals: Refusals) -> None:
+def test_who_has_used_up_a_quota_is_refused_and_the_first_refusal_is_told_as_one(refusals: DenialCache) -> None:
     refusals.remember(question(), used((2, 5_000_000, False), (1, 9_000_000, False), (2, 7_000_000, True)), at=100.0)
     first, second = refusals.find(question()), refusals.find(question())
     assert first is not None
@@ -78,7 +78,7 @@ def test_who_has_used_up_a_quota_is_refused_and_the_first_refusal_is_told_as_one
     assert (first.refused, first.retry_after_s) == (True, 5), (
         "of those that refuse: not that with room, nor the shadow's"
     )
-    assert [one.over for one in first.standings] == [True, False, True]
+    assert [one.over for one in first.limit_states] == [True, False, True]
     assert (first.remembered, second.remembered) == (False, True), "the log tells the first by itself"
 
 
@@ -86,14 +86,14 @@ def mixed(ip: tuple[int, int], tenant: tuple[int, int]) -> tuple[Question, Admis
     """A refused request under a limit per address and one per tenant, of two requests each: used, µs to wait."""
     limits = (Limit("ip", Per.IP, 2, 3600), Limit("all", Per.TENANT, 2, 3600))
     standings = [
-        Standing(one, used, reset_us, over=used >= 2)
+        LimitState(one, used, reset_us, over=used >= 2)
         for one, (used, reset_us) in zip(limits, (ip, tenant), strict=True)
     ]
     return question(Terms("acme", "some", limits)), Admission(standings)
 
 
 def test_a_limit_with_room_is_not_reported_longer_than_a_moment_since_others_may_use_it_up(
-    refusals: Refusals, clock: Clock
+    refusals: DenialCache, clock: Clock
 ) -> None:
     asked, admission = mixed(ip=(2, 50_000_000), tenant=(1, 60_000_000))
     refusals.remember(asked, admission, at=clock.now)
@@ -103,7 +103,7 @@ def test_a_limit_with_room_is_not_reported_longer_than_a_moment_since_others_may
 
 
 def test_a_limit_whose_time_has_come_is_asked_about_again_though_another_still_refuses(
-    refusals: Refusals, clock: Clock
+    refusals: DenialCache, clock: Clock
 ) -> None:
     asked, admission = mixed(ip=(2, 50_000_000), tenant=(2, 5_000_000))
     refusals.remember(asked, admission, at=clock.now)
@@ -115,7 +115,9 @@ def test_a_limit_whose_time_has_come_is_asked_about_again_though_another_still_r
     assert refusals.find(asked) is None, "others may have used the tenant's quota up again"
 
 
-def test_what_was_asked_about_again_while_it_still_refuses_is_no_new_refusal(refusals: Refusals, clock: Clock) -> None:
+def test_what_was_asked_about_again_while_it_still_refuses_is_no_new_refusal(
+    refusals: DenialCache, clock: Clock
+) -> None:
     asked, first = mixed(ip=(2, 50_000_000), tenant=(1, 60_000_000))
     refusals.remember(asked, first, at=clock.now)
     clock.now = refusals.heard_at = clock.now + 1
@@ -125,12 +127,12 @@ def test_what_was_asked_about_again_while_it_still_refuses_is_no_new_refusal(ref
     assert (first.remembered, second.remembered) == (False, True)
 
 
-def test_where_there_is_room_nothing_is_foreseen(refusals: Refusals) -> None:
+def test_where_there_is_room_nothing_is_foreseen(refusals: DenialCache) -> None:
     refusals.remember(question(), used((1, 5_000_000, False), (2, 5_000_000, True)), at=100.0)
     assert refusals.find(question()) is None
 
 
-def test_another_address_another_tenant_and_reloaded_terms_are_asked_about(refusals: Refusals) -> None:
+def test_another_address_another_tenant_and_reloaded_terms_are_asked_about(refusals: DenialCache) -> None:
     refusals.remember(question(), refused(), at=100.0)
     reloaded = Terms("acme", "some", TWO.limits)
     for other in (question(client="10.0.0.2"), question(Terms("globex", "some", TWO.limits)), question(reloaded)):
@@ -138,13 +140,13 @@ def test_another_address_another_tenant_and_reloaded_terms_are_asked_about(refus
     assert refusals.find(question()) is not None
 
 
-def test_nothing_counts_once_the_subscription_is_silent(refusals: Refusals, clock: Clock) -> None:
+def test_nothing_counts_once_the_subscription_is_silent(refusals: DenialCache, clock: Clock) -> None:
     refusals.remember(question(), refused(), at=100.0)
     clock.now += SILENT_S + 0.01
     assert refusals.find(question()) is None
 
 
-def test_a_push_forgets_its_tenant_alone(refusals: Refusals) -> None:
+def test_a_push_forgets_its_tenant_alone(refusals: DenialCache) -> None:
     globex = question(Terms("globex", "some", TWO.limits))
     refusals.remember(question(), refused(), at=100.0)
     refusals.remember(globex, refused(), at=100.0)
@@ -153,7 +155,7 @@ def test_a_push_forgets_its_tenant_alone(refusals: Refusals) -> None:
     assert refusals.find(globex) is not None
 
 
-def test_what_was_asked_before_a_push_is_not_remembered_after_it(refusals: Refusals, clock: Clock) -> None:
+def test_what_was_asked_before_a_push_is_not_remembered_after_it(refusals: DenialCache, clock: Clock) -> None:
     asked_at = clock.now
     clock.now += 0.01
     refusals.forget("acme")
@@ -161,7 +163,7 @@ def test_what_was_asked_before_a_push_is_not_remembered_after_it(refusals: Refus
     assert refusals.find(question()) is None, "it may have been decided before the limit was reset"
 
 
-def test_they_are_bounded(refusals: Refusals) -> None:
+def test_they_are_bounded(refusals: DenialCache) -> None:
     for number in range(MOST + 1):
         refusals.remember(question(client=str(number)), refused(), at=100.0)
     assert refusals.find(question(client="0")) is None
@@ -169,7 +171,7 @@ def test_they_are_bounded(refusals: Refusals) -> None:
 
 
 @pytest.fixture
-async def listening(admissions: Admissions, access: RedisAccess) -> AsyncIterator[Refusals]:
+async def listening(admissions: Admissions, access: RedisAccess) -> AsyncIterator[DenialCache]:
     task = asyncio.create_task(admissions.refusals.listen_forever(access.client))
     await heard(admissions.refusals)
     yield admissions.refusals
@@ -177,14 +179,14 @@ async def listening(admissions: Admissions, access: RedisAccess) -> AsyncIterato
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def heard(refusals: Refusals) -> None:
+async def heard(refusals: DenialCache) -> None:
     async with asyncio.timeout(5):
         while refusals.heard_at == float("-inf"):  # noqa: ASYNC110  # only Redis can tell
             await asyncio.sleep(0.01)
 
 
 async def test_a_repeated_refusal_asks_redis_nothing(
-    admissions: Admissions, listening: Refusals, monkeypatch: pytest.MonkeyPatch
+    admissions: Admissions, listening: DenialCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
         admission = await admissions.ask(question())
@@ -197,13 +199,13 @@ async def test_a_repeated_refusal_asks_redis_nothing(
 
 
 async def test_what_an_operator_has_set_is_known_without_redis_until_it_is_lifted(
-    admissions: Admissions, listening: Refusals, access: RedisAccess
+    admissions: Admissions, listening: DenialCache, access: RedisAccess
 ) -> None:
-    acts, limit = OperatorActs(access.client), TWO.limits[0]
+    acts, limit = RedisOperatorActions(access.client), TWO.limits[0]
     await admissions.ask(question())
     assert listening.held("acme", limit) is limit
     await acts.set_limit("acme", limit, 1, 60, BY)
-    assert (await admissions.ask(question(client="10.0.0.2"))).standings[0].limit.requests == 1
+    assert (await admissions.ask(question(client="10.0.0.2"))).limit_states[0].limit.requests == 1
     held = listening.held("acme", limit)
     assert (held.requests, held.window_s, held.on_outage) == (1, 60, limit.on_outage)
     assert listening.held("globex", limit) is limit
@@ -214,7 +216,7 @@ async def test_what_an_operator_has_set_is_known_without_redis_until_it_is_lifte
 
 
 async def test_even_the_first_refusal_asks_redis_nothing_where_the_quota_was_used_up_here(
-    admissions: Admissions, listening: Refusals, monkeypatch: pytest.MonkeyPatch
+    admissions: Admissions, listening: DenialCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
         assert not (await admissions.ask(question())).refused
@@ -223,12 +225,12 @@ async def test_even_the_first_refusal_asks_redis_nothing_where_the_quota_was_use
 
 
 async def test_a_reset_clears_it_within_100_ms(
-    admissions: Admissions, listening: Refusals, access: RedisAccess
+    admissions: Admissions, listening: DenialCache, access: RedisAccess
 ) -> None:
     for _ in range(3):
         admission = await admissions.ask(question())
     assert admission.refused
-    assert await OperatorActs(access.client).reset_limit("acme", "some", "10.0.0.1", BY)
+    assert await RedisOperatorActions(access.client).reset_limit("acme", "some", "10.0.0.1", BY)
     async with asyncio.timeout(0.1):
         while (await admissions.ask(question())).refused:  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -8,8 +8,8 @@ from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.keyspace import keys_of
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import OperatorActs
-from service.store.sessions.repair import Repair, told
+from service.store.sessions.operator_actions import RedisOperatorActions
+from service.store.sessions.repair import Repair, report
 from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 
 BY = Author("root")
@@ -23,7 +23,7 @@ async def state(access: RedisAccess) -> dict[str, dict[bytes, float]]:
 
 
 async def seed(admissions: Admissions, access: RedisAccess) -> None:
-    acts = OperatorActs(access.client)
+    acts = RedisOperatorActions(access.client)
     for number in range(230):
         await admissions.ask(ask_about(f"u{number}", cause=Cause.LOGOUT if number % 3 else Cause.REQUEST))
     await acts.act("acme", ["u1", "unseen"], Cause.SUSPEND, BY)
@@ -39,7 +39,7 @@ async def test_what_agrees_is_left_as_it_is(admissions: Admissions, access: Redi
     assert set(found) == {"acme", "globex"}
     assert all(not (one.mended or one.unreadable or one.rules) for one in found.values())
     assert found["acme"].looked_at >= 231
-    assert told("globex", found["globex"])[0].endswith("0 users mended")
+    assert report("globex", found["globex"])[0].endswith("0 users mended")
 
 
 async def test_indexes_are_made_to_agree_with_the_records(admissions: Admissions, access: RedisAccess) -> None:
@@ -54,7 +54,7 @@ async def test_indexes_are_made_to_agree_with_the_records(admissions: Admissions
     found = await Repair(client).run()
     assert await state(access) == before
     assert found["acme"].mended == {"u0", "u3", "u4", "u6", "ghost", "unseen"}
-    assert "6 users mended: 'ghost', 'u0'" in told("acme", found["acme"])[0]
+    assert "6 users mended: 'ghost', 'u0'" in report("acme", found["acme"])[0]
     assert (await Repair(client).run())["acme"].mended == set(), "it is done"
 
 
@@ -78,7 +78,7 @@ async def test_a_record_that_cannot_be_read_is_named_and_left(admissions: Admiss
     found = await Repair(access.client).run()
     assert found["acme"].unreadable == {"broken", "of a wrong type"}
     assert await access.client.get(KEYS.user("broken")) == b"no record"
-    assert "2 records cannot be read" in told("acme", found["acme"])[1]
+    assert "2 records cannot be read" in report("acme", found["acme"])[1]
 
 
 async def test_rules_are_looked_at_again_and_end_when_they_should(admissions: Admissions, access: RedisAccess) -> None:

@@ -13,15 +13,15 @@ from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.core.traffic_statistics import Beat, Refused
+from service.core.traffic_statistics import Refused, TrafficSample
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.server_check import ServerCheck
-from service.store.events.traffic_statistics import Pulses
+from service.store.events.traffic_statistics import TrafficStatistics
 from service.store.leases import Leases
 from service.store.rights import commands_of
 from service.store.scripts import SCRIPTS
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.kit import redis_server
 from tests.store.making import ask_about, sweeper
 
@@ -63,7 +63,7 @@ async def admit(access: RedisAccess, cause: Cause = Cause.REQUEST) -> None:
     """One admission, sent as it would be while a right was taken away: the connection was checked before."""
     check = ServerCheck()
     check.examine = _unchecked  # type: ignore[method-assign]
-    ways = access.ways(timeout_s=2, check=check)
+    ways = access.router(timeout_s=2, check=check)
     admissions = Admissions(ways, SessionRules(60_000, 1000))
     try:
         await admissions.ask(ask_about("alice", limits=[LIMIT, WIDE], cause=cause))
@@ -72,24 +72,24 @@ async def admit(access: RedisAccess, cause: Cause = Cause.REQUEST) -> None:
         await ways.close()
 
 
-async def _unchecked(wire: Any, node: str, *, cluster_url: str | None) -> None:
+async def _unchecked(resp: Any, node: str, *, cluster_url: str | None) -> None:
     """Nothing is asked at the start."""
 
 
 async def suspend(access: RedisAccess) -> None:
-    await OperatorActs(access.client).act("acme", ["alice", "bob"], Cause.SUSPEND, BY)
+    await RedisOperatorActions(access.client).act("acme", ["alice", "bob"], Cause.SUSPEND, BY)
 
 
 async def log_out_everywhere(access: RedisAccess) -> None:
-    await OperatorActs(access.client).act("acme", ["alice"], Cause.OPERATOR_LOGOUT, BY, everywhere=True)
+    await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.OPERATOR_LOGOUT, BY, everywhere=True)
 
 
 async def sample(access: RedisAccess) -> None:
-    await Pulses(access.client).pour("acme", Beat(refusals=Counter([Refused("X", "y", "z")])))
+    await TrafficStatistics(access.client).pour("acme", TrafficSample(refusals=Counter([Refused("X", "y", "z")])))
 
 
-def by(call: Callable[[OperatorActs], Awaitable[Any]]) -> Callable[[RedisAccess], Awaitable[Any]]:
-    return lambda access: call(OperatorActs(access.client))
+def by(call: Callable[[RedisOperatorActions], Awaitable[Any]]) -> Callable[[RedisAccess], Awaitable[Any]]:
+    return lambda access: call(RedisOperatorActions(access.client))
 
 
 VERBS: dict[str, tuple[str, Callable[[RedisAccess], Awaitable[Any]]]] = {
@@ -114,8 +114,8 @@ VERBS: dict[str, tuple[str, Callable[[RedisAccess], Awaitable[Any]]]] = {
 async def seeded(server: str, root: Any) -> dict[bytes, bytes]:
     """Something for each verb to change; returns what is kept, by key."""
     access = RedisAccess.by_url(server, TlsFiles(), timeout_s=2)
-    acts = OperatorActs(access.client)
-    ways = access.ways(timeout_s=2)
+    acts = RedisOperatorActions(access.client)
+    ways = access.router(timeout_s=2)
     admissions = Admissions(ways, SessionRules(60_000, 0))
     for user in ("alice", "bob"):
         await admissions.ask(ask_about(user, limits=[LIMIT]))
@@ -183,7 +183,7 @@ async def test_a_missing_right_is_found_at_the_start_and_named(server: str, root
     permit(root, f"-{command}")
     async with as_limited(server) as access:
         check = ServerCheck()
-        ways = access.ways(timeout_s=2, check=check)
+        ways = access.router(timeout_s=2, check=check)
         await ways.open()
         assert ways.is_down
         [sentence] = check.blockers()[:1]
@@ -201,7 +201,7 @@ async def test_a_right_that_is_taken_away_while_it_runs_is_noticed_and_its_retur
     permit(root)
     async with as_limited(server) as access:
         check = ServerCheck()
-        ways = access.ways(timeout_s=2, check=check)
+        ways = access.router(timeout_s=2, check=check)
         await ways.open()
         admissions = Admissions(ways, SessionRules(60_000, 0))
         await admissions.ask(ask_about("alice"))

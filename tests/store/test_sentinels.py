@@ -11,8 +11,8 @@ from service.core.sessions import Cause
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.failovers import LONGEST_S, Failovers
-from service.store.connection.router import Ways
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.connection.router import NodeRouter
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.deployments import Sentinels, redis_sentinels
 from tests.store.making import ask_about
 
@@ -127,14 +127,14 @@ async def access(sentinels: Sentinels) -> AsyncIterator[RedisAccess]:
 
 
 @pytest.fixture
-async def ways(access: RedisAccess) -> AsyncIterator[Ways]:
-    made = access.ways(timeout_s=1)
+async def ways(access: RedisAccess) -> AsyncIterator[NodeRouter]:
+    made = access.router(timeout_s=1)
     await made.open()
     yield made
     await made.close()
 
 
-async def until_back(ways: Ways) -> None:
+async def until_back(ways: NodeRouter) -> None:
     async with asyncio.timeout(10):
         while ways.is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -151,9 +151,9 @@ async def until_heard(access: RedisAccess, count: int) -> None:
 @pytest.mark.real_redis
 @pytest.mark.parametrize("leader", [0, 2], ids=["a configured Sentinel", "a Sentinel that was found"])
 async def test_nothing_is_acknowledged_between_the_announcement_and_the_promotion(
-    sentinels: Sentinels, access: RedisAccess, ways: Ways, leader: int
+    sentinels: Sentinels, access: RedisAccess, ways: NodeRouter, leader: int
 ) -> None:
-    admissions, acts = Admissions(ways, SessionRules(60_000, 0)), OperatorActs(access.client)
+    admissions, acts = Admissions(ways, SessionRules(60_000, 0)), RedisOperatorActions(access.client)
     await until_heard(access, 3)
     await admissions.ask(ask_about("alice"))
     await acts.act("acme", ["bob"], Cause.SUSPEND, BY)
@@ -179,7 +179,7 @@ async def test_nothing_is_acknowledged_between_the_announcement_and_the_promotio
 @pytest.mark.slow
 @pytest.mark.real_redis
 async def test_a_failover_whose_announcement_was_missed_is_noticed_by_asking(
-    sentinels: Sentinels, access: RedisAccess, ways: Ways, monkeypatch: pytest.MonkeyPatch
+    sentinels: Sentinels, access: RedisAccess, ways: NodeRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.store.connection.failovers.Failovers.hear", lambda *_: None)
     admissions = Admissions(ways, SessionRules(60_000, 0))
@@ -197,7 +197,9 @@ async def test_a_failover_whose_announcement_was_missed_is_noticed_by_asking(
 
 @pytest.mark.slow
 @pytest.mark.real_redis
-async def test_a_sentinel_that_is_not_heard_is_a_warning(sentinels: Sentinels, access: RedisAccess, ways: Ways) -> None:
+async def test_a_sentinel_that_is_not_heard_is_a_warning(
+    sentinels: Sentinels, access: RedisAccess, ways: NodeRouter
+) -> None:
     assert access.monitor is not None
     await until_heard(access, 3)
     assert list(access.monitor.warnings()) == []

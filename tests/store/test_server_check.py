@@ -36,7 +36,7 @@ async def test_a_server_in_cluster_mode_behind_a_single_url_is_refused_and_the_l
     clustered: Node,
 ) -> None:
     access, check = RedisAccess.by_url(f"redis://127.0.0.1:{clustered.port}", TlsFiles()), ServerCheck()
-    ways = access.ways(timeout_s=2, check=check)
+    ways = access.router(timeout_s=2, check=check)
     with structlog.testing.capture_logs() as logs:
         await ways.open()
     assert ways.is_down
@@ -51,7 +51,7 @@ async def test_a_server_in_cluster_mode_behind_a_single_url_is_refused_and_the_l
 
 async def test_a_server_that_is_as_it_should_be_is_not_remarked_on(redis_url: str) -> None:
     access, check = RedisAccess.by_url(redis_url, TlsFiles()), ServerCheck()
-    ways = access.ways(timeout_s=2, check=check)
+    ways = access.router(timeout_s=2, check=check)
     await ways.open()
     assert not ways.is_down
     assert (check.blockers(), check.warnings()) == ([], [])
@@ -74,7 +74,7 @@ async def test_a_policy_that_evicts_is_refused_or_warned_about_until_it_is_chang
 ) -> None:
     access, check = RedisAccess.by_url(own_redis, TlsFiles()), ServerCheck(allow_eviction=allowed)
     await access.client.config_set("maxmemory-policy", policy)
-    ways = access.ways(timeout_s=2, check=check)
+    ways = access.router(timeout_s=2, check=check)
     await ways.open()
     assert ways.is_down is blocked
     assert [policy in sentence for sentence in check.blockers()] == [True] * blocked
@@ -94,7 +94,7 @@ async def test_a_policy_that_may_not_be_asked_for_is_a_warning(own_redis: str) -
     root = RedisAccess.by_url(own_redis, TlsFiles())
     await root.client.execute_command("ACL", "SETUSER", "u", "on", ">x", "~*", "&*", "+@all", "-info")
     access, check = RedisAccess.by_url(f"{own_redis}?username=u&password=x", TlsFiles()), ServerCheck()
-    ways = access.ways(timeout_s=2, check=check)
+    ways = access.router(timeout_s=2, check=check)
     await ways.open()
     assert (ways.is_down, check.blockers()) == (False, [])
     assert "INFO is refused" in check.warnings()[0]

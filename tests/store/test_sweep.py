@@ -10,7 +10,7 @@ from service.store.events.stream import Events
 from service.store.keyspace import SWEEPER, TENANTS, keys_of
 from service.store.sessions.expiry_sweep import Swept
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 
 
@@ -57,7 +57,7 @@ async def test_past_the_retention_record_and_indexes_are_gone(
 @pytest.mark.parametrize("cause", [Cause.SUSPEND, Cause.TERMINATE])
 async def test_what_an_operator_decided_stays(admissions: Admissions, access: RedisAccess, cause: Cause) -> None:
     await admissions.ask(ask_about("alice", expires_ms=now_ms() - 9 * HOUR_MS))
-    await OperatorActs(access.client).act("acme", ["alice"], cause, Author("root"))
+    await RedisOperatorActions(access.client).act("acme", ["alice"], cause, Author("root"))
     assert await sweeper(access, retention_ms=0).sweep() == Swept(0, 0)
     assert await Sessions(access.client).get("acme", "alice") is not None
     assert await access.client.exists(keys_of("acme").expiring, keys_of("acme").ending) == 0

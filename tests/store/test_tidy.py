@@ -10,17 +10,17 @@ import redis
 from service.core.limits import Limit, Per
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.core.traffic_statistics import Beat, Refused
+from service.core.traffic_statistics import Refused, TrafficSample
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.server_check import ServerCheck
 from service.store.events.stream import Events
-from service.store.events.traffic_statistics import Pulses
-from service.store.events.webhook_state import Hooks
+from service.store.events.traffic_statistics import TrafficStatistics
+from service.store.events.webhook_state import RedisWebhookStates
 from service.store.keyspace import EVENTS_TTL_MS, PROBE, SWEEPER, keys_of
 from service.store.leases import Leases
 from service.store.sessions.expired_rules import Tidier
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.kit import redis_server
 from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 
@@ -50,7 +50,7 @@ async def evicting(volatile: tuple[str, Any]) -> AsyncIterator[RedisAccess]:
 
 async def everything(access: RedisAccess, admissions: Admissions) -> None:
     """All that is kept of a tenant, once."""
-    acts, hooks = OperatorActs(access.client), Hooks(access.client)
+    acts, hooks = RedisOperatorActions(access.client), RedisWebhookStates(access.client)
     await admissions.ask(ask_about("alice", limits=[LIMIT]))
     await acts.act("acme", ["bob"], Cause.SUSPEND, BY)
     await acts.act("acme", ["alice"], Cause.OPERATOR_LOGOUT, BY, everywhere=True)
@@ -59,11 +59,11 @@ async def everything(access: RedisAccess, admissions: Admissions) -> None:
     await acts.restrict("acme", "carol", "pay", BY)
     await acts.revoke("acme", "dave", BY)
     await hooks.hold("acme", "audit")
-    await hooks.told("acme", "audit", "1-1")
+    await hooks.delivered("acme", "audit", "1-1")
     await Leases(access.client).hold(SWEEPER)
-    beat = Beat(transitions=1)
+    beat = TrafficSample(transitions=1)
     beat.refusals[Refused("X", "y", "z")] = 1
-    await Pulses(access.client).pour("acme", beat)
+    await TrafficStatistics(access.client).pour("acme", beat)
     await sweeper(access).sweep()
 
 
@@ -79,7 +79,7 @@ async def test_a_server_that_evicts_what_has_a_ttl_still_has_what_operators_set_
     volatile: tuple[str, Any], evicting: RedisAccess
 ) -> None:
     check, root = ServerCheck(), volatile[1]
-    ways = evicting.ways(timeout_s=5, check=check)
+    ways = evicting.router(timeout_s=5, check=check)
     await ways.open()
     assert check.blockers() == []
     assert "maxmemory-policy volatile-lru" in check.warnings()[0]
@@ -98,7 +98,7 @@ async def test_a_server_that_evicts_what_has_a_ttl_still_has_what_operators_set_
     assert {key: root.type(key) for key in kept} == kept
     restricted = await admissions.ask(ask_about("alice", capabilities=("pay",), issued_s=time.time() + 60))
     assert restricted.restricted == "pay"
-    assert (await Hooks(evicting.client).state("acme", "audit")).cursor == "1-1"
+    assert (await RedisWebhookStates(evicting.client).state("acme", "audit")).cursor == "1-1"
     assert len(await Events(evicting.client).latest("acme", most=20)) >= 7
     assert not await Leases(evicting.client).hold(SWEEPER), "and nobody else holds the lease"
     await admissions.close()
@@ -106,7 +106,7 @@ async def test_a_server_that_evicts_what_has_a_ttl_still_has_what_operators_set_
 
 
 async def test_rules_that_have_ended_are_taken_out_and_others_stay(access: RedisAccess) -> None:
-    acts, client = OperatorActs(access.client), access.client
+    acts, client = RedisOperatorActions(access.client), access.client
     for user in ("alice", None):
         await acts.restrict("acme", user, "first", BY, until_ms=now_ms() + HOUR_MS)
         await acts.restrict("acme", user, "second", BY, until_ms=now_ms() + 2 * HOUR_MS)
@@ -145,15 +145,15 @@ async def test_a_stream_ends_a_month_after_its_last_event(access: RedisAccess) -
 
 
 async def test_the_state_of_a_webhook_ends_a_month_after_it_was_told_something(access: RedisAccess) -> None:
-    client, hooks = access.client, Hooks(access.client)
+    client, hooks = access.client, RedisWebhookStates(access.client)
     for name in ("gone", "here"):
         await hooks.hold("acme", name)
-        await hooks.told("acme", name, "5-0")
-    await client.zadd(KEYS.hooks, {"gone": now_ms() - EVENTS_TTL_MS - 1})
+        await hooks.delivered("acme", name, "5-0")
+    await client.zadd(KEYS.webhook_states, {"gone": now_ms() - EVENTS_TTL_MS - 1})
     await Tidier(client).tidy("acme")
-    assert await client.exists(KEYS.hook("gone"), KEYS.hook_lease("gone")) == 0
+    assert await client.exists(KEYS.webhook("gone"), KEYS.webhook_lease("gone")) == 0
     assert (await hooks.state("acme", "here")).cursor == "5-0"
-    assert await client.zrange(KEYS.hooks, 0, -1) == [b"here"]
+    assert await client.zrange(KEYS.webhook_states, 0, -1) == [b"here"]
 
 
 async def test_what_an_earlier_version_let_run_out_is_kept(access: RedisAccess) -> None:

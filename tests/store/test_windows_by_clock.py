@@ -19,7 +19,7 @@ from service.core.limits import Limit, Per
 from service.core.operator_actions import Author
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web.api.rate_limit_headers import limit_lines
 from tests.faketime import FakeClockRedis, redis_with_a_clock
 
@@ -44,8 +44,8 @@ class Moment:
 class Client:
     """One client's requests under one limit."""
 
-    def __init__(self, server: FakeClockRedis, admissions: Admissions, acts: OperatorActs, seed: int) -> None:
-        self.server, self.admissions, self.acts = server, admissions, acts
+    def __init__(self, server: FakeClockRedis, admissions: Admissions, acts: RedisOperatorActions, seed: int) -> None:
+        self.server, self.admissions, self.actions = server, admissions, acts
         self.rng, self.client, self.tenant = random.Random(seed), f"10.0.{seed}", f"t{seed}"
         self.offset_s = 0.0
         self.override: tuple[int, int] | None = None
@@ -87,7 +87,7 @@ class Client:
         answers = await asyncio.gather(*map(self.admissions.ask, asked))
         at = Moment(began, self._now())
         requests, window_s = self.held
-        told = [(one.standings[0].used, one.standings[0].reset_us, one.refused) for one in answers]
+        told = [(one.limit_states[0].used, one.limit_states[0].reset_us, one.refused) for one in answers]
         self.log.append(f"{began:.3f}: {requests} in {window_s} s: {told}")
         self.admitted = [Moment(min(one.low, at.low), min(one.high, at.high)) for one in self.admitted]
         self.answers += len(answers)
@@ -145,19 +145,19 @@ class Client:
         self.configure()
         self.log.append(f"{self._now():.3f}: configured {self.configured}")
         if self.kept_s > kept_s:
-            await self.acts.retention.extend({(self.tenant, "some"): self.kept_s})
+            await self.actions.retention.extend({(self.tenant, "some"): self.kept_s})
 
     async def set(self) -> None:
         self._forget()
         to = self.rng.choice(REQUESTS), self.rng.choice(WINDOWS_S)
-        await self.acts.set_limit(self.tenant, self.configured, *to, BY)
+        await self.actions.set_limit(self.tenant, self.configured, *to, BY)
         self.override = to
         self.log.append(f"{self._now():.3f}: set {to}")
 
     async def lift(self) -> None:
         self._forget()
         kept_s = self.kept_s
-        await self.acts.unset_limit(self.tenant, "some", self.configured, BY)
+        await self.actions.unset_limit(self.tenant, "some", self.configured, BY)
         self.override = None
         assert self.kept_s <= kept_s
 
@@ -171,14 +171,14 @@ def server() -> Iterator[FakeClockRedis]:
 async def play(server: FakeClockRedis, seeds: Sequence[int]) -> int:
     """Play sequences one after the other. Returns how many answers were held to the plain list."""
     access = RedisAccess.by_url(server.url, TlsFiles(), timeout_s=5)
-    ways = access.ways(timeout_s=5)
+    ways = access.router(timeout_s=5)
     await ways.open()
     admissions = Admissions(ways, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
     answers = 0
     for seed in seeds:
         server.set_ahead(0)
         await access.client.flushall()
-        one = Client(server, admissions, OperatorActs(access.client), seed)
+        one = Client(server, admissions, RedisOperatorActions(access.client), seed)
         await one.play(steps=18)
         answers += one.answers
     await admissions.close()

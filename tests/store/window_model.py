@@ -15,7 +15,7 @@ from typing import Any
 import redis
 
 from service.core.admission import Admission, Question, Terms
-from service.core.limits import MICRO, Limit, Per, Standing
+from service.core.limits import MICRO, Limit, LimitState, Per
 from service.store.admissions.batcher import encode
 from service.store.keyspace import keys_of
 from service.store.scripts import SCRIPTS
@@ -122,7 +122,7 @@ def _is_over(told: int | bytes) -> bool:
 def told(one: Limit, answer: tuple[int, int, bool]) -> tuple[int, int, int]:
     """Remaining, seconds until there is more, and Retry-After, as the headers of a refusal say them."""
     used, reset_us, _ = answer
-    found = HEADERS.search(limit_lines(Admission([Standing(one, used, reset_us, over=True)]), 429))
+    found = HEADERS.search(limit_lines(Admission([LimitState(one, used, reset_us, over=True)]), 429))
     assert found is not None
     remaining, reset_s, retry_s = map(int, found.groups())
     return remaining, reset_s, retry_s

@@ -289,7 +289,7 @@ class Clock:
         return self.now
 
 
-class Following:
+class Subscription:
     """One tenant's key set, with a clock of the test's own, and each fetch asked for by the test."""
 
     def __init__(self, issuer: Issuer, max_age_s: float) -> None:
@@ -316,8 +316,8 @@ class Following:
 
 
 @pytest.fixture
-async def following(issuer: Issuer) -> AsyncIterator[Following]:
-    made = Following(issuer, 3600)
+async def following(issuer: Issuer) -> AsyncIterator[Subscription]:
+    made = Subscription(issuer, 3600)
     yield made
     await made.close()
 
@@ -329,7 +329,7 @@ def verdict(ring: KeyRing, token: str) -> str:
         return type(error).__name__
 
 
-async def test_keys_outlive_fetches_that_fail_for_the_configured_age_and_no_longer(following: Following) -> None:
+async def test_keys_outlive_fetches_that_fail_for_the_configured_age_and_no_longer(following: Subscription) -> None:
     issuer, ring, sets = following.issuer, following.ring, following.sets
     verified, token = VerifiedTokens(), sign(RSA, "r1")
     await following.fetch(0)
@@ -353,7 +353,7 @@ async def test_keys_outlive_fetches_that_fail_for_the_configured_age_and_no_long
     assert following.fetched == [("acme", True), ("acme", False), ("acme", True)]
 
 
-async def test_the_age_counts_only_while_fetches_fail(following: Following) -> None:
+async def test_the_age_counts_only_while_fetches_fail(following: Subscription) -> None:
     await following.fetch(0)
     following.follow(60)
     following.clock.now += 500  # the next regular fetch is due after 600
@@ -361,7 +361,7 @@ async def test_the_age_counts_only_while_fetches_fail(following: Following) -> N
     assert verdict(following.ring, sign(RSA, "r1")) == "alice"
 
 
-async def test_an_age_of_zero_keeps_no_keys_past_a_fetch_that_fails(following: Following) -> None:
+async def test_an_age_of_zero_keeps_no_keys_past_a_fetch_that_fails(following: Subscription) -> None:
     following.follow(0)
     await following.fetch(0)
     assert verdict(following.ring, sign(RSA, "r1")) == "alice"
@@ -370,7 +370,7 @@ async def test_an_age_of_zero_keeps_no_keys_past_a_fetch_that_fails(following: F
     assert verdict(following.ring, sign(RSA, "r1")) == "KeysUnavailable"
 
 
-async def test_a_shorter_age_holds_with_the_reload_that_sets_it(following: Following) -> None:
+async def test_a_shorter_age_holds_with_the_reload_that_sets_it(following: Subscription) -> None:
     await following.fetch(0)
     following.issuer.status = 500
     await following.fetch(100)
@@ -380,7 +380,7 @@ async def test_a_shorter_age_holds_with_the_reload_that_sets_it(following: Follo
     assert verdict(following.ring, sign(RSA, "r1")) == "KeysUnavailable"
 
 
-async def test_a_fetch_that_fails_is_repeated_soon(following: Following) -> None:
+async def test_a_fetch_that_fails_is_repeated_soon(following: Subscription) -> None:
     await following.fetch(0)
     following.issuer.status = 500
     await following.fetch(600)
@@ -408,7 +408,7 @@ VERDICTS: dict[str, tuple[str, str, str, str]] = {
 
 
 async def test_a_token_is_judged_unless_the_key_set_that_may_hold_its_key_could_not_be_fetched(
-    following: Following,
+    following: Subscription,
 ) -> None:
     issuer, ring = following.issuer, following.ring
     good = issuer.body
@@ -437,7 +437,7 @@ async def test_a_token_is_judged_unless_the_key_set_that_may_hold_its_key_could_
 
 
 async def test_a_fetch_that_fails_in_any_way_is_a_fetch_that_failed(
-    following: Following, monkeypatch: pytest.MonkeyPatch
+    following: Subscription, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> bytes:
         raise RuntimeError("Session is closed")
@@ -449,7 +449,7 @@ async def test_a_fetch_that_fails_in_any_way_is_a_fetch_that_failed(
     assert verdict(following.ring, sign(RSA, "r1")) == "alice"
 
 
-async def test_keys_that_are_the_same_leave_verified_tokens_verified(following: Following) -> None:
+async def test_keys_that_are_the_same_leave_verified_tokens_verified(following: Subscription) -> None:
     await following.fetch(0)
     generation = following.ring.generation
     following.issuer.body = key_set(jwk(RSA, "r1")) + b" "

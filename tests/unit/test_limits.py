@@ -93,7 +93,7 @@ def test_an_outage_is_decided_as_each_limit_and_the_sessions_say(
     charges = () if on_outage is None else (charge(on_outage=on_outage),)
     admission = policy.decide(question(*charges, user=user, cause=cause))
     assert (admission.unavailable, admission.degraded) == (unavailable, degraded)
-    assert len(admission.standings) == (1 if on_outage is OnOutage.LOCAL else 0)
+    assert len(admission.limit_states) == (1 if on_outage is OnOutage.LOCAL else 0)
 
 
 def test_a_shadow_limit_denies_nobody_in_an_outage() -> None:

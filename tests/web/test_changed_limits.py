@@ -9,7 +9,7 @@ from service.policy_factory import make_policy
 from service.store.admissions.window_retention import Retention
 from service.store.connection.client import RedisAccess
 from service.store.keyspace import keys_of, limit_of_window
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, credentials, settings
 
@@ -94,7 +94,7 @@ async def test_windows_are_extended_once_redis_is_back(
 ) -> None:
     client = await make_client(**with_limit(2, 1))
     assert (await ask(client))[0] == 200
-    acts, asked = client.app[RUNTIME].acts, 0
+    acts, asked = client.app[RUNTIME].actions, 0
     scan_iter = acts.retention._client.scan_iter
 
     def away_at_first(**how: object) -> object:
@@ -117,7 +117,7 @@ async def test_a_shorter_window_and_one_that_is_set_twice_read_no_keys(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch, make_client: MakeClient
 ) -> None:
     client = await make_client(**with_limit(5, 3600))
-    monkeypatch.setattr(client.app[RUNTIME].acts.retention, "_client", None)  # whoever would ask now fails
+    monkeypatch.setattr(client.app[RUNTIME].actions.retention, "_client", None)  # whoever would ask now fails
     for requests, window in ((3, 60), (3, 3600), (2, 3600)):
         answer = await client.put(LIMIT, json={"requests": requests, "window": window}, headers=OPERATOR)
         assert answer.status == 200
@@ -140,6 +140,6 @@ async def test_a_limit_that_is_lifted_counts_what_was_admitted_before_it_was_set
     await asyncio.sleep(1.1)
     status, headers = await ask(client)
     assert (status, headers["RateLimit"]) == (200, '"status-ip";r=4;t=1')
-    assert await OperatorActs(access.client).peek("acme", []) == []
+    assert await RedisOperatorActions(access.client).peek("acme", []) == []
     await client.delete(LIMIT, headers=OPERATOR, json={})
     assert (await ask(client))[0] == 429

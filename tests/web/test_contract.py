@@ -16,7 +16,7 @@ from service.app import make_app
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
 from service.store.connection.client import RedisAccess
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web import app_keys
 from service.web.api import session_routes
 from tests.conftest import Client, MakeClient
@@ -36,7 +36,7 @@ async def error_of(answer: Any) -> dict[str, Any]:
 
 
 async def act(access: RedisAccess, cause: Cause, user: str = "alice") -> None:
-    await OperatorActs(access.client).act("acme", [user], cause, Author("root"))
+    await RedisOperatorActions(access.client).act("acme", [user], cause, Author("root"))
 
 
 async def test_a_logout_answers_the_envelope_and_its_headers(client: Client) -> None:
@@ -132,7 +132,7 @@ async def test_a_capability_restricted_for_one_user_in_redis_holds_for_the_next_
     client: Client, access: RedisAccess
 ) -> None:
     assert (await client.get("/auth/logout", headers=credentials())).status == 200
-    acts = OperatorActs(access.client)
+    acts = RedisOperatorActions(access.client)
     assert (await acts.restrict("acme", "alice", "logout", BY)).applied
     answer = await client.get("/auth/logout", headers=credentials())
     expected = {"message": "Capability logout is restricted", "code": "RESTRICTED_CAPABILITY", "status": 403}
@@ -145,7 +145,7 @@ async def test_a_capability_restricted_for_one_user_in_redis_holds_for_the_next_
 async def test_a_capability_restricted_for_a_tenant_in_redis_holds_for_it_alone(
     client: Client, access: RedisAccess
 ) -> None:
-    await OperatorActs(access.client).restrict("acme", None, "status", BY)
+    await RedisOperatorActions(access.client).restrict("acme", None, "status", BY)
     assert (await client.get("/auth/status", headers=credentials())).status == 403
     other = credentials(tenant_token=OTHER_TENANT_TOKEN, secret=OTHER_SECRET)
     assert (await client.get("/auth/status", headers=other)).status == 200
@@ -289,7 +289,9 @@ async def test_a_mistake_of_ours_is_told_without_its_text(
     access: RedisAccess, handler: Callable[..., Any], code: str, message: str
 ) -> None:
     app = await asyncio.to_thread(make_app, settings(), access)
-    app[app_keys.GATE].operations.clear()  # so that the authentication lets it pass, as a forgotten entry would
+    app[
+        app_keys.REQUEST_SERVICES
+    ].operations.clear()  # so that the authentication lets it pass, as a forgotten entry would
     app.router.add_get("/mistake", handler)
     async with TestClient(OurServer(app)) as client:
         answer = await client.get("/mistake")

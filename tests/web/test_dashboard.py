@@ -11,7 +11,7 @@ from yarl import URL
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
 from service.store.connection.client import RedisAccess
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import Client, MakeClient
 from tests.kit import (
     OPERATOR_TOKEN,
@@ -206,7 +206,7 @@ async def test_pages_lead_from_the_newest_to_the_oldest_and_back(make_client: Ma
 async def test_one_users_page_tells_status_and_history(client: Client, access: RedisAccess) -> None:
     await client.get("/auth/logout", headers=credentials() | {"x-request-id": "first-one"})
     await client.get("/auth/status", headers=credentials())
-    await OperatorActs(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root", reason="<b>why</b>"))
+    await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root", reason="<b>why</b>"))
     await log_in(client)
     text = await page(client, "/dashboard/user", tenant="acme", user="alice")
     assert '<span class="badge suspended">' in text
@@ -296,7 +296,7 @@ async def test_an_operator_without_tenants_is_told(make_client: MakeClient) -> N
     )
     from service.web import app_keys
 
-    policy = client.app[app_keys.GATE].policy.current if client.app else None
+    policy = client.app[app_keys.REQUEST_SERVICES].policy.current if client.app else None
     assert policy is not None
     policy.directory.tenants.pop("globex")
     await log_in(client, "t")

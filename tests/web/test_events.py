@@ -15,13 +15,13 @@ from service.app import RUNTIME
 from service.core.operator_actions import Author
 from service.core.session_lists import Event
 from service.core.sessions import Cause
-from service.core.traffic_statistics import MOST, Beat, Pulse, Refused
+from service.core.traffic_statistics import MOST, Refused, TrafficCounters, TrafficSample
 from service.policy_factory import make_policy
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
-from service.store.events.subscriber import MOST_WAITING, Listener, News
-from service.store.events.traffic_statistics import HOUR_S, Pulses
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.events.subscriber import MOST_WAITING, EventSubscriber, Listener
+from service.store.events.traffic_statistics import HOUR_S, TrafficStatistics
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, config, credentials, settings
 
@@ -96,7 +96,7 @@ async def test_a_transition_is_told_as_it_happens(client: Client) -> None:
 
 
 async def test_events_come_in_order_and_of_one_tenant_alone(client: Client, access: RedisAccess) -> None:
-    acts = OperatorActs(access.client)
+    acts = RedisOperatorActions(access.client)
     async with listening(client) as one, listening(client) as other:
         for number in range(5):
             await acts.act("globex", [f"g{number}"], Cause.SUSPEND, BY)
@@ -110,7 +110,7 @@ async def test_events_come_in_order_and_of_one_tenant_alone(client: Client, acce
 
 
 async def test_nothing_is_missed_across_a_reconnect(client: Client, access: RedisAccess) -> None:
-    acts = OperatorActs(access.client)
+    acts = RedisOperatorActions(access.client)
     async with listening(client) as stream:
         before = stream.last
         await acts.act("acme", ["a"], Cause.SUSPEND, BY)
@@ -125,7 +125,7 @@ async def test_nothing_is_missed_across_a_reconnect(client: Client, access: Redi
 
 
 async def test_what_the_capped_stream_lost_meanwhile_is_told_as_a_gap(client: Client, access: RedisAccess) -> None:
-    await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+    await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
     answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": "1000-0"})
     stream = Stream(answer)
     assert (await stream.next())[0] == "ready"
@@ -156,7 +156,7 @@ async def test_however_many_listen_there_is_one_reader(client: Client, access: R
         streams = [listening(client) for _ in range(40)]
         opened = [await one.__aenter__() for one in streams]
         await access.client.config_resetstat()
-        await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+        await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
         for stream in opened:
             assert await stream.transitions(1) == [("a", "suspended")]
         stats = await access.client.info("commandstats")
@@ -173,7 +173,7 @@ async def test_a_subscription_that_redis_ends_is_made_anew_and_nothing_is_missed
     async with listening(client) as stream:
         await access.client.client_kill_filter(_type="pubsub")
         for number in range(3):
-            await OperatorActs(access.client).act("acme", [f"u{number}"], Cause.SUSPEND, BY)
+            await RedisOperatorActions(access.client).act("acme", [f"u{number}"], Cause.SUSPEND, BY)
         assert await stream.transitions(3) == [(f"u{number}", "suspended") for number in range(3)]
         async with asyncio.timeout(5):
             while len(await access.client.client_list(_type="pubsub")) < 2:  # noqa: ASYNC110
@@ -192,8 +192,8 @@ async def test_a_poll_that_fails_silences_nobody(
 
     async with listening(client) as stream:
         with monkeypatch.context() as patch:
-            patch.setattr(News, "_fetch", away)
-            await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+            patch.setattr(EventSubscriber, "_fetch", away)
+            await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
             await asyncio.wait_for(failed.wait(), 5)
         assert await stream.transitions(1) == [("a", "suspended")]
 
@@ -204,7 +204,7 @@ async def test_one_tenant_whose_stream_is_broken_silences_no_other(client: Clien
     news = client.app[RUNTIME].news
     news._listeners["globex"], news._read_to["globex"] = {Listener(None)}, "0-0"
     async with listening(client) as stream:
-        await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+        await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
         assert await stream.transitions(1) == [("a", "suspended")]
     del news._listeners["globex"], news._read_to["globex"]
 
@@ -216,7 +216,7 @@ async def test_who_is_no_operator_any_more_is_told_nothing_more(make_client: Mak
         others = [{"name": "other", "token": "another-token", "role": "operator", "tenants": ["*"]}]
         changed = settings(admin={"tokens": others})
         runtime.apply(changed, await asyncio.to_thread(make_policy, changed))
-        await OperatorActs(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
+        await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
         with pytest.raises(EOFError):
             await stream.next()
 
@@ -238,7 +238,7 @@ async def test_a_last_event_id_that_is_none_is_told_so(client: Client, after: st
 async def test_a_place_that_is_not_in_the_stream_is_told_as_a_gap_and_what_follows_is_told(
     client: Client, access: RedisAccess, after: str
 ) -> None:
-    acts = OperatorActs(access.client)
+    acts = RedisOperatorActions(access.client)
     await acts.act("acme", ["a", "b"], Cause.SUSPEND, BY)
     await access.client.xtrim("rc:{acme}:events", maxlen=1, approximate=False)
     if after == "0-0" and "entries-added" not in await access.client.xinfo_stream("rc:{acme}:events"):
@@ -311,17 +311,19 @@ async def test_refusals_are_told_as_a_sample_and_counted_whole(make_client: Make
     assert sum(told["shadowRefusals"]) == 6, "each that it would have refused"
     assert told["addresses"] == [{"address": "127.0.0.1", "refusals": 5}]
     assert told["shadowLimits"] == [{"limit": "status-shadow", "refusals": 6}]
-    await Pulses(access.client).pour("acme", Beat(refusals=Counter([Refused("X", "status", "10.0.0.1")])))
+    await TrafficStatistics(access.client).pour(
+        "acme", TrafficSample(refusals=Counter([Refused("X", "status", "10.0.0.1")]))
+    )
     samples = [event for event in await Events(access.client).latest("acme", most=9) if "code" in event.fields]
     assert len(samples) == 1, "a sample, so that refusals do not push out what happened"
 
 
 async def test_an_hour_is_shown_whole_and_what_is_older_is_not(access: RedisAccess) -> None:
     now = 1_800_000_005.0
-    pulses = Pulses(access.client, clock=lambda: now)
+    pulses = TrafficStatistics(access.client, clock=lambda: now)
     for seconds_ago in (0, 10, HOUR_S - 20, HOUR_S + 10):
         now = 1_800_000_005.0 - seconds_ago
-        pulse = Pulse()
+        pulse = TrafficCounters()
         pulse.transition("acme", 3)
         pulse.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.0.{seconds_ago % 7}"))
         await pulses.pour("acme", pulse.take()["acme"])
@@ -330,12 +332,12 @@ async def test_an_hour_is_shown_whole_and_what_is_older_is_not(access: RedisAcce
     assert activity.ends_s == 1_800_000_010
     assert [at for at, many in enumerate(activity.transitions) if many] == [1, 358, 359]
     assert sum(activity.refusals) == 3
-    assert (await Pulses(access.client, clock=lambda: now).activity("globex")).addresses == []
+    assert (await TrafficStatistics(access.client, clock=lambda: now).activity("globex")).addresses == []
     assert (await Events(access.client).history("acme", "nobody", most=1)).events == ()
 
 
 def test_what_is_counted_is_bounded_whatever_clients_send() -> None:
-    pulse = Pulse()
+    pulse = TrafficCounters()
     for number in range(3 * MOST):
         pulse.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.{number >> 8}.{number & 255}"))
     beat = pulse.take()["acme"]

@@ -10,7 +10,7 @@ from service.core.operator_actions import Author
 from service.core.sessions import Cause
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web.api.forward_auth import PROFILES, escaped
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR_TOKEN, OTHER_TENANT_TOKEN, credentials, tenant
@@ -83,7 +83,7 @@ async def test_the_first_rule_that_matches_the_original_request_holds(guarded: C
 
 
 async def test_an_open_route_looks_at_no_credentials_and_tells_of_none(guarded: Client, access: RedisAccess) -> None:
-    await OperatorActs(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root"))
+    await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root"))
     for headers in ({}, credentials(), {"x-tenant-token": "wrong", "x-token": "wrong"}):
         answer = await ask(guarded, "", "GET", "/public/x", headers)
         assert answer.status == 200
@@ -108,7 +108,7 @@ async def test_every_admission_is_marked_on_open_routes_too(
 
 @pytest.mark.parametrize("profile", ALL)
 async def test_a_refusal_is_never_marked(guarded: Client, access: RedisAccess, profile: str) -> None:
-    await OperatorActs(access.client).act("acme", ["eve"], Cause.SUSPEND, BY)
+    await RedisOperatorActions(access.client).act("acme", ["eve"], Cause.SUSPEND, BY)
     # A marker of the client's own is not handed back.
     forged = {"x-auth-admitted": "1"}
     for _ in range(2):
@@ -284,7 +284,7 @@ async def test_a_restricted_capability_is_refused(make_client: MakeClient, named
 async def test_a_capability_restricted_in_redis_holds_for_the_very_next_request(
     guarded: Client, access: RedisAccess
 ) -> None:
-    acts = OperatorActs(access.client)
+    acts = RedisOperatorActions(access.client)
     headers = credentials()
     assert (await ask(guarded, "", "GET", "/api/x", headers)).status == 200
     await acts.restrict("acme", "alice", "api", BY)

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 
 from service.app import make_app
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.web.monitoring.log_throttling import Repeats
+from service.web.monitoring.log_throttling import LogThrottle
 from tests.conftest import Client
 from tests.kit import OurServer, credentials, redis_server, settings
 
@@ -99,12 +99,12 @@ async def test_an_operators_act_that_redis_refuses_is_counted_too(server: tuple[
 
 
 def test_a_failure_is_logged_once_for_each_kind_with_how_often() -> None:
-    repeats = Repeats()
+    repeats = LogThrottle()
     for n in range(3):
         repeats.fail("OOM", f"reason {n}")
     repeats.fail("timeout", "late")
     with structlog.testing.capture_logs() as logs:
-        repeats.tell()
-        repeats.tell()
+        repeats.flush()
+        repeats.flush()
     told = [(line["kind"], line["reason"], line["times"]) for line in logs]
     assert told == [("OOM", "reason 2", 3), ("timeout", "late", 1)]

@@ -16,11 +16,11 @@ from service.core.sessions import Cause
 from service.store.admissions import batcher
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web.api.authentication import Middlewares
 from service.web.server import responses as answers
 from service.web.server.connection import Handler
-from service.web.server.hot_path import ShortWay
+from service.web.server.hot_path import HotPath
 from service.web.server.http_server import OPTIONS, Runner
 from tests.kit import TENANT_TOKEN, credentials, settings, sign, tenant
 
@@ -87,15 +87,15 @@ async def connect(runner: Runner) -> AsyncIterator[Connect]:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What went the short way."""
     paths: list[str] = []
-    enter = ShortWay.enter
+    enter = HotPath.enter
 
-    def noted(self: ShortWay, request: web.Request, *rest: Any) -> bool:
+    def noted(self: HotPath, request: web.Request, *rest: Any) -> bool:
         went = enter(self, request, *rest)
         if went:
             paths.append(request.raw_path)
         return went
 
-    monkeypatch.setattr(ShortWay, "enter", noted)
+    monkeypatch.setattr(HotPath, "enter", noted)
     return paths
 
 
@@ -130,7 +130,7 @@ ASKED = {
 
 @pytest.mark.parametrize("name", ASKED)
 async def test_both_ways_answer_alike(connect: Connect, access: RedisAccess, taken: list[str], name: str) -> None:
-    await OperatorActs(access.client).act("acme", ["eve"], Cause.SUSPEND, Author("root"))
+    await RedisOperatorActions(access.client).act("acme", ["eve"], Cause.SUSPEND, Author("root"))
     path, headers = ASKED[name]
     for _ in range(3 if name == "too many" else 1):
         await (await connect()).ask(asking("/auth/status", credentials("greedy")))
@@ -197,13 +197,13 @@ async def test_what_arrives_while_a_request_waits_is_answered_after_it(
     connect: Connect, runner: Runner, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, waits, goes_on = await connect(), asyncio.Event(), asyncio.Event()
-    land = ShortWay._land
+    land = HotPath._land
 
-    def landed(self: ShortWay, *about: Any) -> None:
+    def landed(self: HotPath, *about: Any) -> None:
         waits.set()
         asyncio.ensure_future(goes_on.wait()).add_done_callback(lambda _: land(self, *about))
 
-    monkeypatch.setattr(ShortWay, "_land", landed)
+    monkeypatch.setattr(HotPath, "_land", landed)
     one.writer.write(asking("/auth/logout", credentials() | {"x-request-id": "first"}))
     await waits.wait()
     one.writer.write(asking("/auth/logout", credentials() | {"x-request-id": "second"}))
@@ -317,15 +317,15 @@ async def test_a_request_on_the_short_way_is_answered_before_the_server_stops(
     one = await connect()
     await one.ask(asking("/auth/logout", credentials()))
     stopping: list[asyncio.Task[None]] = []
-    land = ShortWay._land
+    land = HotPath._land
 
-    def landed(self: ShortWay, *about: Any) -> None:
+    def landed(self: HotPath, *about: Any) -> None:
         if not stopping:  # the server is told to stop while the request waits for Redis
             stopping.append(asyncio.ensure_future(runner.cleanup()))
             asyncio.get_running_loop().call_later(0.05, land, self, *about)
         else:
             land(self, *about)
 
-    monkeypatch.setattr(ShortWay, "_land", landed)
+    monkeypatch.setattr(HotPath, "_land", landed)
     assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
     await asyncio.wait_for(stopping[0], 5)

@@ -16,11 +16,11 @@ from service.background.webhook_delivery import Webhooks, _wait_s
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
 from service.core.tasks import end
-from service.core.webhooks import Hook, key_of
+from service.core.webhooks import Webhook, key_of
 from service.store.connection.client import RedisAccess
-from service.store.events.subscriber import News
-from service.store.events.webhook_state import Hooks
-from service.store.sessions.operator_actions import OperatorActs
+from service.store.events.subscriber import EventSubscriber
+from service.store.events.webhook_state import RedisWebhookStates
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import MakeClient
 from tests.kit import OPERATOR_TOKEN, ROOT, tenant
 
@@ -72,15 +72,15 @@ async def make_receiver() -> AsyncIterator[Callable[[], Awaitable[tuple[Receiver
         await server.close()
 
 
-def hook(name: str, url: str, *types: str) -> Hook:
-    return Hook("acme", name, url, key_of(SECRET), frozenset(types or ("transition",)))
+def hook(name: str, url: str, *types: str) -> Webhook:
+    return Webhook("acme", name, url, key_of(SECRET), frozenset(types or ("transition",)))
 
 
 @asynccontextmanager
-async def working(access: RedisAccess, *hooks: Hook) -> AsyncIterator[Webhooks]:
+async def working(access: RedisAccess, *hooks: Webhook) -> AsyncIterator[Webhooks]:
     """One worker's webhooks, begun."""
-    news = News(access.client)
-    made = Webhooks(Hooks(access.client), news, waits=lambda attempts: 0.01)
+    news = EventSubscriber(access.client)
+    made = Webhooks(RedisWebhookStates(access.client), news, waits=lambda attempts: 0.01)
     made.follow(hooks)
     tasks = [asyncio.create_task(news.run_forever()), asyncio.create_task(made.run_forever())]
     try:
@@ -92,7 +92,7 @@ async def working(access: RedisAccess, *hooks: Hook) -> AsyncIterator[Webhooks]:
 async def begun(access: RedisAccess, *names: str) -> None:
     async with asyncio.timeout(5):
         for name in names:
-            while (await Hooks(access.client).state("acme", name)).cursor is None:  # noqa: ASYNC110
+            while (await RedisWebhookStates(access.client).state("acme", name)).cursor is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -100,12 +100,12 @@ async def kept(access: RedisAccess, name: str) -> None:
     """Wait until the cursor stands at the last event: what arrived before that may arrive again."""
     entries = await access.client.xrevrange("rc:{acme}:events", count=1)
     async with asyncio.timeout(5):
-        while (await Hooks(access.client).state("acme", name)).cursor != entries[0][0].decode():  # noqa: ASYNC110
+        while (await RedisWebhookStates(access.client).state("acme", name)).cursor != entries[0][0].decode():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 async def suspend(access: RedisAccess, *users: str) -> None:
-    await OperatorActs(access.client).act("acme", users, Cause.SUSPEND, BY)
+    await RedisOperatorActions(access.client).act("acme", users, Cause.SUSPEND, BY)
 
 
 async def test_each_event_arrives_signed_as_the_documentation_verifies_it(
@@ -142,12 +142,12 @@ async def test_a_receiver_that_fails_is_asked_again_in_order_and_holds_up_nobody
         await suspend(access, *users)
         await well.until(lambda: len(well.got) == 20)
         await ill.until(lambda: ill.asked >= 3)
-        state = await Hooks(access.client).state("acme", "ill")
+        state = await RedisWebhookStates(access.client).state("acme", "ill")
         assert (state.attempts >= 2, state.error) == (True, "it answered 500")
         ill.status = 200
         await ill.until(lambda: len(ill.got) == 20)
     assert well.users() == ill.users() == users
-    after = await Hooks(access.client).state("acme", "ill")
+    after = await RedisWebhookStates(access.client).state("acme", "ill")
     assert (after.attempts, after.error) == (0, "")
 
 
@@ -182,7 +182,7 @@ async def test_what_fell_out_of_the_stream_meanwhile_is_told_as_a_gap(
     access: RedisAccess, make_receiver: Callable[[], Awaitable[tuple[Receiver, str]]]
 ) -> None:
     receiver, url = await make_receiver()
-    await Hooks(access.client).told("acme", "one", "1000-0")
+    await RedisWebhookStates(access.client).delivered("acme", "one", "1000-0")
     await suspend(access, "a")
     async with working(access, hook("one", url)):
         await receiver.until(lambda: len(receiver.got) == 2)
@@ -198,7 +198,7 @@ async def test_it_is_told_what_it_asked_for_alone(
     async with working(access, hook("one", url, "restriction")):
         await begun(access, "one")
         await suspend(access, "a")
-        await OperatorActs(access.client).restrict("acme", "a", "pay", BY)
+        await RedisOperatorActions(access.client).restrict("acme", "a", "pay", BY)
         await receiver.until(lambda: len(receiver.got) == 1)
     assert json.loads(receiver.got[0][1])["type"] == "restriction"
 

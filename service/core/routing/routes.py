@@ -36,7 +36,7 @@ class Route:
 class _Node:
     """Where some rules have come to. A rule's number is its place in the list; by method, None for all methods."""
 
-    following: dict[str, "_Node"] = field(default_factory=dict)
+    subscription: dict[str, "_Node"] = field(default_factory=dict)
     ending: dict[str | None, int] = field(default_factory=dict)
     below: dict[str | None, int] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class RouteTable:
     def _add(self, number: int, route: Route) -> None:
         node, open_ended = self._root, route.pattern[-1:] == ("*",)
         for name in route.pattern[:-1] if open_ended else route.pattern:
-            node = node.following.setdefault(name, _Node())
+            node = node.subscription.setdefault(name, _Node())
         methods: set[str | None] = set(route.methods) or {None}
         if "GET" in methods:
             methods.add("HEAD")
@@ -77,11 +77,11 @@ class RouteTable:
             for node in nodes:
                 if node.below:
                     best = _first(node.below, method, best)
-                following = node.following
-                if name in following:
-                    further.append(following[name])
-                if "*" in following and name != "*":
-                    further.append(following["*"])
+                subscription = node.subscription
+                if name in subscription:
+                    further.append(subscription[name])
+                if "*" in subscription and name != "*":
+                    further.append(subscription["*"])
             return tuple(further), best
 
         start: _State = ((self._root,), _NEVER)

@@ -22,7 +22,7 @@ _WORDS = (
 """How pydantic begins a sentence, and how we do."""
 
 
-def in_our_words(message: str) -> str:
+def plain_message(message: str) -> str:
     """A sentence of pydantic's about a field, as it is told to people: `must be a list`, not `Input should be …`."""
     for theirs, ours in _WORDS:
         if message.startswith(theirs):

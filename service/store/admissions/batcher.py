@@ -17,14 +17,14 @@ from typing import Any
 import structlog
 from redis.exceptions import AskError, MovedError, NoScriptError
 
-from service.core.admission import NOTHING_ASKED, Admission, Decided, Question, Terms, Told
+from service.core.admission import NOTHING_ASKED, Admission, Decided, OnDecided, Question, Terms
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
-from service.core.limits import MICRO, Limit, Per, Standing
-from service.store.admissions.denial_cache import Refusals
+from service.core.limits import MICRO, Limit, LimitState, Per
+from service.store.admissions.denial_cache import DenialCache
 from service.store.connection.failures import OVERLOAD, RECORD, TIMEOUT, kind_of_text, unavailable
-from service.store.connection.pipeline import Link
+from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.resp import Command, packed
-from service.store.connection.router import Ways
+from service.store.connection.router import NodeRouter
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
 from service.store.scripts import SCRIPTS, STATUSES, parse_record
 
@@ -55,9 +55,11 @@ class _Waiting:
     asking = False
     """A node that is giving the slot away sent it here."""
 
-    def __init__(self, question: Question, told: Told, is_gone: Callable[[], bool] | None, until: float) -> None:
+    def __init__(
+        self, question: Question, on_decided: OnDecided, is_gone: Callable[[], bool] | None, until: float
+    ) -> None:
         self.question = question
-        self.told = told
+        self.on_decided = on_decided
         self.is_gone = is_gone
         """Whether nobody wants to hear the answer any more."""
         self.until = until
@@ -67,11 +69,11 @@ class _Waiting:
 class Admissions:
     """Asks Redis about requests."""
 
-    def __init__(self, ways: Ways, rules: SessionRules) -> None:
+    def __init__(self, router: NodeRouter, rules: SessionRules) -> None:
         self.rules = rules
-        self.refusals = Refusals(time.monotonic)
-        self._ways = ways
-        self._lanes: dict[Link, _Lane] = {}
+        self.refusals = DenialCache(time.monotonic)
+        self._router = router
+        self._queues: dict[AdmissionPipeline, _NodeQueue] = {}
 
     async def ask(self, question: Question) -> Admission:
         """Decide `question`.
@@ -81,7 +83,7 @@ class Admissions:
         """
         answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
 
-        def told(decided: Decided) -> None:
+        def on_decided(decided: Decided) -> None:
             if answer.done():
                 return
             if isinstance(decided, Admission):
@@ -89,15 +91,17 @@ class Admissions:
             else:
                 answer.set_exception(decided)
 
-        decided = self.start(question, told, answer.done)
+        decided = self.start(question, on_decided, answer.done)
         return decided if decided is not None else await answer
 
-    def start(self, question: Question, told: Told, is_gone: Callable[[], bool] | None = None) -> Admission | None:
+    def start(
+        self, question: Question, on_decided: OnDecided, is_gone: Callable[[], bool] | None = None
+    ) -> Admission | None:
         """Decide `question` at once where Redis need not be asked; otherwise on the next trip, whose answer is told.
 
         Args:
             question: what is asked.
-            told: is called once, later, where nothing is returned.
+            on_decided: is called once, later, where nothing is returned.
             is_gone: whether nobody wants to hear it any more; then it is not sent.
 
         Raises:
@@ -107,26 +111,26 @@ class Admissions:
             return NOTHING_ASKED
         if (refused := self.refusals.find(question)) is not None:
             return refused
-        link = self._ways.link_to(question.terms.tenant or NO_TENANT)
-        if link.is_down:
-            raise StoreUnavailable(BREAKER_IS_OPEN, link.failure)
-        lane = self._lane(link)
-        if len(lane.waiting) >= MAX_WAITING:
+        pipeline = self._router.pipeline_to(question.terms.tenant or NO_TENANT)
+        if pipeline.is_down:
+            raise StoreUnavailable(BREAKER_IS_OPEN, pipeline.failure)
+        queue = self._queue_of(pipeline)
+        if len(queue.waiting) >= MAX_WAITING:
             raise StoreUnavailable("too many requests are waiting for Redis", OVERLOAD)
-        lane.join(_Waiting(question, told, is_gone, lane.loop.time() + link.timeout_s))
+        queue.join(_Waiting(question, on_decided, is_gone, queue.loop.time() + pipeline.timeout_s))
         return None
 
     async def close(self) -> None:
         """Let the trips that are under way end."""
-        for lane in self._lanes.values():
-            if lane.trips is not None:
-                await lane.trips
+        for queue in self._queues.values():
+            if queue.trips is not None:
+                await queue.trips
 
-    def _lane(self, link: Link) -> "_Lane":
-        lane = self._lanes.get(link)
-        if lane is None:
-            lane = self._lanes[link] = _Lane(self, link)
-        return lane
+    def _queue_of(self, pipeline: AdmissionPipeline) -> "_NodeQueue":
+        queue = self._queues.get(pipeline)
+        if queue is None:
+            queue = self._queues[pipeline] = _NodeQueue(self, pipeline)
+        return queue
 
     def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
         """What to send: with each script call those whom it is about, in the order of its answers."""
@@ -140,8 +144,10 @@ class Admissions:
                 group = tenants.setdefault(terms.tenant, {}).setdefault(terms.shape, [])
             group.append(waiting)
         # Anyone may ask without a tenant: what becomes of that call is nothing to the tenants'.
-        told = [(keys_of(name or NO_TENANT), list(of.values())) for name, of in tenants.items() if name is not None]
-        calls = [told] if told and self._ways.one_call else [[one] for one in told]
+        on_decided = [
+            (keys_of(name or NO_TENANT), list(of.values())) for name, of in tenants.items() if name is not None
+        ]
+        calls = [on_decided] if on_decided and self._router.one_call else [[one] for one in on_decided]
         if None in tenants:
             calls.append([(keys_of(NO_TENANT), list(tenants[None].values()))])
         return [
@@ -163,21 +169,21 @@ class Admissions:
         command = (*script, len(keys), *keys, *args)
         return [("ASKING",), command] if asking else [command]
 
-    def send_again(self, asked: Sequence[_Waiting], error: Exception, link: Link) -> None:
+    def send_again(self, asked: Sequence[_Waiting], error: Exception, pipeline: AdmissionPipeline) -> None:
         """Redis ran nothing, and said why: ask as it wants to be asked, as long as somebody waits."""
         for waiting in asked:
             waiting.with_text, waiting.asking = isinstance(error, NoScriptError), False
             if isinstance(error, AskError):
                 waiting.asking = not isinstance(error, MovedError)
-                link = self._ways.redirected(error)
-            self._lane(link).join(waiting)
+                pipeline = self._router.redirected(error)
+            self._queue_of(pipeline).join(waiting)
 
 
-class _Lane:
+class _NodeQueue:
     """Those who wait for one node, and the trips to it."""
 
-    def __init__(self, admissions: Admissions, link: Link) -> None:
-        self.link = link
+    def __init__(self, admissions: Admissions, pipeline: AdmissionPipeline) -> None:
+        self.pipeline = pipeline
         self.loop = asyncio.get_running_loop()  # kept: before Python 3.12, asking for it is a system call
         self.waiting: deque[_Waiting] = deque()
         self.trips: asyncio.Task[None] | None = None
@@ -207,18 +213,18 @@ class _Lane:
             if waiting.over or (waiting.is_gone is not None and waiting.is_gone()):
                 continue
             if waiting.until < now:
-                _tell(waiting, StoreUnavailable("it waited too long for its turn", OVERLOAD))
+                _answer(waiting, StoreUnavailable("it waited too long for its turn", OVERLOAD))
             else:
                 batch.append(waiting)
         return batch
 
     async def _trip(self, batch: Sequence[_Waiting]) -> None:
-        until = self.loop.time() + self.link.timeout_s
+        until = self.loop.time() + self.pipeline.timeout_s
         if min([waiting.until for waiting in batch]) < until - MOMENT_S:
             self._watch(batch)
         try:
             calls = self._admissions.commands(batch)
-            replies = await self.link.send([command for _, commands in calls for command in commands], until)
+            replies = await self.pipeline.send([command for _, commands in calls for command in commands], until)
         except Exception as error:  # whatever it is, nobody may be left waiting
             if not isinstance(error, StoreUnavailable) and (wrong := self._unsendable(batch)):
                 self.waiting.extendleft(one for one in reversed(batch) if one not in wrong)
@@ -264,37 +270,37 @@ class _Lane:
     def _deliver(self, asked: Sequence[_Waiting], reply: Any) -> None:
         if isinstance(reply, NoScriptError | AskError):
             try:
-                self._admissions.send_again(asked, reply, self.link)
+                self._admissions.send_again(asked, reply, self.pipeline)
             except StoreUnavailable as error:
                 _fail(asked, error)
             return
         if isinstance(reply, Exception):
             _fail(asked, reply)
             return
-        told = iter(reply)
+        on_decided = iter(reply)
         for waiting in asked:
-            decided = decode(waiting.question, told, self._admissions.refusals.learn)
+            decided = decode(waiting.question, on_decided, self._admissions.refusals.learn)
             if waiting.over:
                 continue
             if isinstance(decided, Admission) and decided.may_be_full:
-                asked_at = waiting.until - self.link.timeout_s  # the loop's clock is the refusals' one
+                asked_at = waiting.until - self.pipeline.timeout_s  # the loop's clock is the refusals' one
                 self._admissions.refusals.remember(waiting.question, decided, asked_at)
-            _tell(waiting, decided)
+            _answer(waiting, decided)
 
 
-def _tell(waiting: _Waiting, decided: Decided) -> None:
+def _answer(waiting: _Waiting, decided: Decided) -> None:
     waiting.over = True
     try:
-        waiting.told(decided)
+        waiting.on_decided(decided)
     except Exception as error:  # one's own mistake, not that of those who wait beside it
         log.error("an answer was not taken", exc_info=error)
 
 
 def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
-    told = unavailable(error)
+    on_decided = unavailable(error)
     for waiting in asked:
         if not waiting.over:
-            _tell(waiting, StoreUnavailable(told.reason, told.kind))
+            _answer(waiting, StoreUnavailable(on_decided.reason, on_decided.kind))
 
 
 def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
@@ -330,10 +336,10 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
 @lru_cache(maxsize=4096)
 def _shape(terms: Terms) -> tuple[str | int, ...]:
     """What is told of a group, up to its questions."""
-    told: list[str | int] = [terms.cause.value if terms.knows_users else "", len(terms.limits)]
+    on_decided: list[str | int] = [terms.cause.value if terms.knows_users else "", len(terms.limits)]
     for limit in terms.limits:
-        told += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
-    return (*told, terms.reason) if terms.knows_users else tuple(told)
+        on_decided += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
+    return (*on_decided, terms.reason) if terms.knows_users else tuple(on_decided)
 
 
 @lru_cache(maxsize=4096)
@@ -342,39 +348,39 @@ def _needs(terms: Terms) -> tuple[str, str]:
     return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
 
 
-def decode(question: Question, told: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
+def decode(question: Question, on_decided: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
     """Read what `lua/admit.lua` answers to the next question.
 
     Args:
         question: the next one that was asked.
-        told: what is left of the answer.
+        on_decided: what is left of the answer.
         learn: is called with a limit that an operator has set for the tenant.
 
     Raises:
         StopIteration: the answer ends before it should.
     """
-    terms, user, standings, may_be_full = question.terms, question.user, [], False
+    terms, user, limit_states, may_be_full = question.terms, question.user, [], False
     record = before = b""
     restricted_at = 0
     if user is not None:
-        before = next(told)
+        before = next(on_decided)
         if before is None:
-            return _own_error(next(told))
+            return _own_error(next(on_decided))
         if before:
-            record, restricted_at = next(told), next(told)
+            record, restricted_at = next(on_decided), next(on_decided)
     for limit in terms.limits:
-        used = next(told)
+        used = next(on_decided)
         if used is None:
-            return _own_error(next(told))
-        reset_us, over = next(told), next(told)
+            return _own_error(next(on_decided))
+        reset_us, over = next(on_decided), next(on_decided)
         if isinstance(over, bytes):  # an operator has set the limit
             over, requests, window_s = map(int, over.split())
             learn(terms.tenant, limit := limit.changed(requests, window_s))
         if used >= 0:
-            standings.append(Standing(limit, used, reset_us, over == 1))
+            limit_states.append(LimitState(limit, used, reset_us, over == 1))
             may_be_full |= used >= limit.requests
     if user is None or not before:
-        return Admission(standings, may_be_full=may_be_full)
+        return Admission(limit_states, may_be_full=may_be_full)
     # The whole answer is read by now: a record that the service did not write is this question's error alone.
     try:
         session = parse_record(user.user, record)
@@ -385,9 +391,9 @@ def decode(question: Question, told: Iterator[Any], learn: Callable[[str | None,
         return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
     if restricted_at < 0:
         accepted_from_s = None if restricted_at == -1 else 1 - restricted_at
-        return Admission(standings, session, revoked=True, accepted_from_s=accepted_from_s, may_be_full=may_be_full)
+        return Admission(limit_states, session, revoked=True, accepted_from_s=accepted_from_s, may_be_full=may_be_full)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
-    return Admission(standings, session, came_from, restricted, may_be_full)
+    return Admission(limit_states, session, came_from, restricted, may_be_full)
 
 
 def _own_error(text: bytes) -> StoreUnavailable:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import structlog
 
 from service.core.admission import Admission, Question, Terms
-from service.core.limits import MICRO, Limit, Standing
+from service.core.limits import MICRO, Limit, LimitState
 from service.core.tasks import round_completed
 from service.store.connection.calls import UNHEARD, subscriber
-from service.store.keyspace import PUSHES
+from service.store.keyspace import CACHE_CHANNEL
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ _Key = tuple[Terms, float | None, tuple[str, ...]]
 
 
 class _Refusal(NamedTuple):
-    standings: list[Standing]
+    limit_states: list[LimitState]
     """Those that are full are over."""
     foreseen: bool
     """The request that used up the quota was admitted: the next one's refusal is the first."""
@@ -48,7 +48,7 @@ class _Refusal(NamedTuple):
     """When the last of its limits has room again."""
 
 
-class Refusals:
+class DenialCache:
     """What was refused lately, by tenant.
 
     Args:
@@ -84,10 +84,10 @@ class Refusals:
         if refusal.foreseen:
             refusals[key] = refusal._replace(foreseen=False)
         passed_us = int((now - refusal.told_at) * MICRO)
-        standings = [
-            Standing(one.limit, one.used, max(0, one.reset_us - passed_us), one.over) for one in refusal.standings
+        limit_states = [
+            LimitState(one.limit, one.used, max(0, one.reset_us - passed_us), one.over) for one in refusal.limit_states
         ]
-        return Admission(standings, remembered=not refusal.foreseen)
+        return Admission(limit_states, remembered=not refusal.foreseen)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:
         """Remember that a request like `question`, asked at `at` and just answered so, is going to be refused.
@@ -95,15 +95,16 @@ class Refusals:
         It has been refused, or was admitted and used up a quota. Where every limit has room, nothing is remembered.
         Where it was refused before and only asked about again, `admission` says so.
         """
-        standings = [
-            Standing(one.limit, one.used, one.reset_us, one.used >= one.limit.requests) for one in admission.standings
+        limit_states = [
+            LimitState(one.limit, one.used, one.reset_us, one.used >= one.limit.requests)
+            for one in admission.limit_states
         ]
-        waits_us = [one.reset_us for one in standings if one.refuses]
+        waits_us = [one.reset_us for one in limit_states if one.refuses]
         if not waits_us or at <= self._forgotten_at:
             return
         # A limit that refuses stays as it is until its own time comes: nobody is admitted under it.
         until, over_at = at + min(waits_us) / MICRO, at + max(waits_us) / MICRO
-        if any(not one.over and not one.limit.shadow for one in standings):
+        if any(not one.over and not one.limit.shadow for one in limit_states):
             until = min(until, at + FRESH_S)
         refusals, key = self._tenants.setdefault(question.terms.tenant, {}), _key(question)
         before = refusals.get(key)
@@ -111,7 +112,7 @@ class Refusals:
             admission.remembered = True
         elif before is None and len(refusals) >= MOST:
             del refusals[next(iter(refusals))]
-        refusals[key] = _Refusal(standings, not admission.refused, self._clock(), until, over_at)
+        refusals[key] = _Refusal(limit_states, not admission.refused, self._clock(), until, over_at)
 
     def learn(self, tenant: str | None, limit: Limit) -> None:
         """Keep what an operator has set in place of a limit: while Redis is away, it holds as well."""
@@ -147,7 +148,7 @@ class Refusals:
             await asyncio.sleep(AGAIN_S)
 
     async def _listen(self, pubsub: Any) -> None:
-        await pubsub.subscribe(PUSHES)
+        await pubsub.subscribe(CACHE_CHANNEL)
         silent = 0
         while silent * BEAT_S < 1.0:
             message = await pubsub.get_message(timeout=BEAT_S)

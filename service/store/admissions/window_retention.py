@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO
-from service.store.connection.calls import reaching, run
+from service.store.connection.calls import redis_call, run
 from service.store.keyspace import WINDOWS, limit_of_window, windows_of
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ class Retention:
         self._configured: dict[tuple[str, str], int] = {}
         self._woken = asyncio.Event()
 
-    @reaching
+    @redis_call
     async def extend(self, windows_s: Mapping[tuple[str, str], int]) -> int:
         """Keep windows for as long as their limits say now.
 
@@ -101,7 +101,7 @@ class Retention:
                 self._woken.set()
                 await asyncio.sleep(AGAIN_S)
 
-    @reaching
+    @redis_call
     async def _catch_up(self, wanted: Mapping[tuple[str, str], int]) -> None:
         configured = self._configured
         digest = _digest(configured)

@@ -23,11 +23,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+def redis_call(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Turn what redis-py raises into StoreUnavailable."""
 
     @wraps(method)
-    async def reach(*args: P.args, **kwargs: P.kwargs) -> T:
+    async def open_redis(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(*args, **kwargs)
         except AWAY as error:
@@ -38,7 +38,7 @@ def reaching(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
             # uvloop's way to say that the connection was closed meanwhile: the primary is being replaced.
             raise unavailable(ConnectionResetError(str(error))) from error
 
-    return reach
+    return open_redis
 
 
 def subscriber(client: Any) -> Any:

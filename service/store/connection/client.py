@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 
 from service.store.connection.calls import AWAY
 from service.store.connection.cluster_topology import ClusterTopology
-from service.store.connection.pipeline import Link
-from service.store.connection.router import ClusterWays, OneWay, Ways
+from service.store.connection.pipeline import AdmissionPipeline
+from service.store.connection.router import ClusterRouter, NodeRouter, SingleNodeRouter
 from service.store.connection.sentinels import Discovery, PrimaryConnection, PrimarySSLConnection, SentinelMonitor
 from service.store.connection.server_check import ServerCheck
 from service.store.connection.url import Address
@@ -103,13 +103,13 @@ class RedisAccess:
         client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
         return cls(client=client, pool=client.connection_pool)
 
-    def ways(
+    def router(
         self,
         *,
         timeout_s: float,
         on_change: Callable[[bool], None] = lambda up: None,
         check: ServerCheck | None = None,
-    ) -> Ways:
+    ) -> NodeRouter:
         """The ways of the admissions.
 
         Args:
@@ -119,11 +119,13 @@ class RedisAccess:
         """
         check = check or ServerCheck()
         if self.topology is not None:
-            return ClusterWays(self.topology, timeout_s=timeout_s, on_change=on_change, check=check)
+            return ClusterRouter(self.topology, timeout_s=timeout_s, on_change=on_change, check=check)
         assert self.pool is not None  # noqa: S101  # nosec B101  # only a Cluster has none
         examine = partial(check.examine, node=self.node, cluster_url=self.cluster_url)
-        link = Link(self.pool.make_connection, timeout_s=timeout_s, examine=examine, on_change=on_change)
-        return OneWay(link, self.monitor)
+        pipeline = AdmissionPipeline(
+            self.pool.make_connection, timeout_s=timeout_s, examine=examine, on_change=on_change
+        )
+        return SingleNodeRouter(pipeline, self.monitor)
 
     async def close(self) -> None:
         """Hang up."""

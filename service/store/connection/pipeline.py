@@ -18,7 +18,7 @@ from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitab
 from service.core.tasks import end
 from service.store.connection.calls import AWAY
 from service.store.connection.failures import BREAKER, kind_of, reason_of, unavailable
-from service.store.connection.resp import Command, Wire, wire_of
+from service.store.connection.resp import Command, RespConnection, resp_connection_of
 from service.store.keyspace import PROBE
 from service.store.scripts import SCRIPTS
 
@@ -36,7 +36,7 @@ CONNECT_S = 2.0
 """How long connecting may take where no request waits for it: at start, and for the probe."""
 
 
-class Link:
+class AdmissionPipeline:
     """One connection to one node.
 
     After a few failed trips in a row the breaker opens: callers are told at once, and probes of the link's own ask
@@ -48,7 +48,7 @@ class Link:
         make: Callable[[], Any],
         *,
         timeout_s: float,
-        examine: Callable[[Wire], Awaitable[None]],
+        examine: Callable[[RespConnection], Awaitable[None]],
         on_change: Callable[[bool], None] = lambda up: None,
         probe_key: Callable[[], str] = lambda: PROBE,
     ) -> None:
@@ -58,12 +58,12 @@ class Link:
         """How long a trip may take."""
         self._on_change = on_change
         self._probe_key = probe_key
-        self._wire: Wire | None = None
+        self._resp: RespConnection | None = None
         self._failures = 0
         self.failure = BREAKER
         """What the last trip failed with, by kind."""
         self._probe: asyncio.Task[None] | None = None
-        self._checked: Wire | None = None
+        self._checked: RespConnection | None = None
         self._check: asyncio.Task[bool] | None = None
         self._suspensions = 0
         self._ending: set[asyncio.Task[None]] = set()
@@ -89,11 +89,11 @@ class Link:
         if self.is_down or self._closed:
             raise StoreUnavailable(BREAKER_IS_OPEN, self.failure)
         try:
-            wire = self._wire
-            if wire is None or await wire.is_broken():
+            resp = self._resp
+            if resp is None or await resp.is_broken():
                 async with asyncio.timeout_at(until):
-                    wire = await self._connected()
-            answers = await wire.exchange(commands, until)
+                    resp = await self._connected()
+            answers = await resp.context(commands, until)
         except _FAILED as error:
             await self._failed(error)
             raise unavailable(error) from error
@@ -142,7 +142,7 @@ class Link:
         was_down = self.is_down
         self._suspensions += 1
         self._failures = FAILURES_TO_OPEN
-        wires, self._wire, self._checked = (self._wire, self._checked), None, None
+        wires, self._resp, self._checked = (self._resp, self._checked), None, None
         # What they asked may be answered by the node that is not to be used any more. Cancelled now: none of them must
         # adopt a connection in the meantime.
         asking: list[asyncio.Task[Any]] = [one for one in (self._probe, self._check) if one is not None]
@@ -150,9 +150,9 @@ class Link:
             one.cancel()
         self._in_background(end(asking))
         self._check, self._probe = None, asyncio.create_task(self._probe_until_back())
-        for wire in filter(None, wires):
-            wire.abort()
-            self._in_background(wire.hang_up())
+        for resp in filter(None, wires):
+            resp.abort()
+            self._in_background(resp.hang_up())
         if not was_down:
             self._on_change(False)
             log.error("redis is away: answering without it", reason=reason)
@@ -187,42 +187,42 @@ class Link:
         return True
 
     async def _drop_checked(self) -> None:
-        wire, self._checked = self._checked, None
-        if wire is not None:
-            await wire.hang_up()
+        resp, self._checked = self._checked, None
+        if resp is not None:
+            await resp.hang_up()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def _connected(self) -> Wire:
-        if self._wire is not None and await self._wire.is_broken():
+    async def _connected(self) -> RespConnection:
+        if self._resp is not None and await self._resp.is_broken():
             await self._hang_up()  # Redis hung up while the connection was idle
-        if self._wire is None:
+        if self._resp is None:
             suspensions = self._suspensions
-            wire = await self._connect()
+            resp = await self._connect()
             if suspensions != self._suspensions or self._closed:
-                await wire.hang_up()
+                await resp.hang_up()
                 raise RedisConnectionError("the node was given up while it was being connected to")
-            self._wire = wire
-        return self._wire
+            self._resp = resp
+        return self._resp
 
-    async def _connect(self) -> Wire:
+    async def _connect(self) -> RespConnection:
         connection = cast("AbstractConnection", self._make())
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            wire = wire_of(connection)
-            await self._examine(wire)
+            resp = resp_connection_of(connection)
+            await self._examine(resp)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        return wire
+        return resp
 
     async def _hang_up(self) -> None:
-        if self._wire is not None:
-            wire, self._wire = self._wire, None
-            await wire.hang_up()
+        if self._resp is not None:
+            resp, self._resp = self._resp, None
+            await resp.hang_up()
 
     async def _failed(self, error: Exception) -> None:
         self._failures += 1
@@ -241,7 +241,7 @@ class Link:
 
     async def _probe_until_back(self) -> None:
         """Ask again and again, each time on a connection of its own: one that hangs holds up no other."""
-        back: asyncio.Future[Wire] = asyncio.get_running_loop().create_future()
+        back: asyncio.Future[RespConnection] = asyncio.get_running_loop().create_future()
         asking: set[asyncio.Task[None]] = set()
         try:
             while not back.done():
@@ -254,36 +254,36 @@ class Link:
             if back.done():
                 await back.result().hang_up()
             raise
-        self._wire = back.result()
+        self._resp = back.result()
         self._failures = 0
         self._probe = None
         self._on_change(True)
         log.info("redis is back")
 
-    async def _ask_whether_back(self, back: asyncio.Future[Wire]) -> None:
+    async def _ask_whether_back(self, back: asyncio.Future[RespConnection]) -> None:
         try:
             async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
-                wire = await self._connect()
+                resp = await self._connect()
                 try:
-                    await self._ask_probe(wire)
+                    await self._ask_probe(resp)
                 except BaseException:
-                    await wire.hang_up()
+                    await resp.hang_up()
                     raise
         except _FAILED as error:
             log.debug("redis is still away", reason=reason_of(error))
             return
         if back.done():
-            await wire.hang_up()
+            await resp.hang_up()
         else:
-            back.set_result(wire)
+            back.set_result(resp)
 
-    async def _ask_probe(self, wire: Wire) -> None:
+    async def _ask_probe(self, resp: RespConnection) -> None:
         """Return where the node takes writes; raise what it answers otherwise.
 
         On a Cluster the key's slot may just have moved to another node. MOVED and ASK say so, and that this node is
         well: that it is a primary was seen when the connection was made.
         """
-        [answer] = await wire.exchange([("EVAL", SCRIPTS["probe"].text, 1, self._probe_key())], _NEVER)
+        [answer] = await resp.context([("EVAL", SCRIPTS["probe"].text, 1, self._probe_key())], _NEVER)
         if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
             raise answer
 

@@ -12,7 +12,7 @@ from service.core.errors import StoreUnavailable
 from service.core.tasks import end, keep_running
 from service.store.connection.cluster_topology import ClusterTopology, NodeAddress, per_node
 from service.store.connection.failures import kind_of
-from service.store.connection.pipeline import Link
+from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.sentinels import SentinelMonitor
 from service.store.connection.server_check import ServerCheck
 from service.store.keyspace import keys_of
@@ -23,7 +23,7 @@ REFRESH_EVERY_S = 0.25
 """How often the map of a Cluster's slots is asked for while a node does not answer."""
 
 
-class Ways(Protocol):
+class NodeRouter(Protocol):
     """How tenants are reached."""
 
     one_call: bool
@@ -33,10 +33,10 @@ class Ways(Protocol):
     def is_down(self) -> bool:
         """Whether nothing can be reached."""
 
-    def link_to(self, tenant: str) -> Link:
+    def pipeline_to(self, tenant: str) -> AdmissionPipeline:
         """The way to `tenant`. Raises StoreUnavailable where no node is known to have it."""
 
-    def redirected(self, error: AskError) -> Link:
+    def redirected(self, error: AskError) -> AdmissionPipeline:
         """The way that a node points to; by MOVED for good, by ASK once."""
 
     async def not_writable(self) -> Sequence[str] | None:
@@ -49,7 +49,7 @@ class Ways(Protocol):
         """Hang up."""
 
 
-class OneWay:
+class SingleNodeRouter:
     """All tenants over one link: a single server, or the primary that Sentinels name.
 
     Args:
@@ -59,44 +59,44 @@ class OneWay:
 
     one_call = True
 
-    def __init__(self, link: Link, sentinels: SentinelMonitor | None = None) -> None:
-        self._link = link
+    def __init__(self, pipeline: AdmissionPipeline, sentinels: SentinelMonitor | None = None) -> None:
+        self._pipeline = pipeline
         self._sentinels = sentinels
         self._watching: asyncio.Task[None] | None = None
 
     @property
     def is_down(self) -> bool:
         """Whether the breaker is open."""
-        return self._link.is_down
+        return self._pipeline.is_down
 
-    def link_to(self, tenant: str) -> Link:
+    def pipeline_to(self, tenant: str) -> AdmissionPipeline:
         """The one link."""
-        return self._link
+        return self._pipeline
 
-    def redirected(self, error: AskError) -> Link:
+    def redirected(self, error: AskError) -> AdmissionPipeline:
         """A node of a Cluster answered, and that is configured otherwise."""
         raise StoreUnavailable("this is a node of a Cluster: write redis+cluster:// in redis.url", kind_of(error))
 
     async def not_writable(self) -> Sequence[str] | None:
         """Ask the one primary."""
-        return () if await self._link.takes_writes() else None
+        return () if await self._pipeline.takes_writes() else None
 
     async def open(self) -> None:
         """Connect, and follow the Sentinels from now on."""
         if self._sentinels is not None:
-            self._sentinels.on_replaced(self._link.suspend)
+            self._sentinels.on_replaced(self._pipeline.suspend)
             self._watching = asyncio.create_task(keep_running("sentinels", self._sentinels.run_forever))
             await self._sentinels.wait_until_subscribed()
-        await self._link.open()
+        await self._pipeline.open()
 
     async def close(self) -> None:
         """Hang up."""
         if self._watching is not None:
             await end([self._watching])
-        await self._link.close()
+        await self._pipeline.close()
 
 
-class ClusterWays:
+class ClusterRouter:
     """A link for each primary of a Cluster. The map of slots is asked for anew when a node points elsewhere, and while
     one does not answer.
     """
@@ -115,40 +115,40 @@ class ClusterWays:
         self._check = check
         self._timeout_s = timeout_s
         self._on_change = on_change
-        self._links: dict[NodeAddress, Link] = {}
+        self._pipelines: dict[NodeAddress, AdmissionPipeline] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
     @property
     def is_down(self) -> bool:
         """Whether no node answers, or none is known."""
-        return all(link.is_down for link in self._links.values())
+        return all(pipeline.is_down for pipeline in self._pipelines.values())
 
-    def link_to(self, tenant: str) -> Link:
+    def pipeline_to(self, tenant: str) -> AdmissionPipeline:
         """The link to the primary that has the tenant's slot."""
         try:
-            return self._link_at(self._topology.owner_of(keys_of(tenant).tag))
+            return self._pipeline_at(self._topology.owner_of(keys_of(tenant).tag))
         except StoreUnavailable:
             self._refresh()
             raise
 
-    def redirected(self, error: AskError) -> Link:
+    def redirected(self, error: AskError) -> AdmissionPipeline:
         """The link to the node that MOVED or ASK names."""
         if isinstance(error, MovedError):
             self._refresh()
-        return self._link_at((error.host, int(error.port)))
+        return self._pipeline_at((error.host, int(error.port)))
 
     async def not_writable(self) -> Sequence[str] | None:
         """Ask every primary, each by a key of a slot that it owns."""
-        links = {address: self._link_at(address) for address in sorted(self._topology.primaries)}
-        answers = await asyncio.gather(*(link.takes_writes() for link in links.values()))
+        pipelines = {address: self._pipeline_at(address) for address in sorted(self._topology.primaries)}
+        answers = await asyncio.gather(*(pipeline.takes_writes() for pipeline in pipelines.values()))
         if not any(answers):
             return None
-        return [f"{host}:{port}" for (host, port), writes in zip(links, answers, strict=True) if not writes]
+        return [f"{host}:{port}" for (host, port), writes in zip(pipelines, answers, strict=True) if not writes]
 
     async def open(self) -> None:
         """Ask for the map, and connect to every primary."""
         await self._learn()
-        await asyncio.gather(*(link.open() for link in list(self._links.values())))
+        await asyncio.gather(*(pipeline.open() for pipeline in list(self._pipelines.values())))
         if self.is_down:
             self._on_change(False)
             self._refresh()
@@ -157,22 +157,22 @@ class ClusterWays:
         """Hang up everywhere."""
         if self._refreshing is not None:
             await end([self._refreshing])
-        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await asyncio.gather(*(pipeline.close() for pipeline in self._pipelines.values()))
 
-    def _link_at(self, address: NodeAddress) -> Link:
-        link = self._links.get(address)
-        if link is None:
-            link = self._links[address] = Link(
+    def _pipeline_at(self, address: NodeAddress) -> AdmissionPipeline:
+        pipeline = self._pipelines.get(address)
+        if pipeline is None:
+            pipeline = self._pipelines[address] = AdmissionPipeline(
                 per_node(self._topology, address),
                 timeout_s=self._timeout_s,
                 examine=partial(self._check.examine, node=f"{address[0]}:{address[1]}", cluster_url=None),
                 on_change=self._changed,
                 probe_key=partial(self._topology.probe_key, address),
             )
-        return link
+        return pipeline
 
     def _changed(self, _: bool) -> None:
-        up = not any(link.is_down for link in self._links.values())
+        up = not any(pipeline.is_down for pipeline in self._pipelines.values())
         self._on_change(up)
         if not up:
             self._refresh()
@@ -184,16 +184,18 @@ class ClusterWays:
     async def _until_well(self) -> None:
         while True:
             await self._learn()
-            if not self.is_down and not any(link.is_down for link in self._links.values()):
+            if not self.is_down and not any(pipeline.is_down for pipeline in self._pipelines.values()):
                 return
             await asyncio.sleep(REFRESH_EVERY_S)
 
     async def _learn(self) -> None:
         """Take the map of slots as the Cluster tells it now; links to who is no primary any more are given up."""
-        if not await self._topology.refresh([address for address, link in self._links.items() if link.is_down]):
+        if not await self._topology.refresh(
+            [address for address, pipeline in self._pipelines.items() if pipeline.is_down]
+        ):
             return
         for address in self._topology.primaries:
-            self._link_at(address)
-        for address in set(self._links) - self._topology.primaries:
-            await self._links.pop(address).close()
+            self._pipeline_at(address)
+        for address in set(self._pipelines) - self._topology.primaries:
+            await self._pipelines.pop(address).close()
             self._check.forget(f"{address[0]}:{address[1]}")

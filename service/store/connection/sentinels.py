@@ -178,16 +178,16 @@ class SentinelMonitor:
 
     async def run_forever(self) -> None:
         """Follow the Sentinels, until cancelled."""
-        following: dict[Redis, asyncio.Task[None]] = {}
+        subscription: dict[Redis, asyncio.Task[None]] = {}
         checks = 0
         try:
             while True:
                 sentinels = list(self._discovery.sentinels)
-                await end([following.pop(one) for one in set(following) - set(sentinels)])
+                await end([subscription.pop(one) for one in set(subscription) - set(sentinels)])
                 for one in sentinels:
-                    if one not in following:
+                    if one not in subscription:
                         work = partial(self._follow_forever, one)
-                        following[one] = asyncio.create_task(keep_running(f"sentinel {_address(one)}", work))
+                        subscription[one] = asyncio.create_task(keep_running(f"sentinel {_address(one)}", work))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CHECK_EVERY_S):
                         await self._changed.wait()
@@ -197,7 +197,7 @@ class SentinelMonitor:
                     await self._discover()
                 checks += 1
         finally:
-            await end(following.values())
+            await end(subscription.values())
             await end(self._closing)
 
     async def _check(self) -> None:

@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
 from service.core.errors import StoreUnsuitable
-from service.store.connection.resp import Command, Wire
+from service.store.connection.resp import Command, RespConnection
 from service.store.embedded.servers import OLDEST
 from service.store.rights import SAMPLE, questions
 from service.store.scripts import SCRIPTS
@@ -47,13 +47,13 @@ class ServerCheck:
         self._blockers.pop(node, None)
         self._warnings.pop(node, None)
 
-    async def examine(self, wire: Wire, node: str, *, cluster_url: str | None) -> None:
+    async def examine(self, resp: RespConnection, node: str, *, cluster_url: str | None) -> None:
         """Check the server at the other end of a new connection, and load the admission's script.
 
         All questions are one round trip: a distant Redis is slow, not away.
 
         Args:
-            wire: the connection.
+            resp: the connection.
             node: how messages name the server.
             cluster_url: what to write in `redis.url` should it turn out to be a node of a Cluster; None where it is
                 expected to be one.
@@ -69,7 +69,7 @@ class ServerCheck:
             ("EVAL", SCRIPTS["rights"].text, 0, *_ASKED),
             ("SCRIPT", "LOAD", SCRIPTS["admit"].text),
         ]
-        hello, memory, rights, loaded = await wire.exchange(asked, math.inf)
+        hello, memory, rights, loaded = await resp.context(asked, math.inf)
         server = _fields(hello)
         if server.get("role") == "replica":
             raise ReadOnlyError("this server is a replica")

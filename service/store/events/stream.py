@@ -5,7 +5,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from service.core.session_lists import Event, History
-from service.store.connection.calls import reaching
+from service.store.connection.calls import redis_call
 from service.store.keyspace import keys_of
 
 _CHUNK = 1000
@@ -17,13 +17,13 @@ class Events:
     def __init__(self, client: Redis) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
 
-    @reaching
+    @redis_call
     async def latest(self, tenant: str, *, most: int) -> list[Event]:
         """What happened last, newest first."""
         entries = await self._client.xrevrange(keys_of(tenant).events, count=most)
         return [event_of(entry_id, fields) for entry_id, fields in entries]
 
-    @reaching
+    @redis_call
     async def history(self, tenant: str, user: str, *, most: int) -> History:
         """The latest events of one user, looked for in the tenant's stream."""
         found: list[Event] = []

@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 
 from service.core.session_lists import Event, Gap
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, UNHEARD, reaching, subscriber
+from service.store.connection.calls import AWAY, UNHEARD, redis_call, subscriber
 from service.store.events.stream import event_of
-from service.store.keyspace import EVENTS_CAP, NEWS, keys_of
+from service.store.keyspace import EVENT_CHANNEL, EVENTS_CAP, keys_of
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class Listener:
         return None
 
 
-class Following:
+class Subscription:
     """What one listener is told, until it is ended."""
 
     def __init__(self, listener: Listener, items: AsyncIterator[Event | Gap]) -> None:
@@ -78,7 +78,7 @@ class Following:
         return self._items
 
 
-class News:
+class EventSubscriber:
     """The streams that somebody listens to.
 
     Args:
@@ -94,7 +94,7 @@ class News:
         """Somebody listens."""
 
     @asynccontextmanager
-    async def follow(self, tenant: str, after: str | None) -> AsyncIterator["Following"]:
+    async def follow(self, tenant: str, after: str | None) -> AsyncIterator["Subscription"]:
         """What happens from now on, or from after an event; what was lost meanwhile is told as a gap.
 
         Raises:
@@ -108,7 +108,7 @@ class News:
         self._listeners.setdefault(tenant, set()).add(listener)
         self._wanted.set()
         try:
-            yield Following(listener, self._tell(tenant, listener, catch_up=after is not None))
+            yield Subscription(listener, self._events_for(tenant, listener, catch_up=after is not None))
         finally:
             self._listeners[tenant].discard(listener)
             if not self._listeners[tenant]:
@@ -123,7 +123,7 @@ class News:
             asking.add_done_callback(_nobody_may_care)
         return await asyncio.shield(asking)
 
-    async def _tell(self, tenant: str, listener: Listener, *, catch_up: bool) -> AsyncIterator[Event | Gap]:
+    async def _events_for(self, tenant: str, listener: Listener, *, catch_up: bool) -> AsyncIterator[Event | Gap]:
         if catch_up and listener.last is not None:
             if await self._may_have_lost(tenant, listener.last):
                 yield Gap(listener.last)
@@ -154,7 +154,7 @@ class News:
                 continue
             pubsub = subscriber(self._client)
             try:
-                await pubsub.subscribe(NEWS)
+                await pubsub.subscribe(EVENT_CHANNEL)
                 await self._read_while_wanted(pubsub)
             except UNHEARD as error:
                 log.debug("no news", reason=f"{type(error).__name__}: {error}")
@@ -194,12 +194,12 @@ class News:
         except AWAY as error:
             log.debug("no news of a tenant", tenant=tenant, reason=f"{type(error).__name__}: {error}")
 
-    @reaching
+    @redis_call
     async def _newest(self, tenant: str) -> str:
         entries = await self._client.xrevrange(keys_of(tenant).events, count=1)
         return entries[0][0].decode() if entries else _BEGINNING
 
-    @reaching
+    @redis_call
     async def _may_have_lost(self, tenant: str, last: str) -> bool:
         """Whether events behind `last` may have fallen out of the stream."""
         key = keys_of(tenant).events
@@ -210,7 +210,7 @@ class News:
         told = await self._client.xinfo_stream(key)
         return bool(told["length"] < told["entries-added"] if "entries-added" in told else told["length"] >= EVENTS_CAP)
 
-    @reaching
+    @redis_call
     async def _after(self, tenant: str, last: str) -> list[Event]:
         return await self._fetch(tenant, last)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from service.core.traffic_statistics import Activity, Beat
-from service.store.connection.calls import reaching, run
-from service.store.keyspace import PULSE_TTL_S, keys_of
+from service.core.traffic_statistics import Activity, TrafficSample
+from service.store.connection.calls import redis_call, run
+from service.store.keyspace import TRAFFIC_TTL_S, keys_of
 
 BUCKET_S = 10
 SLOT_S = 600
@@ -21,7 +21,7 @@ SAMPLE_EVERY_MS = 10_000
 SHOWN_ADDRESSES = 20
 
 
-class Pulses:
+class TrafficStatistics:
     """What the workers counted, together.
 
     Args:
@@ -33,34 +33,34 @@ class Pulses:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._clock = clock
 
-    @reaching
-    async def pour(self, tenant: str, beat: Beat) -> None:
+    @redis_call
+    async def pour(self, tenant: str, sample: TrafficSample) -> None:
         """Add what one worker counted; tell the most frequent refusals as events, samples of all of them."""
         now_s = int(self._clock())
         bucket, slot, keys = now_s // BUCKET_S, now_s // SLOT_S, keys_of(tenant)
-        pulse, refused = keys.pulse(slot), keys.refused(slot)
+        traffic, refused = keys.traffic(slot), keys.refused(slot)
         pipeline = self._client.pipeline(transaction=False)
-        totals = {"t": beat.transitions, "r": beat.refusals.total(), "s": beat.shadow.total()}
+        totals = {"t": sample.transitions, "r": sample.refusals.total(), "s": sample.shadow.total()}
         for kind, many in totals.items():
             if many:
-                pipeline.hincrby(pulse, f"{kind}{bucket}", many)
-        for limit, many in beat.shadow.items():
-            pipeline.hincrby(pulse, f"={limit}", many)
-        pipeline.expire(pulse, PULSE_TTL_S)
-        if beat.refusals:
+                pipeline.hincrby(traffic, f"{kind}{bucket}", many)
+        for limit, many in sample.shadow.items():
+            pipeline.hincrby(traffic, f"={limit}", many)
+        pipeline.expire(traffic, TRAFFIC_TTL_S)
+        if sample.refusals:
             by_client: Counter[str] = Counter()
-            for one, many in beat.refusals.items():
+            for one, many in sample.refusals.items():
                 by_client[one.client or "others"] += many
             for client, many in by_client.items():
                 pipeline.zincrby(refused, many, client)
             pipeline.zremrangebyrank(refused, 0, -MOST_ADDRESSES - 1)
-            pipeline.expire(refused, PULSE_TTL_S)
+            pipeline.expire(refused, TRAFFIC_TTL_S)
         await pipeline.execute()
-        for kind, event in _samples(beat).items():
+        for kind, event in _samples(sample).items():
             fields = [part for pair in event.items() for part in pair]
             await run(self._client, "sample", [keys.sampled(kind), keys.events], [SAMPLE_EVERY_MS, *fields])
 
-    @reaching
+    @redis_call
     async def activity(self, tenant: str) -> Activity:
         """The last hour."""
         now_s = int(self._clock())
@@ -68,7 +68,7 @@ class Pulses:
         slots = range((now_s - HOUR_S) // SLOT_S, now_s // SLOT_S + 1)
         pipeline = self._client.pipeline(transaction=False)
         for slot in slots:
-            pipeline.hgetall(keys.pulse(slot))
+            pipeline.hgetall(keys.traffic(slot))
             pipeline.zrevrange(keys.refused(slot), 0, SHOWN_ADDRESSES - 1, withscores=True)
         answers = await pipeline.execute()
         buckets: Counter[str] = Counter()
@@ -89,14 +89,14 @@ class Pulses:
         )
 
 
-def _samples(beat: Beat) -> dict[str, dict[str, str]]:
+def _samples(sample: TrafficSample) -> dict[str, dict[str, str]]:
     """The most frequent refusal, and the shadow limit that would have refused most, as events."""
     found = {}
-    if beat.refusals:
-        [(most, many)] = beat.refusals.most_common(1)
+    if sample.refusals:
+        [(most, many)] = sample.refusals.most_common(1)
         found["refused"] = {"code": most.code, "operation": most.operation, "ip": most.client, "count": str(many)}
-        found["refused"]["all"] = str(beat.refusals.total())
-    if beat.shadow:
-        [(limit, many)] = beat.shadow.most_common(1)
-        found["shadow"] = {"limit": limit, "shadow": "true", "count": str(many), "all": str(beat.shadow.total())}
+        found["refused"]["all"] = str(sample.refusals.total())
+    if sample.shadow:
+        [(limit, many)] = sample.shadow.most_common(1)
+        found["shadow"] = {"limit": limit, "shadow": "true", "count": str(many), "all": str(sample.shadow.total())}
     return {kind: {"type": "refusal", **event} for kind, event in found.items()}

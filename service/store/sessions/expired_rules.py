@@ -43,16 +43,16 @@ class Tidier:
         keys = keys_of(tenant)
         while True:
             judged_at_ms = self._clock_ms()
-            at = [keys.rules, keys.events, keys.hooks, keys.timed]
-            users, hooks = await run(self._client, "tidy", at, [judged_at_ms, EVENTS_TTL_MS, BITE])
+            at = [keys.rules, keys.events, keys.webhook_states, keys.timed]
+            users, webhook_states = await run(self._client, "tidy", at, [judged_at_ms, EVENTS_TTL_MS, BITE])
             if users:
                 theirs = [_rules_of(tenant, user) for user in users]
                 await run(self._client, "settle", [*theirs, keys.timed], [judged_at_ms])
-            if hooks:
-                names = [name.decode() for name in hooks]
-                states = [key for name in names for key in (keys.hook(name), keys.hook_lease(name))]
-                await run(self._client, "retire", [keys.hooks, *states], [EVENTS_TTL_MS, *names])
-            if len(users) < BITE and len(hooks) < BITE:
+            if webhook_states:
+                names = [name.decode() for name in webhook_states]
+                states = [key for name in names for key in (keys.webhook(name), keys.webhook_lease(name))]
+                await run(self._client, "retire", [keys.webhook_states, *states], [EVENTS_TTL_MS, *names])
+            if len(users) < BITE and len(webhook_states) < BITE:
                 break
         self._tidied[tenant] = now_s
 

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, reaching, run
+from service.store.connection.calls import AWAY, redis_call, run
 from service.store.keyspace import ADOPTED, SWEEPER, TENANTS, keys_of
 from service.store.leases import Leases
 from service.store.sessions.expired_rules import Tidier
@@ -98,7 +98,7 @@ class Sweeper:
         except StoreUnavailable:
             return True
 
-    @reaching
+    @redis_call
     async def _adopt_once(self) -> None:
         """Take over what an earlier version kept with a TTL. It reads through all keys, at the first start alone."""
         if self._adopted:
@@ -168,7 +168,7 @@ class Sweeper:
     async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
         """A tenant that left the configuration is looked at until nothing of it is due any more."""
         keys = keys_of(tenant)
-        if not await self._client.exists(keys.expiring, keys.ending, keys.timed, keys.events, keys.hooks):
+        if not await self._client.exists(keys.expiring, keys.ending, keys.timed, keys.events, keys.webhook_states):
             await self._client.srem(TENANTS, raw)
             self._tidier.forget(tenant)
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from service.core.session_lists import Cursor, Page
 from service.core.sessions import RECORDED, Session, Status
-from service.store.connection.calls import reaching
+from service.store.connection.calls import redis_call
 from service.store.keyspace import keys_of
 from service.store.scripts import parse_record
 
@@ -28,12 +28,12 @@ class Sessions:
     def __init__(self, client: Redis) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
 
-    @reaching
+    @redis_call
     async def get(self, tenant: str, user: str) -> Session | None:
         """The session of exactly this user."""
         return parse_record(user, await self._client.get(keys_of(tenant).user(user)) or b"")
 
-    @reaching
+    @redis_call
     async def counts(self, tenants: Sequence[str]) -> dict[str, dict[Status, int]]:
         """How many users each tenant has in each status."""
         pipeline = self._client.pipeline(transaction=False)
@@ -43,7 +43,7 @@ class Sessions:
         numbers = iter(await pipeline.execute())
         return {tenant: {status: next(numbers) for status in RECORDED} for tenant in tenants}
 
-    @reaching
+    @redis_call
     async def page(
         self,
         tenant: str,
@@ -83,11 +83,11 @@ class Sessions:
         while heads:
             *_, number, entry = heads[0]
             yield entry
-            following = await anext(streams[number], None)
-            if following is None:
+            subscription = await anext(streams[number], None)
+            if subscription is None:
                 heapq.heappop(heads)
             else:
-                heapq.heapreplace(heads, (-following.seen_ms, _Backwards(following.user), number, following))
+                heapq.heapreplace(heads, (-subscription.seen_ms, _Backwards(subscription.user), number, subscription))
 
     async def _indexed(self, tenant: str, status: Status, after: Cursor | None, chunk: int) -> AsyncIterator[Cursor]:
         """One status's sessions, newest first, read in chunks; users of one millisecond by name, last first."""

@@ -7,20 +7,20 @@ from redis.asyncio import Redis
 
 from service.core.clocks import FORGIVEN_SKEW_S, now_ms
 from service.core.errors import InvalidRequest
-from service.core.limits import MICRO, Limit, Standing
-from service.core.operator_actions import Act, Author, Override, Restriction, Revocation, Rules
+from service.core.limits import MICRO, Limit, LimitState
+from service.core.operator_actions import ActionResult, Author, Override, Restriction, Revocation, Rules
 from service.core.sessions import Cause, Refusal, Status
 from service.core.text.timestamps import timestamp
 from service.store.admissions.window_retention import Retention
-from service.store.connection.calls import reaching, run
-from service.store.keyspace import ANY_REVOKED, ANY_USER, PUSHES, REVOKED, REVOKED_SKEW, keys_of
+from service.store.connection.calls import redis_call, run
+from service.store.keyspace import ANY_REVOKED, ANY_USER, CACHE_CHANNEL, REVOKED, REVOKED_SKEW, keys_of
 from service.store.scripts import LETTERS, STATUSES, parse_record
 
 BITE = 100
 """Users of one script call: Redis is not held for longer than by a full batch of admissions."""
 
 
-class OperatorActs:
+class RedisOperatorActions:
     """`core.acts.Acts`, over Redis.
 
     Args:
@@ -40,7 +40,7 @@ class OperatorActs:
         self._forget_refusals = forget_refusals
         self.retention = Retention(client)
 
-    @reaching
+    @redis_call
     async def act(
         self,
         tenant: str,
@@ -50,9 +50,9 @@ class OperatorActs:
         *,
         everywhere: bool = False,
         skew_ms: int = FORGIVEN_SKEW_S * 1000,
-    ) -> list[Act]:
+    ) -> list[ActionResult]:
         """Move users where the table of transitions allows it; tell each as one event."""
-        keys, acts = keys_of(tenant), []
+        keys, actions = keys_of(tenant), []
         for at in range(0, len(users), BITE):
             bite = users[at : at + BITE]
             theirs = [key for user in bite for key in (keys.user(user), keys.user_rules(user))]
@@ -62,17 +62,17 @@ class OperatorActs:
                 letter = after.decode()
                 outcome = STATUSES[letter] if letter in LETTERS.values() else Refusal(letter)
                 session, revoked = parse_record(user, record), None if revoked_s < 0 else revoked_s
-                acts.append(Act(user, STATUSES[before.decode()], outcome, session, revoked, revokes == 1))
-        return acts
+                actions.append(ActionResult(user, STATUSES[before.decode()], outcome, session, revoked, revokes == 1))
+        return actions
 
-    @reaching
+    @redis_call
     async def forget(self, tenant: str, user: str, author: Author) -> Status:
         """Forget a user, unless it is terminated. Returns the status before."""
         keys = keys_of(tenant)
         before = await run(self._client, "forget", [*keys.shared, keys.user(user)], [user, *_about(author)])
         return STATUSES[before.decode()]
 
-    @reaching
+    @redis_call
     async def restrict(
         self,
         tenant: str,
@@ -89,13 +89,13 @@ class OperatorActs:
             raise InvalidRequest([("until", "is over already; leave it out to restrict until it is lifted")])
         return Restriction(until or None, changed == 1)
 
-    @reaching
+    @redis_call
     async def unrestrict(self, tenant: str, user: str | None, capability: str, author: Author) -> bool:
         """Lift a restriction. Returns whether there was one."""
         changed, _ = await self._rule("restrict", tenant, user, author, capability, -1, 0)
         return bool(changed)
 
-    @reaching
+    @redis_call
     async def revoke(
         self,
         tenant: str,
@@ -115,13 +115,13 @@ class OperatorActs:
             raise InvalidRequest([("before", latest)])
         return Revocation(held_s, changed == 1)
 
-    @reaching
+    @redis_call
     async def restore(self, tenant: str, user: str | None, author: Author) -> bool:
         """Refuse no token for when it was issued any more."""
         changed, _, _ = await self._rule("revoke", tenant, user, author, "", 0, 0, 0)
         return bool(changed)
 
-    @reaching
+    @redis_call
     async def rules(self, tenant: str, user: str | None = None) -> Rules:
         """What is set for a tenant, or for one user. What has run out, by the clock that judges it, is left out."""
         keys = keys_of(tenant)
@@ -141,8 +141,8 @@ class OperatorActs:
                 restrictions[name] = int(value) or None
         return Rules(restrictions, revoked, limits)
 
-    @reaching
-    async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[Standing]:
+    @redis_call
+    async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[LimitState]:
         """Where subjects stand within limits, as they hold, without using any up."""
         keys = keys_of(tenant)
         windows = [keys.window(limit.name, subject) for limit, subject in charges]
@@ -151,20 +151,20 @@ class OperatorActs:
         ]
         answers = await run(self._client, "peek", [keys.rules, *windows], args)
         return [
-            Standing(limit.changed(requests, window_s), used, reset_us, over == 1)
+            LimitState(limit.changed(requests, window_s), used, reset_us, over == 1)
             for (limit, _), (used, reset_us, over, requests, window_s) in zip(charges, answers, strict=True)
         ]
 
-    @reaching
+    @redis_call
     async def reset_limit(self, tenant: str, limit: str, subject: str, author: Author) -> bool:
         """Give a subject of a limit its whole quota back, on every worker."""
         keys = keys_of(tenant)
-        args = [limit, subject, PUSHES, tenant, *_about(author)]
+        args = [limit, subject, CACHE_CHANNEL, tenant, *_about(author)]
         used = bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
         self._forget_refusals(tenant)
         return used
 
-    @reaching
+    @redis_call
     async def set_limit(self, tenant: str, limit: Limit, requests: int, window_s: int, author: Author) -> Override:
         """Set a tenant's limit over the configured one. It holds for the very next request.
 
@@ -177,7 +177,7 @@ class OperatorActs:
             await self.retention.extend({(tenant, limit.name): window_s})
         return held
 
-    @reaching
+    @redis_call
     async def unset_limit(self, tenant: str, name: str, limit: Limit | None, author: Author) -> bool:
         """Let the configured limit hold again."""
         return (await self._override(tenant, name, limit, 0, 0, author)).applied
@@ -187,7 +187,7 @@ class OperatorActs:
     ) -> Override:
         keys = keys_of(tenant)
         configured = (0, 0) if limit is None else (limit.requests, limit.window_s)
-        args: list[str | int] = [name, requests, window_s, *configured, PUSHES, tenant, *_about(author)]
+        args: list[str | int] = [name, requests, window_s, *configured, CACHE_CHANNEL, tenant, *_about(author)]
         changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events, keys.timed], args)
         self._forget_refusals(tenant)
         return Override(changed == 1, (before, before_s) if before else configured)

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from service.store.connection.calls import reaching, run
+from service.store.connection.calls import redis_call, run
 from service.store.keyspace import keys_of, keys_of_tenants, rules_of_users
 
 BITE = 100
@@ -46,7 +46,7 @@ class Repair:
     def __init__(self, client: Redis) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
 
-    @reaching
+    @redis_call
     async def run(self) -> dict[str, Repaired]:
         """Look at everything once. Returns what was found, by tenant."""
         found: dict[str, Repaired] = defaultdict(Repaired)
@@ -76,7 +76,7 @@ class Repair:
                 await self._mend(tenant, users, found[tenant])
         return dict(found)
 
-    @reaching
+    @redis_call
     async def adopt(self) -> int:
         """Take over the rules of users that an earlier version let run out by a TTL. Returns of how many users."""
         found: dict[str, Repaired] = defaultdict(Repaired)
@@ -118,7 +118,7 @@ class Repair:
         found.rules |= {user.decode() for user in mended}
 
 
-def told(tenant: str, repaired: Repaired) -> list[str]:
+def report(tenant: str, repaired: Repaired) -> list[str]:
     """What was done at a tenant, in sentences."""
     lines = [f"{tenant}: {repaired.looked_at} looked at, {_counted(repaired.mended, 'users mended')}"]
     if repaired.rules:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from service.core.limits import Standing
-from service.core.operator_actions import Act, Rules
+from service.core.limits import LimitState
+from service.core.operator_actions import ActionResult, Rules
 from service.core.sessions import Refusal, Session
 from service.core.text.timestamps import timestamp
 
@@ -40,31 +40,31 @@ def revoked_data(before_s: int | None, session: Session | None = None) -> dict[s
     return {**moments, "tokensCarryIat": carry_iat}
 
 
-def result_data(done: Act, name: str) -> dict[str, Any]:
+def result_data(done: ActionResult, name: str) -> dict[str, Any]:
     """What the act `name` came to for one of many users."""
     if isinstance(done.outcome, Refusal):
         unknown = done.outcome is Refusal.UNKNOWN
         message = "Nothing is kept of this user" if unknown else conflict(done, name)
         return {"userId": done.user, "done": False, "status": done.came_from, "message": message}
-    told = {"userId": done.user, "done": True, "applied": done.applied, "status": done.outcome}
-    return {**told, "previousStatus": done.came_from, **revoked_data(done.revoked_before_s, done.session)}
+    data = {"userId": done.user, "done": True, "applied": done.applied, "status": done.outcome}
+    return {**data, "previousStatus": done.came_from, **revoked_data(done.revoked_before_s, done.session)}
 
 
-def conflict(done: Act, name: str) -> str:
+def conflict(done: ActionResult, name: str) -> str:
     """Why the act `name` was not done."""
     return f"{name} conflicts with the status {done.came_from.value}"
 
 
-def standing_data(standing: Standing) -> dict[str, Any]:
+def standing_data(limit_state: LimitState) -> dict[str, Any]:
     """How much of a limit is used."""
-    limit = standing.limit
+    limit = limit_state.limit
     return {
         "limit": limit.name,
         "requests": limit.requests,
         "window": limit.window_s,
-        "used": standing.used,
-        "remaining": standing.remaining,
-        "reset": standing.reset_s,
+        "used": limit_state.used,
+        "remaining": limit_state.remaining,
+        "reset": limit_state.reset_s,
     }
 
 

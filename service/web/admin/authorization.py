@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from service.core.admission import Question, judge
 from service.core.clocks import forgiven_skew_ms
 from service.core.errors import Forbidden, NotFound, Unauthorized, UnexpectedState
-from service.core.operator_actions import Acts, Author
+from service.core.operator_actions import Author, OperatorActions
 from service.core.session_lists import Histories, SessionLists
 from service.core.tenants import Tenant, digest
 from service.web import app_keys
@@ -25,14 +25,14 @@ CSRF_HEADER = "x-csrf-token"
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AdminServices:
     """An operator at work on one request."""
 
     operator: Operator
     named: Tenant | None
     """The tenant that the path names."""
     sessions: SessionLists
-    acts: Acts
+    actions: OperatorActions
     histories: Histories
     request: web.Request
 
@@ -59,13 +59,15 @@ class Desk:
 
     def author(self, reason: str) -> Author:
         """Who does it, and why."""
-        return Author(self.operator.name, client_of(self.request), self.request[app_keys.EXCHANGE].request_id, reason)
+        return Author(
+            self.operator.name, client_of(self.request), self.request[app_keys.REQUEST_CONTEXT].request_id, reason
+        )
 
 
 class View(Protocol):
     """A handler of the admin API."""
 
-    def __call__(self, request: web.Request, desk: Desk, /) -> Awaitable[web.StreamResponse]:
+    def __call__(self, request: web.Request, admin: AdminServices, /) -> Awaitable[web.StreamResponse]:
         """Answer."""
 
 
@@ -84,16 +86,18 @@ def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[
     async def guarded(request: web.Request) -> web.StreamResponse:
         await admit_anyone(request, "admin")
         operator = operator_of(request)
-        exchange = request[app_keys.EXCHANGE]
-        exchange.operator, exchange.changed = operator.name, changes
+        context = request[app_keys.REQUEST_CONTEXT]
+        context.operator, context.changed = operator.name, changes
         if changes and not operator.may_change:
             raise Forbidden
         named = request.match_info.get("tenant")
         tenant = None if named is None else tenant_of(request, operator, named)
-        request.app[app_keys.GATE].need_store()
+        request.app[app_keys.REQUEST_SERVICES].need_store()
         app = request.app
-        desk = Desk(operator, tenant, app[app_keys.SESSIONS], app[app_keys.ACTS], app[app_keys.HISTORIES], request)
-        return await view(request, desk)
+        admin = AdminServices(
+            operator, tenant, app[app_keys.SESSIONS], app[app_keys.OPERATOR_ACTIONS], app[app_keys.HISTORIES], request
+        )
+        return await view(request, admin)
 
     return guarded
 
@@ -107,7 +111,7 @@ def tenant_of(request: web.Request, operator: Operator, name: str) -> Tenant:
     """
     if not operator.sees(name):
         raise Forbidden
-    tenant = request.app[app_keys.GATE].policy.current.directory.tenants.get(name)
+    tenant = request.app[app_keys.REQUEST_SERVICES].policy.current.directory.tenants.get(name)
     if tenant is None:
         raise NotFound("There is no such tenant")
     return tenant
@@ -120,18 +124,20 @@ async def admit_anyone(request: web.Request, operation: str) -> None:
         TooManyRequests: one refuses.
         StoreUnavailable: Redis is away, and a limit may not be decided without it.
     """
-    exchange = request[app_keys.EXCHANGE]
-    exchange.operation = operation
-    terms = exchange.gate.policy.current.directory.terms[operation].anonymous
-    question = Question(terms, client_of(request), exchange.request_id)
-    exchange.admission = await exchange.gate.decide(question)
-    judge(question, exchange.admission)
+    context = request[app_keys.REQUEST_CONTEXT]
+    context.operation = operation
+    terms = context.services.policy.current.directory.terms[operation].anonymous
+    question = Question(terms, client_of(request), context.request_id)
+    context.admission = await context.services.decide(question)
+    judge(question, context.admission)
 
 
 def find_operator(request: web.Request, token: str) -> Operator | None:
     """Whose token that is."""
     given, found = digest(token), None
-    for one in request.app[app_keys.GATE].policy.current.operators:  # all of them, so that the time tells nothing
+    for one in request.app[
+        app_keys.REQUEST_SERVICES
+    ].policy.current.operators:  # all of them, so that the time tells nothing
         if hmac.compare_digest(one.token_digest, given):
             found = one
     return found

@@ -12,7 +12,7 @@ from aiohttp_sse import EventSourceResponse
 from service.core.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthorized
 from service.core.session_lists import Event, Gap
 from service.web import app_keys
-from service.web.admin.authorization import Desk, for_viewers, operator_of, tenant_of
+from service.web.admin.authorization import AdminServices, for_viewers, operator_of, tenant_of
 from service.web.admin.schemas import EventsQuery, read_query
 from service.web.api.credentials import sent_more_than_once
 from service.web.api.rate_limit_headers import limit_lines
@@ -26,16 +26,16 @@ _EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 
 
 @for_viewers
-async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
+async def events(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """What happens to one tenant, from now on or from after `Last-Event-ID`."""
-    tenant = tenant_of(request, desk.operator, read_query(request, EventsQuery).tenant).name
+    tenant = tenant_of(request, admin.operator, read_query(request, EventsQuery).tenant).name
     places = request.headers.getall("last-event-id", ())
     if len(places) > 1:
         raise sent_more_than_once("last-event-id")
     after = next(iter(places), "") or None
     if after is not None and not _EVENT_ID.fullmatch(after):
         raise InvalidRequest([("last-event-id", "must be the id of an event")])
-    async with request.app[app_keys.FEEDS].follow(tenant, after) as following:
+    async with request.app[app_keys.EVENT_FEEDS].follow(tenant, after) as subscription:
         if request.transport is None:
             raise web.HTTPBadRequest  # hung up meanwhile: nobody hears it
         response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=PING_S)
@@ -44,12 +44,12 @@ async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
         await response.prepare(request)
         async with response:
             hung_up = asyncio.create_task(response.wait())
-            hung_up.add_done_callback(lambda _: following.end())
+            hung_up.add_done_callback(lambda _: subscription.end())
             try:
                 # Whoever loses the connection before the first event comes back with this place.
-                await response.send("{}", id=following.since, event="ready", retry=RETRY_MS)
+                await response.send("{}", id=subscription.since, event="ready", retry=RETRY_MS)
                 may_hear = _may_still_hear(request, tenant)
-                async for item in following:
+                async for item in subscription:
                     if not may_hear():
                         break
                     await _send(response, item)
@@ -65,14 +65,14 @@ async def events(request: web.Request, desk: Desk) -> web.StreamResponse:
 
 def _lines(request: web.Request) -> str:
     """What every answer tells in its headers; here before it is known how it ends."""
-    exchange = request[app_keys.EXCHANGE]
-    limits = limit_lines(exchange.admission, 200) if exchange.admission is not None else ""
-    return f"x-request-id: {exchange.request_id}\r\n{limits}"
+    context = request[app_keys.REQUEST_CONTEXT]
+    limits = limit_lines(context.admission, 200) if context.admission is not None else ""
+    return f"x-request-id: {context.request_id}\r\n{limits}"
 
 
 def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:
     """Whether who listens still may; asked again whenever the configuration was reloaded."""
-    policy = request.app[app_keys.GATE].policy
+    policy = request.app[app_keys.REQUEST_SERVICES].policy
     judged_by = policy.current
 
     def may_hear() -> bool:

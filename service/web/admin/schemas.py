@@ -14,7 +14,7 @@ from service.core.admission import CAPABILITY
 from service.core.errors import InvalidRequest
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S
 from service.core.sessions import Status
-from service.core.text.validation_messages import in_our_words
+from service.core.text.validation_messages import plain_message
 from service.core.tokens.verification import MAX_USER_CHARS, is_user_id
 from service.web.server import http_server
 
@@ -60,13 +60,13 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
 
 
-class Told(_Schema):
+class ReasonBody(_Schema):
     """Why something is done."""
 
     reason: Reason = ""
 
 
-class ActBody(Told):
+class ActBody(ReasonBody):
     """Log out, suspend, reinstate or terminate one user."""
 
     everywhere: bool = Field(False, description="logout alone: refuse the tokens issued until now as well")
@@ -78,13 +78,13 @@ class ManyBody(ActBody):
     users: list[User] = Field(min_length=1, max_length=MAX_USERS)
 
 
-class RestrictBody(Told):
+class RestrictBody(ReasonBody):
     """Restrict from a capability."""
 
     until: AwareDatetime | None = Field(None, description="in the future; null: until it is lifted")
 
 
-class RevokeBody(Told):
+class RevokeBody(ReasonBody):
     """Refuse tokens that were issued up to a moment."""
 
     before: AwareDatetime | None = Field(
@@ -94,20 +94,20 @@ class RevokeBody(Told):
     )
 
 
-class LimitBody(Told):
+class LimitBody(ReasonBody):
     """A limit in place of the configuration's."""
 
     requests: int = Field(ge=1, le=MAX_REQUESTS, strict=True)
     window: int = Field(ge=1, le=MAX_WINDOW_S, strict=True, description="seconds")
 
 
-class ResetBody(Told):
+class ResetBody(ReasonBody):
     """Whose quota is given back."""
 
     subject: Subject
 
 
-class TerminateBody(Told):
+class TerminateBody(ReasonBody):
     """A user's own account."""
 
     strategy: Literal["soft", "hard"] = Field(description="soft: suspended, hard: terminated")
@@ -227,7 +227,7 @@ def _mistakes(error: ValidationError) -> InvalidRequest:
         return InvalidRequest([("body", f"holds {error.error_count()} mistakes")])
     return InvalidRequest(
         [
-            (".".join(map(str, one["loc"])) or "body", in_our_words(one["msg"]))
+            (".".join(map(str, one["loc"])) or "body", plain_message(one["msg"]))
             for one in error.errors(include_url=False, include_input=False, include_context=False)
         ]
     )

@@ -35,12 +35,12 @@ from service.web.api.envelope import failure, request_id_of
 from service.web.api.error_responses import problem_of
 from service.web.api.rate_limit_headers import UNAVAILABLE_RETRY_S, limit_lines
 from service.web.dashboard.pages import is_page, problem_page
-from service.web.monitoring.redaction import veiled
+from service.web.monitoring.redaction import redacted
 from service.web.server.responses import Answer, complete, line
 
 log = structlog.get_logger()
 
-Handler = app_keys.Answering
+Handler = app_keys.AsyncHandler
 
 MAX_HEADER_BYTES = 16 * 1024
 """All header fields together."""
@@ -53,93 +53,93 @@ MOST_OF_A_PATH = 200
 class Middlewares:
     """The two middlewares over one gate."""
 
-    def __init__(self, gate: app_keys.Gate) -> None:
-        self._gate = gate
+    def __init__(self, services: app_keys.RequestServices) -> None:
+        self._services = services
 
-    def around(self, operation: app_keys.Operation, answer: app_keys.Prompt) -> Handler:
+    def around(self, operation: app_keys.Operation, answer: app_keys.Responder) -> Handler:
         """A handler of `operation` with both around it, as aiohttp would call it."""
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             await self.admit(request, operation)
-            return answer(request, request[app_keys.EXCHANGE])
+            return answer(request, request[app_keys.REQUEST_CONTEXT])
 
         return lambda request: self.problems(request, admitted)
 
     @web.middleware
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give every answer its request id and headers, every error its envelope, and tell the log."""
-        exchange = request[app_keys.EXCHANGE] = self.begin(request)
+        context = request[app_keys.REQUEST_CONTEXT] = self.begin(request)
         try:
             hold_to_size(request)
             response = await handler(request)
         except web.HTTPRedirection as redirection:
             response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
         except Exception as error:  # the last line: whatever it is gets an envelope
-            return self.refuse(request, exchange, error)
-        return self.finish(request, exchange, response)
+            return self.refuse(request, context, error)
+        return self.finish(request, context, response)
 
-    def begin(self, request: web.Request) -> app_keys.Exchange:
+    def begin(self, request: web.Request) -> app_keys.RequestContext:
         """What `request`'s exchange is to be."""
-        return app_keys.Exchange(self._gate, request_id_of(request, self._gate.policy.current))
+        return app_keys.RequestContext(self._services, request_id_of(request, self._services.policy.current))
 
-    def refuse(self, request: web.Request, exchange: app_keys.Exchange, error: Exception) -> web.StreamResponse:
+    def refuse(self, request: web.Request, context: app_keys.RequestContext, error: Exception) -> web.StreamResponse:
         """The answer to an error, told to the log as well."""
-        response, code, lines = _tell(request, exchange, error)
-        answer = self.finish(request, exchange, response, error, code, lines)
+        response, code, lines = _refusal(request, context, error)
+        answer = self.finish(request, context, response, error, code, lines)
         forward_auth.translate(request, answer)
         return answer
 
     def finish(
         self,
         request: web.Request,
-        exchange: app_keys.Exchange,
+        context: app_keys.RequestContext,
         response: web.StreamResponse,
         error: Exception | None = None,
         code: str = "",
         lines: str = "",
     ) -> web.StreamResponse:
         """Headers, metrics and log, which every answer has."""
-        gate, status = self._gate, response.status
-        admission = exchange.admission
+        services, status = self._services, response.status
+        admission = context.admission
         if admission is not None:
             lines = limit_lines(admission, status) + lines
-        policy = gate.policy.current
+        policy = services.policy.current
         if policy.cors_origins:
             lines += cors_lines(request, policy.cors_origins)
-        lines = f"x-request-id: {exchange.request_id}\r\n{lines}"
+        lines = f"x-request-id: {context.request_id}\r\n{lines}"
         if isinstance(response, Answer):
             response.lines += lines
         else:
             complete(response, lines)
         try:
-            self._observe(request, exchange, status, code, error)
+            self._observe(request, context, status, code, error)
         except Exception as mistake:  # the answer holds, whatever becomes of its report
-            log.error("a request was not reported", request_id=exchange.request_id, exc_info=mistake)
+            log.error("a request was not reported", request_id=context.request_id, exc_info=mistake)
         return response
 
     def _observe(
-        self, request: web.Request, exchange: app_keys.Exchange, status: int, code: str, error: Exception | None
+        self, request: web.Request, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
     ) -> None:
         """Count the answer, and log it where it is worth a line."""
-        gate, admission = self._gate, exchange.admission
-        gate.metrics.count_request(exchange.operation, status)
+        services, admission = self._services, context.admission
+        services.metrics.count_request(context.operation, status)
         if admission is not None and (code or admission.is_remarkable):
-            gate.metrics.count_admission(admission)
-            if exchange.tenant is not None:
-                _beat(exchange, admission, status, code)
+            services.metrics.count_admission(admission)
+            if context.tenant is not None:
+                _count_traffic(context, admission, status, code)
         if (
             status >= 400
-            or gate.policy.current.access_log == "all"
-            or exchange.changed
+            or services.policy.current.access_log == "all"
+            or context.changed
             or (admission is not None and admission.came_from)
         ):
-            _log(request, exchange, status, code, error)
+            _log(request, context, status, code, error)
 
     @web.middleware
     async def authentication(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Admit the request, or raise what stands in its way. What is no operation passes."""
-        gate = self._gate
-        operation = gate.operations.get(handler)
+        services = self._services
+        operation = services.operations.get(handler)
         if operation is not None:
             await self.admit(request, operation)
         return await handler(request)
@@ -152,25 +152,25 @@ class Middlewares:
             operation: what is asked.
             capability: one more that is needed.
         """
-        gate, exchange = self._gate, request[app_keys.EXCHANGE]
+        services, context = self._services, request[app_keys.REQUEST_CONTEXT]
         own, mistake = None, None
         if operation.own_terms is not None:
             try:
-                asked, _ = self._asked(request.headers, repeated_fields(request.headers), exchange)
+                asked, _ = self._asked(request.headers, repeated_fields(request.headers), context)
                 own = await operation.own_terms(request, asked.terms[operation.name])
             except (InvalidRequest, web.HTTPException) as error:
                 mistake = error
         try:
-            question = self.question(request, exchange, operation, capability, own)
+            question = self.question(request, context, operation, capability, own)
         except (UnknownKey, KeysUnavailable):  # wait a moment for the tenant's keys
-            await gate.refetch_keys(exchange.tenant or "")
-            question = self.question(request, exchange, operation, capability, own, last=True)
-        self.settle(exchange, question, await gate.decide(question), mistake)
+            await services.refetch_keys(context.tenant or "")
+            question = self.question(request, context, operation, capability, own, last=True)
+        self.settle(context, question, await services.decide(question), mistake)
 
     def question(
         self,
         request: web.Request,
-        exchange: app_keys.Exchange,
+        context: app_keys.RequestContext,
         operation: app_keys.Operation,
         capability: str | None = None,
         own: Terms | None = None,
@@ -181,7 +181,7 @@ class Middlewares:
 
         Args:
             request: what came.
-            exchange: its own, which learns whose request it is.
+            context: its own, which learns whose request it is.
             operation: what is asked.
             capability: one more that is needed.
             own: the terms of this one request, where its body decides.
@@ -190,13 +190,13 @@ class Middlewares:
         Raises:
             UnknownKey, KeysUnavailable: fetching the tenant's keys may help.
         """
-        exchange.operation = operation.name
+        context.operation = operation.name
         headers = request.headers
         # Since multidict 7.1 `keys` counts each name once, in whatever case. Here, not in a call: it is the usual case.
         repeated = NONE if len(headers) == len(headers.keys()) else repeated_fields(headers)
         refusal: Failure | None
-        asked, refusal = self._asked(headers, repeated, exchange)
-        tenant = exchange.customer
+        asked, refusal = self._asked(headers, repeated, context)
+        tenant = context.customer
         terms = own or asked.terms[operation.name]
         unreadable: UnreadableRequest | InvalidRequest | None = None
         passive = False
@@ -205,8 +205,8 @@ class Middlewares:
                 if repeated and operation.check is not None:
                     operation.check(repeated)
                 if asked.routes is not None:
-                    exchange.original = operation.original(request, self._gate.policy.current.client_address)
-                    terms = asked.routes.terms(*exchange.original)
+                    context.original = operation.original(request, self._services.policy.current.client_address)
+                    terms = asked.routes.terms(*context.original)
             if terms.cause is Cause.REQUEST and operation.own_terms is None:
                 passive = is_passive(headers, repeated)
         except (UnreadableRequest, InvalidRequest) as error:
@@ -218,39 +218,43 @@ class Middlewares:
             if capability is not None:
                 terms = tenant.terms_with(terms, capability)
             try:
-                identity = self._gate.verified.verify(tenant.ring, user_token(headers, repeated), time.time())
+                identity = self._services.verified.verify(tenant.ring, user_token(headers, repeated), time.time())
             except (Unauthenticated, KeysUnavailable) as error:
                 if isinstance(error, UnknownKey | KeysUnavailable) and not last:
                     raise
                 refusal = error
         if identity is None:
             terms = terms.anonymous
-        return Question(terms, _client(request, exchange), exchange.request_id, identity, passive, refusal)
+        return Question(terms, _client(request, context), context.request_id, identity, passive, refusal)
 
     def _asked(
-        self, headers: CIMultiDictProxy[str], repeated: AbstractSet[str], exchange: app_keys.Exchange
+        self, headers: CIMultiDictProxy[str], repeated: AbstractSet[str], context: app_keys.RequestContext
     ) -> tuple[Tenant | Directory, Unauthenticated | None]:
         """Whose terms hold: the tenant's, or where the request does not say whose it is, everybody's; and why."""
-        directory = self._gate.policy.current.directory
+        directory = self._services.policy.current.directory
         try:
             tenant = directory.find(tenant_token(headers, repeated))
         except Unauthenticated as error:
             return directory, error
         if tenant is None:
             return directory, InvalidTenantToken()
-        exchange.customer = tenant
-        exchange.tenant = tenant.name
+        context.customer = tenant
+        context.tenant = tenant.name
         return tenant, None
 
     def settle(
-        self, exchange: app_keys.Exchange, question: Question, admission: Admission, mistake: Exception | None = None
+        self,
+        context: app_keys.RequestContext,
+        question: Question,
+        admission: Admission,
+        mistake: Exception | None = None,
     ) -> None:
         """Take note of what was decided, or raise what stands in the request's way; `mistake` comes last."""
-        exchange.admission = admission
+        context.admission = admission
         judge(question, admission)
         if mistake is not None:
             raise mistake
-        exchange.identity = question.user
+        context.identity = question.user
 
 
 def hold_to_size(request: web.Request) -> None:
@@ -261,32 +265,34 @@ def hold_to_size(request: web.Request) -> None:
 
 def client_of(request: web.Request) -> str:
     """The client's address as limits count it, worked out once per request."""
-    return _client(request, request[app_keys.EXCHANGE])
+    return _client(request, request[app_keys.REQUEST_CONTEXT])
 
 
-def _client(request: web.Request, exchange: app_keys.Exchange) -> str:
-    if exchange.client is None:
-        rules = exchange.gate.policy.current.client_address
-        exchange.client = client_address(request.remote, request.headers, rules)
-    return exchange.client
+def _client(request: web.Request, context: app_keys.RequestContext) -> str:
+    if context.client is None:
+        rules = context.services.policy.current.client_address
+        context.client = client_address(request.remote, request.headers, rules)
+    return context.client
 
 
-def _tell(request: web.Request, exchange: app_keys.Exchange, error: Exception) -> tuple[web.StreamResponse, str, str]:
+def _refusal(
+    request: web.Request, context: app_keys.RequestContext, error: Exception
+) -> tuple[web.StreamResponse, str, str]:
     """The answer to an error, its code for the log, and what it says in header lines."""
     problem = problem_of(error)
     lines = ""
     if problem.status >= 500 and not isinstance(error, StoreUnavailable | KeysUnavailable):
-        log.error("a request failed", request_id=exchange.request_id, exc_info=error)
-    if exchange.operation not in FOR_PROGRAMS and is_page(request):
+        log.error("a request failed", request_id=context.request_id, exc_info=error)
+    if context.operation not in FOR_PROGRAMS and is_page(request):
         response: web.StreamResponse = problem_page(request, problem)
     else:
         validation = error.validation if isinstance(error, InvalidRequest) else ()
-        response = failure(exchange, problem.code, problem.status, problem.message, validation)
+        response = failure(context, problem.code, problem.status, problem.message, validation)
     if problem.status == 401:
         lines = 'www-authenticate: Bearer realm="rollcall"\r\n'
     elif problem.status == 503:
         if isinstance(error, StoreUnavailable):
-            exchange.gate.count_failure(error)
+            context.services.count_failure(error)
         retry_s = error.retry_after_s if isinstance(error, KeysUnavailable) else UNAVAILABLE_RETRY_S
         lines = f"Retry-After: {retry_s}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):
@@ -298,16 +304,16 @@ def _tell(request: web.Request, exchange: app_keys.Exchange, error: Exception) -
     return response, problem.code, lines
 
 
-def _beat(exchange: app_keys.Exchange, admission: Admission, status: int, code: str) -> None:
+def _count_traffic(context: app_keys.RequestContext, admission: Admission, status: int, code: str) -> None:
     """Count for the charts: transitions, refusals, and what shadow limits would have refused."""
-    pulse, tenant = exchange.gate.pulse, exchange.tenant or ""
+    traffic, tenant = context.services.traffic, context.tenant or ""
     if admission.came_from is not None:
-        pulse.transition(tenant)
+        traffic.transition(tenant)
     if code and status < 500:
-        pulse.refusal(tenant, Refused(code, exchange.operation, exchange.client or ""))
-    for standing in admission.standings:
-        if standing.over and standing.limit.shadow:
-            pulse.shadow(tenant, standing.limit.name)
+        traffic.refusal(tenant, Refused(code, context.operation, context.client or ""))
+    for limit_state in admission.limit_states:
+        if limit_state.over and limit_state.limit.shadow:
+            traffic.shadow(tenant, limit_state.limit.name)
 
 
 def _again(admission: Admission | None, error: Exception | None) -> str:
@@ -317,33 +323,37 @@ def _again(admission: Admission | None, error: Exception | None) -> str:
     return "answered without redis" if isinstance(error, StoreUnavailable) else ""
 
 
-def _log(request: web.Request, exchange: app_keys.Exchange, status: int, code: str, error: Exception | None) -> None:
+def _log(
+    request: web.Request, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
+) -> None:
     """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
-    policy = exchange.gate.policy.current
+    policy = context.services.policy.current
     mode = policy.access_log
     if mode == "none":
         return
-    admission = exchange.admission
+    admission = context.admission
     if mode == "refused" and (again := _again(admission, error)):
-        exchange.gate.repeats.count(again, exchange.operation, _client(request, exchange))
+        context.services.log_throttle.count(again, context.operation, _client(request, context))
         return
-    fields: dict[str, object] = {"request_id": exchange.request_id, "client": _client(request, exchange)}
-    if exchange.tenant is not None:
-        fields["tenant"] = exchange.tenant
-    if exchange.operator is not None:
-        fields["operator"] = exchange.operator
+    fields: dict[str, object] = {"request_id": context.request_id, "client": _client(request, context)}
+    if context.tenant is not None:
+        fields["tenant"] = context.tenant
+    if context.operator is not None:
+        fields["operator"] = context.operator
     if code:
         fields["code"] = code
     if isinstance(error, InvalidRequest):
         fields["wrong"] = ", ".join(field for field, _ in error.validation)[:MOST_OF_A_PATH]
     if isinstance(error, UnreadableRequest | InvalidUserToken | KeysUnavailable):
         fields["reason"] = error.reason
-    if exchange.original is not None:
-        method, target = exchange.original
-        fields["original"] = veiled(f"{method} {target.partition('?')[0]}", policy)[:MOST_OF_A_PATH]
+    if context.original is not None:
+        method, target = context.original
+        fields["original"] = redacted(f"{method} {target.partition('?')[0]}", policy)[:MOST_OF_A_PATH]
     if admission is not None and admission.session is not None:
         fields["user"] = admission.session.user
         if admission.came_from is not None:
             fields["transition"] = f"{admission.came_from} -> {admission.session.status}"
-    took_ms = round((time.perf_counter() - exchange.began) * 1000, 2)
-    log.info("answered", method=request.method, path=veiled(request.path, policy), status=status, ms=took_ms, **fields)
+    took_ms = round((time.perf_counter() - context.began) * 1000, 2)
+    log.info(
+        "answered", method=request.method, path=redacted(request.path, policy), status=status, ms=took_ms, **fields
+    )

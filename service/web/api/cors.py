@@ -28,7 +28,7 @@ def cors_lines(request: web.Request, origins: frozenset[str]) -> str:
 async def preflight(request: web.Request) -> web.Response:
     """Answer whether a browser may send the request it is about to (OPTIONS); 405 where CORS is not configured."""
     allowed = ", ".join(sorted({route.method for route in _resource(request)} - {hdrs.METH_OPTIONS}))
-    if not request.app[app_keys.GATE].policy.current.cors_origins:
+    if not request.app[app_keys.REQUEST_SERVICES].policy.current.cors_origins:
         raise web.HTTPMethodNotAllowed(request.method, allowed.split(", "))
     return web.Response(
         status=204,

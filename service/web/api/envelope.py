@@ -14,7 +14,7 @@ from aiohttp import web
 from multidict import istr
 
 from service.core.text.timestamps import timestamp
-from service.web.app_keys import EXCHANGE, Exchange
+from service.web.app_keys import REQUEST_CONTEXT, RequestContext
 from service.web.monitoring.redaction import is_token
 from service.web.policy import Policy
 from service.web.server.responses import Answer
@@ -57,28 +57,28 @@ def request_id_of(request: web.Request, policy: Policy) -> str:
 
 def success(request: web.Request, data: Any, status: int = 200, *, latest_ms: int = 0) -> Answer:
     """The envelope around `data`. `latest_ms`: the latest past moment in it, by Redis's clock."""
-    return _answer(request[EXCHANGE], "data", _encode(data), status, latest_ms)
+    return _answer(request[REQUEST_CONTEXT], "data", _encode(data), status, latest_ms)
 
 
 def done(request: web.Request) -> Answer:
     """The envelope of what has nothing else to tell."""
-    return success_of(request[EXCHANGE], DONE)
+    return success_of(request[REQUEST_CONTEXT], DONE)
 
 
-def success_of(exchange: Exchange, data: str, latest_ms: int = 0) -> Answer:
+def success_of(context: RequestContext, data: str, latest_ms: int = 0) -> Answer:
     """The envelope around data that is JSON already. `latest_ms`: the latest past moment in it, by Redis's clock."""
-    return _answer(exchange, "data", data, 200, latest_ms)
+    return _answer(context, "data", data, 200, latest_ms)
 
 
 def failure(
-    exchange: Exchange, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
+    context: RequestContext, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
 ) -> Answer:
     """The envelope around an error; `validation` tells fields and what is wrong with them."""
     if not validation:
-        return _answer(exchange, "error", _error(code, status, message), status)
-    told = [{"field": field, "message": what} for field, what in validation]
-    error = {"message": message, "code": code, "status": status, "validation": told}
-    return _answer(exchange, "error", _encode(error), status)
+        return _answer(context, "error", _error(code, status, message), status)
+    listed = [{"field": field, "message": what} for field, what in validation]
+    error = {"message": message, "code": code, "status": status, "validation": listed}
+    return _answer(context, "error", _encode(error), status)
 
 
 @lru_cache(maxsize=256)
@@ -88,12 +88,12 @@ def _error(code: str, status: int, message: str) -> str:
     return _encode(error)
 
 
-def _answer(exchange: Exchange, kind: str, content: str, status: int, latest_ms: int = 0) -> Answer:
+def _answer(context: RequestContext, kind: str, content: str, status: int, latest_ms: int = 0) -> Answer:
     now_ms = time.time_ns() // 1_000_000
     if latest_ms > now_ms:  # Redis's clock is ahead: an answer is not older than what it tells has happened
         now_ms = latest_ms
     # The request id needs no escaping: its form holds nothing that JSON would escape.
     text = (
-        f'{{"meta": {{"requestId": "{exchange.request_id}", "timestamp": "{timestamp(now_ms)}"}}, "{kind}": {content}}}'
+        f'{{"meta": {{"requestId": "{context.request_id}", "timestamp": "{timestamp(now_ms)}"}}, "{kind}": {content}}}'
     )
     return Answer(status, text.encode("utf-8", "backslashreplace"))

@@ -41,7 +41,7 @@ _AS_IT_IS = re.compile(f"[{re.escape(_VISIBLE)}]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class OriginalFields:
     """The original request in two header fields, each set by the proxy, and sent once (`check_repeated`)."""
 
     method: istr
@@ -60,18 +60,18 @@ class Told:
         return method, target
 
 
-ORIGINAL = Told(istr("x-original-method"), istr("x-original-uri"))
-FORWARDED = Told(istr("x-forwarded-method"), istr("x-forwarded-uri"))
+ORIGINAL = OriginalFields(istr("x-original-method"), istr("x-original-uri"))
+FORWARDED = OriginalFields(istr("x-forwarded-method"), istr("x-forwarded-uri"))
 
 
 def either(request: web.Request) -> tuple[str, str]:
     """For a proxy that is not known: what one pair tells or the other. Where they differ, one is the client's."""
-    told = [one(request) for one in (ORIGINAL, FORWARDED) if {one.method, one.target} & request.headers.keys()]
-    if not told:
+    found = [one(request) for one in (ORIGINAL, FORWARDED) if {one.method, one.target} & request.headers.keys()]
+    if not found:
         raise UnreadableRequest("neither X-Original-Method and -URI nor X-Forwarded-Method and -Uri are sent")
-    if told[0] != told[-1]:
+    if found[0] != found[-1]:
         raise UnreadableRequest("X-Original-… and X-Forwarded-… differ: clear the pair that is not in use")
-    return told[0]
+    return found[0]
 
 
 def the_rest(request: web.Request) -> tuple[str, str]:
@@ -112,23 +112,23 @@ def check_repeated(repeated: AbstractSet[str]) -> None:
 _FORWARDED_ONCE = frozenset({"x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto"})
 
 
-def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[app_keys.Answering, app_keys.Operation]:
+def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[app_keys.AsyncHandler, app_keys.Operation]:
     """A handler of its own for each profile: by it the authentication knows where the original request is told."""
 
     async def verify(request: web.Request) -> web.StreamResponse:
-        return verified(request, request[app_keys.EXCHANGE])
+        return verified(request, request[app_keys.REQUEST_CONTEXT])
 
     return verify, app_keys.Operation("verify", from_a_proxy(read), check_repeated)
 
 
-def verified(request: web.Request, exchange: app_keys.Exchange) -> Answer:
+def verified(request: web.Request, context: app_keys.RequestContext) -> Answer:
     """Say who asks, for the backend; an open route's request is nobody's."""
     # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
     minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
-    answer = Answer(200, b"") if minimal else success_of(exchange, DONE)
+    answer = Answer(200, b"") if minimal else success_of(context, DONE)
     answer.lines = ADMITTED
-    if exchange.identity is not None:
-        answer.lines += identity_lines(*exchange.admitted())
+    if context.identity is not None:
+        answer.lines += identity_lines(*context.admitted())
     return answer
 
 

@@ -19,12 +19,12 @@ def limit_lines(admission: Admission, status: int) -> str:
     if status == 503:
         return lines
     policies, states, tightest = "", "", None
-    for standing in admission.standings:
-        limit = standing.limit
+    for limit_state in admission.limit_states:
+        limit = limit_state.limit
         if limit.shadow:
             continue
         policy, state, requests = _constants(limit)
-        remaining, reset_s = standing.remaining, standing.reset_s
+        remaining, reset_s = limit_state.remaining, limit_state.reset_s
         if tightest is None:
             policies, states = policy, f"{state}{remaining};t={reset_s}"
         else:

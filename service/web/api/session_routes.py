@@ -11,38 +11,38 @@ from service.core.sessions import MOST_SESSIONS, Cause, Session, Status
 from service.core.text.timestamps import quoted_timestamp
 from service.web.admin.schemas import TerminateBody, read_body
 from service.web.api.envelope import DONE, quoted, success, success_of
-from service.web.app_keys import EXCHANGE, Exchange
+from service.web.app_keys import REQUEST_CONTEXT, RequestContext
 from service.web.server.responses import Answer
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
     """See `logged_out`."""
-    return logged_out(request, request[EXCHANGE])
+    return logged_out(request, request[REQUEST_CONTEXT])
 
 
-def logged_out(_: web.Request, exchange: Exchange) -> Answer:
+def logged_out(_: web.Request, context: RequestContext) -> Answer:
     """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
-    exchange.admitted()
-    return success_of(exchange, DONE)
+    context.admitted()
+    return success_of(context, DONE)
 
 
 async def status(request: web.Request) -> web.StreamResponse:
     """See `standing`."""
-    return standing(request, request[EXCHANGE])
+    return limit_state(request, request[REQUEST_CONTEXT])
 
 
-def standing(_: web.Request, exchange: Exchange) -> Answer:
+def limit_state(_: web.Request, context: RequestContext) -> Answer:
     """Where the user stands after this request."""
-    identity, admission = exchange.admitted()
+    identity, admission = context.admitted()
     if admission.session is not None:
-        return success_of(exchange, *_told(identity.tenant, admission.session))
+        return success_of(context, *_session_json(identity.tenant, admission.session))
     # Without Redis nothing is known but the token, and nothing is made up; otherwise only x-passive gets here.
     status, expires_ms = (None, identity.expires_ms) if "sessions" in admission.degraded else (Status.NONE, None)
-    return success_of(exchange, _data(identity.tenant, identity.user, status, None, (None, None, expires_ms)))
+    return success_of(context, _data(identity.tenant, identity.user, status, None, (None, None, expires_ms)))
 
 
 @lru_cache(maxsize=MOST_SESSIONS)
-def _told(tenant: str, session: Session) -> tuple[str, int]:
+def _session_json(tenant: str, session: Session) -> tuple[str, int]:
     """A session as JSON, and the latest moment in it that has passed."""
     times_ms = session.since_ms, session.seen_ms, session.expires_ms
     data = _data(tenant, session.user, session.status, session.previous, times_ms)
@@ -73,5 +73,5 @@ async def ending(request: web.Request, terms: Terms) -> Terms:
 
 async def terminate(request: web.Request) -> web.StreamResponse:
     """Say that the account is ended: the admission has done it, or this is not reached."""
-    request[EXCHANGE].admitted()
+    request[REQUEST_CONTEXT].admitted()
     return success(request, {"success": True}, status=201)

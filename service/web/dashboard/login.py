@@ -37,7 +37,7 @@ class Browser:
 
 def browser_of(request: web.Request) -> Browser | None:
     """Who the cookie names; None where there is none, or it is forged, or too old."""
-    policy = request.app[app_keys.GATE].policy.current
+    policy = request.app[app_keys.REQUEST_SERVICES].policy.current
     try:
         content = _signer(policy).loads(_cookie(request), max_age=MAX_AGE_S)
         name, form_token = content["operator"], content["form"]
@@ -66,7 +66,7 @@ def remember(request: web.Request, response: web.StreamResponse, operator: Opera
     content = {"operator": operator.name if operator else "", "form": form_token}
     response.set_cookie(
         COOKIE,
-        _signer(request.app[app_keys.GATE].policy.current).dumps(content),
+        _signer(request.app[app_keys.REQUEST_SERVICES].policy.current).dumps(content),
         max_age=MAX_AGE_S,
         path=ROOT,
         httponly=True,

@@ -92,7 +92,7 @@ def problem_page(request: web.Request, problem: Problem) -> web.Response:
     """An error, told to a person."""
     content = {
         "problem": problem,
-        "request_id": request[app_keys.EXCHANGE].request_id,
+        "request_id": request[app_keys.REQUEST_CONTEXT].request_id,
         "advice": _ADVICE.get(problem.code, ""),
     }
     return render(request, "problem.html", content, status=problem.status)

@@ -36,7 +36,7 @@ def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamRespons
         browser = browser_of(request)
         if browser is None or browser.operator is None:
             raise web.HTTPSeeOther(f"{ROOT}/login?{urlencode({'next': request.path_qs})}")
-        request.app[app_keys.GATE].need_store()
+        request.app[app_keys.REQUEST_SERVICES].need_store()
         return await view(request, browser, browser.operator)
 
     return guarded
@@ -113,7 +113,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
         "origin": _origin_of(request),
     }
     if tenant:
-        activity = await request.app[app_keys.PULSES].activity(tenant)
+        activity = await request.app[app_keys.TRAFFIC_STATISTICS].activity(tenant)
         happened = await request.app[app_keys.HISTORIES].latest(tenant, most=HISTORY_SIZE)
         content |= {
             "charts": charts_of(activity),
@@ -132,7 +132,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
         raise NotFound
     session = await request.app[app_keys.SESSIONS].get(tenant, name)
     history = await request.app[app_keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
-    rules = await request.app[app_keys.ACTS].rules(tenant, name)
+    rules = await request.app[app_keys.OPERATOR_ACTIONS].rules(tenant, name)
     if session is None and not history.events and rules == Rules() and "unseen" not in request.query:
         raise NotFound(f"Nothing is kept of {visible(name)} in {tenant}")
     content = {
@@ -154,20 +154,20 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
 async def rules(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
     """What holds for all users of a tenant: restrictions, revoked tokens, limits."""
     tenant = _tenant_of(request, operator)
-    acts, subject = request.app[app_keys.ACTS], request.query.get("subject", "").strip()
-    known = request.app[app_keys.GATE].policy.current.directory.tenants[tenant]
+    actions, subject = request.app[app_keys.OPERATOR_ACTIONS], request.query.get("subject", "").strip()
+    known = request.app[app_keys.REQUEST_SERVICES].policy.current.directory.tenants[tenant]
     limits = list(known.limits.values())
     asked = Per.IP if is_counted(subject) else Per.USER
     subjects = {Per.TENANT: "-", asked: subject} if is_user_id(subject) else {}
     charges = [(limit, subjects[limit.per]) for limit in limits if limit.per in subjects]
     content = {
         **_about(browser, operator, tenant),
-        "rules": await acts.rules(tenant),
+        "rules": await actions.rules(tenant),
         "configured": sorted(known.restricted),
         "limits": limits,
-        "webhooks": [(name, await request.app[app_keys.HOOKS].state(tenant, name)) for name in known.webhooks],
+        "webhooks": [(name, await request.app[app_keys.WEBHOOK_STATES].state(tenant, name)) for name in known.webhooks],
         "subject": subject,
-        "standings": await acts.peek(tenant, charges) if charges else [],
+        "standings": await actions.peek(tenant, charges) if charges else [],
     }
     return render(request, "rules.html", content)
 
@@ -210,7 +210,7 @@ def _tenant_of(request: web.Request, operator: Operator) -> str:
 
 
 def _tenants_of(request: web.Request, operator: Operator) -> list[str]:
-    tenants = request.app[app_keys.GATE].policy.current.directory.tenants
+    tenants = request.app[app_keys.REQUEST_SERVICES].policy.current.directory.tenants
     return sorted(name for name in tenants if operator.sees(name))
 
 

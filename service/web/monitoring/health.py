@@ -18,20 +18,20 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 async def readyz(request: web.Request) -> web.StreamResponse:
     """Answer 200 with the warnings while Redis takes writes, else 503."""
-    gate = request.app[app_keys.GATE]
-    if blockers := gate.readiness.blockers():
+    services = request.app[app_keys.REQUEST_SERVICES]
+    if blockers := services.readiness.blockers():
         raise StoreUnavailable("; ".join(blockers))
-    if not await gate.is_ready():
+    if not await services.is_ready():
         raise StoreUnavailable("not ready")
-    return success(request, {"status": "ready", "warnings": gate.readiness.warnings()})
+    return success(request, {"status": "ready", "warnings": services.readiness.warnings()})
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """The Prometheus text format; with `metrics.token` set, for whoever brings it."""
-    wanted = request.app[app_keys.GATE].policy.current.metrics_token_digest
+    wanted = request.app[app_keys.REQUEST_SERVICES].policy.current.metrics_token_digest
     if wanted is not None:
         token = bearer_token(request.headers)
         if token is None or not hmac.compare_digest(digest(token), wanted):
             raise Unauthorized
     headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
-    return web.Response(body=request.app[app_keys.GATE].metrics.text(), headers=headers)
+    return web.Response(body=request.app[app_keys.REQUEST_SERVICES].metrics.text(), headers=headers)

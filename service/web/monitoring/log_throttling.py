@@ -14,7 +14,7 @@ MOST = 100
 """So many addresses are told of by themselves each second; the others together."""
 
 
-class Repeats:
+class LogThrottle:
     """How often something happened again, by operation and address."""
 
     def __init__(self) -> None:
@@ -29,22 +29,22 @@ class Repeats:
         """Count one; it is told within a second."""
         self._counts[what, operation, client] += 1
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """A line for each kind of failure, and for each address, the most frequent first."""
         failures, self._failures = self._failures, {}
         for kind, (reason, times) in failures.items():
             log.warning("redis did not decide", kind=kind, reason=reason, times=times)
         counts, self._counts = self._counts, Counter()
-        told = counts.most_common(MOST)
-        for (what, operation, client), times in told:
+        shown = counts.most_common(MOST)
+        for (what, operation, client), times in shown:
             log.info(what, operation=operation, client=client, times=times)
         if len(counts) > MOST:
-            others = counts.total() - sum(times for _, times in told)
+            others = counts.total() - sum(times for _, times in shown)
             log.info("others", clients=len(counts) - MOST, times=others)
 
     async def run_forever(self) -> None:
         """Tell once a second."""
         while True:
             await asyncio.sleep(TELL_EVERY_S)
-            self.tell()
+            self.flush()
             round_completed()

@@ -101,9 +101,9 @@ class Metrics:
 
     def count_admission(self, admission: Admission) -> None:
         """Count what an admission decided."""
-        for standing in admission.standings:
-            if standing.over:
-                limit = standing.limit
+        for limit_state in admission.limit_states:
+            if limit_state.over:
+                limit = limit_state.limit
                 self._tally[self._refusals, (limit.name, "true" if limit.shadow else "false")] += 1
         for what in admission.degraded:
             self._tally[self._degraded, (what,)] += 1

@@ -5,7 +5,7 @@ import re
 from service.core.tenants import digest
 from service.web.policy import Policy
 
-VEILED = "[token]"
+REDACTED = "[token]"
 _JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 
 
@@ -14,6 +14,6 @@ def is_token(text: str, policy: Policy) -> bool:
     return _JWT.search(text) is not None or digest(text) in policy.secrets
 
 
-def veiled(path: str, policy: Policy) -> str:
+def redacted(path: str, policy: Policy) -> str:
     """`path`, with the segments that are tokens made unreadable."""
-    return "/".join(VEILED if is_token(segment, policy) else segment for segment in path.split("/"))
+    return "/".join(REDACTED if is_token(segment, policy) else segment for segment in path.split("/"))

@@ -84,7 +84,7 @@ _RESULT = _object(
 )
 _SERIES = _list(_COUNT)
 _ACT = _object({**_SESSION_MEMBERS, "applied": _APPLIED, **_REVOKED}, optional=tuple(_REVOKED))
-SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT, "Act": _ACT}
+SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT, "ActionResult": _ACT}
 _A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
 _AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 _EVENTS: Json = _list({"$ref": "#/components/schemas/Event"})
@@ -136,8 +136,8 @@ def _verify() -> list[Operation]:
     how: Any = {"errors": ("FORBIDDEN", "VALIDATION_ERROR"), "headers": ("x-auth-*",)}
     for proxy in ("", "/nginx", "/haproxy", "/traefik", "/caddy", "/envoy"):
         for method in ("get", "head", "post", "put", "patch", "delete", "options"):
-            told = f"Forward-auth{' for ' + proxy[1:] if proxy else ''}: is this request admitted?"
-            found.append(_users(method, f"/auth/verify{proxy}", told, _SUCCESS, **how))
+            documented = f"Forward-auth{' for ' + proxy[1:] if proxy else ''}: is this request admitted?"
+            found.append(_users(method, f"/auth/verify{proxy}", documented, _SUCCESS, **how))
     return found
 
 
@@ -148,9 +148,9 @@ def _of_a_tenant() -> list[Operation]:
         (f"{at}/users/{{user}}", None),
         (f"{at}/user", schemas.UserQuery),
     ]
-    told = {"restrictions": _RESTRICTIONS, "revokedBefore": _TIME}
+    documented = {"restrictions": _RESTRICTIONS, "revokedBefore": _TIME}
     limits = {"type": "object", "additionalProperties": _LIMIT}
-    standing = {"limit": {"type": "string"}, "requests": _COUNT, "window": _COUNT, "used": _COUNT}
+    limit_state = {"limit": {"type": "string"}, "requests": _COUNT, "window": _COUNT, "used": _COUNT}
     listed = {
         "limit": {"type": "string"},
         "per": {"enum": ["ip", "user", "tenant"]},
@@ -168,7 +168,7 @@ def _of_a_tenant() -> list[Operation]:
         "addresses": _list(_object({"address": {"type": "string"}, "refusals": _COUNT})),
         "shadowLimits": _list(_object({"limit": {"type": "string"}, "refusals": _COUNT})),
     }
-    hook = {
+    webhook = {
         "webhook": {"type": "string"},
         "lastEvent": {"type": ["string", "null"]},
         "failedAttempts": _COUNT,
@@ -181,36 +181,36 @@ def _of_a_tenant() -> list[Operation]:
     }
     one = {
         "session": {"oneOf": [_A_SESSION, {"type": "null"}]},
-        **told,
+        **documented,
         "events": _EVENTS,
         "eventsReachBackTo": _TIME,
     }
     found = [
-        _operators("get", at, "Counts, and what operators have set", _object({"tenant": {"type": "string"}, "counts": _COUNTS, "restrictedByConfiguration": _list({"type": "string"}), **told, "limits": limits})),
+        _operators("get", at, "Counts, and what operators have set", _object({"tenant": {"type": "string"}, "counts": _COUNTS, "restrictedByConfiguration": _list({"type": "string"}), **documented, "limits": limits})),
         _operators("get", f"{at}/activity", "The last hour", _object(activity)),
-        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", _object({"webhooks": _list(_object(hook))})),
+        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", _object({"webhooks": _list(_object(webhook))})),
         _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", _object(page), query=schemas.SessionsQuery),
         _operators("get", f"{at}/limits", "Limits, as they hold and as configured", _object({"limits": _list(_object(listed))})),
-        _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", _object({**standing, "remaining": _COUNT, "reset": _COUNT}), query=schemas.SubjectQuery),
+        _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", _object({**limit_state, "remaining": _COUNT, "reset": _COUNT}), query=schemas.SubjectQuery),
         _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's; the last one set holds", _object({"success": {"const": True}, "applied": _APPLIED, "requests": _COUNT, "window": _COUNT, "previous": _LIMIT}), body=schemas.LimitBody),
-        _operators("delete", f"{at}/limits/{{limit}}", "Let the configuration's limit hold again", body=schemas.Told),
+        _operators("delete", f"{at}/limits/{{limit}}", "Let the configuration's limit hold again", body=schemas.ReasonBody),
         _operators("post", f"{at}/limits/{{limit}}/reset", "Give a subject its whole quota back", _object({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
     ]  # fmt: skip
-    acts = ("logout", "suspend", "reinstate", "terminate")
-    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", _object({"results": _list(_RESULT)}), body=schemas.ManyBody) for act in acts]  # fmt: skip
+    actions = ("logout", "suspend", "reinstate", "terminate")
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", _object({"results": _list(_RESULT)}), body=schemas.ManyBody) for act in actions]  # fmt: skip
     for user, query in users:
         found += [
             _operators("get", user, "One user, with history", _object(one), query=query),
-            _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.Told, query=query),
-            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _AN_ACT, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in acts),
+            _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.ReasonBody, query=query),
+            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _AN_ACT, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in actions),
         ]  # fmt: skip
     for whose, query in [(at, None), *users]:
         replace = schemas.ReplaceQuery if query is None else schemas.UserReplaceQuery
         found += [
             _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", _object({"success": {"const": True}, "applied": _APPLIED, "until": {**_TIME, "description": "until when it holds; null: until it is lifted"}}), body=schemas.RestrictBody, query=replace),
-            _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.Told, query=query),
+            _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.ReasonBody, query=query),
             _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment; a later one that is set stays", _object({"applied": _APPLIED, **_REVOKED}), body=schemas.RevokeBody, query=replace),
-            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", _object({"success": {"const": True}, "applied": _APPLIED}), body=schemas.Told, query=query),
+            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", _object({"success": {"const": True}, "applied": _APPLIED}), body=schemas.ReasonBody, query=query),
         ]  # fmt: skip
     return found
 
@@ -277,8 +277,8 @@ def document(version: str) -> Json:
 
 _META = _object({"requestId": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}, "timestamp": _MOMENT})
 _HEADERS: dict[str, Json] = {
-    name: {"description": told, "schema": {"type": kind}}
-    for name, kind, told in (
+    name: {"description": documented, "schema": {"type": kind}}
+    for name, kind, documented in (
         ("x-request-id", "string", "the request's id: the client's where it is well-formed, else a new one"),
         ("RateLimit-Policy", "string", "each limit that holds (draft-ietf-httpapi-ratelimit-headers)"),
         ("RateLimit", "string", "where the subject stands within each"),
@@ -317,8 +317,8 @@ def _operation(one: Operation) -> Json:
             {"name": "x-passive", "in": "header", "schema": {"enum": ["true", "false"]}, "description": "true: leave no trace in the status"},
         ]  # fmt: skip
     if "last-event-id" in one.headers:
-        told = "go on behind this event"
-        parameters.append({"name": "last-event-id", "in": "header", "schema": {"type": "string", "pattern": r"^\d{1,15}-\d{1,19}$"}, "description": told})  # fmt: skip
+        documented = "go on behind this event"
+        parameters.append({"name": "last-event-id", "in": "header", "schema": {"type": "string", "pattern": r"^\d{1,15}-\d{1,19}$"}, "description": documented})  # fmt: skip
     parameters.append({"name": "x-request-id", "in": "header", "schema": {"type": "string"}})
     operation_id = "_".join([one.method, *(part.strip("{}") for part in one.path.split("/") if part)])
     described: Json = {

@@ -15,7 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from service.web.api.authentication import MAX_HEADER_BYTES
-from service.web.server.hot_path import ShortWay
+from service.web.server.hot_path import HotPath
 from service.web.server.responses import Answer, until_taken
 
 log = structlog.get_logger()
@@ -48,11 +48,11 @@ class _Request(web.Request):
 class Handler(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_deadline", "_fed", "_idle", "_remote", "_short_way", "_taking")
+    __slots__ = ("_deadline", "_fed", "_hot_path", "_idle", "_remote", "_taking")
 
-    def __init__(self, manager: web.Server, short_way: ShortWay, **options: Any) -> None:
+    def __init__(self, manager: web.Server, hot_path: HotPath, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._short_way = short_way
+        self._hot_path = hot_path
         self._idle: asyncio.Future[None] | None = None
         """What aiohttp's loop waits for, while a request is on the short way."""
         self._taking: asyncio.Task[None] | None = None
@@ -136,11 +136,11 @@ class Handler(RequestHandler):
             or self._paused
         ):
             return False
-        way = self._short_way.find(message.method, message.path)
-        if way is None or hdrs.EXPECT in message.headers or hdrs.UPGRADE in message.headers:
+        route = self._hot_path.find(message.method, message.path)
+        if route is None or hdrs.EXPECT in message.headers or hdrs.UPGRADE in message.headers:
             return False
         self._idle, self._waiter, self._request_in_progress = idle, None, True
-        if not self._short_way.enter(_Request(message, self, self._remote), way, self._answered, fed):
+        if not self._hot_path.enter(_Request(message, self, self._remote), route, self._answered, fed):
             self._idle, self._waiter, self._request_in_progress = None, idle, False
             return False
         return True

@@ -16,26 +16,26 @@ from service.core.admission import Admission, Decided, Question
 from service.core.errors import KeysUnavailable, StoreUnavailable, UnknownKey
 from service.web import app_keys
 from service.web.api.authentication import MAX_HEADER_BYTES, Middlewares, hold_to_size
-from service.web.app_keys import Exchange
+from service.web.app_keys import RequestContext
 
 log = structlog.get_logger()
 
-Answered = Callable[[web.Request, web.StreamResponse | None], None]
+OnAnswer = Callable[[web.Request, web.StreamResponse | None], None]
 """Told a request's answer; None: there is none to give, and the log says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class HotRoute:
     """How an operation is answered."""
 
     operation: app_keys.Operation
-    answer: app_keys.Prompt
+    answer: app_keys.Responder
     """Once it is admitted."""
-    regular: app_keys.Answering
+    regular: app_keys.AsyncHandler
     """The same, to be awaited."""
 
 
-class ShortWay:
+class HotPath:
     """Over one gate, as the middlewares are.
 
     Args:
@@ -43,66 +43,74 @@ class ShortWay:
         find: method and raw path → the way; None: there is none.
     """
 
-    def __init__(self, middlewares: Middlewares, find: Callable[[str, str], Way | None]) -> None:
+    def __init__(self, middlewares: Middlewares, find: Callable[[str, str], HotRoute | None]) -> None:
         self.find = find
         self._steps = middlewares
 
-    def enter(self, request: web.Request, way: Way, answered: Answered, size: int) -> bool:
+    def enter(self, request: web.Request, route: HotRoute, on_answer: OnAnswer, size: int) -> bool:
         """Take `request`, and tell `answered` its answer: at once, or when Redis has decided.
 
         Args:
             request: one without a body.
-            way: its own.
-            answered: is told once.
+            route: its own.
+            on_answer: is told once.
             size: bytes that its header fields are at most, all together.
 
         Returns:
             False: it cannot go this way; nothing was asked, and nothing is told.
         """
-        steps, exchange = self._steps, None
+        steps, context = self._steps, None
         try:
-            exchange = steps.begin(request)
+            context = steps.begin(request)
             if size > MAX_HEADER_BYTES:
                 hold_to_size(request)
-            question = steps.question(request, exchange, way.operation)
+            question = steps.question(request, context, route.operation)
             try:
-                told = partial(self._land, request, exchange, way, question, answered)
-                decided: Decided | None = exchange.gate.start(question, told)
+                outcome = partial(self._land, request, context, route, question, on_answer)
+                decided: Decided | None = context.services.start(question, outcome)
             except StoreUnavailable as error:
                 decided = error
         except (UnknownKey, KeysUnavailable):
             return False
         except Exception as error:
-            answered(request, self._refused(request, exchange, error))
+            on_answer(request, self._refused(request, context, error))
             return True
         if decided is not None:
-            self._land(request, exchange, way, question, answered, decided)
+            self._land(request, context, route, question, on_answer, decided)
         return True
 
     def _land(
-        self, request: web.Request, exchange: Exchange, way: Way, question: Question, answered: Answered, told: Decided
+        self,
+        request: web.Request,
+        context: RequestContext,
+        route: HotRoute,
+        question: Question,
+        on_answer: OnAnswer,
+        outcome: Decided,
     ) -> None:
         try:
-            if isinstance(told, Admission):
-                admission = told
+            if isinstance(outcome, Admission):
+                admission = outcome
             else:
-                exchange.gate.count_failure(told)
-                admission = exchange.gate.without_store(question)
-            self._steps.settle(exchange, question, admission)
-            answer: web.StreamResponse | None = self._steps.finish(request, exchange, way.answer(request, exchange))
+                context.services.count_failure(outcome)
+                admission = context.services.without_store(question)
+            self._steps.settle(context, question, admission)
+            answer: web.StreamResponse | None = self._steps.finish(request, context, route.answer(request, context))
         except Exception as error:
-            answer = self._refused(request, exchange, error)
-        answered(request, answer)
+            answer = self._refused(request, context, error)
+        on_answer(request, answer)
 
-    def _refused(self, request: web.Request, exchange: Exchange | None, error: Exception) -> web.StreamResponse | None:
+    def _refused(
+        self, request: web.Request, context: RequestContext | None, error: Exception
+    ) -> web.StreamResponse | None:
         try:
-            if exchange is None:
+            if context is None:
                 raise error
-            request[app_keys.EXCHANGE] = exchange  # a page looks there
-            return self._steps.refuse(request, exchange, error)
+            request[app_keys.REQUEST_CONTEXT] = context  # a page looks there
+            return self._steps.refuse(request, context, error)
         except Exception as mistake:  # of ours, behind the last line of the middlewares
             log.error("a request failed", exc_info=mistake)
             return None
 
 
-SHORT_WAY = web.AppKey("SHORT_WAY", ShortWay)
+HOT_PATH = web.AppKey("HOT_PATH", HotPath)

@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from service.web.server.connection import Handler, bare
-from service.web.server.hot_path import SHORT_WAY, ShortWay
+from service.web.server.hot_path import HOT_PATH, HotPath
 from service.web.server.responses import Answer
 
 BODY_DEADLINE_S = 10.0
@@ -59,18 +59,18 @@ def _with_a_target(make: Callable[..., web.BaseRequest]) -> Callable[..., web.Ba
 
 
 class _Server(web.Server):
-    def __init__(self, *args: Any, short_way: ShortWay, **options: Any) -> None:
+    def __init__(self, *args: Any, hot_path: HotPath, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._short_way = short_way
+        self._hot_path = hot_path
 
     def __call__(self) -> Handler:
-        return Handler(self, self._short_way, loop=self._loop, **self._kwargs)
+        return Handler(self, self._hot_path, loop=self._loop, **self._kwargs)
 
 
 _VERSIONS = (HttpVersion10, HttpVersion11)
 
 
-class _InOurWords(Answer):
+class _BareAnswer(Answer):
     """A bare status to whoever speaks another version: aiohttp's own would repeat it."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -87,7 +87,7 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
     Aiohttp answers an `Expect` it does not know before any middleware, and echoes it: here it gets a bare 417. And
     what has a short way and cannot take it goes past the router all the same.
     """
-    find = app[SHORT_WAY].find
+    find = app[HOT_PATH].find
 
     async def refuse(response: web.StreamResponse) -> web.StreamResponse:
         response.force_close()
@@ -101,10 +101,10 @@ def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.Strea
     def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
         if hdrs.EXPECT in request.headers:
             return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse(bare(417))
-        way = find(request.method, request.raw_path)
-        if way is None and request.version not in _VERSIONS:  # aiohttp would answer in the client's words
-            return refuse(_InOurWords(400, b""))
-        answered = handler(request) if way is None else way.regular(request)
+        route = find(request.method, request.raw_path)
+        if route is None and request.version not in _VERSIONS:  # aiohttp would answer in the client's words
+            return refuse(_BareAnswer(400, b""))
+        answered = handler(request) if route is None else route.regular(request)
         # Of what follows an upgrade in its packet the parser drops all; the body of CONNECT it takes for a request.
         if hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT:
             return the_last(answered)
@@ -122,7 +122,7 @@ class Runner(web.AppRunner):
             _entrance(self.app, made.request_handler),
             request_factory=_with_a_target(made.request_factory),
             handler_cancellation=made.handler_cancellation,
-            short_way=self.app[SHORT_WAY],
+            hot_path=self.app[HOT_PATH],
             loop=made._loop,
             **made._kwargs,
         )
