@@ -1,1 +1,1 @@
-"""TODO service/background."""
+"""What runs beside the requests: refresh of key sets, delivery of webhooks. No request waits for it."""

@@ -1,1 +1,1 @@
-"""What a request is, what it may do, and what becomes of its user: no I/O, no HTTP, no Redis."""
+"""What is decided, in plain Python: no I/O, no HTTP, no Redis."""

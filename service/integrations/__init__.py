@@ -1,1 +1,1 @@
-"""TODO service/integrations."""
+"""The same admission inside applications of other frameworks."""

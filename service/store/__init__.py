@@ -1,1 +1,1 @@
-"""Everything Redis. Nothing above this package knows a key, a script or a command."""
+"""Everything Redis: keys, scripts, and what reads and writes them. No HTTP."""

@@ -1,1 +1,1 @@
-"""Everything HTTP: who asks, and how it is answered. Nothing here knows a Redis key."""
+"""Everything HTTP. It knows `core` alone."""

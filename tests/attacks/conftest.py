@@ -18,7 +18,7 @@ from pytest_asyncio import is_async_test
 
 from service.app import make_app
 from service.store.connection.client import RedisAccess, TlsFiles
-from tests.attacks import wire
+from tests.attacks import raw_http as wire
 from tests.kit import OTHER_TENANT_TOKEN, TENANT_TOKEN, Answer, OurServer, config, settings
 
 OPERATORS = [

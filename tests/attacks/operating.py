@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from service.web.admin.routes import CAUSES
 from tests.attacks.conftest import Target
-from tests.attacks.wire import Fields, told
+from tests.attacks.raw_http import Fields, told
 from tests.kit import Answer
 
 ADMIN, DASHBOARD = "/admin/v1", "/dashboard/api"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.web.server import http_server
-from tests.attacks import wire
+from tests.attacks import raw_http as wire
 from tests.attacks.conftest import Attack, Target, of
 from tests.attacks.operating import FORM, bearer, log_in, stranger
 from tests.kit import OPERATOR_TOKEN, Answer, sign

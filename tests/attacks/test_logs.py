@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks import wire
+from tests.attacks import raw_http as wire
 from tests.attacks.conftest import Attack, of
 from tests.attacks.forging import forge
 from tests.attacks.operating import FORM

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks import wire
+from tests.attacks import raw_http as wire
 from tests.attacks.conftest import Attack, of
 from tests.attacks.test_smuggling import AMBIGUOUS, HIDDEN, LAST, SWALLOWED, mallory
 from tests.kit import sign, tenant

@@ -8,7 +8,7 @@ import pytest
 from aiohttp.compression_utils import ZLibDecompressor
 
 from service.web import app_keys
-from tests.attacks import wire
+from tests.attacks import raw_http as wire
 from tests.attacks.conftest import Attack, Launch, Target, of
 from tests.attacks.operating import ADMIN, DASHBOARD, bearer, log_in, wishes
 from tests.attacks.test_bodies import BOUND, MUCH, deflated

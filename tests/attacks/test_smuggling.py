@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.attacks import wire
+from tests.attacks import raw_http as wire
 from tests.attacks.conftest import Attack, Target, of
 from tests.kit import sign
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
-from tests.attacks import wire
+from tests.attacks import raw_http as wire
 from tests.attacks.conftest import Attack, Target, of, of_globex
 from tests.attacks.forging import (
     EC,
@@ -38,7 +38,7 @@ from tests.attacks.forging import (
     sealed,
     twisted,
 )
-from tests.attacks.wire import Stranger
+from tests.attacks.raw_http import Stranger
 from tests.kit import OPERATOR_TOKEN, OTHER_SECRET, OTHER_TENANT_TOKEN, SECRET, TENANT_TOKEN, settings, sign, tenant
 
 CHANGES: dict[str, Any] = {

@@ -19,7 +19,7 @@ from service.web.server.connection import HEADER_DEADLINE_S
 from tests.fuzz.bounds import REQUESTS, SEED
 from tests.fuzz.conftest import complaints
 from tests.fuzz.making import Known, Maker
-from tests.fuzz.wire import NotHttp, Plan, Told, answers_in, converse
+from tests.fuzz.raw_http import NotHttp, Plan, Told, answers_in, converse
 from tests.kit import OTHER_SECRET, OTHER_TENANT_TOKEN, Service, credentials, wait_for
 
 AT_ONCE = 48

@@ -8,7 +8,7 @@ import pytest
 from service.web.server.connection import HEADER_DEADLINE_S
 from tests.fuzz.conftest import OPERATORS, complaints
 from tests.fuzz.making import Known
-from tests.fuzz.wire import NotHttp, Plan, answers_in, converse
+from tests.fuzz.raw_http import NotHttp, Plan, answers_in, converse
 from tests.kit import TENANT_TOKEN, Service
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]

@@ -1,1 +1,1 @@
-"""TODO service/core/routing."""
+"""Which rule holds for a proxied request: how its path is read, and the rules in a tree."""

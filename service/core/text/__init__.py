@@ -1,1 +1,1 @@
-"""TODO service/core/text."""
+"""How values are written for people and programs: timestamps, validation messages."""

@@ -1,1 +1,1 @@
-"""TODO service/core/tokens."""
+"""Users' tokens: verifying them, and which kinds of token are meant."""

@@ -1,1 +1,1 @@
-"""TODO service/store/connection."""
+"""Connections to Redis: URLs, topologies, failovers, the admissions' pipeline, and checks of the server."""

@@ -1,1 +1,1 @@
-"""TODO service/store/embedded."""
+"""The private Redis server of the service: finding one, running it, watching it."""

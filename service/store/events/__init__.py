@@ -1,1 +1,1 @@
-"""TODO service/store/events."""
+"""Events: their streams, subscribers, the state of webhooks, traffic statistics."""

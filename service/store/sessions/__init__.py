@@ -1,1 +1,1 @@
-"""TODO service/store/sessions."""
+"""Sessions in Redis: reading and listing them, operators' actions, expiry and repair."""

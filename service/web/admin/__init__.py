@@ -1,1 +1,1 @@
-"""TODO service/web/admin."""
+"""The admin API: who may use it, its routes and schemas, the event stream."""

@@ -1,1 +1,1 @@
-"""TODO service/web/api."""
+"""The users' and proxies' API: authentication, forward-auth, envelopes, errors, headers."""

@@ -1,1 +1,1 @@
-"""TODO service/web/dashboard."""
+"""The operators' pages: views, login, charts, templates and static files."""

@@ -1,1 +1,1 @@
-"""TODO service/web/monitoring."""
+"""What operators monitor: health, metrics, and what the log leaves out."""

@@ -1,1 +1,1 @@
-"""TODO service/web/openapi."""
+"""The description of the API, and the page that shows it."""

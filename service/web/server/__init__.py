@@ -1,1 +1,1 @@
-"""TODO service/web/server."""
+"""The HTTP server: connections, the hot path, sizes and deadlines."""
