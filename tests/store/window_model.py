@@ -16,7 +16,7 @@ import redis
 
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Limit, LimitState, Per
-from service.store.admissions.batcher import encode
+from service.store.admissions.encoding import encode
 from service.store.keyspace import keys_of
 from service.store.scripts import SCRIPTS
 from service.web.api.rate_limit_headers import limit_lines

@@ -8,18 +8,20 @@ import pytest
 from tests.kit import ROOT
 
 SERVICE = ROOT / "service"
+ABOVE = (
+    "service.app",
+    "service.background",
+    "service.config",
+    "service.integrations",
+    "service.policy_factory",
+    "service.serving",
+    "service.workers",
+)
 FOREIGN = {
-    "core": (
-        "service.store",
-        "service.web",
-        "service.app",
-        "service.policy_factory",
-        "service.config.settings",
-        "aiohttp",
-        "redis",
-    ),
-    "store": ("service.web", "service.app", "service.policy_factory", "service.config.settings", "aiohttp"),
-    "web": ("service.store", "service.app", "service.policy_factory", "service.config.settings", "redis"),
+    "core": (*ABOVE, "service.store", "service.web", "aiohttp", "redis"),
+    "store": (*ABOVE, "service.web", "aiohttp"),
+    "web": (*ABOVE, "service.store", "redis"),
+    "config": ("service.app", "service.web", "service.policy_factory"),
 }
 
 
@@ -41,9 +43,52 @@ def test_a_layer_imports_nothing_it_may_not_know(layer: str) -> None:
             assert not wrong, f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_the_guard_stands_alone() -> None:
-    names = imports(SERVICE / "store" / "guard.py")
+def test_the_watchdog_imports_nothing_of_the_service() -> None:
+    names = imports(SERVICE / "store" / "embedded" / "watchdog.py")
     assert not any(name.startswith("service") for name in names), "it starts in milliseconds, without this package"
+
+
+PRIVATE_WORDS = {
+    "way",
+    "ways",
+    "oneway",
+    "clusterways",
+    "shortway",
+    "link",
+    "wire",
+    "reach",
+    "news",
+    "pulse",
+    "pulses",
+    "beat",
+    "told",
+    "teller",
+    "desk",
+    "exchange",
+    "veil",
+    "repeats",
+    "moments",
+    "hooks",
+    "guard",
+    "welcome",
+    "wording",
+    "acts",
+    "standing",
+}
+
+
+def test_no_module_class_or_function_is_named_by_a_private_word() -> None:
+    for path in SERVICE.rglob("*.py"):
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        names = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+        for name in (path.stem, *names):
+            assert name.replace("_", "").lower() not in PRIVATE_WORDS, f"{path.relative_to(ROOT)}: {name}"
+
+
+def test_no_folder_of_the_service_holds_more_than_14_modules() -> None:
+    for folder in {path.parent for path in SERVICE.rglob("*.py")}:
+        modules = len(list(folder.glob("*.py")))
+        assert modules <= 14, f"{folder.relative_to(ROOT)} holds {modules} modules"
 
 
 def test_no_file_of_the_service_is_longer_than_400_lines() -> None:

@@ -6,12 +6,10 @@ is sent once; it is sent again only where Redis says that it ran nothing: NOSCRI
 """
 
 import asyncio
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -19,14 +17,14 @@ from redis.exceptions import AskError, MovedError, NoScriptError
 
 from service.core.admission import NOTHING_ASKED, Admission, Decided, OnDecided, Question, Terms
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
-from service.core.limits import MICRO, Limit, LimitState, Per
 from service.store.admissions.denial_cache import DenialCache
-from service.store.connection.failures import OVERLOAD, RECORD, TIMEOUT, kind_of_text, unavailable
+from service.store.admissions.encoding import decode, encode
+from service.store.connection.failures import OVERLOAD, TIMEOUT, unavailable
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.resp import Command, packed
 from service.store.connection.router import NodeRouter
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
-from service.store.scripts import SCRIPTS, STATUSES, parse_record
+from service.store.scripts import SCRIPTS
 
 log = structlog.get_logger()
 
@@ -297,110 +295,7 @@ def _answer(waiting: _Waiting, decided: Decided) -> None:
 
 
 def _fail(asked: Sequence[_Waiting], error: Exception) -> None:
-    on_decided = unavailable(error)
+    failure = unavailable(error)
     for waiting in asked:
         if not waiting.over:
-            _answer(waiting, StoreUnavailable(on_decided.reason, on_decided.kind))
-
-
-def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
-    """Append what `lua/admit.lua` reads of a tenant's questions, grouped by their terms' shape."""
-    known = any(group[0].terms.knows_users for group in groups)
-    keys.append(of.rules)
-    if known:
-        keys += of.shared
-    args += (len(groups), "1" if known else "0")
-    own, own_rules = of.user(""), of.user_rules("")
-    for group in groups:
-        args.append(len(group))
-        args += _shape(group[0].terms)
-        windows = [(of.window(limit.name, ""), limit) for limit in group[0].terms.limits]
-        before: Terms | None = None
-        for question in group:
-            terms, identity = question.terms, question.user
-            for window, limit in windows:
-                keys.append(window + question.subject(limit))
-            if identity is None:
-                continue
-            keys += (own + identity.user, own_rules + identity.user)
-            if terms is not before:
-                before, (restricted, needs) = terms, _needs(terms)
-            passive = "1" if question.passive else "0"
-            issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
-            args.append(
-                f"{passive}{restricted}{identity.expires_ms} {issued} {question.client} {question.request_id} "
-                f"{needs} {identity.user}"
-            )
-
-
-@lru_cache(maxsize=4096)
-def _shape(terms: Terms) -> tuple[str | int, ...]:
-    """What is told of a group, up to its questions."""
-    on_decided: list[str | int] = [terms.cause.value if terms.knows_users else "", len(terms.limits)]
-    for limit in terms.limits:
-        on_decided += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
-    return (*on_decided, terms.reason) if terms.knows_users else tuple(on_decided)
-
-
-@lru_cache(maxsize=4096)
-def _needs(terms: Terms) -> tuple[str, str]:
-    """Whether the configuration restricts it, and the capabilities."""
-    return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
-
-
-def decode(question: Question, on_decided: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
-    """Read what `lua/admit.lua` answers to the next question.
-
-    Args:
-        question: the next one that was asked.
-        on_decided: what is left of the answer.
-        learn: is called with a limit that an operator has set for the tenant.
-
-    Raises:
-        StopIteration: the answer ends before it should.
-    """
-    terms, user, limit_states, may_be_full = question.terms, question.user, [], False
-    record = before = b""
-    restricted_at = 0
-    if user is not None:
-        before = next(on_decided)
-        if before is None:
-            return _own_error(next(on_decided))
-        if before:
-            record, restricted_at = next(on_decided), next(on_decided)
-    for limit in terms.limits:
-        used = next(on_decided)
-        if used is None:
-            return _own_error(next(on_decided))
-        reset_us, over = next(on_decided), next(on_decided)
-        if isinstance(over, bytes):  # an operator has set the limit
-            over, requests, window_s = map(int, over.split())
-            learn(terms.tenant, limit := limit.changed(requests, window_s))
-        if used >= 0:
-            limit_states.append(LimitState(limit, used, reset_us, over == 1))
-            may_be_full |= used >= limit.requests
-    if user is None or not before:
-        return Admission(limit_states, may_be_full=may_be_full)
-    # The whole answer is read by now: a record that the service did not write is this question's error alone.
-    try:
-        session = parse_record(user.user, record)
-        came_from = None
-        if before[0] != (record[0] if record else _NOBODY):
-            came_from = STATUSES[before.decode()]
-    except (KeyError, ValueError) as error:
-        return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
-    if restricted_at < 0:
-        accepted_from_s = None if restricted_at == -1 else 1 - restricted_at
-        return Admission(limit_states, session, revoked=True, accepted_from_s=accepted_from_s, may_be_full=may_be_full)
-    restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
-    return Admission(limit_states, session, came_from, restricted, may_be_full)
-
-
-def _own_error(text: bytes) -> StoreUnavailable:
-    reason = text.decode(errors="replace")
-    return StoreUnavailable(reason, kind_of_text(reason))
-
-
-_NOBODY = ord("-")
-_KINDS = {(False, False): "", (False, True): "u", (True, False): "s", (True, True): "su"}
-"""Whether a limit is in shadow, and per user, as the script reads it."""
+            _answer(waiting, StoreUnavailable(failure.reason, failure.kind))

@@ -1,0 +1,116 @@
+"""What `lua/admit.lua` reads of questions, and what it answers."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from service.core.admission import Admission, Decided, Question, Terms
+from service.core.errors import StoreUnavailable
+from service.core.limits import MICRO, Limit, LimitState, Per
+from service.store.connection.failures import RECORD, kind_of_text
+from service.store.keyspace import TenantKeys
+from service.store.scripts import STATUSES, parse_record
+
+
+def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
+    """Append what `lua/admit.lua` reads of a tenant's questions, grouped by their terms' shape."""
+    known = any(group[0].terms.knows_users for group in groups)
+    keys.append(of.rules)
+    if known:
+        keys += of.shared
+    args += (len(groups), "1" if known else "0")
+    own, own_rules = of.user(""), of.user_rules("")
+    for group in groups:
+        args.append(len(group))
+        args += _shape(group[0].terms)
+        windows = [(of.window(limit.name, ""), limit) for limit in group[0].terms.limits]
+        before: Terms | None = None
+        for question in group:
+            terms, identity = question.terms, question.user
+            for window, limit in windows:
+                keys.append(window + question.subject(limit))
+            if identity is None:
+                continue
+            keys += (own + identity.user, own_rules + identity.user)
+            if terms is not before:
+                before, (restricted, needs) = terms, _needs(terms)
+            passive = "1" if question.passive else "0"
+            issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
+            args.append(
+                f"{passive}{restricted}{identity.expires_ms} {issued} {question.client} {question.request_id} "
+                f"{needs} {identity.user}"
+            )
+
+
+@lru_cache(maxsize=4096)
+def _shape(terms: Terms) -> tuple[str | int, ...]:
+    """Return the arguments of a group, up to its questions."""
+    parts: list[str | int] = [terms.cause.value if terms.knows_users else "", len(terms.limits)]
+    for limit in terms.limits:
+        parts += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
+    return (*parts, terms.reason) if terms.knows_users else tuple(parts)
+
+
+@lru_cache(maxsize=4096)
+def _needs(terms: Terms) -> tuple[str, str]:
+    """Whether the configuration restricts it, and the capabilities."""
+    return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
+
+
+def decode(question: Question, reply: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
+    """Read what `lua/admit.lua` answers to the next question.
+
+    Args:
+        question: the next one that was asked.
+        reply: what is left of the answer.
+        learn: is called with a limit that an operator has set for the tenant.
+
+    Raises:
+        StopIteration: the answer ends before it should.
+    """
+    terms, user, limit_states, may_be_full = question.terms, question.user, [], False
+    record = before = b""
+    restricted_at = 0
+    if user is not None:
+        before = next(reply)
+        if before is None:
+            return _own_error(next(reply))
+        if before:
+            record, restricted_at = next(reply), next(reply)
+    for limit in terms.limits:
+        used = next(reply)
+        if used is None:
+            return _own_error(next(reply))
+        reset_us, over = next(reply), next(reply)
+        if isinstance(over, bytes):  # an operator has set the limit
+            over, requests, window_s = map(int, over.split())
+            learn(terms.tenant, limit := limit.changed(requests, window_s))
+        if used >= 0:
+            limit_states.append(LimitState(limit, used, reset_us, over == 1))
+            may_be_full |= used >= limit.requests
+    if user is None or not before:
+        return Admission(limit_states, may_be_full=may_be_full)
+    # The whole answer is read by now: a record that the service did not write is this question's error alone.
+    try:
+        session = parse_record(user.user, record)
+        came_from = None
+        if before[0] != (record[0] if record else _NOBODY):
+            came_from = STATUSES[before.decode()]
+    except (KeyError, ValueError) as error:
+        return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
+    if restricted_at < 0:
+        accepted_from_s = None if restricted_at == -1 else 1 - restricted_at
+        return Admission(limit_states, session, revoked=True, accepted_from_s=accepted_from_s, may_be_full=may_be_full)
+    restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
+    return Admission(limit_states, session, came_from, restricted, may_be_full)
+
+
+def _own_error(text: bytes) -> StoreUnavailable:
+    reason = text.decode(errors="replace")
+    return StoreUnavailable(reason, kind_of_text(reason))
+
+
+_NOBODY = ord("-")
+_KINDS = {(False, False): "", (False, True): "u", (True, False): "s", (True, True): "su"}
+"""Whether a limit is in shadow, and per user, as the script reads it."""
