@@ -148,7 +148,7 @@ OTHER_NAMES = {"xinfo_stream": "XINFO|STREAM", "scan_iter": "SCAN", "zscan_iter"
 def test_the_list_of_the_clients_commands_is_that_of_the_code() -> None:
     known = {name for name in dir(redis.asyncio.Redis) if not name.startswith("_")}
     found: set[str] = set()
-    for path in (Path(ROOT) / "service" / "store").glob("*.py"):
+    for path in (Path(ROOT) / "service" / "store").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in known:
                 on = ast.unparse(node.func.value)
