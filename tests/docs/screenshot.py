@@ -53,7 +53,7 @@ def serve_demo_users(service: Service) -> None:
                 service.get("/auth/logout", who)
         if number % 3 == 2:
             who = credentials("mallory", tenant_token=TENANT_TOKEN, secret=SECRET, kid="demo")
-            for _ in range(4 * number):
+            for _ in range(2 * number):
                 service.get("/auth/logout", who)
         time.sleep(ROUND_S)
     operate(service, "POST", "users/mallory/suspend", {"reason": "odd traffic"})
@@ -90,6 +90,7 @@ async def take(service: Service, picture: Path) -> None:
 def main() -> None:
     """Start, serve, take the picture, and end."""
     content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    content["limits"]["logout"] = [{"name": "logout-user", "per": "user", "requests": 8, "window": 3600}]
     with tempfile.TemporaryDirectory() as folder:
         service = Service(Path(folder), {**content, "server": {}}).wait_until_ready()
         try:

@@ -64,6 +64,19 @@ def test_every_page_is_of_one_kind() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} == {"README.md", "getting-started.md"}
 
 
+def test_the_readme_is_short_and_leads_to_the_documentation() -> None:
+    readme = ROOT / "README.md"
+    outside_of_tables = re.sub(r"^\|.*$", "", readme.read_text(), flags=re.M)
+    assert len(outside_of_tables.split()) <= 700
+    assert INDEX in {target for _, target, _ in links(readme)}
+
+
+def test_the_screenshot_of_the_dashboard_is_small() -> None:
+    [picture] = (ROOT / "docs").glob("*.png")
+    assert picture in {target for _, target, _ in links(ROOT / "README.md")}
+    assert picture.stat().st_size < 200_000
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_configuration_that_a_page_shows_is_valid(page: Path, tmp_path: Path) -> None:
     for number, shown in enumerate(blocks(page, "yaml")):
@@ -81,7 +94,7 @@ def test_the_python_that_a_page_shows_is_python(page: Path) -> None:
         ast.parse(shown)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT], ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_no_page_speaks_the_private_idiom(page: Path) -> None:
     text = prose(page)
     assert {
