@@ -100,3 +100,8 @@ def test_no_page_speaks_the_private_idiom(page: Path) -> None:
     assert {
         idiom: found for idiom, pattern in PRIVATE_WORDS.items() if (found := re.findall(pattern, text, re.I))
     } == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_page_holds_the_marks_of_a_merge(page: Path) -> None:
+    assert re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", page.read_text(), re.M) == []
