@@ -43,8 +43,6 @@ def test_a_planned_failover_under_load_loses_nothing_that_was_acknowledged(serve
     assert outcome.heard < 0.5
     assert outcome.after_heard == 0
     assert outcome.lost == 0
-    # Valkey may give a coordinated failover up, seconds later; play fails unless the service is ready after that.
-    assert outcome.ready_again_s is not None or event == COORDINATED
 
 
 @pytest.mark.parametrize("event", ["`CLUSTER FAILOVER`", "a primary is killed (kill -9)"])
