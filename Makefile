@@ -43,7 +43,7 @@ format: $(VENV)/.dev ## Bring the code into shape.
 typecheck: $(VENV)/.dev ## Check the types (mypy --strict).
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench ## Measure the cost of a request beside bare aiohttp, FastAPI and (with npm) Fastify; ten minutes.
+bench: $(VENV)/.bench ## Measure a request's cost beside aiohttp, FastAPI, Fastify, Go, nginx + Lua; twenty minutes.
 	$(BIN)/python -m bench $(ARGS)
 
 outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/reference/outages.md; three minutes.

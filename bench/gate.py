@@ -37,7 +37,7 @@ class Passage:
 
 
 @contextmanager
-def _nginx(folder: Path, gate: str, rollcall_port: int, upstream_port: int) -> Iterator[int]:
+def nginx(folder: Path, gate: str, rollcall_port: int, upstream_port: int) -> Iterator[int]:
     """The example's nginx; without the gate it is the same but for the line that asks. Yields its port."""
     port = free_port()
     own = folder / f"nginx{port}"
@@ -55,6 +55,14 @@ def _nginx(folder: Path, gate: str, rollcall_port: int, upstream_port: int) -> I
         yield port
 
 
+@contextmanager
+def upstream() -> Iterator[int]:
+    """An API that answers a constant, on the load's core; yields its port."""
+    port = free_port()
+    with process([sys.executable, str(STACKS / "floor.py"), str(port)], port, {CORES[-1]}):
+        yield port
+
+
 def measure(folder: Path, redis_port: int) -> list[Passage] | None:
     """Both ways in interleaved rounds; None where nginx is not on this machine."""
     if shutil.which("nginx") is None:
@@ -64,11 +72,10 @@ def measure(folder: Path, redis_port: int) -> list[Passage] | None:
     with ExitStack() as stack:
         enter = stack.enter_context
         scratch = Path(enter(TemporaryDirectory(prefix="rc-", dir="/tmp")))  # short paths, and nobody's home
-        upstream, gate = free_port(), free_port()
-        enter(process([sys.executable, str(STACKS / "floor.py"), str(upstream)], upstream, {CORES[-1]}))
+        behind, gate = enter(upstream()), free_port()
         command = rollcall(folder, "gate", redis_port, limits={"verify": HUGE}, routes=ROUTES, port=gate, **TRUSTING)
         enter(process(command, gate, {CORES[0]}))
-        ways = {name: enter(_nginx(scratch, name, gate, upstream)) for name in GATES}
+        ways = {name: enter(nginx(scratch, name, gate, behind)) for name in GATES}
         for port in ways.values():
             load.run(port, raw, 2000)
         for _ in range(ROUNDS):
@@ -76,7 +83,7 @@ def measure(folder: Path, redis_port: int) -> list[Passage] | None:
                 for name, port in ways.items():
                     outcome = load.run(port, raw, count, connections=connections)
                     if outcome.wrong:
-                        raise RuntimeError(f"{name}: {outcome.wrong} of {count} answers were not 200")
+                        raise RuntimeError(f"{name}: of {count} answers, by status: {dict(outcome.wrong)}")
                     found.setdefault((name, connections), []).append(outcome)
     return [_summary(name, connections, rounds) for (name, connections), rounds in found.items()]
 

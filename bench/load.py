@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,8 +17,8 @@ class Outcome:
 
     requests: int
     seconds: float
-    wrong: int
-    """Answers with another status than was expected."""
+    wrong: Counter[str]
+    """Answers with another status than was expected, by status."""
     latencies_us: list[float] = field(repr=False)
 
     def percentile(self, share: float) -> float:
@@ -55,7 +56,7 @@ class _Client(asyncio.Protocol):
                 self._buffer = b""
                 self._outcome.latencies_us.append((time.perf_counter() - self._sent) * 1e6)
                 if data[9:12] != self._status:
-                    self._outcome.wrong += 1
+                    self._outcome.wrong[data[9:12].decode()] += 1
                 self._next()
                 return
         self._buffer = data
@@ -78,13 +79,13 @@ def body_of(port: int, request: bytes, status: int) -> bytes:
 
 
 def run(
-    port: int, requests: Callable[[int], bytes], count: int, *, connections: int = 64, status: int = 200
+    port: int, requests: Callable[[int], bytes], count: int, *, connections: int = 64, status: int = 200, start: int = 0
 ) -> Outcome:
-    """Send `requests(0)` … `requests(count - 1)` to a port of this machine."""
+    """Send `requests(start)` … `requests(start + count - 1)` to a port of this machine."""
 
     async def go() -> Outcome:
-        outcome = Outcome(count, 0, 0, [])
-        numbers = iter(range(count))
+        outcome = Outcome(count, 0, Counter(), [])
+        numbers = iter(range(start, start + count))
 
         def turn() -> bytes | None:
             number = next(numbers, None)

@@ -3,15 +3,13 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
@@ -63,13 +61,17 @@ class Server:
     port: int
 
 
+Requests = Callable[[int], bytes]
+"""The request of each number, as bytes."""
+
+
 @dataclass
 class Row:
     """One line of the table: what runs, and what it is asked."""
 
     name: str
     command: list[str]
-    requests: Callable[[int], bytes]
+    requests: Requests
     status: int = 200
     workers: int = 1
     first: bool = False
@@ -80,6 +82,13 @@ class Row:
     """What the body of an answer holds; one answer is compared in each round."""
     directory: Path = ROOT
     """The checkout that the server runs from."""
+    environment: dict[str, str] = field(default_factory=dict)
+    share: float = 1
+    """Of the requests that other rows are sent in each round: those of slow rows are fewer."""
+    warm: int = ADDRESSES
+    """Requests before it is measured."""
+    front: Callable[[int], AbstractContextManager[int]] | None = None
+    """A proxy before the server: takes the server's port, gives the load's. Its CPU is not counted."""
     name_before: str = ""
     """The row of the present code that this one, of an older commit, is compared with."""
 
@@ -134,8 +143,11 @@ def token_of(user: str) -> str:
 
 def asking(path: str, user: str = "user", **headers: str) -> bytes:
     """A request as bytes."""
-    own = {"host": "bench", "x-tenant-token": TENANT_TOKEN, "x-token": token_of(user), **headers}
-    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in own.items())
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    own = {"host": "bench", "x-tenant-token": TENANT_TOKEN, **given}
+    if "x-token" not in own:
+        own["x-token"] = token_of(user)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
     return f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
@@ -155,22 +167,31 @@ class Operator:
             return str(answer.read().decode())
 
 
-def constant(raw: bytes) -> Callable[[int], bytes]:
+def constant(raw: bytes) -> Requests:
     return lambda number: raw
 
 
 def rollcall(
-    folder: Path, name: str, redis_port: int, *, limits: dict[str, Any], routes: Sequence[Any] = (), **server: Any
+    folder: Path,
+    name: str,
+    redis_port: int,
+    *,
+    limits: dict[str, Any],
+    routes: Sequence[Any] = (),
+    keys: Sequence[dict[str, str]] = (),
+    **server: Any,
 ) -> list[str]:
     """The command of a Rollcall of our own."""
     key = {"kid": "k", "alg": "HS256", "secret": SECRET}
+    keys = [key, *keys]
     named = {operation: [{"name": f"{operation}-ip", **one} for one in own] for operation, own in limits.items()}
     content = {
         "server": {"port": 0, **server},
-        "redis": {"url": f"redis://127.0.0.1:{redis_port}"},
+        # Longer than as shipped: on a busy machine an answer that is late is measured, not refused.
+        "redis": {"url": f"redis://127.0.0.1:{redis_port}", "timeout": 5},
         "limits": named,
         "routes": routes,
-        "tenants": {"bench": {"token": TENANT_TOKEN, "jwt": {"keys": [key]}}},
+        "tenants": {"bench": {"token": TENANT_TOKEN, "jwt": {"keys": keys}}},
         "admin": {"tokens": [{"name": "bench", "token": OPERATOR_TOKEN, "role": "operator", "tenants": ["*"]}]},
     }
     path = folder / f"{name}.yaml"
@@ -178,83 +199,10 @@ def rollcall(
     return [sys.executable, "-m", "service", "--config", str(path)]
 
 
-def _at(connections: int) -> str:
-    return {64: "", 1: ", 1 connection"}.get(connections, f", {connections} connections")
-
-
-def fastify(port_of_redis: int) -> Row | None:
-    """Fastify's stack, where npm is there; its packages are installed once."""
-    npm, node, folder = shutil.which("npm"), shutil.which("node"), STACKS / "fastify"
-    if npm is None or node is None:
-        return None
-    if not (folder / "node_modules").exists():
-        quiet = ["install", "--no-audit", "--no-fund", "--silent"]
-        if subprocess.run([npm, *quiet], cwd=folder, check=False).returncode != 0:
-            return None
-    command = [node, str(folder / "server.mjs"), "{port}", f"redis://127.0.0.1:{port_of_redis}", SECRET]
-    return Row("Fastify, jwt with cache, rate-limit", command, constant(asking("/auth/status")))
-
-
-def rows(folder: Path, redis_port: int) -> list[Row]:
-    """Everything that is measured."""
-    python, status = sys.executable, constant(asking("/auth/status"))
-    ours = partial(rollcall, folder, redis_port=redis_port)
-    stack = ["{port}", f"redis://127.0.0.1:{redis_port}", SECRET]
-    users = [asking("/auth/status", f"user-{n}") for n in range(USERS)]
-    spelt = (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(ADDRESSES))
-    people = [asking("/auth/status", f"user-{one}", x_forwarded_for=one) for one in spelt]
-    told = {"x_original_method": "GET"}
-    asked_about = [asking("/auth/verify/nginx", x_original_uri=f"/api/part{n % 100}/{n}", **told) for n in range(PATHS)]
-    one = [{"per": "ip", "requests": 1, "window": 3600}]
-    found = [
-        Row("a constant, without reading HTTP", [python, str(STACKS / "floor.py"), "{port}"], status),
-        Row("bare aiohttp, a constant", [python, str(STACKS / "bare.py"), "{port}"], status),
-        Row("Rollcall, /auth/status", ours(name="status", limits={"status": HUGE}), status),
-        *(
-            Row(
-                f"Rollcall, {USERS:,} users in turn{_at(connections)}",
-                ours(name="users", limits={"status": HUGE}),
-                lambda number: users[number % len(users)],
-                connections=connections,
-            )
-            for connections in (64, 4, 1)
-        ),
-        Row("Rollcall, /auth/logout", ours(name="logout", limits={"logout": HUGE}), constant(asking("/auth/logout"))),
-        Row(
-            "Rollcall, /auth/verify, 100 routes, 1,000 paths",
-            ours(name="verify", limits={"verify": HUGE}, routes=ROUTES, **TRUSTING),
-            lambda number: asked_about[number % len(asked_about)],
-        ),
-        Row(
-            "Rollcall, /auth/status, access_log: all",
-            ours(name="log", limits={"status": HUGE}, access_log="all"),
-            status,
-        ),
-        Row("Rollcall, refused again and again", ours(name="again", limits={"status": one}), status, status=429),
-        Row(
-            "Rollcall, admitted, each another user and address",
-            ours(name="many", limits={"status": [{"per": "ip", "requests": 1000, "window": 3600}]}, **TRUSTING),
-            lambda number: people[number % len(people)],
-        ),
-        Row(
-            "Rollcall, refused, each for the first time",
-            ours(name="first", limits={"status": one}, access_log="none", **TRUSTING),
-            lambda number: people[number % len(people)],
-            status=429,
-            first=True,
-        ),
-        Row(
-            "Rollcall, /auth/status, 2 workers", ours(name="two", limits={"status": HUGE}, workers=2), status, workers=2
-        ),
-        Row("aiohttp, PyJWT, limits (moving)", [python, str(STACKS / "usual.py"), *stack], status),
-        Row(
-            "FastAPI, PyJWT, limits (sliding)",
-            [python, str(STACKS / "fastapi_limits.py"), *stack],
-            status,
-        ),
-    ]
-    node = fastify(redis_port)
-    return [*found, node] if node else found
+def in_turn(name: str, connections: int) -> str:
+    """The name of a row in which many users take turns."""
+    at = {64: "", 1: ", 1 connection"}.get(connections, f", {connections} connections")
+    return f"{name}, {USERS:,} users in turn{at}"
 
 
 @contextmanager
@@ -264,10 +212,10 @@ def running(row: Row) -> Iterator[Server]:
     command = [word.replace("{port}", str(port)) for word in row.command]
     cores = {CORES[0]} if row.workers == 1 else set(CORES)
     with ExitStack() as stack:
-        environment = {"SERVICE__SERVER__PORT": str(port), "PYTHONPATH": str(row.directory)}
+        environment = {"SERVICE__SERVER__PORT": str(port), "PYTHONPATH": str(row.directory), **row.environment}
         pid = stack.enter_context(process(command, port, cores, environment, row.directory))
         if row.workers == 1:
-            yield Server([pid], port)
+            yield Server([pid], stack.enter_context(row.front(port)) if row.front else port)
             return
         while len(workers := children(pid)) < row.workers:
             time.sleep(0.05)
