@@ -15,8 +15,8 @@ The service needs the rights below in Redis or Valkey, and no others. Each block
 `ACL SETUSER` takes the same words without `user`. Replace `PASSWORD`, and name user and password in `redis.url`:
 `redis://rollcall:PASSWORD@host:6379`.
 
-- The user can reach keys and channels that begin with `rc:` alone, so that a server can be shared.
-- `FLUSHALL`, `KEYS`, `CONFIG` and everything else that is not named is refused.
+- The user can reach only keys and channels that begin with `rc:`, so that a server can be shared.
+- Redis refuses `FLUSHALL`, `KEYS`, `CONFIG` and every other command that is not named.
 - `INFO` is for the `maxmemory-policy`. Without it the service works, and `/readyz` warns that the policy is unknown.
 - `HELLO` and `AUTH` need no rule: Redis always allows them.
 - With a database other than 0 in `redis.url` add `+select`, with `client_name` add `+client|setname`.

@@ -1,14 +1,17 @@
 """The commands of the documentation are run as they are written, against the shipped configuration."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestClient
 
-from tests.docs.pages import plain, run, session
-from tests.kit import ROOT, Service
+from tests.docs.pages import blocks, plain, run, session
+from tests.kit import ROOT, Service, credentials
 
 pytestmark = pytest.mark.slow
 DOCS = ROOT / "docs"
@@ -42,3 +45,26 @@ def test_the_command_that_follows_events_shows_them_and_ends(shipped: Service) -
     commands, _ = session(DOCS / "how-to" / "follow-events.md")
     assert "timeout 5 " in commands, "the stream itself never ends"
     assert "event: ready" in run(commands.replace("timeout 5 ", "timeout 1 "), shipped)
+
+
+@pytest.fixture
+def guided(tmp_path: Path) -> web.Application:
+    """The application that the guide on the middleware shows, with the shipped configuration."""
+    config = tmp_path / "config.yaml"
+    config.write_text((ROOT / "config.yaml").read_text())
+    [shown] = blocks(DOCS / "how-to" / "aiohttp-middleware.md", "python")
+    made: dict[str, Any] = {}
+    exec(shown.replace('"config.yaml"', repr(str(config))), made)
+    app: web.Application = made["app"]
+    return app
+
+
+async def test_the_application_of_the_middleware_s_guide_answers_as_the_guide_says(
+    guided: web.Application, aiohttp_client: Callable[..., Awaitable[TestClient[Any, Any]]]
+) -> None:
+    client = await aiohttp_client(guided)
+    secret = "demo-signing-secret-for-trying-out-only"
+    who = credentials("alice", tenant_token="demo-tenant-token", secret=secret, kid="demo")
+    admitted = await client.post("/payments", headers=who)
+    assert (admitted.status, await admitted.json()) == (200, {"paid_by": "alice"})
+    assert (await client.post("/payments")).status == 401
