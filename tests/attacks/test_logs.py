@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,13 +92,23 @@ PLACES: dict[str, Callable[[str], bytes]] = {
 }
 
 
+async def logged_after(service: Service, before: int) -> str:
+    """What was logged since `before`. A thread writes the log, in order: a last request shows that it is all there."""
+    mark = f"mark-{secrets.token_hex(8)}"
+    await wire.send(service.port, get("/healthz", ("x-request-id", mark)))
+    async with asyncio.timeout(10):
+        while mark not in service.told[before:]:  # noqa: ASYNC110  # another process's doing
+            await asyncio.sleep(0.01)
+    return "".join(line for line in service.told[before:].splitlines(keepends=True) if mark not in line)
+
+
 @pytest.mark.parametrize("place", PLACES)
 async def test_no_secret_is_told_by_the_log_wherever_it_is_sent(service: Service, attack: Attack, place: str) -> None:
     found: dict[str, str] = {}
     for kind, secret in SECRETS.items():
         before = len(service.told)
         answers = await wire.send(service.port, PLACES[place](secret))
-        told = service.told[before:]
+        told = await logged_after(service, before)
         errors = [line for line in told.splitlines() if json.loads(line)["level"] != "info"]
         found[kind] = "told" if secret in told else "an error of ours" if errors else "not told"
         attack(f"{kind} {place}", found[kind])
@@ -131,7 +142,7 @@ async def test_no_line_of_the_log_is_anybody_elses(service: Service, attack: Att
     line = forgery.replace("{}", '{"event":"answered","status":200,"user":"forged"}').replace('"', "%22")
     await wire.send(service.port, get(f"/nothing/{line}"))
     await wire.send(service.port, get(f"{AT}/users/{line}", BEARER))
-    told = service.told[before:]
+    told = await logged_after(service, before)
     attack(f"a forged line by {forgery[:-2]}", "one line a request, as JSON")
     lines = told.split("\n")[:-1]
     assert len(lines) == 2

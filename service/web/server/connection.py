@@ -79,7 +79,7 @@ class Handler(RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Answer what is not HTTP with a bare status. aiohttp's own answer echoes what was sent."""
-        if status >= 500 and exc is not None:
+        if status >= 500 and exc is not None and not isinstance(exc, ConnectionError):  # a client that hung up
             log.error("a request failed", exc_info=exc)  # outside the middlewares, which tell of theirs
         if request.writer.output_size > 0:
             raise ConnectionError("the answer was already being sent")
