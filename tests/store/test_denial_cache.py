@@ -191,7 +191,7 @@ async def test_a_repeated_refusal_asks_redis_nothing(
     for _ in range(3):
         admission = await admissions.ask(question())
     assert admission.refused
-    monkeypatch.setattr(admissions, "_ways", None)  # whoever would ask now fails
+    monkeypatch.setattr(admissions, "_router", None)  # whoever would ask now fails
     for _ in range(3):
         again = await admissions.ask(question())
         assert again.refused
@@ -220,7 +220,7 @@ async def test_even_the_first_refusal_asks_redis_nothing_where_the_quota_was_use
 ) -> None:
     for _ in range(2):
         assert not (await admissions.ask(question())).refused
-    monkeypatch.setattr(admissions, "_ways", None)
+    monkeypatch.setattr(admissions, "_router", None)
     assert (await admissions.ask(question())).refused
 
 

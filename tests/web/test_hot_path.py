@@ -291,7 +291,7 @@ async def test_a_mistake_before_redis_is_asked_is_answered_or_ends_the_connectio
 async def test_a_mistake_of_the_admission_is_a_500(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     one = await connect()
     with monkeypatch.context() as patch:
-        patch.setattr(Admissions, "_lane", lambda *_: 1 / 0)
+        patch.setattr(Admissions, "_queue_of", lambda *_: 1 / 0)
         assert b"INTERNAL_SERVER" in await one.ask(asking("/auth/logout", credentials()))
     with monkeypatch.context() as patch:
         patch.setattr(LocalWindows, "decide", lambda *_: 1 / 0)
