@@ -7,6 +7,7 @@ by the service's clock, as tokens are.
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,10 @@ class Sweeper:
             wait_s = EVERY_S
             try:
                 if await self._may_sweep():
-                    await self._adopt_once()
+                    with suppress(
+                        StoreUnavailable
+                    ):  # a node that is away keeps no other node's tenants from being swept
+                        await self._adopt_once()
                     swept = await self.sweep()
                     if swept.expired or swept.removed:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
