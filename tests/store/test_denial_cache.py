@@ -206,7 +206,9 @@ async def test_what_an_operator_has_set_is_known_without_redis_until_it_is_lifte
     assert listening.held("acme", limit) is limit
     await acts.set_limit("acme", limit, 1, 60, BY)
     assert (await admissions.ask(question(client="10.0.0.2"))).limit_states[0].limit.requests == 1
-    async with asyncio.timeout(5):  # the push of the change may come after that answer: then the next one is learned from
+    async with asyncio.timeout(
+        5
+    ):  # the push of the change may come after that answer: then the next one is learned from
         while (held := listening.held("acme", limit)) is limit:
             await admissions.ask(question(client="10.0.0.3"))
     assert (held.requests, held.window_s, held.on_outage) == (1, 60, limit.on_outage)

@@ -82,9 +82,7 @@ class Sweeper:
             wait_s = EVERY_S
             try:
                 if await self._may_sweep():
-                    with suppress(
-                        StoreUnavailable
-                    ):  # a node that is away keeps no other node's tenants from being swept
+                    with suppress(StoreUnavailable):  # one node that is away does not stop the sweep of the others
                         await self._adopt_once()
                     swept = await self.sweep()
                     if swept.expired or swept.removed:
