@@ -48,6 +48,7 @@ def nginx(folder: Path, gate: str, rollcall_port: int, upstream_port: int) -> It
         text = re.sub(rf"127\.0\.0\.1:{example}\b", f"127.0.0.1:{ours}", text)
     if gate == GATES[0]:
         text = text.replace("auth_request /_rollcall;", "")
+        text = text.replace("http://$admitted_to", "http://api")  # nobody is asked, so nothing is admitted by name
     (own / "nginx.conf").write_text(text)
     # One process: it is pinned before it begins.
     command = ["nginx", "-p", str(own), "-c", "nginx.conf", "-g", "daemon off; master_process off;"]

@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,15 @@ GO = "Go, golang-jwt with cache, redigo"
 
 class Missing(Exception):
     """A row that cannot be measured here, and why."""
+
+
+def python(redis_port: int, file: str, name: str, *packages: str) -> Iterator[Row]:
+    """A stack of Python's, where its packages are installed (the `bench` extra)."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise Missing(f"{name}: {', '.join(missing)} not installed")
+    command = [sys.executable, str(STACKS / file), "{port}", f"redis://127.0.0.1:{redis_port}", SECRET]
+    # A tenth of bare aiohttp's rate: fewer requests say as much.
+    yield Row(name, command, constant(asking("/auth/status")), share=0.4, warm=2000, holds=SAYS)
 
 
 def fastify(redis_port: int) -> Iterator[Row]:

@@ -14,7 +14,6 @@ from bench.servers import (
     HUGE,
     PATHS,
     ROUTES,
-    SECRET,
     STACKS,
     TRUSTING,
     USERS,
@@ -49,7 +48,6 @@ def rows(folder: Path, redis_port: int, signers: Iterable[Signer]) -> tuple[list
         *_admitted(ours, users),
         *_fresh(ours, fresh, [signer.configured for signer in signers]),
         *_refused(ours),
-        *_python_stacks(redis_port),
     ]
     left_out = []
     if shutil.which("nginx"):
@@ -57,6 +55,10 @@ def rows(folder: Path, redis_port: int, signers: Iterable[Signer]) -> tuple[list
     else:
         left_out.append("through nginx: nginx is not installed")
     for stack in (
+        peers.python(redis_port, "usual.py", "aiohttp, PyJWT, limits (moving)", "limits"),
+        peers.python(
+            redis_port, "fastapi_limits.py", "FastAPI, PyJWT, limits (sliding)", "fastapi", "limits", "uvicorn"
+        ),
         peers.go(folder, redis_port, users, fresh["HS256"]),
         peers.nginx_lua(folder, redis_port),
         peers.fastify(redis_port),
@@ -177,16 +179,3 @@ def _through_nginx(ours: "partial[list[str]]") -> Row:
     command = ours(name="through", limits={"verify": HUGE}, routes=ROUTES, **TRUSTING)
     requests = constant(asking("/api/things/7"))
     return Row("Rollcall, through nginx's auth_request", command, requests, front=front, holds=b'{"ok": true}')
-
-
-def _python_stacks(redis_port: int) -> list[Row]:
-    python, status = sys.executable, constant(asking("/auth/status"))
-    stack = ["{port}", f"redis://127.0.0.1:{redis_port}", SECRET]
-    return [
-        # A tenth of bare aiohttp's pace: fewer requests say as much.
-        Row(name, [python, str(STACKS / file), *stack], status, share=0.4, warm=2000, holds=STATUS)
-        for name, file in (
-            ("aiohttp, PyJWT, limits (moving)", "usual.py"),
-            ("FastAPI, PyJWT, limits (sliding)", "fastapi_limits.py"),
-        )
-    ]
