@@ -1,4 +1,4 @@
-"""The command line: `python -m service [serve] | check | token | repair`."""
+"""The command line: `rollcall [serve] | check | token | repair`, and the same by `python -m service`."""
 
 import argparse
 import logging
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from service import __version__
 from service.config.loading import ConfigurationError, load
 from service.config.settings import Settings
 from service.config.validation import doubts
@@ -21,7 +22,9 @@ COMMANDS = ("serve", "check", "token", "repair")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or (words[0] not in COMMANDS and words[0] not in ("-h", "--help")):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or (words[0] not in COMMANDS and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "serve")
     options = _parser().parse_args(words)
     if options.command == "serve":
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"but: {doubt}", file=sys.stderr)
             print(f"{options.config} is good: {len(settings.tenants)} tenant(s), redis {_shown(settings)}")
             if options.redis:
-                return _told_of_redis(settings, options.config)
+                return _check_redis(settings, options.config)
     except (ConfigurationError, NoSigningSecret, ValueError) as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m service", description="Session status in front of an API.")
+    parser = argparse.ArgumentParser(prog="rollcall", description="Session status in front of an API.")
+    parser.add_argument("--version", action="version", version=f"rollcall {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="serve | check | token | repair")
     serving = commands.add_parser("serve", help="run the service (what is done when no command is given)")
     serving.add_argument("--welcome", action="store_true", help="say where to look and what to try, as make run does")
@@ -61,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _told_of_redis(settings: Settings, path: Path) -> int:
+def _check_redis(settings: Settings, path: Path) -> int:
     """Print what the start check finds at the configured Redis; returns the exit code."""
     from service.redis_check import check_redis  # it opens connections, for those who want that
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from service import __version__
 from tests.kit import (
     ROOT,
     SECRET,
@@ -200,3 +201,16 @@ def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: 
         process.terminate()
         assert process.wait(20) == 0
     assert not (tmp_path / "var").exists()
+
+
+def test_the_program_is_named_rollcall_and_answers_what_it_is_and_how_it_is_used() -> None:
+    version = run("--version")
+    assert (version.returncode, version.stdout) == (0, f"rollcall {__version__}\n")
+    for words in (("--help",), ("help",)):
+        shown = run(*words)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith("usage: rollcall ")
+    assert run("help", "check").stdout.startswith("usage: rollcall check ")
+    wrong = run("no-such-command")
+    assert wrong.returncode == 2
+    assert "rollcall: error: " in wrong.stderr
