@@ -201,7 +201,7 @@ async def test_a_poll_that_fails_silences_nobody(
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_one_tenant_whose_stream_is_broken_silences_no_other(client: Client, access: RedisAccess) -> None:
     await access.client.set("rc:{globex}:events", "no stream")
-    news = client.app[RUNTIME].news
+    news = client.app[RUNTIME].subscriber
     news._listeners["globex"], news._read_to["globex"] = {Listener(None)}, "0-0"
     async with listening(client) as stream:
         await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)

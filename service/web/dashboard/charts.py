@@ -24,7 +24,7 @@ class Chart:
 
 def charts_of(activity: Activity) -> list[Chart]:
     """Transitions and refusals; shadow refusals where there are any."""
-    lines = [("Transitions", "logged_in", activity.transitions), ("DenialCache", "suspended", activity.refusals)]
+    lines = [("Transitions", "logged_in", activity.transitions), ("Refusals", "suspended", activity.refusals)]
     if any(activity.shadow):
         lines.append(("Shadow refusals", "expired", activity.shadow))
     return [_chart(name, tone, values, activity.bucket_s) for name, tone, values in lines]

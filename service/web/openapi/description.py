@@ -84,7 +84,7 @@ _RESULT = _object(
 )
 _SERIES = _list(_COUNT)
 _ACT = _object({**_SESSION_MEMBERS, "applied": _APPLIED, **_REVOKED}, optional=tuple(_REVOKED))
-SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT, "ActionResult": _ACT}
+SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT, "Act": _ACT}
 _A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
 _AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 _EVENTS: Json = _list({"$ref": "#/components/schemas/Event"})
