@@ -195,8 +195,11 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def goes_on(front: Front) -> bool:
-    """Whether the same process admits the next request that is to be admitted."""
-    return front.ask("next") == ANNA and front.process.poll() is None
+    """Whether the same process admits the next request that is to be admitted.
+
+    It is sent once more where it fails: Envoy does not ask again on a kept connection that closes at that very moment.
+    """
+    return ANNA in (front.ask("next"), front.ask("next")) and front.process.poll() is None
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.case) for row in (*FAILURES, *MARKED)])
