@@ -39,14 +39,13 @@ class LogWriter(io.TextIOBase):
 
     def __init__(self, descriptor: int = 2) -> None:
         self._descriptor = descriptor
-        self._lock = threading.Lock()
         self._start_anew()
         os.register_at_fork(after_in_child=self._start_anew)
 
     def _start_anew(self) -> None:
         """A forked child has no thread, and what waits in the queue is its parent's to write."""
         self._waiting: SimpleQueue[str | threading.Event] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_line_torn = False
         self.lost = 0
@@ -85,8 +84,11 @@ class LogWriter(io.TextIOBase):
             # Signals are for the main thread, which may hold some back (see `workers.py`).
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
-                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="log", daemon=True)
+                thread.start()
+                self._thread = thread
+            except RuntimeError as error:  # no more threads: the next line tries again, until the queue is full
+                self.last_loss = Loss(time.monotonic(), str(error))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -131,6 +133,8 @@ class LogWriter(io.TextIOBase):
             self._lose(len(lines), getattr(error, "strerror", None) or str(error))
 
     def _lose(self, lines: int, reason: str) -> None:
+        # Made outside the lock: it may start a garbage collection, and a finaliser that logs comes back here.
+        loss = Loss(time.monotonic(), reason)
         with self._lock:
             self.lost += lines
-            self.last_loss = Loss(time.monotonic(), reason)
+            self.last_loss = loss

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO, cast
 
 import structlog
@@ -23,6 +23,21 @@ writer = LogWriter()
 
 def configure() -> None:
     """Send structlog and the standard library's logging the same way."""
+    shared, last = configure_structlog()
+    handler = logging.StreamHandler(cast("TextIO", writer))
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # The contract asks for 32 bytes, which core/tokens/verification.py makes sure of; PyJWT would like 64 for HS512.
+    warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
+
+
+def configure_structlog() -> tuple[Sequence[structlog.typing.Processor], Sequence[structlog.typing.Processor]]:
+    """Send the service's own log to `writer`, and leave the standard library's logging alone.
+
+    Returns:
+        The processors that complete a line, and those that write it.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -33,20 +48,14 @@ def configure() -> None:
         last: list[structlog.typing.Processor] = [renderer]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    stream = cast("TextIO", writer)
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", writer)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
-    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     atexit.register(drain)
-    # The contract asks for 32 bytes, which core/tokens/verification.py makes sure of; PyJWT would like 64 for HS512.
-    warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
+    return shared, last
 
 
 def drain() -> None:

@@ -17,10 +17,13 @@ from watchfiles import awatch
 from service.app import RUNTIME, Runtime
 from service.config.loading import ConfigurationError, load
 from service.config.settings import Settings
+from service.core.tasks import keep_running, round_completed
 from service.policy_factory import make_policy
 
 log = structlog.get_logger()
 
+LOOK_AGAIN: Any = {"yield_on_timeout": True, "rust_timeout": 5_000}
+"""The file is looked at every five seconds (in milliseconds) even where the system reports no change."""
 NEEDS_RESTART = ("server.host", "server.port", "server.workers", "server.watch_config", "redis")
 
 
@@ -51,7 +54,7 @@ class Reloader:
         loop.add_signal_handler(signal.SIGHUP, lambda: begin(self.reload()))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a worker held it back until now
         if self._runtime.settings.server.watch_config:
-            begin(self.watch())
+            begin(keep_running("configuration watch", self.watch, self._runtime.runs))
         yield
         loop.remove_signal_handler(signal.SIGHUP)
         for task in tasks:
@@ -86,7 +89,8 @@ class Reloader:
         # The folder is watched, not the file: editors and Kubernetes put a new file in the old one's place.
         held = await asyncio.to_thread(self._path.read_bytes)
         # Both folders: that of the name, and that of what a link may point to now.
-        async for _ in awatch(self._path.absolute().parent, self._path.resolve().parent, recursive=False):
+        async for _ in awatch(self._path.absolute().parent, self._path.resolve().parent, recursive=False, **LOOK_AGAIN):
+            round_completed()
             try:
                 found = await asyncio.to_thread(self._path.read_bytes)
             except OSError:

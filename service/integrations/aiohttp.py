@@ -10,15 +10,18 @@ Every request of the application is then judged as `/auth/verify` judges a proxi
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from service import logs
 from service.app import LOGOUT, STATUS, Runtime
 from service.config.loading import load
-from service.core.errors import DomainError
+from service.core.errors import DomainError, UnexpectedState
 from service.serving import redis_of
 from service.web import app_keys
 from service.web.api import session_routes
@@ -29,7 +32,7 @@ from service.web.server.responses import Answer
 
 __all__ = ["UserContext", "capability", "logout", "session_middleware", "status", "user_of"]
 
-Decorated = TypeVar("Decorated", bound=Handler)
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 logout, status = session_routes.logout, session_routes.status
 """Handlers to be routed to where the application wants them: what `/auth/logout` and `/auth/status` answer."""
@@ -40,13 +43,45 @@ _VERIFY = app_keys.Operation("verify", original=lambda request, rules: (request.
 
 
 def capability(name: str) -> Callable[[Decorated], Decorated]:
-    """Decorate a handler: it needs capability `name`, from which tenants and users may be restricted."""
+    """Decorate a handler, a `web.View` or a method of one: it needs capability `name`.
+
+    Tenants and users may be restricted from it. A handler whose capability the middleware did not see, because another
+    decorator hides it or the middleware is missing, answers 500 instead of serving the request.
+    """
 
     def decorate(handler: Decorated) -> Decorated:
-        setattr(handler, _CAPABILITY, name)
-        return handler
+        if isinstance(handler, type):
+            setattr(handler, _CAPABILITY, name)
+            return handler
+
+        @wraps(handler)
+        async def checked(target: Any) -> web.StreamResponse:
+            request = target if isinstance(target, web.Request) else target.request
+            context = request.get(app_keys.REQUEST_CONTEXT)
+            if context is None or context.capability != name:
+                raise UnexpectedState(f"Capability {name} was not checked")
+            response: web.StreamResponse = await handler(target)
+            return response
+
+        setattr(checked, _CAPABILITY, name)
+        return cast("Decorated", checked)
 
     return decorate
+
+
+def _capability_of(handler: object, method: str) -> str | None:
+    """Return the capability that a request needs, as `capability` noted it.
+
+    Raises:
+        UnexpectedState: a view and its method name different ones.
+    """
+    found = getattr(handler, _CAPABILITY, None)
+    if isinstance(handler, type):
+        own = getattr(getattr(handler, method.lower(), None), _CAPABILITY, None)
+        if found is not None and own is not None and found != own:
+            raise UnexpectedState(f"{handler.__name__} and its method {method} need different capabilities")
+        found = own or found
+    return found
 
 
 def user_of(request: web.Request) -> UserContext | None:
@@ -69,6 +104,8 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
     """
     path = Path(config)
     settings = load(path)
+    if not structlog.is_configured():  # its default prints, which blocks and raises where nobody reads
+        logs.configure_structlog()
     middlewares: list[Middlewares] = []
 
     async def open_with(app: web.Application) -> AsyncIterator[None]:
@@ -96,7 +133,8 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         context = request[app_keys.REQUEST_CONTEXT] = admitting.begin(request)
         try:
             operation = _OPERATIONS.get(match.handler, _VERIFY)
-            await admitting.admit(request, operation, getattr(match.handler, _CAPABILITY, None))
+            context.capability = _capability_of(match.handler, request.method)
+            await admitting.admit(request, operation, context.capability)
         except DomainError as error:
             return admitting.refuse(request, context, error)
         response = await handler(request)

@@ -112,6 +112,8 @@ class RequestContext:
     """An operator's act: the log tells each."""
     client: str | None = None
     """The client's address as limits count it, once somebody asked."""
+    capability: str | None = None
+    """One more capability that the request needs, where a handler of an aiohttp application names it."""
     original: tuple[str, str] | None = None
     """Method and target of the request that a proxy asks about."""
     admission: Admission | None = None

@@ -172,7 +172,7 @@ def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:
 
 def test_without_any_server_it_keeps_everything_in_the_process_and_warns(start: Start, tmp_path: Path) -> None:
     program = (
-        "import sys; from service.store import embedded; from service.__main__ import main; "
+        "import sys; from service.store.embedded import server as embedded; from service.__main__ import main; "
         "embedded.server_for = lambda folder: None; sys.exit(main())"
     )
     path = tmp_path / "config.yaml"

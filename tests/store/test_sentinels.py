@@ -210,3 +210,13 @@ async def test_a_sentinel_that_is_not_heard_is_a_warning(
     address = f"127.0.0.1:{sentinels.sentinels[1].port}"
     assert told == [f"The Sentinel {address} is not heard: a failover that it leads is noticed late."]
     assert (await Admissions(ways, SessionRules(60_000, 0)).ask(ask_about("alice"))).session is not None
+
+
+def test_a_sentinel_that_went_away_in_the_middle_does_not_hold_up_a_later_failover_that_is_aborted() -> None:
+    failovers = Failovers("main")
+    announced = "master main 10.0.0.1 6379"
+    failovers.hear("first", "+try-failover", announced, 0)
+    assert failovers.is_under_way(1)
+    failovers.hear("second", "+try-failover", announced, 100)
+    failovers.hear("second", "-failover-abort-no-good-slave", announced, 100.1)
+    assert not failovers.is_under_way(100.2)

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from service import log_writer
 from service.log_writer import ATOMIC_BYTES, MAX_WAITING, READER_STANDS_STILL, LogWriter
 
 
@@ -117,3 +118,24 @@ def test_a_forked_child_writes_with_a_thread_of_its_own(pipe: tuple[int, int]) -
         os._exit(0 if log.drain(5) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert os.read(pipe[0], 100) == b"parent\nchild\n"
+
+
+def test_a_finaliser_that_logs_while_a_loss_is_noted_does_not_wait_for_itself(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogWriter(pipe[1])
+    for _ in range(MAX_WAITING + 1000):  # the reader stands still, the queue is full
+        log.write("x" * 499 + "\n")
+    made: list[int] = []
+    real = log_writer.Loss
+
+    def loss(at_s: float, reason: str) -> log_writer.Loss:
+        if not made:  # as a garbage collection does that ends an object which logs
+            made.append(1)
+            log.write("from a finaliser\n")
+        return real(at_s, reason)
+
+    monkeypatch.setattr(log_writer, "Loss", loss)
+    before = log.lost
+    log.write("one more\n")
+    assert log.lost == before + 2

@@ -108,7 +108,7 @@ class Retention:
         known = await self._client.get(WINDOWS) == digest
         if not wanted and known:
             return
-        extended = wanted or configured
+        extended = wanted if known else {**configured, **wanted}
         longer = await self.extend(extended)
         if not known:
             await self._client.set(WINDOWS, digest)

@@ -66,7 +66,10 @@ class Failovers:
         elif channel.startswith("-failover-abort-"):
             self._announced_by.discard(sentinel)
         elif channel not in _AFTERWARDS:
-            if channel == "+try-failover" or not self.is_under_way(now):
+            if not self.is_under_way(now):
+                self._announced_by.clear()  # a Sentinel that went away in the middle of one never ends it
+                self._until, self._old = now + LONGEST_S, old
+            elif channel == "+try-failover":
                 self._until, self._old = now + LONGEST_S, old
             self._announced_by.add(sentinel)
 

@@ -185,6 +185,7 @@ class ClusterRouter:
         while True:
             await self._learn()
             if not self.is_down and not any(pipeline.is_down for pipeline in self._pipelines.values()):
+                self._on_change(True)  # the node that was down may be gone from the map, and tells nothing any more
                 return
             await asyncio.sleep(REFRESH_EVERY_S)
 

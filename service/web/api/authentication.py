@@ -6,6 +6,7 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 
 import time
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from itertools import chain
 
 import structlog
@@ -114,7 +115,8 @@ class Middlewares:
         try:
             self._observe(request, context, status, code, error)
         except Exception as mistake:  # the answer holds, whatever becomes of its report
-            log.error("a request was not reported", request_id=context.request_id, exc_info=mistake)
+            with suppress(Exception):  # a log that fails takes no answer with it
+                log.error("a request was not reported", request_id=context.request_id, exc_info=mistake)
         return response
 
     def _observe(
