@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from redis.asyncio import Redis
 
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO
+from service.core.tasks import round_completed
 from service.store.connection.calls import redis_call, run
 from service.store.keyspace import WINDOWS, limit_of_window, windows_of
 
@@ -26,6 +28,8 @@ BITE = 500
 """Windows extended by one script call."""
 SCANNED_AT_ONCE = 1000
 AGAIN_S = 0.5
+IDLE_ROUND_S = 5.0
+"""How often the task shows that it is alive while nothing is to be extended."""
 """When to try again while Redis is away."""
 
 
@@ -90,7 +94,12 @@ class Retention:
     async def run_forever(self) -> None:
         """Extend what is wanted; try again while Redis is away."""
         while True:
-            await self._woken.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_ROUND_S):
+                    await self._woken.wait()
+            round_completed()
+            if not self._woken.is_set():
+                continue
             self._woken.clear()
             wanted, self._wanted = self._wanted, {}
             try:

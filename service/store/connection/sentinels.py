@@ -18,7 +18,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, SentinelManagedConnectio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.core.tasks import end, keep_running
+from service.core.tasks import end, keep_running, round_completed
 from service.store.connection.calls import AWAY, UNHEARD
 from service.store.connection.failovers import CHANNELS, Failovers, PrimaryAddress
 
@@ -196,6 +196,7 @@ class SentinelMonitor:
                 if checks % DISCOVER_EVERY == 0:
                     await self._discover()
                 checks += 1
+                round_completed()
         finally:
             await end(subscription.values())
             await end(self._closing)
