@@ -93,15 +93,13 @@ def _read(name: str, *shared: str) -> Script:
     folder = files("service.store") / "lua"
     parts = [(folder / f"{part}.lua").read_text() for part in ("record", *shared, name)]
     commands = commands_of(parts)
-    text = "\n".join([_preamble(), _rights(name, commands), *parts])
+    text = "\n".join([_preamble(), _rights(commands), *parts])
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(commands))
 
 
-def _rights(name: str, commands: Sequence[str]) -> str:
-    """What the script asks for before its first write."""
+def _rights(commands: Sequence[str]) -> str:
+    """What the script asks for before its first write: reads too, since a later question may read what an earlier wrote."""
     needed = [command for command in commands if command not in KEYLESS] if writes(commands) else []
-    if name == "admit":  # asked all the time, and it has read what a question needs before it writes for it
-        needed = [command for command in needed if writes([command])]
     published = "NEWS, PUSHES" if "PUBLISH" in commands else ""
     return "local NEEDED, PUBLISHED = {" + ", ".join(f"'{command}'" for command in needed) + f"}}, {{{published}}}"
 

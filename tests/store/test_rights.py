@@ -19,7 +19,7 @@ from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.server_check import ServerCheck
 from service.store.events.traffic_statistics import TrafficStatistics
 from service.store.leases import Leases
-from service.store.rights import commands_of
+from service.store.rights import KEYLESS, commands_of, writes
 from service.store.scripts import SCRIPTS
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.kit import redis_server
@@ -223,6 +223,41 @@ async def test_a_right_that_is_taken_away_while_it_runs_is_noticed_and_its_retur
         assert check.blockers() == []
         await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
         assert root.zscore("rc:{acme}:by:logged_out", "alice") is not None
+        await admissions.close()
+        await ways.close()
+
+
+READS = [name for name in SCRIPTS["admit"].commands if not writes([name]) and name not in KEYLESS]
+
+
+@pytest.mark.parametrize("command", READS)
+async def test_a_read_that_is_not_allowed_any_more_opens_the_breaker_at_once_and_half_writes_no_batch(
+    server: str, root: Any, command: str
+) -> None:
+    permit(root)
+    async with as_limited(server) as access:
+        check = ServerCheck()
+        ways = access.router(timeout_s=2, check=check)
+        await ways.open()
+        await RedisOperatorActions(access.client).restrict("acme", None, "pay", BY)
+        admissions = Admissions(ways, SessionRules(60_000, 0))
+        before = kept(root)
+        permit(root, f"-{command.lower()}")
+        batch = [ask_about("bob", tenant="globex", limits=[LIMIT]), ask_about("alice", limits=[LIMIT])]
+        answers = await asyncio.gather(*(admissions.ask(one) for one in batch), return_exceptions=True)
+        assert all(isinstance(one, StoreUnavailable) for one in answers)
+        assert ways.is_down
+        assert kept(root) == before
+        async with asyncio.timeout(5):
+            while not check.blockers():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert f"+{command.lower()}" in check.blockers()[0]
+        permit(root)
+        async with asyncio.timeout(5):
+            while ways.is_down:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert check.blockers() == []
+        await asyncio.gather(*(admissions.ask(one) for one in batch))
         await admissions.close()
         await ways.close()
 

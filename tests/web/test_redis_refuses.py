@@ -84,6 +84,22 @@ async def test_what_redis_refuses_is_counted_by_kind_and_logged_and_it_recovers(
         assert await status(client, "/auth/logout", headers=credentials()) == 200
 
 
+async def test_a_read_that_redis_refuses_makes_the_service_unready_until_it_is_allowed_again(
+    server: tuple[str, Any],
+) -> None:
+    url, root = server
+    async with application(url) as client:
+        assert await status(client, "/auth/status", headers=credentials()) == 200
+        await asyncio.to_thread(acl("-hmget"), root)
+        assert await status(client, "/auth/status", headers=credentials()) == 503
+        assert await status(client) == 503
+        await asyncio.to_thread(acl("+hmget"), root)
+        async with asyncio.timeout(5):
+            while await status(client) != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await status(client, "/auth/status", headers=credentials()) == 200
+
+
 async def test_an_operators_act_that_redis_refuses_is_counted_too(server: tuple[str, Any]) -> None:
     url, root = server
     async with application(url) as client:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import structlog
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import AskError, NoPermissionError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
@@ -39,7 +39,7 @@ CONNECT_S = 2.0
 class AdmissionPipeline:
     """One connection to one node.
 
-    After a few failed trips in a row the breaker opens: callers are told at once, and probes of the link's own ask
+    After a few failed trips in a row, or one missing right, the breaker opens: callers are told at once, and probes of the link's own ask
     Redis four times a second whether it is back. While it is open the probes alone speak to Redis.
     """
 
@@ -227,7 +227,8 @@ class AdmissionPipeline:
     async def _failed(self, error: Exception) -> None:
         self._failures += 1
         self.failure = kind_of(error)
-        opens = self._failures >= FAILURES_TO_OPEN
+        # A missing right is no passing fault: the probe's check names it, and sees when it is granted again.
+        opens = self._failures >= FAILURES_TO_OPEN or isinstance(error, NoPermissionError)
         # After an answer the connection is still in step; but a replica is not where it should lead to.
         if opens or not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
             await self._hang_up()
