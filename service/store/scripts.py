@@ -98,7 +98,7 @@ def _read(name: str, *shared: str) -> Script:
 
 
 def _rights(commands: Sequence[str]) -> str:
-    """What the script asks for before its first write: reads too, since a later question may read what an earlier wrote."""
+    """What the script asks for before its first write. Reads as well: a later question of a batch reads after it."""
     needed = [command for command in commands if command not in KEYLESS] if writes(commands) else []
     published = "NEWS, PUSHES" if "PUBLISH" in commands else ""
     return "local NEEDED, PUBLISHED = {" + ", ".join(f"'{command}'" for command in needed) + f"}}, {{{published}}}"

@@ -39,8 +39,8 @@ CONNECT_S = 2.0
 class AdmissionPipeline:
     """One connection to one node.
 
-    After a few failed trips in a row, or one missing right, the breaker opens: callers are told at once, and probes of the link's own ask
-    Redis four times a second whether it is back. While it is open the probes alone speak to Redis.
+    After a few failed trips in a row, or one missing right, the breaker opens: callers are told at once, and probes of
+    the link's own ask Redis four times a second whether it is back. While it is open the probes alone speak to Redis.
     """
 
     def __init__(
