@@ -1,4 +1,4 @@
-"""The composition root: settings → application. With `policies.py`, which reads the settings, it sees everything."""
+"""The composition root: settings → application. With `policy_factory.py`, which reads the settings, it sees everything."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The configuration's types; `configuration.py` loads them from `config.yaml` and the environment.
+"""The configuration's types; `loading.py` loads them from `config.yaml` and the environment.
 
 Everything is frozen and typed, unknown keys are refused. Secrets are `SecretStr`, so that no log and no error shows
 them.

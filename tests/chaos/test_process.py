@@ -201,7 +201,7 @@ def test_redis_killed_under_load_is_back_within_moments_and_nothing_acknowledged
 def test_a_guard_that_is_killed_is_told_and_redis_serves_on(start: Start) -> None:
     service = start(config()).wait_until_ready()
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-    [guard] = [int(pid) for pid in children if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    [guard] = [int(pid) for pid in children if b"watchdog.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(guard, signal.SIGKILL)
     wait_for(lambda: "the guard of the embedded redis was ended" in service.told)
     assert service.get("/auth/status", credentials()).status == 200

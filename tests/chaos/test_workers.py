@@ -19,7 +19,7 @@ PASSIVE = {"x-passive": "true"}
 def workers_of(service: Service) -> list[int]:
     master = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
     pids = master.read_text().split()
-    return [int(pid) for pid in pids if b"guard.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in pids if b"watchdog.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_two_workers_share_limits_metrics_and_one_log_and_drain_together(start: Start) -> None:

@@ -1,7 +1,7 @@
 """A link: one connection for the admissions, a deadline per trip, and a circuit breaker.
 
 It is redis-py's own `Connection` (so TLS, passwords and unix sockets are redis-py's business) used directly: no
-pool, no retries, one deadline over connecting, sending and reading; `wire.py` sends and reads.
+pool, no retries, one deadline over connecting, sending and reading; `resp.py` sends and reads.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ Started by `embedded.py` as a program of its own: the service holds the other en
 the service ends, kill -9 included, the pipe closes, and the child is told to end (SIGTERM, and after a
 while SIGKILL). A child that dies by itself is started again; one that keeps dying ends the guard.
 
-    python -I guard.py LOCK_FD REMOVE COMMAND [ARG …]
+    python -I watchdog.py LOCK_FD REMOVE COMMAND [ARG …]
 
 LOCK_FD is an open, locked file that the child inherits: the lock lasts as long as the child. REMOVE is a
 folder to remove at the end, or empty. Only the standard library, and nothing of this package: it starts in

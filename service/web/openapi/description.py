@@ -1,6 +1,6 @@
 """The description of the API: OpenAPI 3.1, written once.
 
-Bodies and queries come from `schemas.py`, errors from `problems.py`. `tests/web/test_openapi.py` holds it to the routes that there are and to what they answer.
+Bodies and queries come from `schemas.py`, errors from `error_responses.py`. `tests/web/test_openapi.py` holds it to the routes that there are and to what they answer.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""aiohttp's server with our connections (`protocol.py`), sizes and deadlines."""
+"""aiohttp's server with our connections (`connection.py`), sizes and deadlines."""
 
 import gc
 from collections.abc import Awaitable, Callable
