@@ -1,4 +1,4 @@
-"""The composition root: settings → application. With `policy_factory.py`, which reads the settings, it sees everything."""
+"""The composition root: settings → application. It sees everything; `policy_factory.py` reads the settings for it."""
 
 import asyncio
 import time
