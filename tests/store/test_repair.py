@@ -1,12 +1,13 @@
 """Repair: what a script left half done, or a hand, is found and mended, and it is said."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.core.operator_actions import Author
 from service.core.sessions import Cause, Status
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
-from service.store.keyspace import keys_of
+from service.store.keyspace import ADOPTED, keys_of
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from service.store.sessions.repair import Repair, report
@@ -109,6 +110,27 @@ async def test_what_an_earlier_version_kept_is_taken_over_at_the_first_start_alo
     await client.pexpireat(KEYS.user_rules("alice"), later_ms)
     await sweeper(access)._adopt_once()
     assert await client.pttl(KEYS.user_rules("alice")) > 0, "it was done before"
+
+
+@pytest.mark.parametrize("whose", ["user", "tenant"])
+async def test_an_entry_that_is_no_number_keeps_nobody_elses_rules_from_being_taken_over(
+    access: RedisAccess, whose: str
+) -> None:
+    client, later_ms = access.client, now_ms() + HOUR_MS
+    users = ("alice", "broken", "carol")
+    for user in users:
+        await client.hset(KEYS.user_rules(user), "status", later_ms)
+        await client.pexpireat(KEYS.user_rules(user), later_ms)
+    await client.hset(KEYS.user_rules("broken") if whose == "user" else KEYS.rules, "pay", "garbage")
+    await client.set(KEYS.user_rules("wrong type"), "no hash")
+    with capture_logs() as logs:
+        await sweeper(access)._adopt_once()
+    for user in users:
+        assert await client.pttl(KEYS.user_rules(user)) == -1
+        assert await client.zscore(KEYS.timed, user) == later_ms
+    assert await client.exists(ADOPTED)
+    [line] = [line for line in logs if line["event"] == "rules that cannot be read are left as they are"]
+    assert line["users"] == (["broken", "wrong type"] if whose == "user" else ["wrong type"])
 
 
 @pytest.mark.parametrize("record", ["no record", "zz 1 2 3"])

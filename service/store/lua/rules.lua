@@ -15,8 +15,8 @@ local function settle(rules, over_ms)
   local entries = redis.call('HGETALL', rules)
   for i = 1, #entries, 2 do
     local field, ends = entries[i], tonumber(entries[i + 1])
-    if string.find(field, '^[<=]') or ends == 0 then
-      -- It stays until an operator lifts it.
+    if string.find(field, '^[<=]') or not ends or ends == 0 then
+      -- It stays until an operator lifts it; so does what is no moment, which nobody of ours wrote.
     elseif over_ms and ends <= over_ms then
       redis.call('HDEL', rules, field)
     else

@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 
 from service.store.connection.calls import redis_call, run
 from service.store.keyspace import keys_of, keys_of_tenants, rules_of_users
+
+log = structlog.get_logger()
 
 BITE = 100
 SCANNED_AT_ONCE = 1000
@@ -34,6 +37,8 @@ class Repaired:
     """Users whose record cannot be read: left as it is."""
     rules: set[str] = field(default_factory=set)
     """Users whose restrictions or revocation were not looked at, or would not have ended."""
+    unreadable_rules: set[str] = field(default_factory=set)
+    """Users of whom a restriction or a revocation cannot be read: left as it is."""
 
 
 class Repair:
@@ -84,6 +89,15 @@ class Repair:
             of_a_user = _OF_A_USER.fullmatch(raw.decode(errors="replace"))
             if of_a_user is not None and of_a_user[2] == "rules":
                 await self._mend_rules(of_a_user[1], [of_a_user[3]], found[of_a_user[1]])
+        for tenant, one in found.items():
+            if one.unreadable_rules:
+                users = sorted(one.unreadable_rules)
+                log.warning(
+                    "rules that cannot be read are left as they are",
+                    tenant=tenant,
+                    users=users[:NAMED],
+                    count=len(users),
+                )
         return sum(len(one.rules) for one in found.values())
 
     async def _indexed(self, tenant: str) -> AsyncIterator[list[str]]:
@@ -113,9 +127,10 @@ class Repair:
             return
         keys = keys_of(tenant)
         at = [keys.rules, *(keys.user_rules(user) for user in users), keys.timed]
-        mended = await run(self._client, "mend_rules", at, users)
+        mended, unreadable = await run(self._client, "mend_rules", at, users)
         found.looked_at += len(users)
         found.rules |= {user.decode() for user in mended}
+        found.unreadable_rules |= {user.decode(errors="replace") for user in unreadable}
 
 
 def report(tenant: str, repaired: Repaired) -> list[str]:
@@ -123,6 +138,9 @@ def report(tenant: str, repaired: Repaired) -> list[str]:
     lines = [f"{tenant}: {repaired.looked_at} looked at, {_counted(repaired.mended, 'users mended')}"]
     if repaired.rules:
         lines.append(f"{tenant}: {_counted(repaired.rules, 'users whose restrictions or revocation were put right')}")
+    if repaired.unreadable_rules:
+        what = "users of whom rules cannot be read and are left as they are"
+        lines.append(f"{tenant}: {_counted(repaired.unreadable_rules, what)}")
     if repaired.unreadable:
         lines.append(f"{tenant}: {_counted(repaired.unreadable, 'records cannot be read and are left as they are')}")
         lines.append(f"{tenant}: remove their keys, {keys_of(tenant).user('USER')}, by hand")
