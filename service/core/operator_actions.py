@@ -29,6 +29,7 @@ class ActionResult:
 
     user: str
     came_from: Status
+    """NONE as well where what is kept cannot be read."""
     outcome: Status | Refusal
     session: Session | None
     revoked_before_s: int | None = None

@@ -47,10 +47,12 @@ class Refusal(StrEnum):
     """The act makes no sense from this status."""
     UNKNOWN = "unknown"
     """There is no such user."""
+    UNREADABLE = "unreadable"
+    """What is kept of the user cannot be read. No transition of the table: the store reports it."""
 
 
 _N, _I, _O, _E, _S, _T = Status
-_DENIED, _CONFLICT, _UNKNOWN = Refusal
+_DENIED, _CONFLICT, _UNKNOWN, _ = Refusal
 
 TRANSITIONS: dict[Cause, dict[Status, Status | Refusal]] = {
     # from:                    none           logged_in       logged_out     expired        suspended      terminated

@@ -20,7 +20,7 @@ from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, exact_window, now_ms, sweeper
 
 N, I, O, E, S, T = Status  # noqa: E741  # the columns of the contract's table
-DENIED, CONFLICT, UNKNOWN = Refusal
+DENIED, CONFLICT, UNKNOWN, _ = Refusal
 
 BY = Author("root")
 

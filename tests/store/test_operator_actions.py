@@ -10,6 +10,7 @@ from service.core.sessions import RECORDED, Cause, Refusal, Status
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
+from service.store.keyspace import keys_of
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, now_ms
@@ -51,6 +52,36 @@ async def test_an_act_on_many_tells_one_by_one_what_happened(
     assert {one.outcome for one in done[3:]} == {Refusal.UNKNOWN}
     counts = (await Sessions(access.client).counts(["acme"]))["acme"]
     assert (counts[Status.LOGGED_OUT], counts[Status.TERMINATED]) == (2, 1)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("kept", ["a text", "another type", "rules that are no hash"])
+async def test_what_cannot_be_read_of_one_user_keeps_no_other_from_being_acted_on(
+    admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess, kept: str, everywhere: bool
+) -> None:
+    users = ["alice", "broken", "carol"]
+    for user in users:
+        await admissions.ask(ask_about(user))
+    keys = keys_of("acme")
+    if kept == "a text":
+        await access.client.set(keys.user("broken"), "garbage")
+    elif kept == "another type":
+        await access.client.delete(keys.user("broken"))
+        await access.client.sadd(keys.user("broken"), "x")
+    else:
+        await access.client.set(keys.user_rules("broken"), "no hash")
+    before = await access.client.dump(keys.user("broken"))
+    done = await acts.act("acme", users, Cause.OPERATOR_LOGOUT, BY, everywhere=everywhere)
+    readable = kept == "rules that are no hash" and not everywhere
+    assert [one.outcome for one in done] == [
+        Status.LOGGED_OUT,
+        Status.LOGGED_OUT if readable else Refusal.UNREADABLE,
+        Status.LOGGED_OUT,
+    ]
+    assert [one.revokes for one in done] == [everywhere, False, everywhere]
+    assert (await access.client.dump(keys.user("broken")) == before) is not readable
+    for user in ("alice", "carol"):
+        assert (await Sessions(access.client).get("acme", user)).status is Status.LOGGED_OUT  # type: ignore[union-attr]
 
 
 async def test_a_logout_everywhere_refuses_the_tokens_issued_until_now(

@@ -114,6 +114,25 @@ async def test_an_operators_act_that_redis_refuses_is_counted_too(server: tuple[
         assert {line["kind"] for line in logs if line["event"] == "redis did not decide"} == {"WRONGTYPE"}
 
 
+async def test_a_user_who_cannot_be_read_is_an_error_of_its_own_among_many(server: tuple[str, Any]) -> None:
+    url, root = server
+    operator = {"authorization": "Bearer operator-token-for-all"}
+    async with application(url) as client:
+        root.set("rc:{acme}:u:broken", "garbage")
+        path = "/admin/v1/tenants/acme/sessions/suspend"
+        async with client.post(path, json={"users": ["alice", "broken", "carol"]}, headers=operator) as answer:
+            results = (await answer.json())["data"]["results"]
+        assert [(one["userId"], one["done"], one.get("status")) for one in results] == [
+            ("alice", True, "suspended"),
+            ("broken", False, None),
+            ("carol", True, "suspended"),
+        ]
+        assert results[1]["message"] == "What is kept of this user cannot be read"
+        assert await status(client, "/readyz") == 200
+        async with client.post("/admin/v1/tenants/acme/users/broken/suspend", json={}, headers=operator) as answer:
+            assert answer.status == 503
+
+
 def test_a_failure_is_logged_once_for_each_kind_with_how_often() -> None:
     repeats = LogThrottle()
     for n in range(3):

@@ -3,7 +3,8 @@
 -- KEYS    the tenant's rules, its indexes (record.lua), then for each user its record and its rules
 -- ARGV    cause, everywhere (1: the tokens that exist are refused as well), the service's clock ms, the skew that is
 --         forgiven ms, by, client address, request id, reason, then each user
--- Returns for each user: status letter before, the status letter after or the name of a refusal, the record; with
+-- Returns for each user: status letter before, the status letter after or the name of a refusal ('unreadable': its record
+-- is none, or its rules are no hash; the rest of its answer is empty), the record; with
 -- `everywhere`, where it was done, the second up to which tokens are refused (else -1), and whether that is new (1|0)
 
 local tenant_rules, indexes = key(), take_indexes()
@@ -11,8 +12,20 @@ local cause, everywhere, service_ms, skew_ms = arg(), arg() == '1', number(), nu
 local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 local answers = {}
 
-while arg_at < #ARGV do
-  local user, record_key, user_rules = arg(), key(), key()
+-- Whether rules can be read; there may be none. Asked before the first write for a user.
+local function is_hash(rules)
+  local said = redis.pcall('HGET', rules, REVOKED)
+  return not (type(said) == 'table' and said.err)
+end
+
+if everywhere and not is_hash(tenant_rules) then
+  return redis.error_reply('WRONGTYPE the rules of the tenant are no hash')
+end
+
+-- What is done to one user. Returns its answer.
+local function act_on(user, record_key, user_rules)
+  -- Left to an operator: it keeps nobody else from being acted on.
+  if not readable(record_key) or (everywhere and not is_hash(user_rules)) then return { '-', 'unreadable', '', -1, 0 } end
   local record, revoked_s, revokes = read(record_key), -1, 0
   local from = record.status
   local to = MOVES[cause][from]
@@ -33,6 +46,10 @@ while arg_at < #ARGV do
       end
     end
   end
-  answers[#answers + 1] = { from, to, record.text, revoked_s, revokes }
+  return { from, to, record.text, revoked_s, revokes }
+end
+
+while arg_at < #ARGV do
+  answers[#answers + 1] = act_on(arg(), key(), key())
 end
 return answers

@@ -42,6 +42,8 @@ def revoked_data(before_s: int | None, session: Session | None = None) -> dict[s
 
 def result_data(done: ActionResult, name: str) -> dict[str, Any]:
     """What the act `name` came to for one of many users."""
+    if done.outcome is Refusal.UNREADABLE:
+        return {"userId": done.user, "done": False, "message": "What is kept of this user cannot be read"}
     if isinstance(done.outcome, Refusal):
         unknown = done.outcome is Refusal.UNKNOWN
         message = "Nothing is kept of this user" if unknown else conflict(done, name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from service.core.errors import Conflict, InvalidRequest, NotFound
+from service.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.operator_actions import ActionResult, Rules
 from service.core.session_lists import Cursor, Page
@@ -142,6 +142,8 @@ async def act(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """Log out, suspend, reinstate or terminate one user."""
     body = await read_body(request, ActBody)
     [done] = await _act(request, admin, [read_user(request)], body)
+    if done.outcome is Refusal.UNREADABLE:
+        raise StoreUnavailable("the record or the rules of the user cannot be read", "record")
     if done.outcome is Refusal.UNKNOWN:
         raise NotFound("Nothing is kept of this user")
     if isinstance(done.outcome, Refusal) or done.session is None:

@@ -80,7 +80,7 @@ _RESULT = _object(
         "message": {"type": "string"},
         **_REVOKED,
     },
-    optional=("applied", "previousStatus", "message", *_REVOKED),
+    optional=("applied", "status", "previousStatus", "message", *_REVOKED),
 )
 _SERIES = _list(_COUNT)
 _ACT = _object({**_SESSION_MEMBERS, "applied": _APPLIED, **_REVOKED}, optional=tuple(_REVOKED))
