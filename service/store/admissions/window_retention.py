@@ -28,9 +28,9 @@ BITE = 500
 """Windows extended by one script call."""
 SCANNED_AT_ONCE = 1000
 AGAIN_S = 0.5
+"""When to try again while Redis is away."""
 IDLE_ROUND_S = 5.0
 """How often the task shows that it is alive while nothing is to be extended."""
-"""When to try again while Redis is away."""
 
 
 class Retention:
