@@ -263,7 +263,7 @@ def _hot_path(middlewares: Middlewares) -> HotPath:
 
     logout = hot_route(LOGOUT, session_routes.logged_out)
     by_method = {
-        ("GET", "/auth/status"): hot_route(STATUS, session_routes.limit_state),
+        ("GET", "/auth/status"): hot_route(STATUS, session_routes.session_status),
         ("GET", "/auth/logout"): logout,
         ("POST", "/auth/logout"): logout,
     }

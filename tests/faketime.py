@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import redis
 
+from service.store.connection.client import RedisAccess, TlsFiles
 from tests.kit import needs, wait_for
 
 
@@ -75,3 +76,13 @@ def redis_with_a_clock() -> Iterator[FakeClockRedis]:
         process.kill()
         process.wait()
         shutil.rmtree(folder)
+
+
+@asynccontextmanager
+async def emptied(server: FakeClockRedis) -> AsyncIterator[RedisAccess]:
+    """Access to `server`, empty and with the true clock."""
+    server.set_ahead(0)
+    made = RedisAccess.by_url(server.url, TlsFiles(), timeout_s=5)
+    await made.client.flushall()
+    yield made
+    await made.close()

@@ -12,13 +12,13 @@ from service.core.operator_actions import Author, Restriction, Revocation
 from service.core.sessions import Cause, Status
 from service.redis_check import check_redis
 from service.store.admissions.batcher import Admissions
-from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.client import RedisAccess
 from service.store.connection.clocks import ClockComparison
 from service.store.events.stream import Events
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules, Swept
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
-from tests.faketime import FakeClockRedis, redis_with_a_clock
+from tests.faketime import FakeClockRedis, emptied, redis_with_a_clock
 from tests.kit import settings
 from tests.store.making import HOUR_MS, ask_about, now_ms
 
@@ -35,11 +35,8 @@ def server() -> Iterator[FakeClockRedis]:
 
 @pytest.fixture
 async def access(server: FakeClockRedis) -> AsyncIterator[RedisAccess]:
-    server.set_ahead(0)
-    made = RedisAccess.by_url(server.url, TlsFiles(), timeout_s=5)
-    await made.client.flushall()
-    yield made
-    await made.close()
+    async with emptied(server) as made:
+        yield made
 
 
 @pytest.fixture

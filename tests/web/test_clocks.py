@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.client import RedisAccess
 from tests.conftest import Client, MakeClient
-from tests.faketime import FakeClockRedis, redis_with_a_clock
+from tests.faketime import FakeClockRedis, emptied, redis_with_a_clock
 from tests.kit import credentials
 from tests.web.test_admin import AT, OPERATOR, ask
 
@@ -25,11 +25,8 @@ def server() -> Iterator[FakeClockRedis]:
 
 @pytest.fixture
 async def access(server: FakeClockRedis) -> AsyncIterator[RedisAccess]:
-    server.set_ahead(0)
-    made = RedisAccess.by_url(server.url, TlsFiles(), timeout_s=5)
-    await made.client.flushall()
-    yield made
-    await made.close()
+    async with emptied(server) as made:
+        yield made
 
 
 async def ready(client: Client) -> list[str]:

@@ -142,10 +142,10 @@ class Admissions:
                 group = tenants.setdefault(terms.tenant, {}).setdefault(terms.shape, [])
             group.append(waiting)
         # Anyone may ask without a tenant: what becomes of that call is nothing to the tenants'.
-        on_decided = [
+        asked_about = [
             (keys_of(name or NO_TENANT), list(of.values())) for name, of in tenants.items() if name is not None
         ]
-        calls = [on_decided] if on_decided and self._router.one_call else [[one] for one in on_decided]
+        calls = [asked_about] if asked_about and self._router.one_call else [[one] for one in asked_about]
         if None in tenants:
             calls.append([(keys_of(NO_TENANT), list(tenants[None].values()))])
         return [
@@ -275,9 +275,9 @@ class _NodeQueue:
         if isinstance(reply, Exception):
             _fail(asked, reply)
             return
-        on_decided = iter(reply)
+        answers = iter(reply)
         for waiting in asked:
-            decided = decode(waiting.question, on_decided, self._admissions.refusals.learn)
+            decided = decode(waiting.question, answers, self._admissions.refusals.learn)
             if waiting.over:
                 continue
             if isinstance(decided, Admission) and decided.may_be_full:

@@ -93,7 +93,7 @@ class AdmissionPipeline:
             if resp is None or await resp.is_broken():
                 async with asyncio.timeout_at(until):
                     resp = await self._connected()
-            answers = await resp.context(commands, until)
+            answers = await resp.round_trip(commands, until)
         except _FAILED as error:
             await self._failed(error)
             raise unavailable(error) from error
@@ -142,7 +142,7 @@ class AdmissionPipeline:
         was_down = self.is_down
         self._suspensions += 1
         self._failures = FAILURES_TO_OPEN
-        wires, self._resp, self._checked = (self._resp, self._checked), None, None
+        connections, self._resp, self._checked = (self._resp, self._checked), None, None
         # What they asked may be answered by the node that is not to be used any more. Cancelled now: none of them must
         # adopt a connection in the meantime.
         asking: list[asyncio.Task[Any]] = [one for one in (self._probe, self._check) if one is not None]
@@ -150,7 +150,7 @@ class AdmissionPipeline:
             one.cancel()
         self._in_background(end(asking))
         self._check, self._probe = None, asyncio.create_task(self._probe_until_back())
-        for resp in filter(None, wires):
+        for resp in filter(None, connections):
             resp.abort()
             self._in_background(resp.hang_up())
         if not was_down:
@@ -284,7 +284,7 @@ class AdmissionPipeline:
         On a Cluster the key's slot may just have moved to another node. MOVED and ASK say so, and that this node is
         well: that it is a primary was seen when the connection was made.
         """
-        [answer] = await resp.context([("EVAL", SCRIPTS["probe"].text, 1, self._probe_key())], _NEVER)
+        [answer] = await resp.round_trip([("EVAL", SCRIPTS["probe"].text, 1, self._probe_key())], _NEVER)
         if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
             raise answer
 

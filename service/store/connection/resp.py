@@ -23,7 +23,7 @@ class RespConnection(Protocol):
     async def is_broken(self) -> bool:
         """Whether Redis hung up, or sent what nobody asked for."""
 
-    async def context(self, commands: Sequence[Command], until: float) -> list[Any]:
+    async def round_trip(self, commands: Sequence[Command], until: float) -> list[Any]:
         """Send all commands, and return an answer for each; what Redis refused is a ResponseError among them.
 
         Args:
@@ -61,7 +61,7 @@ class _Plain:
     async def is_broken(self) -> bool:
         return not self._connection.is_connected or bool(await self._connection.can_read())
 
-    async def context(self, commands: Sequence[Command], until: float) -> list[Any]:
+    async def round_trip(self, commands: Sequence[Command], until: float) -> list[Any]:
         answers: list[Any] = []
         async with asyncio.timeout_at(None if until == math.inf else until):
             await self._connection.send_packed_command(packed(commands), check_health=False)
@@ -101,7 +101,7 @@ class _Thin(asyncio.Protocol):
     async def is_broken(self) -> bool:
         return self._broken
 
-    async def context(self, commands: Sequence[Command], until: float) -> list[Any]:
+    async def round_trip(self, commands: Sequence[Command], until: float) -> list[Any]:
         if self._arrived is not None:
             self._broken = True
             raise RedisConnectionError("answers to another trip are still awaited here")

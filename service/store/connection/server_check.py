@@ -69,7 +69,7 @@ class ServerCheck:
             ("EVAL", SCRIPTS["rights"].text, 0, *_ASKED),
             ("SCRIPT", "LOAD", SCRIPTS["admit"].text),
         ]
-        hello, memory, rights, loaded = await resp.context(asked, math.inf)
+        hello, memory, rights, loaded = await resp.round_trip(asked, math.inf)
         server = _fields(hello)
         if server.get("role") == "replica":
             raise ReadOnlyError("this server is a replica")

@@ -215,18 +215,18 @@ def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: 
 
 def _ask_to_end(path: Path) -> None:
     """Ask whoever answers on our own socket to write its data down and end."""
-    with socket.socket(socket.AF_UNIX) as pipeline, suppress(OSError):
-        pipeline.settimeout(WAIT_FOR_OLD_S)
-        pipeline.connect(str(path))
-        pipeline.sendall(b"SHUTDOWN\r\n")
-        pipeline.recv(64)
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.settimeout(WAIT_FOR_OLD_S)
+        client.connect(str(path))
+        client.sendall(b"SHUTDOWN\r\n")
+        client.recv(64)
 
 
 def _ping(path: Path) -> bytes:
     """The first line of the answer to PING; empty where nobody answers."""
-    with socket.socket(socket.AF_UNIX) as pipeline, suppress(OSError):
-        pipeline.settimeout(1)
-        pipeline.connect(str(path))
-        pipeline.sendall(b"PING\r\n")
-        return pipeline.recv(64).split(b"\r\n")[0]
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.settimeout(1)
+        client.connect(str(path))
+        client.sendall(b"PING\r\n")
+        return client.recv(64).split(b"\r\n")[0]
     return b""

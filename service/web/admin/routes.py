@@ -101,9 +101,9 @@ async def sessions(request: web.Request, admin: AdminServices) -> web.StreamResp
             admin.at, statuses=statuses, prefix=query.prefix, after=after, size=query.limit
         )
     listed = [session_data(admin.at, one) for one in page.sessions]
-    subscription = str(page.after) if page.after else None
+    following = str(page.after) if page.after else None
     latest_ms = max([one.changed_ms for one in page.sessions], default=0)
-    return success(request, {"sessions": listed, "next": subscription, "examined": page.examined}, latest_ms=latest_ms)
+    return success(request, {"sessions": listed, "next": following, "examined": page.examined}, latest_ms=latest_ms)
 
 
 @for_viewers

@@ -27,11 +27,11 @@ def logged_out(_: web.Request, context: RequestContext) -> Answer:
 
 
 async def status(request: web.Request) -> web.StreamResponse:
-    """See `standing`."""
-    return limit_state(request, request[REQUEST_CONTEXT])
+    """See `session_status`."""
+    return session_status(request, request[REQUEST_CONTEXT])
 
 
-def limit_state(_: web.Request, context: RequestContext) -> Answer:
+def session_status(_: web.Request, context: RequestContext) -> Answer:
     """Where the user stands after this request."""
     identity, admission = context.admitted()
     if admission.session is not None:
