@@ -250,7 +250,9 @@ async def test_metrics_and_memory_grow_by_nothing_that_is_sent(target: Target, a
         await hostile(number)
     attack("30 of everything", "the same series, keys and tokens")
     assert await series() == before
-    assert {key for key in await target.keys() if not re.search("pulse|refused|sweeper|events", key)} <= kept
+    # The sweep writes its own keys when it is due, whatever the requests are.
+    own = "pulse|refused|sweeper|events|^rc:tenants$"
+    assert {key for key in await target.keys() if not re.search(own, key)} <= kept
     assert len(gate.verified) == tokens
 
 
