@@ -15,7 +15,7 @@ from service.core.tokens.verification import KeyRing
 from service.core.webhooks import Webhook, key_of
 from service.store.admissions.batcher import SessionRules
 from service.store.sessions.expiry_sweep import SweepRules
-from service.web.api.client_address import ClientAddressRules
+from service.web.api.client_address import ClientAddressRules, ipv4_of
 from service.web.policy import Operator, Policy
 
 
@@ -31,7 +31,9 @@ def make_policy(settings: Settings) -> Policy:
     return Policy(
         directory=_directory(settings),
         client_address=ClientAddressRules(
-            settings.server.trusted_proxies, istr(settings.server.client_address), settings.server.ipv6_prefix
+            tuple(map(ipv4_of, settings.server.trusted_proxies)),
+            istr(settings.server.client_address),
+            settings.server.ipv6_prefix,
         ),
         operators=operators,
         # Stretched: whoever holds a cookie must not be able to try out tokens against its signature.

@@ -16,7 +16,7 @@ from service.core.tenants import Tenant
 from service.core.tokens.verification import Identity, VerifiedTokens
 from service.core.traffic_statistics import TrafficCounters
 from service.core.webhooks import WebhookStates
-from service.web.api.client_address import ClientAddressRules
+from service.web.api.client_address import AddressProblem, ClientAddressRules
 from service.web.monitoring.log_throttling import LogThrottle
 from service.web.monitoring.metrics import Metrics
 from service.web.policy import LivePolicy
@@ -89,6 +89,11 @@ class RequestServices:
         except StoreUnavailable as error:
             self.count_failure(error)
             return self.without_store(question)
+
+    def report_address(self, problem: AddressProblem, peer: str) -> None:
+        """Count a forwarded address that was not used, and have the log name the peer once a minute."""
+        self.metrics.count_address_problem(problem.value)
+        self.log_throttle.addresses.report(problem, peer)
 
     def count_failure(self, error: StoreUnavailable) -> None:
         """Count why Redis did not answer, and have the log tell it once a second."""

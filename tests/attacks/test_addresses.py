@@ -128,7 +128,11 @@ async def test_behind_a_proxy_no_other_field_is_believed(
         await held(one.target, attack, f"proxied, by {name}", *claims, one.appended(OURS))
 
 
-SPELT = ["::ffff:203.0.113.9", "::FFFF:203.0.113.9", "::ffff:cb00:7109", "0:0:0:0:0:ffff:203.0.113.9"]
+SPELT = [
+    *("::ffff:203.0.113.9", "::FFFF:203.0.113.9", "::ffff:cb00:7109", "0:0:0:0:0:ffff:203.0.113.9"),
+    *("64:ff9b::203.0.113.9", "64:ff9b::cb00:7109", "0064:FF9B:0:0:0:0:CB00:7109"),
+]
+PORTS = ["1", "17085", "65535"]
 NEXT_DOOR = [
     "2001:db8:1:2::2",
     "2001:db8:1:2:ffff:ffff:ffff:ffff",
@@ -144,6 +148,16 @@ async def test_another_spelling_or_an_address_next_door_is_the_same_client(
 ) -> None:
     one = behind[header]
     await held(one.target, attack, f"proxied, also {address}", one.appended(address))
+
+
+@pytest.mark.parametrize("address", [OURS, OURS_6])
+@pytest.mark.parametrize("port", PORTS)
+async def test_another_port_is_the_same_client(
+    behind: dict[str, Behind], attack: Attack, address: str, port: str
+) -> None:
+    node = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    await held(behind[HEADERS[0]].target, attack, f"proxied, from {node}", (HEADERS[0], node))
+    await held(behind[HEADERS[1]].target, attack, f"proxied, for {node}", (HEADERS[1], f'for="{node}"'))
 
 
 @pytest.mark.parametrize("header", HEADERS)

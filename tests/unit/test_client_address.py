@@ -5,7 +5,9 @@ from ipaddress import ip_network
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from service.web.api.client_address import ClientAddressRules, client_address
+from service.policy_factory import make_policy
+from service.web.api.client_address import AddressProblem, ClientAddressRules, client_address
+from tests.kit import settings
 
 PROXY = "10.0.0.1"
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -37,8 +39,21 @@ def address(
         (PROXY, [""], PROXY),
         (PROXY, ["1.2.3.4, "], PROXY),
         (PROXY, ["1.2.3.4, garbage"], PROXY),
-        (PROXY, ["1.2.3.4:80"], PROXY),
-        (PROXY, ["[2001:db8::1]"], PROXY),
+        (PROXY, ["203.0.113.1:17085"], "203.0.113.1"),
+        (PROXY, ["9.9.9.9:1, 203.0.113.1:17085, 10.0.0.7:443"], "203.0.113.1"),
+        (PROXY, ["[2001:db8::1]:443"], "2001:db8::/64"),
+        (PROXY, ["[2001:db8::1]"], "2001:db8::/64"),
+        (PROXY, ["[::ffff:1.2.3.4]:80"], "1.2.3.4"),
+        (PROXY, ["1.2.3.4:"], PROXY),
+        (PROXY, ["1.2.3.4:_obf"], PROXY),
+        (PROXY, ["1.2.3.4:123456"], PROXY),
+        (PROXY, ["[1.2.3.4]:80"], PROXY),
+        (PROXY, ["[2001:db8::1"], PROXY),
+        (PROXY, ["64:ff9b::102:304"], "1.2.3.4"),
+        (PROXY, ["[64:ff9b::1.2.3.4]:443"], "1.2.3.4"),
+        (PROXY, ["64:ff9b:1::102:304"], "64:ff9b:1::/64"),
+        (PROXY, ["1.2.3.4, 64:ff9b::10.0.0.7"], "1.2.3.4"),
+        (PROXY, ['", 1.2.3.4'], "1.2.3.4"),
         (PROXY, ["01.2.3.4"], PROXY),
         (PROXY, ["1.2.3.4%x"], PROXY),
         (PROXY, ["fe80::1%eth0"], PROXY),
@@ -47,6 +62,8 @@ def address(
         (PROXY, ["10.0.0.9"], PROXY),
         ("8.8.8.8", ["1.2.3.4"], "8.8.8.8"),
         ("2001:db8::1", ["1.2.3.4"], "2001:db8::/64"),
+        ("64:ff9b::808:808", [], "8.8.8.8"),
+        ("64:ff9b::10.0.0.1", ["1.2.3.4"], "1.2.3.4"),
         ("fe80::1%eth0", [], "fe80::/64"),
         (None, ["1.2.3.4"], "unknown"),
     ],
@@ -70,6 +87,17 @@ def test_x_forwarded_for_is_read_from_the_right_and_from_trusted_peers(
         (['for="a, b";x=y', "for=1.2.3.4"], "1.2.3.4"),
         (['host="x;for=6.6.6.6";for=1.2.3.4'], "1.2.3.4"),
         (['host="x, for=6.6.6.6, y";for=1.2.3.4'], "1.2.3.4"),
+        (['for="192.0.2.1:_obf"'], "192.0.2.1"),
+        (['for="[2001:db8::1]:_a.b-c"'], "2001:db8::/64"),
+        (['for="[64:ff9b::102:304]"'], "1.2.3.4"),
+        (['for="9.9.9.9, for=1.2.3.4'], "1.2.3.4"),
+        (["garbage\\, for=1.2.3.4"], "1.2.3.4"),
+        (['x="\\", for=1.2.3.4'], "1.2.3.4"),
+        (['for=6.6.6.6;host="a\\", for=9.9.9.9, \\\\", for=1.2.3.4;host="b\\", for=7.7.7.7"'], "1.2.3.4"),
+        (['for=9.9.9.9;x="', "for=1.2.3.4"], "1.2.3.4"),
+        (['for="', "for=1.2.3.4, for=10.0.0.2"], "1.2.3.4"),
+        (['for="192.0.2.1:_"'], PROXY),
+        (['for="[192.0.2.1]"'], PROXY),
         (["for=6.6.6.6;for=1.2.3.4"], PROXY),
         (["for=unknown"], PROXY),
         (["for=_hidden"], PROXY),
@@ -95,8 +123,49 @@ def test_only_the_configured_header_is_read() -> None:
     assert client_address(PROXY, headers, ClientAddressRules(TRUSTED, "forwarded")) == "5.6.7.8"
 
 
+@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "64:ff9b::a00:0/104"])
+def test_a_trusted_network_may_be_spelt_as_the_ipv6_network_that_stands_for_it(network: str) -> None:
+    policy = make_policy(settings(server={"trusted_proxies": [network]}))
+    headers = CIMultiDictProxy(CIMultiDict({"x-forwarded-for": "1.2.3.4"}))
+    assert client_address("10.9.9.9", headers, policy.client_address) == "1.2.3.4"
+    assert client_address("11.0.0.1", headers, policy.client_address) == "11.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("prefix", "expected"), [(128, "2001:db8::1/128"), (56, "2001:db8::/56"), (48, "2001:db8::/48")]
 )
 def test_ipv6_is_grouped_by_the_configured_prefix(prefix: int, expected: str) -> None:
     assert address("2001:db8::1", prefix=prefix) == expected
+
+
+XFF, FORWARDED = "x-forwarded-for", "forwarded"
+
+
+@pytest.mark.parametrize(
+    ("peer", "fields", "expected"),
+    [
+        ("10.0.0.1", {}, AddressProblem.ABSENT),
+        ("10.0.0.1", {FORWARDED: "for=1.2.3.4"}, AddressProblem.OTHER_HEADER),
+        ("10.0.0.1", {XFF: "garbage"}, AddressProblem.MALFORMED),
+        ("10.0.0.1", {XFF: ""}, AddressProblem.MALFORMED),
+        ("10.0.0.1", {XFF: "garbage, 1.2.3.4"}, None),
+        ("10.0.0.1", {XFF: "1.2.3.4", FORWARDED: "garbage"}, None),
+        ("10.0.0.1", {XFF: "10.0.0.2"}, None),
+        ("192.168.0.1", {XFF: "1.2.3.4"}, AddressProblem.UNTRUSTED_PEER),
+        ("192.168.0.1", {FORWARDED: "for=1.2.3.4"}, AddressProblem.UNTRUSTED_PEER),
+        ("127.0.0.1", {XFF: "1.2.3.4"}, AddressProblem.UNTRUSTED_PEER),
+        ("100.64.0.1", {XFF: "1.2.3.4"}, AddressProblem.UNTRUSTED_PEER),
+        ("::1", {XFF: "1.2.3.4"}, AddressProblem.UNTRUSTED_PEER),
+        ("fe80::1%eth0", {XFF: "1.2.3.4"}, AddressProblem.UNTRUSTED_PEER),
+        ("192.168.0.1", {}, None),
+        ("8.8.8.8", {XFF: "1.2.3.4"}, None),
+        (None, {XFF: "1.2.3.4"}, None),
+    ],
+)
+def test_a_forwarded_address_that_is_not_used_is_reported_with_the_peer(
+    peer: str | None, fields: dict[str, str], expected: AddressProblem | None
+) -> None:
+    found: list[tuple[AddressProblem, str]] = []
+    rules = ClientAddressRules((ip_network("10.0.0.0/8"),))
+    own = client_address(peer, CIMultiDictProxy(CIMultiDict(fields)), rules, lambda *one: found.append(one))
+    assert found == ([] if expected is None else [(expected, own)])

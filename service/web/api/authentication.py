@@ -272,8 +272,9 @@ def client_of(request: web.Request) -> str:
 
 def _client(request: web.Request, context: app_keys.RequestContext) -> str:
     if context.client is None:
-        rules = context.services.policy.current.client_address
-        context.client = client_address(request.remote, request.headers, rules)
+        services = context.services
+        rules = services.policy.current.client_address
+        context.client = client_address(request.remote, request.headers, rules, services.report_address)
     return context.client
 
 

@@ -1,50 +1,98 @@
-"""The client's address: the peer's, or what a trusted proxy says of it.
+"""The client's address: the peer's, or the one that a trusted proxy reports.
 
-Only the one header that the configuration names is read, only from a trusted peer, and from the right: what
-stands left of the last address that is not trusted was written by whoever that is.
+Only the one header that the configuration names is read, and only from a trusted peer. It is read from the right and no
+further than the first address that is not trusted, because everything left of that was written by whoever has it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from multidict import CIMultiDictProxy, istr
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
-_X_FORWARDED_FOR = istr("x-forwarded-for")
+_X_FORWARDED_FOR, _FORWARDED = istr("x-forwarded-for"), istr("forwarded")
+_MAPPED, _NAT64 = IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96")
+"""IPv4 addresses within IPv6: RFC 4291 (section 2.5.5.2), and the well-known prefix of RFC 6052 (section 2.1)."""
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _VALUE = rf'(?:{_WORD}|"(?:[^"\\]|\\.)*")'
 _PAIR = rf"{_WORD}={_VALUE}"
-_ELEMENT = re.compile(rf"\s*({_PAIR}(?:\s*;\s*{_PAIR})*)\s*(?:,|$)")
+_ELEMENT = re.compile(rf"{_PAIR}(?:\s*;\s*{_PAIR})*")
 _PARAMETER = re.compile(rf"({_WORD})=({_VALUE})")
-_NODE = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))(?::[0-9]{1,5})?")
+_UP_TO_A_COMMA_BACKWARDS = re.compile(r'(?:[^",]|"(?:[^"]|"(?=\\(?:\\\\)*(?!\\)))*")*')
+"""The last element of a line that is written backwards. An odd number of backslashes after a quote escapes it."""
+_PORT = r":[0-9]{1,5}"
+_OBSCURED_PORT = r":_[A-Za-z0-9._-]+"
+"""RFC 7239, section 6.3."""
+_NODE = r"(?:\[(?P<six>[0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))"
+_FORWARDED_NODE = re.compile(rf"{_NODE}(?:{_PORT}|{_OBSCURED_PORT})?")
+_WITH_PORT = re.compile(rf"{_NODE}(?:{_PORT})?")
+
+
+class AddressProblem(StrEnum):
+    """Why a forwarded address was not used, although it was probably meant to be."""
+
+    UNTRUSTED_PEER = "untrusted_peer"
+    """A peer on a private or loopback address sends a forwarding header and is not in `server.trusted_proxies`."""
+    ABSENT = "absent"
+    """A trusted proxy sends neither header."""
+    OTHER_HEADER = "other_header"
+    """A trusted proxy sends only the header that `server.client_address` does not name."""
+    MALFORMED = "malformed"
+    """The header holds something other than an address at an element that has to be read."""
+
+
+Report = Callable[[AddressProblem, str], None]
+"""Takes note of a problem, and of the peer that caused it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientAddressRules:
-    """Whom to believe, which header, and how IPv6 is grouped."""
+    """Which proxies are trusted, which header is read, and how IPv6 addresses are grouped."""
 
-    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    trusted: tuple[Network, ...] = ()
     header: str = _X_FORWARDED_FOR
     ipv6_prefix: int = 64
 
     def trusts(self, address: Address) -> bool:
-        """Whether `address` is a proxy of ours."""
+        """Return whether `address` is a trusted proxy."""
         return any(address in network for network in self.trusted)
 
 
-def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: ClientAddressRules) -> str:
-    """The client's address as limits count it: an IPv4 address, or an IPv6 network of the configured prefix."""
-    trusted, own = _peer(peer or "", rules)
-    if not trusted or rules.header not in headers:
+def _ignore(problem: AddressProblem, peer: str) -> None:
+    """Report a problem to nobody."""
+
+
+def client_address(
+    peer: str | None, headers: CIMultiDictProxy[str], rules: ClientAddressRules, report: Report = _ignore
+) -> str:
+    """Return the client's address as limits count it: an IPv4 address, or an IPv6 network of the configured prefix.
+
+    Args:
+        peer: the address of the other end of the connection; None where it is not known.
+        headers: the request's.
+        rules: which of them are trusted.
+        report: called where a forwarded address was probably meant to be used and is not.
+    """
+    trusted, own, is_local = _peer(peer or "", rules)
+    if not trusted:
+        if is_local and (_X_FORWARDED_FOR in headers or _FORWARDED in headers):
+            report(AddressProblem.UNTRUSTED_PEER, own)
         return own
-    read = _forwarded if rules.header == "forwarded" else _x_forwarded_for
+    if rules.header not in headers:
+        other = _FORWARDED if rules.header == _X_FORWARDED_FOR else _X_FORWARDED_FOR
+        report(AddressProblem.OTHER_HEADER if other in headers else AddressProblem.ABSENT, own)
+        return own
+    read = _forwarded if rules.header == _FORWARDED else _x_forwarded_for
     for node in read(headers.getall(rules.header, [])):
         address = None if "%" in node else _parse(node)
         if address is None:
+            report(AddressProblem.MALFORMED, own)
             break
         if not rules.trusts(address):
             return _subject(node, rules.ipv6_prefix)
@@ -52,7 +100,7 @@ def client_address(peer: str | None, headers: CIMultiDictProxy[str], rules: Clie
 
 
 def is_counted(text: str) -> bool:
-    """Whether limits count an address that is spelt so: an IPv4 address, an IPv6 one or a network of such."""
+    """Return whether limits count an address that is spelt so: an IPv4 address, an IPv6 one or a network of such."""
     try:
         return bool(ip_network(text, strict=False))
     except ValueError:
@@ -60,16 +108,17 @@ def is_counted(text: str) -> bool:
 
 
 def is_proxy(peer: str | None, rules: ClientAddressRules) -> bool:
-    """Whether the peer is a proxy of ours."""
+    """Return whether the peer is a trusted proxy."""
     return _peer(peer or "", rules)[0]
 
 
 @lru_cache(maxsize=16_384)
-def _peer(peer: str, rules: ClientAddressRules) -> tuple[bool, str]:
-    """Whether the peer is a proxy of ours, and its own address as limits count it."""
-    own = peer.partition("%")[0]  # the kernel tells the zone of a link-local peer
+def _peer(peer: str, rules: ClientAddressRules) -> tuple[bool, str, bool]:
+    """Return whether the peer is a trusted proxy, its address as limits count it, and whether that is not public."""
+    own = peer.partition("%")[0]  # the kernel adds the zone of a link-local peer
     at = _parse(own)
-    return at is not None and rules.trusts(at), _subject(own, rules.ipv6_prefix)
+    trusted = at is not None and rules.trusts(at)
+    return trusted, _subject(own, rules.ipv6_prefix), at is not None and not at.is_global
 
 
 @lru_cache(maxsize=16_384)
@@ -84,38 +133,61 @@ def _subject(text: str, ipv6_prefix: int) -> str:
 
 @lru_cache(maxsize=16_384)
 def _parse(text: str) -> Address | None:
-    """An address without port or zone; an IPv4-mapped one is the IPv4 one."""
+    """Return an address without port or zone; the IPv4 address where an IPv6 one stands for it."""
     try:
         address = ip_address(text)
     except ValueError:
         return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+    if isinstance(address, IPv6Address) and (address in _MAPPED or address in _NAT64):
+        return IPv4Address(int(address) & _32_BITS)
     return address
 
 
+def ipv4_of(network: Network) -> Network:
+    """Return the IPv4 network that an IPv6 one stands for, or else `network` itself.
+
+    Addresses of such an IPv6 network are compared as IPv4 addresses, so nothing would ever match it.
+    """
+    if isinstance(network, IPv6Network) and any(network.subnet_of(one) for one in (_MAPPED, _NAT64)):
+        return IPv4Network((int(network.network_address) & _32_BITS, network.prefixlen - 96))
+    return network
+
+
+_32_BITS = 0xFFFF_FFFF
+
+
 def _x_forwarded_for(lines: Sequence[str]) -> Iterator[str]:
-    """The addresses, last first."""
+    """Yield the addresses, last first, without their ports (Azure's gateways and others append them)."""
     for line in reversed(lines):
-        yield from (node.strip() for node in reversed(line.split(",")))
+        for element in reversed(line.split(",")):
+            node = element.strip()
+            found = _WITH_PORT.fullmatch(node) if ":" in node else None
+            yield (found["six"] or found["four"]) if found else node
 
 
 def _forwarded(lines: Sequence[str]) -> Iterator[str]:
-    """The `for` nodes (RFC 7239, section 4), last first; an empty one for what is malformed."""
+    """Yield the `for` nodes (RFC 7239, section 4), last first; an empty one for an element that is malformed.
+
+    A line is read backwards, so that a quote that somebody left open further left closes nothing here.
+    """
     for line in reversed(lines):
-        elements, at = [], 0
-        while at < len(line):
-            found = _ELEMENT.match(line, at)
-            if found is None:
-                elements = [""]
+        backwards, at = line[::-1], 0
+        while True:
+            found = _UP_TO_A_COMMA_BACKWARDS.match(backwards, at)
+            end = found.end() if found else at
+            if end < len(backwards) and backwards[end] != ",":
+                yield ""
                 break
-            elements.append(found[1])
-            at = found.end()
-        yield from (_node(element) for element in reversed(elements))
+            yield _node(backwards[at:end][::-1].strip())
+            if end == len(backwards):
+                break
+            at = end + 1
 
 
 def _node(element: str) -> str:
-    """The one `for` of an element, without its port. Values are stepped over whole: quotes may hold anything."""
+    """Return the one `for` of an element, without its port. Quoted values are skipped whole: they may hold anything."""
+    if not _ELEMENT.fullmatch(element):
+        return ""
     values = [value for name, value in _PARAMETER.findall(element) if name.lower() == "for"]
-    node = _NODE.fullmatch(values[0].strip('"')) if len(values) == 1 else None
+    node = _FORWARDED_NODE.fullmatch(values[0].strip('"')) if len(values) == 1 else None
     return (node["six"] or node["four"]) if node else ""

@@ -6,6 +6,7 @@ from collections import Counter
 import structlog
 
 from service.core.tasks import round_completed
+from service.web.monitoring.address_problems import AddressWarnings
 
 log = structlog.get_logger()
 
@@ -20,6 +21,7 @@ class LogThrottle:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._failures: dict[str, tuple[str, int]] = {}
+        self.addresses = AddressWarnings()
 
     def fail(self, kind: str, reason: str) -> None:
         """Count a question that Redis did not decide; a line for each kind says within a second why, the last time."""
@@ -31,6 +33,7 @@ class LogThrottle:
 
     def flush(self) -> None:
         """A line for each kind of failure, and for each address, the most frequent first."""
+        self.addresses.flush()
         failures, self._failures = self._failures, {}
         for kind, (reason, times) in failures.items():
             log.warning("redis did not decide", kind=kind, reason=reason, times=times)

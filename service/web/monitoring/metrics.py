@@ -39,6 +39,9 @@ class Metrics:
         self._transitions = self._counter("transitions", "Transitions that requests made", "from_status", "to_status")
         self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
         self._failures = self._counter("redis_failures", "Questions that Redis did not decide, by what kept it", "kind")
+        self._address_problems = self._counter(
+            "client_address_problems", "Requests whose forwarded address was not used, by why", "problem"
+        )
         self._swept = self._counter("swept", "Users that the sweep expired or removed", "what")
         self.redis_up = Gauge(
             "rollcall_redis_up",
@@ -116,6 +119,10 @@ class Metrics:
     def count_failure(self, kind: str) -> None:
         """Count a question that Redis did not decide."""
         self._tally[self._failures, (kind,)] += 1
+
+    def count_address_problem(self, problem: str) -> None:
+        """Count a request whose forwarded address was not used."""
+        self._tally[self._address_problems, (problem,)] += 1
 
     def count_swept(self, expired: int, removed: int) -> None:
         """Count what a round of the sweep came to."""
