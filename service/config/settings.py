@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
+    BeforeValidator,
     Field,
     PlainValidator,
     SecretStr,
@@ -27,7 +28,7 @@ from service.core.admission import CAPABILITY
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S, OnOutage, Per
 from service.core.session_lists import EVENT_TYPES
 from service.core.tenants import digest
-from service.core.webhooks import key_of
+from service.core.webhooks import MOST_SECRETS, key_of
 from service.store.connection.url import Address
 
 ENV_PREFIX = "SERVICE__"
@@ -207,21 +208,48 @@ class _WithToken(_Section):
         return bytes.fromhex(self.token_sha256 or "")
 
 
+def _one_or_several(value: Any) -> Any:
+    secrets = value if isinstance(value, list | tuple) else (value,)
+    if not 1 <= len(secrets) <= MOST_SECRETS:
+        raise mistake(f"must be one secret, or a list of 1 to {MOST_SECRETS}")
+    return secrets
+
+
+def _signing_secret(secret: SecretStr) -> SecretStr:
+    try:
+        key_of(secret.get_secret_value())
+    except ValueError as error:
+        raise mistake(f"{error}") from None
+    return secret
+
+
+def _different(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if len(set(secrets)) < len(secrets):
+        raise mistake("holds the same secret twice")
+    return secrets
+
+
+SigningSecret = Annotated[SecretStr, AfterValidator(_signing_secret)]
+Secrets = Annotated[
+    tuple[SigningSecret, ...],
+    AfterValidator(_different),
+    BeforeValidator(_one_or_several, json_schema_input_type=SigningSecret | tuple[SigningSecret, ...]),
+]
+"""One secret, or a list of them: the first signs first, and all signatures are sent."""
+
+
 class WebhookSection(_Section):
     """A receiver of the tenant's events."""
 
     name: Name
     url: AnyHttpUrl
-    secret: SecretStr
+    secret: Secrets
     events: tuple[Literal[EVENT_TYPES], ...] = EVENT_TYPES  # type: ignore[valid-type]  # a tuple of names
 
-    @model_validator(mode="after")
-    def _has_a_key(self) -> Self:
-        try:
-            key_of(self.secret.get_secret_value())
-        except ValueError as error:
-            raise mistake(f"{error}") from None
-        return self
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The signing keys, in the order of the secrets."""
+        return tuple(key_of(secret.get_secret_value()) for secret in self.secret)
 
 
 class TenantSection(_WithToken):

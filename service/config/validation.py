@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from service.config.settings import LimitSection, RouteSection, Settings, TenantLimits
 from service.core.tenants import digest
+from service.core.webhooks import PREFIX
 
 SHIPPED_SECRETS = frozenset(
     {
@@ -114,6 +115,14 @@ def doubts(settings: Settings) -> Iterator[str]:
                 f"{path}jwt: the keys come from jwks_url, and none of issuer, audience and require is set: any token "
                 "that they sign is accepted, also one for another application; set what your tokens have in common"
             )
+    for path, tenant in sections.items():
+        for at, webhook in enumerate(tenant.webhooks):
+            if not all(secret.get_secret_value().startswith(PREFIX) for secret in webhook.secret):
+                yield (
+                    f"{path}webhooks.{at}.secret does not begin with {PREFIX}: the service signs with the text itself, "
+                    "but libraries for Standard Webhooks decode every secret as base64, and so refuse the messages; "
+                    f"`rollcall webhook secret` prints one that both read alike"
+                )
     known = {*type(settings.limits).model_fields, *(route.capability for route in routes)}
     for path, tenant in sections.items():
         for capability in tenant.restricted_capabilities:

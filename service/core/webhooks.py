@@ -7,12 +7,15 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 PREFIX = "whsec_"
 MIN_SECRET_BYTES = 24
+MOST_SECRETS = 8
+"""Of one webhook: each adds a signature to every message."""
 MAX_AHEAD_S = 60
 """How far a message's timestamp may follow an event ahead of the service's clock: receivers forgive 5 minutes."""
 
@@ -24,7 +27,8 @@ class Webhook:
     tenant: str
     name: str
     url: str = field(repr=False)
-    key: bytes = field(repr=False)
+    keys: tuple[bytes, ...] = field(repr=False)
+    """Each message is signed with all of them, in this order."""
     types: frozenset[str]
     """Of the events that it wants."""
 
@@ -68,21 +72,48 @@ class WebhookLedger(WebhookStates, Protocol):
 
 
 def key_of(secret: str) -> bytes:
-    """The signing key: what stands behind `whsec_` in base64, else the text itself.
+    """Return the signing key: what `whsec_` precedes is base64, any other text is the key itself.
 
     Raises:
-        ValueError: it is too short, or no base64.
+        ValueError: the secret is too short, is a key of another kind, or resembles `whsec_…` without being it, so that
+            the receiver's library would read another key from it. The message names what to write.
     """
-    if secret.startswith(PREFIX):
+    if not secret.startswith(PREFIX):
+        _refuse_what_resembles(secret)
+        key = secret.encode()
+    else:
         try:
             key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-        except binascii.Error:
-            raise ValueError("behind whsec_ there is base64") from None
-    else:
-        key = secret.encode()
+        except (binascii.Error, ValueError):  # ValueError: characters outside ASCII
+            raise ValueError("what follows whsec_ must be base64 (A-Z, a-z, 0-9, +, / and = at the end)") from None
     if len(key) < MIN_SECRET_BYTES:
         raise ValueError(f"a webhook's secret must have at least {MIN_SECRET_BYTES} bytes")
     return key
+
+
+_RESEMBLES = re.compile(
+    r"(?P<before>[^A-Za-z0-9]*)(?P<version>v\d+\w*,\s*)?(?P<prefix>wh(?:sec|sk|pk))[_-]", re.IGNORECASE
+)
+
+
+def _refuse_what_resembles(secret: str) -> None:
+    found = _RESEMBLES.match(secret)
+    if found is None:
+        return
+    if found["prefix"].lower() != "whsec":
+        kind = "private" if found["prefix"].lower() == "whsk" else "public"
+        raise ValueError(
+            f"{found['prefix']}_ marks the {kind} key of an asymmetric signature; the service signs with a shared "
+            "secret, which begins with whsec_"
+        )
+    if found["version"]:
+        raise ValueError(
+            f"the {found['version'].strip().removesuffix(',')}, before whsec_ belongs to a signature: "
+            "write the secret from whsec_ on"
+        )
+    if found["before"]:
+        raise ValueError("nothing may precede whsec_: write the secret without white space or quotes")
+    raise ValueError("the prefix of a secret is whsec_, in lower case and with an underscore")
 
 
 def sent_at_s(now_s: float, event_ms: int) -> int:
@@ -98,12 +129,15 @@ def sent_at_s(now_s: float, event_ms: int) -> int:
     return event_s if now_s < event_s <= now_s + MAX_AHEAD_S else int(now_s)
 
 
-def signed(key: bytes, message_id: str, timestamp_s: int, body: bytes) -> Mapping[str, str]:
-    """The header fields that a message carries."""
+def signed(keys: Sequence[bytes], message_id: str, timestamp_s: int, body: bytes) -> Mapping[str, str]:
+    """Return the header fields of a message: one signature for each key, separated by a space.
+
+    A receiver accepts a message if any signature is valid, so during a rotation it may know the old secret or the new.
+    """
     content = f"{message_id}.{timestamp_s}.".encode() + body
-    signature = base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+    signatures = (base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode() for key in keys)
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": f"v1,{signature}",
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }

@@ -231,7 +231,7 @@ class Receiver:
     async def take(self, request: web.Request) -> web.Response:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
-        wanted = signed(key_of(HOOK_SECRET), headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+        wanted = signed([key_of(HOOK_SECRET)], headers["webhook-id"], int(headers["webhook-timestamp"]), body)
         self.forged += headers["webhook-signature"] != wanted["webhook-signature"]
         self.users.append(json.loads(body)["data"]["userId"])
         return web.Response()

@@ -73,7 +73,7 @@ async def make_receiver() -> AsyncIterator[Callable[[], Awaitable[tuple[Receiver
 
 
 def hook(name: str, url: str, *types: str) -> Webhook:
-    return Webhook("acme", name, url, key_of(SECRET), frozenset(types or ("transition",)))
+    return Webhook("acme", name, url, (key_of(SECRET),), frozenset(types or ("transition",)))
 
 
 @asynccontextmanager
