@@ -25,7 +25,7 @@ def make_policy(settings: Settings) -> Policy:
         Operator(one.name, one.digest, one.role == "operator", frozenset(one.tenants)) for one in settings.admin.tokens
     )
     tokens = b"".join(sorted(operator.token_digest for operator in operators))
-    metrics_token = settings.metrics.token
+    metrics_token = settings.metrics.given_token
     metrics_digest = None if metrics_token is None else digest(metrics_token.get_secret_value())
     tenants = (section.digest for section in settings.tenants.values())
     return Policy(

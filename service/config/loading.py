@@ -27,6 +27,7 @@ from service.config.settings import ENV_PREFIX, SECRET_NAMES, Settings, secrets_
 from service.config.validation import Mistake, cross_checks
 from service.core.text.validation_messages import plain_message
 
+SECRET_FILES = ("token_file", "secret_file", "url_file")
 HOLD_NO_SECRETS = (["server"], ["sessions"], ["limits"], ["routes"])
 _NOT_A_VALUE = ("extra_forbidden", "model_type", "model_attributes_type", "list_type", "tuple_type", "dict_type")
 
@@ -258,9 +259,19 @@ def _mistake_of(error: Any, secrets: set[str]) -> Mistake:
         shown = "***"
     elif not isinstance(value, str | int | float | None):
         shown = ""  # a whole section
+    elif where and where[-1] in SECRET_FILES and not _looks_like_a_path(value):
+        shown = "***"
     elif isinstance(value, str) and value.lstrip().startswith(("{", "[", "-----")):
         shown = ""  # JSON that is none, or a key where its file is asked for
     elif where and str(where[-1]).endswith("url"):
         scheme = re.match(r"[a-z0-9+]*(?=://)", value) if isinstance(value, str) else None
         shown = f"{scheme[0]}://***" if scheme else "***"  # a URL may hold a password, well-formed or not
     return Mistake(path, what, shown)
+
+
+def _looks_like_a_path(value: Any) -> bool:
+    """Return whether `value` names a file in a folder that is there; it may be the secret itself instead."""
+    try:
+        return isinstance(value, str) and "/" in value and Path(value).parent.is_dir()
+    except (OSError, ValueError):
+        return False

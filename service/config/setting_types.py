@@ -1,15 +1,87 @@
-"""What the sections of the configuration share: the base class, how a mistake is told, and common types."""
+"""What the sections of the configuration share: the base class, how a mistake is reported, and common types."""
 
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
+
+MAX_TOKEN_CHARS = 1024
+MAX_FILE_BYTES = 64 * 1024
+"""Of a file that holds one value."""
+TAKEN_EXACTLY = frozenset({"secret", "public_key"})
+"""Settings whose text is used byte for byte: white space in them can be meant, so it is at most a warning."""
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
+"""Not white space to Python, and yet nobody sees them: the byte order mark and characters without width."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""What a header field cannot carry (RFC 9110, section 5.5)."""
+_QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 
 
 def mistake(message: str) -> PydanticCustomError:
-    """A validation error that says `message`, without pydantic's "Value error, " before it."""
+    """Return a validation error that says `message`, without pydantic's "Value error, " before it."""
     return PydanticCustomError("mistake", message)
+
+
+def unmatchable(text: str) -> str | None:
+    """Return why nothing that a client sends or a token holds can equal `text`; None where something can."""
+    if text.endswith(("\n", "\r")):
+        return (
+            "ends with a newline, so nothing can match it: `echo` appends one, also into a Kubernetes secret; "
+            "use `printf %s`"
+        )
+    for at_the, one in (("begins", text[:1]), ("ends", text[-1:])):
+        if one.isspace():
+            return f"{at_the} with white space, so nothing can match it: remove it"
+        if one and one in _INVISIBLE:
+            return f"{at_the} with an invisible character (U+{ord(one):04X}), so nothing can match it: remove it"
+    if len(text) > 1 and text[0] + text[-1] in _QUOTES:
+        return "holds the quotes around it as well, so nothing can match it: remove them"
+    if _CONTROL.search(text):
+        return "holds a control character, which no header field can carry"
+    return None
+
+
+def doubtful_secret(secret: str) -> str | None:
+    """Return what is hardly meant in a signing secret; None where nothing is."""
+    if secret.endswith(("\n", "\r")):
+        return "ends with a newline"
+    if secret != secret.strip():
+        return "begins or ends with white space"
+    if len(secret) > 1 and secret[0] + secret[-1] in _QUOTES:
+        return "holds the quotes around it as well"
+    return None
+
+
+def _texts_in(value: Any) -> Iterable[str]:
+    """Yield the text that a setting consists of: itself, or what its list or map holds."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts_in(name)
+            yield from _texts_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            if not isinstance(inner, Mapping):  # a section of its own
+                yield from _texts_in(inner)
+
+
+def check_text(value: Any) -> None:
+    """Raise a validation error where `value` is, or holds, text that can never match."""
+    for text in _texts_in(value):
+        if (why := unmatchable(text)) is not None:
+            raise mistake(why)
 
 
 def _whole(value: Any) -> Any:
@@ -27,7 +99,7 @@ def _readable(path: Path) -> Path:
     try:
         if path.is_file():
             return path
-    except OSError:  # what was given is no path at all: perhaps the key itself
+    except (OSError, ValueError):  # what was given is no path at all: perhaps the key itself
         pass
     raise mistake("there is no such file")
 
@@ -35,7 +107,90 @@ def _readable(path: Path) -> Path:
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
 
 
+def text_of_file(name: Any) -> str:
+    """Return what the file holds, byte for byte.
+
+    Raises:
+        PydanticCustomError: it cannot be read, is too large, or is not UTF-8.
+    """
+    if not isinstance(name, str | Path):
+        raise mistake("must be the name of a file")
+    try:
+        with _readable(Path(name)).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise mistake(f"cannot be read: {error.strerror}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise mistake(f"the file is larger than {MAX_FILE_BYTES // 1024} KiB")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise mistake("the file does not hold UTF-8 text") from None
+
+
+def line_of_file(name: Any) -> str:
+    """Return the one line that the file holds, without the newline that editors and `echo` append.
+
+    Raises:
+        PydanticCustomError: it cannot be read, or what it holds can never match.
+    """
+    text = text_of_file(name)
+    text = text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+    if (why := unmatchable(text)) is not None:
+        raise mistake(f"the content of the file {why}")
+    if not text:
+        raise mistake("the file is empty")
+    return text
+
+
+def _token_of_file(name: Any) -> str:
+    token = line_of_file(name)
+    if len(token) > MAX_TOKEN_CHARS:
+        raise mistake(f"the file holds more than {MAX_TOKEN_CHARS} characters")
+    return token
+
+
+def _from_file(read: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: value if isinstance(value, SecretStr) else read(value))
+
+
+TokenFromFile = Annotated[SecretStr, _from_file(_token_of_file)]
+"""The token that a file holds; one newline at the end of the file is not part of it. The value is the token."""
+UrlFromFile = Annotated[SecretStr, _from_file(line_of_file)]
+"""The same for a URL."""
+SecretFromFile = Annotated[SecretStr, _from_file(text_of_file)]
+"""The signing secret that a file holds, byte for byte. The value is the secret."""
+
+
+def with_url_of_file(values: Any, placeholder: str) -> Any:
+    """Put the URL that `url_file` names into `url`, for a section that has both.
+
+    Args:
+        values: the section as it was given.
+        placeholder: stands for a URL that cannot be read; the mistake is that of `url_file`, not another one of `url`.
+    """
+    if not isinstance(values, Mapping) or values.get("url_file") is None:
+        return values
+    if values.get("url") is not None:
+        raise mistake("set url or url_file, not both")
+    try:
+        return {**values, "url": line_of_file(values["url_file"])}
+    except PydanticCustomError:
+        return {**values, "url": placeholder}
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys are refused, values are not shown in errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_match(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        is_section = isinstance(value, Mapping) and get_origin(cls.model_fields[name].annotation) is not dict
+        if name not in TAKEN_EXACTLY and not is_section:
+            check_text(value)
+        if name.endswith("url") and isinstance(value, str) and re.search(r"\s", value):
+            raise mistake("holds white space, which no URL can hold")
+        return value

@@ -22,7 +22,16 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.config.jwt_settings import Jwt
-from service.config.setting_types import Int, ReadableFile, mistake
+from service.config.setting_types import (
+    MAX_TOKEN_CHARS,
+    Int,
+    ReadableFile,
+    SecretFromFile,
+    TokenFromFile,
+    UrlFromFile,
+    mistake,
+    with_url_of_file,
+)
 from service.config.setting_types import Section as _Section
 from service.core.admission import CAPABILITY
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S, OnOutage, Per
@@ -49,7 +58,7 @@ Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Name = Annotated[str, Field(pattern=NAME)]
 Capability = Annotated[str, Field(pattern=CAPABILITY)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
-Token = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
+Token = Annotated[SecretStr, Field(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
 
 class Server(_Section):
@@ -84,9 +93,15 @@ class Redis(_Section):
     """Which Redis, and how long a request may wait for it (seconds)."""
 
     url: str = "embedded"
+    url_file: UrlFromFile | None = None
     timeout: float = Field(0.25, gt=0, le=60)
     allow_eviction: bool = False
     tls: Tls = Tls()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_of_file(cls, values: Any) -> Any:
+        return with_url_of_file(values, "embedded")
 
     @field_validator("url")
     @classmethod
@@ -186,25 +201,43 @@ class Metrics(_Section):
     """Who may read /metrics; no token: anyone who can reach it."""
 
     token: Token | None = None
+    token_file: TokenFromFile | None = None
+
+    @model_validator(mode="after")
+    def _one_at_most(self) -> Self:
+        if self.token is not None and self.token_file is not None:
+            raise mistake("set token or token_file, not both")
+        return self
+
+    @property
+    def given_token(self) -> SecretStr | None:
+        """The token, from wherever it was read; None: none is needed."""
+        return self.token or self.token_file
 
 
 class _WithToken(_Section):
-    """A token, or its SHA-256, where the configuration shall not hold the token itself."""
+    """A token, a file that holds it, or its SHA-256."""
 
     token: Token | None = None
+    token_file: TokenFromFile | None = None
     token_sha256: Sha256 | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.token is None) == (self.token_sha256 is None):
-            raise mistake("needs either token or token_sha256")
+    def _exactly_one(self) -> Self:
+        if [self.token, self.token_file, self.token_sha256].count(None) != 2:
+            raise mistake("needs one of token, token_file and token_sha256")
         return self
+
+    @property
+    def given_token(self) -> SecretStr | None:
+        """The token, from wherever it was read; None: only its SHA-256 is known."""
+        return self.token or self.token_file
 
     @property
     def digest(self) -> bytes:
         """The SHA-256 of the token."""
-        if self.token is not None:
-            return digest(self.token.get_secret_value())
+        if (token := self.given_token) is not None:
+            return digest(token.get_secret_value())
         return bytes.fromhex(self.token_sha256 or "")
 
 
@@ -236,6 +269,12 @@ Secrets = Annotated[
     BeforeValidator(_one_or_several, json_schema_input_type=SigningSecret | tuple[SigningSecret, ...]),
 ]
 """One secret, or a list of them: the first signs first, and all signatures are sent."""
+SecretFiles = Annotated[
+    tuple[Annotated[SecretFromFile, AfterValidator(_signing_secret)], ...],
+    AfterValidator(_different),
+    BeforeValidator(_one_or_several, json_schema_input_type=str | tuple[str, ...]),
+]
+"""The same from one file each."""
 
 
 class WebhookSection(_Section):
@@ -243,13 +282,26 @@ class WebhookSection(_Section):
 
     name: Name
     url: AnyHttpUrl
-    secret: Secrets
+    url_file: UrlFromFile | None = None
+    secret: Secrets = ()
+    secret_file: SecretFiles = ()
     events: tuple[Literal[EVENT_TYPES], ...] = EVENT_TYPES  # type: ignore[valid-type]  # a tuple of names
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_of_file(cls, values: Any) -> Any:
+        return with_url_of_file(values, "https://not-read.invalid/")
+
+    @model_validator(mode="after")
+    def _has_a_secret(self) -> Self:
+        if bool(self.secret) == bool(self.secret_file):
+            raise mistake("needs either secret or secret_file")
+        return self
 
     @property
     def keys(self) -> tuple[bytes, ...]:
         """The signing keys, in the order of the secrets."""
-        return tuple(key_of(secret.get_secret_value()) for secret in self.secret)
+        return tuple(key_of(secret.get_secret_value()) for secret in self.secret or self.secret_file)
 
 
 class TenantSection(_WithToken):

@@ -1,10 +1,11 @@
 """What is wrong, or hardly meant, between settings that are each well-formed."""
 
 import ipaddress
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from service.config.settings import LimitSection, RouteSection, Settings, TenantLimits
+from service.config.setting_types import doubtful_secret
+from service.config.settings import LimitSection, RouteSection, Settings, TenantLimits, TenantSection
 from service.core.tenants import digest
 from service.core.webhooks import PREFIX
 
@@ -106,8 +107,9 @@ def doubts(settings: Settings) -> Iterator[str]:
     if routes and not settings.server.trusted_proxies:
         yield "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400"
     for path, tenant in sections.items():
-        if tenant.token is not None and len(tenant.token.get_secret_value()) < GUESSABLE_CHARS:
+        if (token := tenant.given_token) is not None and len(token.get_secret_value()) < GUESSABLE_CHARS:
             yield f"{path}token has fewer than {GUESSABLE_CHARS} characters: short enough to be guessed"
+    yield from _doubtful_secrets(sections)
     for path, tenant in sections.items():
         jwt = tenant.jwt
         if jwt.jwks_url is not None and jwt.issuer is None and not jwt.audiences and not jwt.require:
@@ -117,9 +119,11 @@ def doubts(settings: Settings) -> Iterator[str]:
             )
     for path, tenant in sections.items():
         for at, webhook in enumerate(tenant.webhooks):
-            if not all(secret.get_secret_value().startswith(PREFIX) for secret in webhook.secret):
+            name = "secret" if webhook.secret else "secret_file"
+            secrets = webhook.secret or webhook.secret_file
+            if not all(secret.get_secret_value().startswith(PREFIX) for secret in secrets):
                 yield (
-                    f"{path}webhooks.{at}.secret does not begin with {PREFIX}: the service signs with the text itself, "
+                    f"{path}webhooks.{at}.{name} does not begin with {PREFIX}: the service signs with the text itself, "
                     "but libraries for Standard Webhooks decode every secret as base64, and so refuse the messages; "
                     f"`rollcall webhook secret` prints one that both read alike"
                 )
@@ -128,6 +132,18 @@ def doubts(settings: Settings) -> Iterator[str]:
         for capability in tenant.restricted_capabilities:
             if capability not in known:
                 yield f"{path}restricted_capabilities: no operation and no route asks for {capability}"
+
+
+def _doubtful_secrets(sections: Mapping[str, TenantSection]) -> Iterator[str]:
+    """A signing secret may be any bytes; yet whoever signs seldom uses a newline or quotes."""
+    for path, tenant in sections.items():
+        secrets = [(f"jwt.keys.{at}.secret", key.secret) for at, key in enumerate(tenant.jwt.keys) if key.secret]
+        for at, webhook in enumerate(tenant.webhooks):
+            secrets += [(f"webhooks.{at}.secret", secret) for secret in webhook.secret]
+            secrets += [(f"webhooks.{at}.secret_file", secret) for secret in webhook.secret_file]
+        for name, secret in secrets:
+            if (doubt := doubtful_secret(secret.get_secret_value())) is not None:
+                yield f"{path}{name} {doubt}; every byte is part of the secret"
 
 
 def _limits_of(section: TenantLimits) -> Iterator[tuple[str, LimitSection]]:
