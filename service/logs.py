@@ -28,7 +28,7 @@ def configure() -> None:
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    # The contract asks for 32 bytes, which core/tokens/verification.py makes sure of; PyJWT would like 64 for HS512.
+    # The contract asks for 32 bytes, which core/tokens/keys.py makes sure of; PyJWT would like 64 for HS512.
     warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 

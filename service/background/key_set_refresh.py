@@ -20,7 +20,8 @@ import structlog
 
 from service.core.errors import KeysUnavailable
 from service.core.tasks import round_completed
-from service.core.tokens.verification import ASYMMETRIC, Key, KeyRing, RemoteKeys, make_key
+from service.core.tokens.keys import ASYMMETRIC, Key, make_key
+from service.core.tokens.verification import KeyRing, RemoteKeys
 
 log = structlog.get_logger()
 

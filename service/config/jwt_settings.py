@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AnyHttpUrl, Field, PlainValidator, SecretStr, model_validator
 
 from service.config.setting_types import Int, ReadableFile, Section, mistake
+from service.core.tokens.keys import ALGORITHMS, ASYMMETRIC, Key, make_key
 from service.core.tokens.kinds import FOREIGN_TYPES, Scalar, normalized_type
-from service.core.tokens.verification import ALGORITHMS, ASYMMETRIC, Key, make_key
 
 
 class KeySection(Section):

@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, UnknownKey
-from service.core.tokens.verification import Identity, Key, KeyRing, is_user_id, make_key
+from service.core.tokens.keys import Key, make_key
+from service.core.tokens.verification import Identity, KeyRing, is_user_id
 from tests.fuzz.bounds import TIMEOUT_S, tried
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)

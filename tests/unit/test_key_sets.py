@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from service.background import key_set_refresh
 from service.background.key_set_refresh import RemoteKeySets, Source, read_key_set
 from service.core.errors import InvalidUserToken, KeysUnavailable, UnknownKey
-from service.core.tokens.verification import KeyRing, VerifiedTokens, make_key
+from service.core.tokens.keys import make_key
+from service.core.tokens.verification import KeyRing, VerifiedTokens
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)

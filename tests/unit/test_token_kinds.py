@@ -7,8 +7,9 @@ import jwt
 import pytest
 
 from service.core.errors import InvalidUserToken
+from service.core.tokens.keys import make_key
 from service.core.tokens.kinds import FOREIGN_TYPES, TokenRules, normalized_type
-from service.core.tokens.verification import KeyRing, VerifiedTokens, make_key
+from service.core.tokens.verification import KeyRing, VerifiedTokens
 from service.demo_tokens import sign as sign_for
 from service.policy_factory import make_policy
 from tests.kit import settings, tenant

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from service.core.errors import DomainError, ExpiredUserToken, InvalidUserToken, UnknownKey
-from service.core.tokens.verification import ALGORITHMS, Key, KeyRing, VerifiedTokens, is_user_id, make_key
+from service.core.tokens.keys import ALGORITHMS, Key, make_key
+from service.core.tokens.verification import KeyRing, VerifiedTokens, is_user_id
 
 NOW = 1_800_000_000.0
 SECRET = "s" * 32

@@ -1,22 +1,20 @@
 """JWT → Identity: key rings, what a token must be, and the cache of tokens already verified.
 
-PyJWT verifies signatures and the header (RFC 7515). The claims are checked here, because the contract is
-stricter than RFC 7519 where it matters: no duplicate members, numbers that are numbers, a bounded `sub`,
-and a clock that is passed in.
+PyJWT's algorithms verify signatures. Header and claims are checked here, because the contract is stricter than
+RFC 7519 where it matters: no duplicate members, numbers that are numbers, a bounded `sub`, and a clock that is
+passed in. Each part of a token is read once.
 """
 
-import json
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NoReturn, TypeGuard
-
-import jwt
-from jwt.algorithms import get_default_algorithms
+from typing import Any, TypeGuard
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, KeysUnavailable, UnknownKey
+from service.core.tokens.compact import decoded, header_of, json_object, numeric_date
+from service.core.tokens.keys import ASYMMETRIC, Key
 from service.core.tokens.kinds import TokenRules
 
 MAX_TOKEN_CHARS = 8192
@@ -24,28 +22,10 @@ MAX_TOKEN_CHARS = 8192
 MAX_USER_CHARS = 128
 YEAR_10000_S = 253_402_300_800
 """Seconds since the epoch; `exp`, `nbf` and `iat` lie before it."""
-MIN_SECRET_BYTES = 32
-MIN_RSA_BITS = 2048
-ALGORITHMS = (
-    *("HS256", "HS384", "HS512", "RS256", "RS384", "RS512"),
-    *("PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"),
-)
-ASYMMETRIC = tuple(alg for alg in ALGORITHMS if not alg.startswith("HS"))
-"""Those that a JWKS URL may bring: a secret is never taken from one."""
-_CURVES = {"ES256": "secp256r1", "ES384": "secp384r1"}
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A verification key with the one algorithm it is for."""
-
-    kid: str | None
-    alg: str
-    material: Any
-    """What PyJWT prepared of the secret or the PEM; never shown."""
-
-    def __repr__(self) -> str:
-        return f"Key(kid={self.kid!r}, alg={self.alg!r})"
+MAX_HEADERS = 1000
+"""How many headers a ring remembers."""
+MAX_HEADER_CHARS = 1024
+"""A longer header is not remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +38,6 @@ class Identity:
     """The token's `exp`, in milliseconds since the epoch."""
     issued_s: float | None
     """The token's `iat`, in seconds since the epoch."""
-
-
-def make_key(kid: str | None, alg: str, material: str | bytes | Mapping[str, Any]) -> Key:
-    """Prepare a key from a secret, a PEM public key, or a JWK.
-
-    Raises:
-        ValueError: the material does not fit the algorithm, or is too weak for it. Never quotes it.
-    """
-    if alg not in ALGORITHMS:
-        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}")
-    try:
-        if isinstance(material, Mapping):
-            prepared = jwt.PyJWK(dict(material), algorithm=alg).key
-        else:
-            prepared = get_default_algorithms()[alg].prepare_key(material)
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"this is not a key for {alg}") from error
-    if alg.startswith("HS") and len(prepared) < MIN_SECRET_BYTES:
-        raise ValueError(f"a secret for {alg} must have at least {MIN_SECRET_BYTES} bytes")
-    if hasattr(prepared, "private_bytes"):
-        raise ValueError("this is a private key; the service verifies, so give it the public key")
-    if alg[:2] in ("RS", "PS") and prepared.key_size < MIN_RSA_BITS:
-        raise ValueError(f"an RSA key must have at least {MIN_RSA_BITS} bits")
-    if alg in _CURVES and prepared.curve.name != _CURVES[alg]:
-        raise ValueError(f"{alg} needs a key on the curve {_CURVES[alg]}")
-    return Key(kid, alg, prepared)
 
 
 class RemoteKeys(Enum):
@@ -120,6 +74,8 @@ class KeyRing:
         self._issuer = issuer
         self._audience = frozenset(audience)
         self._rules = rules or TokenRules()
+        self._proven: dict[bytes, Key] = {}
+        """Header, as it was sent → the key that verified a token with it. An issuer's tokens share a few headers."""
         self.generation = object()
         """Another object whenever the keys change: what was verified by an older one counts no more."""
 
@@ -131,6 +87,7 @@ class KeyRing:
         self._remote_keys = keys
         own = {key.kid for key in self._configured}
         self._keys = self._configured + tuple(key for key in keys if key.kid not in own)
+        self._proven.clear()
         self.generation = object()
 
     def verify(self, token: str, now_s: float) -> Identity:
@@ -146,28 +103,33 @@ class KeyRing:
             InvalidUserToken: malformed, forged, or not for this tenant; or not valid yet.
             ExpiredUserToken: all is well but its time is over.
         """
-        if len(token) > MAX_TOKEN_CHARS or token.count(".") != 2 or "=" in token or not token.isascii():
+        if len(token) > MAX_TOKEN_CHARS or not token.isascii():
             raise InvalidUserToken("no JWS in compact form")
-        claims = _strict_json(self._verified_payload(token))
-        return self._identity(claims, now_s)
+        parts = token.encode().split(b".")
+        if len(parts) != 3:
+            raise InvalidUserToken("no JWS in compact form")
+        header, payload, signature = parts
+        message, raw_signature = b"%b.%b" % (header, payload), decoded(signature)
+        key = self._proven.get(header)
+        if key is None or not key.verifies(message, raw_signature):
+            self._prove(header, message, raw_signature, failed=key)
+        return self._identity(json_object(decoded(payload)), now_s)
 
     def expiry_s(self, identity: Identity) -> float:
         """When the token's time is over, the leeway included, in seconds since the epoch."""
         return identity.expires_ms / 1000 + self.leeway_s
 
-    def _verified_payload(self, token: str) -> bytes:
-        try:
-            header = jwt.get_unverified_header(token)
-            _strict_json(jwt.utils.base64url_decode(token.partition(".")[0]))
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise InvalidUserToken("malformed header") from error
+    def _prove(self, raw_header: bytes, message: bytes, signature: bytes, failed: Key | None) -> None:
+        """Find the key, other than `failed`, that verifies the signature, and remember it with the header."""
+        header = header_of(raw_header)
         self._rules.check_header(header)
         for key in self._candidates(header):
-            try:
-                payload: bytes = _JWS.decode_complete(token, key.material, algorithms=[key.alg])["payload"]
-            except jwt.PyJWTError:
-                continue
-            return payload
+            if key is not failed and key.verifies(message, signature):
+                if len(raw_header) <= MAX_HEADER_CHARS:
+                    if len(self._proven) >= MAX_HEADERS:
+                        self._proven.clear()
+                    self._proven[raw_header] = key
+                return
         if self._remote is RemoteKeys.ABSENT and header.get("kid") is None and header.get("alg") in ASYMMETRIC:
             raise KeysUnavailable("the key set could not be fetched")
         raise InvalidUserToken("no key verifies the signature")
@@ -188,9 +150,9 @@ class KeyRing:
 
     def _identity(self, claims: Mapping[str, Any], now_s: float) -> Identity:
         user = claims.get("sub")
-        expires_s = _numeric_date(claims, "exp")
-        not_before_s = _numeric_date(claims, "nbf")
-        issued_s = _numeric_date(claims, "iat")
+        expires_s = numeric_date(claims, "exp", YEAR_10000_S)
+        not_before_s = numeric_date(claims, "nbf", YEAR_10000_S)
+        issued_s = numeric_date(claims, "iat", YEAR_10000_S)
         if not is_user_id(user) or expires_s is None:
             raise InvalidUserToken("no usable sub or exp")
         if any(moment is not None and moment > now_s + self.leeway_s for moment in (not_before_s, issued_s)):
@@ -242,44 +204,8 @@ def is_user_id(value: object) -> TypeGuard[str]:
     return (
         isinstance(value, str)
         and 1 <= len(value) <= MAX_USER_CHARS
-        and not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)
+        and (value.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") for c in value))
     )
-
-
-_JWS = jwt.PyJWS(algorithms=list(ALGORITHMS))
-
-
-def _strict_json(raw: bytes) -> dict[str, Any]:
-    """One JSON object without duplicate members, NaN or infinities (RFC 8725, section 2.4)."""
-    try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidUserToken("malformed JSON") from error
-    if not isinstance(value, dict):
-        raise InvalidUserToken("malformed JSON")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member stands twice")
-    return members
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
-    """A NumericDate (RFC 7519, section 2) or None where the claim is absent."""
-    if name not in claims:
-        return None
-    value = claims[name]
-    # Not isinstance: a bool is an int to Python. The comparison is false for NaN and the infinities.
-    if type(value) not in (int, float) or not -YEAR_10000_S < value < YEAR_10000_S:
-        raise InvalidUserToken("malformed time")
-    return value  # type: ignore[no-any-return]  # its type was just checked
 
 
 def _audiences(claims: Mapping[str, Any]) -> list[str]:
