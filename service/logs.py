@@ -1,12 +1,14 @@
 """One log on standard error: for eyes in a terminal, one JSON object a line elsewhere."""
 
 import atexit
+import json
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import TextIO, cast
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, TextIO, cast
 
 import structlog
 from jwt import InsecureKeyLengthWarning
@@ -47,7 +49,7 @@ def configure_structlog() -> tuple[Sequence[structlog.typing.Processor], Sequenc
         renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         last: list[structlog.typing.Processor] = [renderer]
     else:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_encoded)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -56,6 +58,16 @@ def configure_structlog() -> tuple[Sequence[structlog.typing.Processor], Sequenc
     )
     atexit.register(drain)
     return shared, last
+
+
+@cache
+def _encoder(default: Callable[[Any], Any]) -> json.JSONEncoder:
+    return json.JSONEncoder(default=default)
+
+
+def _encoded(event: Any, *, default: Callable[[Any], Any]) -> str:
+    """Do what `json.dumps` does, which makes an encoder for each line where `default` is given."""
+    return _encoder(default).encode(event)
 
 
 def drain() -> None:

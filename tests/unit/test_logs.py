@@ -39,3 +39,14 @@ def test_a_traceback_shows_no_local_variables_whatever_is_installed(
     log = (tmp_path / "log").read_text()
     assert "ValueError: 28" in log
     assert token not in log.replace(f'token = "{token}"', "")
+
+
+def test_a_line_is_rendered_as_json_dumps_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    before = structlog.get_config()
+    try:
+        *_, render = logs.configure_structlog()[1]
+    finally:
+        structlog.configure(**before)
+    event = {"event": "ünï", "path": Path("/x"), "n": 1.5, "list": [None, True]}
+    assert render(None, "info", event) == structlog.processors.JSONRenderer()(None, "info", event)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import suppress
 from typing import Any
 
 import jwt
@@ -10,6 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from service.core.errors import DomainError, ExpiredUserToken, InvalidUserToken, UnknownKey
+from service.core.tokens import verification
+from service.core.tokens.compact import header_of
 from service.core.tokens.keys import ALGORITHMS, Key, make_key
 from service.core.tokens.verification import KeyRing, VerifiedTokens, is_user_id
 
@@ -168,6 +171,10 @@ def test_payloads_that_are_not_one_plain_object_are_refused(payload: str | bytes
         '{"alg":"HS256","alg":"HS256","kid":"k"}',
         '{"alg":"HS256","kid":"k","crit":["x"],"x":1}',
         '{"alg":"HS256","kid":"k","b64":false,"crit":["b64"]}',
+        '{"alg":"HS256","kid":"k","b64":"true"}',
+        '{"alg":"HS256","kid":"k","crit":["b64"]}',
+        '{"alg":"HS256","kid":"k","b64":true,"crit":["b64","x"],"x":1}',
+        '{"alg":"HS256","kid":"k","b64":true,"crit":[["b64"]]}',
         "[]",
         "not json",
         "[" * 3000,
@@ -208,6 +215,68 @@ HEAD, BODY, SIGNATURE = GOOD.split(".")
 def test_tokens_that_are_not_well_formed_are_refused(token: str) -> None:
     with pytest.raises(InvalidUserToken):
         ring().verify(token, NOW)
+
+
+def test_a_header_is_read_once_for_all_tokens_that_its_issuer_signs_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ring(key("HS256"), key("RS256", "r"))
+    tokens = [sign(jti=str(number)) for number in range(3)]
+    assert own.verify(tokens[0], NOW).user == "alice"
+    monkeypatch.setattr(verification, "header_of", lambda _: pytest.fail("the header was read again"))
+    for token in tokens:
+        assert own.verify(token, NOW).user == "alice"
+
+
+def test_a_remembered_header_makes_no_signature_good() -> None:
+    own = ring()
+    assert own.verify(GOOD, NOW).user == "alice"
+    forged = sign(sub="mallory").rpartition(".")[0]
+    with pytest.raises(InvalidUserToken):
+        own.verify(f"{forged}.{SIGNATURE}", NOW)
+
+
+def test_a_remembered_header_is_checked_with_the_other_keys_of_its_algorithm_too() -> None:
+    own = ring(key("HS256", "a"), make_key("b", "HS256", "o" * 32))
+    assert own.verify(sign(headers={}), NOW).user == "alice"
+    other = jwt.encode({"sub": "bob", "exp": NOW + 60}, "o" * 32, algorithm="HS256")
+    assert own.verify(other, NOW).user == "bob"
+    assert own.verify(sign(headers={}), NOW).user == "alice"
+
+
+def test_a_remembered_header_goes_with_the_key_that_proved_it() -> None:
+    own = KeyRing("acme", [])
+    own.replace_remote([key("RS256")])
+    assert own.verify(sign("RS256"), NOW).user == "alice"
+    own.replace_remote([])
+    with pytest.raises(UnknownKey):
+        own.verify(sign("RS256"), NOW)
+
+
+def test_only_short_headers_that_a_signature_proved_are_remembered_and_not_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(verification, "MAX_HEADERS", 2)
+
+    def counted(raw: bytes) -> dict[str, Any]:
+        read.append(raw)
+        return header_of(raw)
+
+    monkeypatch.setattr(verification, "header_of", counted)
+    own = ring()
+
+    def times_read(token: str) -> int:
+        read.clear()
+        for _ in range(2):
+            with suppress(InvalidUserToken):
+                own.verify(token, NOW)
+        return len(read)
+
+    assert times_read(sign()) == 1
+    assert times_read(sign().rpartition(".")[0] + ".AAAA") == 2, "the signature is forged"
+    assert times_read(sign(headers={"kid": "k", "x": "x" * 1024})) == 2, "it is long"
+    for number in range(3):
+        assert times_read(sign(headers={"kid": "k", "x": number})) == 1
+    assert times_read(sign()) == 1, "more came since than are remembered"
 
 
 def test_a_token_is_good_until_its_fractional_expiry_and_the_leeway() -> None:
