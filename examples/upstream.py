@@ -27,7 +27,7 @@ class Echo(BaseHTTPRequestHandler):
 
     def tell(self, told: dict[str, Any]) -> bytes:
         """The answer's body."""
-        return dumps(told).encode()
+        return f"{dumps(told)}\n".encode()
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""

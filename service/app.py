@@ -36,8 +36,8 @@ from service.store.sessions.expiry_sweep import Sweeper
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web import app_keys
-from service.web.admin import routes
-from service.web.api import cors, forward_auth, session_routes
+from service.web.admin import not_found, routes
+from service.web.api import cors, forward_auth, links, session_routes
 from service.web.api.authentication import Middlewares
 from service.web.dashboard import views
 from service.web.dashboard.pages import API, ROOT, files_of
@@ -285,6 +285,7 @@ def _add_routes(app: web.Application) -> None:
     ):
         app.add_routes(
             [
+                web.get("/", links.start_page),
                 web.get("/auth/logout", session_routes.logout, allow_head=False),
                 web.post("/auth/logout", session_routes.logout),
                 web.options("/auth/logout", cors.preflight),
@@ -293,10 +294,12 @@ def _add_routes(app: web.Application) -> None:
                 *(web.route("*", path, handler) for path, (handler, _) in forward_auth.PROFILES.items()),
                 web.post("/auth/terminate", session_routes.terminate),
                 web.options("/auth/terminate", cors.preflight),
-                *routes.routes("/admin/v1"),
+                *routes.routes(not_found.ROOT),
                 *routes.routes(API),
                 web.get("/healthz", health.healthz),
+                web.options("/healthz", health.healthz),
                 web.get("/readyz", health.readyz),
+                web.options("/readyz", health.readyz),
                 web.get("/metrics", health.metrics),
                 web.get(ROOT, views.overview),
                 web.get(f"{ROOT}/user", views.user),

@@ -21,7 +21,7 @@ local NOT_OF_A_REFUSAL = { ["connection"] = true, ["keep-alive"] = true, ["conte
                            ["transfer-encoding"] = true, ["content-type"] = true, ["server"] = true, ["date"] = true }
 
 local UNAVAILABLE =
-  '{"meta": {}, "error": {"message": "Service Unavailable", "code": "SERVICE_UNAVAILABLE", "status": 503}}'
+  '{"meta": {}, "error": {"message": "Service Unavailable", "code": "SERVICE_UNAVAILABLE", "status": 503}}\n'
 
 -- The values of a field in their order, but no more than two: that it is repeated is all that Rollcall has to see.
 local function first_two(values)

@@ -261,6 +261,7 @@ def test_what_is_not_rollcalls_is_answered_in_rollcalls_own_words(front: Front, 
         connection.close()
     told = {name.lower(): value for name, value in answer.getheaders()}
     assert (answer.status, json.loads(body)["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
+    assert body.endswith(b"}\n")
     assert told["content-type"] == "application/json; charset=utf-8"
     assert (told["retry-after"], told["cache-control"]) == ("1", "no-store")
     assert not {"x-auth-admitted", "x-auth-user"} & told.keys()

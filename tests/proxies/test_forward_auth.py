@@ -56,6 +56,7 @@ def refused(deployment: Deployment, answer: Any, status: int, code: str) -> None
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
     assert answer.headers["cache-control"] == "no-store"
     assert json.loads(answer.body)["meta"]["requestId"] == answer.headers["x-request-id"]
+    assert answer.body.endswith(b"}\n")
     assert deployment.upstream.seen == []
 
 

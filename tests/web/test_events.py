@@ -74,6 +74,14 @@ async def listening(client: Client, after: str = "", **headers: str) -> AsyncIte
     answer.close()
 
 
+async def test_the_stream_begins_with_a_comment_that_says_that_it_does_not_end(client: Client) -> None:
+    answer = await client.get(EVENTS, headers=OPERATOR)
+    async with asyncio.timeout(5):
+        assert (await answer.content.readline()).startswith(b": This stream does not end.")
+        assert (await answer.content.readline()).strip() == b"", "a blank line ends the comment"
+    answer.close()
+
+
 async def test_a_transition_is_told_as_it_happens(client: Client) -> None:
     async with listening(client) as stream:
         assert stream.answer.headers["content-type"] == "text/event-stream"

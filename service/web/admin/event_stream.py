@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 RETRY_MS = 1000
 PING_S = 15.0
+OPENING = b": This stream does not end. Close the connection to stop it, or set a time: timeout 5 curl ...\r\n\r\n"
+"""The first bytes of the stream: a comment for people, which clients of server-sent events skip."""
 _EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 
 
@@ -46,6 +48,7 @@ async def events(request: web.Request, admin: AdminServices) -> web.StreamRespon
             hung_up = asyncio.create_task(response.wait())
             hung_up.add_done_callback(lambda _: subscription.end())
             try:
+                await response.write(OPENING)
                 # Whoever loses the connection before the first event comes back with this place.
                 await response.send("{}", id=subscription.since, event="ready", retry=RETRY_MS)
                 may_hear = _may_still_hear(request, tenant)

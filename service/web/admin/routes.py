@@ -21,6 +21,7 @@ from service.web.admin.answers import (
 )
 from service.web.admin.authorization import AdminServices, for_operators, for_viewers
 from service.web.admin.event_stream import events
+from service.web.admin.not_found import ACTIONS, ROOT
 from service.web.admin.schemas import (
     ActBody,
     LimitBody,
@@ -42,13 +43,29 @@ from service.web.api.client_address import is_counted
 from service.web.api.envelope import done, success
 
 HISTORY_SIZE = 100
-CAUSES = {
-    "logout": Cause.OPERATOR_LOGOUT,
-    "suspend": Cause.SUSPEND,
-    "reinstate": Cause.REINSTATE,
-    "terminate": Cause.TERMINATE,
-}
-"""Act, as the address names it → its cause."""
+CAUSES = dict(
+    zip(ACTIONS, (Cause.OPERATOR_LOGOUT, Cause.SUSPEND, Cause.REINSTATE, Cause.TERMINATE), strict=True),
+)
+"""Action, as the path names it → its cause."""
+
+
+@for_viewers
+async def index(request: web.Request, _: AdminServices) -> web.StreamResponse:
+    """The routes to begin with, as URI templates (RFC 6570)."""
+    tenant = f"{ROOT}/tenants/{{tenant}}"
+    links = {
+        "tenants": f"{ROOT}/tenants",
+        "tenant": tenant,
+        "sessions": f"{tenant}/sessions{{?status,user,prefix,after,limit}}",
+        "user": f"{tenant}/users/{{user}}",
+        "action": f"{tenant}/users/{{user}}/{{{'|'.join(CAUSES)}}}",
+        "limits": f"{tenant}/limits",
+        "activity": f"{tenant}/activity",
+        "webhooks": f"{tenant}/webhooks",
+        "events": f"{ROOT}/events{{?tenant}}",
+        "description": "/openapi.json",
+    }
+    return success(request, {"links": links})
 
 
 @for_viewers
@@ -337,6 +354,7 @@ def routes(root: str) -> list[web.RouteDef]:
     # By query as well: browsers and proxies take a user called `..` out of a path.
     by_path, by_query = f"{at}/users/{{user:[^/]+}}", f"{at}/user"
     found = [
+        web.get(root, index),
         web.get(f"{root}/events", events),
         web.get(f"{root}/tenants", tenants),
         web.get(at, tenant),

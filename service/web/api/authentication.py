@@ -28,6 +28,7 @@ from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
 from service.core.traffic_statistics import Refused
 from service.web import app_keys
+from service.web.admin import not_found
 from service.web.api import forward_auth
 from service.web.api.client_address import client_address
 from service.web.api.cors import cors_lines
@@ -283,6 +284,8 @@ def _refusal(
 ) -> tuple[web.StreamResponse, str, str]:
     """The answer to an error, its code for the log, and what it says in header lines."""
     problem = problem_of(error)
+    if isinstance(error, web.HTTPNotFound) and (hint := not_found.message_for(request.path)) is not None:
+        problem = problem._replace(message=hint)
     lines = ""
     if problem.status >= 500 and not isinstance(error, StoreUnavailable | KeysUnavailable):
         log.error("a request failed", request_id=context.request_id, exc_info=error)

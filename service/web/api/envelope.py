@@ -93,7 +93,9 @@ def _answer(context: RequestContext, kind: str, content: str, status: int, lates
     if latest_ms > now_ms:  # Redis's clock is ahead: an answer is not older than what it tells has happened
         now_ms = latest_ms
     # The request id needs no escaping: its form holds nothing that JSON would escape.
+    # The newline at the end keeps a terminal's prompt on a line of its own.
     text = (
-        f'{{"meta": {{"requestId": "{context.request_id}", "timestamp": "{timestamp(now_ms)}"}}, "{kind}": {content}}}'
+        f'{{"meta": {{"requestId": "{context.request_id}", "timestamp": "{timestamp(now_ms)}"}}, '
+        f'"{kind}": {content}}}\n'
     )
     return Answer(status, text.encode("utf-8", "backslashreplace"))

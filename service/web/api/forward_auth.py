@@ -169,6 +169,6 @@ def translate(request: web.Request, response: web.StreamResponse) -> None:
     """
     path = request.raw_path
     if path.startswith(NGINX) and isinstance(response, Answer) and path.partition("?")[0] == NGINX:
-        response.lines += f"x-deny-status: {response.status}\r\n{line('x-deny-body', response.text)}"
+        response.lines += f"x-deny-status: {response.status}\r\n{line('x-deny-body', response.text.rstrip())}"
         if response.status not in (401, 403):
             response.change_status(403)

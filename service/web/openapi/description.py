@@ -12,82 +12,33 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.core.admission import CAPABILITY
-from service.core.session_lists import EVENT_TYPES
-from service.core.sessions import RECORDED, Status
+from service.core.sessions import RECORDED
 from service.web.admin import schemas
 from service.web.api.error_responses import CODES
+from service.web.openapi.answer_schemas import (
+    A_SESSION,
+    AN_ACT,
+    APPLIED,
+    COUNT,
+    COUNTS,
+    EVENTS,
+    LIMIT,
+    LINKS,
+    MOMENT,
+    RESTRICTIONS,
+    RESULT,
+    REVOKED,
+    SCHEMAS,
+    SERIES,
+    SUCCESS,
+    TIME,
+    Json,
+    list_of,
+    object_of,
+)
 
-Json = dict[str, Any]
 TENANT_AND_USER: list[Json] = [{"tenant": [], "user": []}, {"tenant": [], "userBearer": []}]
 OPERATOR: list[Json] = [{"operator": []}]
-_TIME: Json = {"type": ["string", "null"], "format": "date-time", "description": "UTC with milliseconds; null: unknown"}
-_MOMENT: Json = {"type": "string", "format": "date-time"}
-_COUNT: Json = {"type": "integer", "minimum": 0}
-
-
-def _object(properties: Json, optional: Sequence[str] = ()) -> Json:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def _list(items: Json) -> Json:
-    return {"type": "array", "items": items}
-
-
-_SESSION_MEMBERS: Json = {
-    "tenant": {"type": "string"},
-    "userId": {"type": "string"},
-    "status": {"type": ["string", "null"], "enum": [*Status, None]},
-    "previousStatus": {"type": ["string", "null"], "enum": [*Status, None]},
-    "since": _TIME,
-    "lastSeen": _TIME,
-    "tokenExpiresAt": _TIME,
-}
-_SESSION = _object(_SESSION_MEMBERS)
-_EVENT: Json = {
-    "type": "object",
-    "description": "One thing that happened; which members there are depends on `type`",
-    "properties": {
-        "id": {"type": "string"},
-        "at": _MOMENT,
-        "type": {"enum": list(EVENT_TYPES)},
-        "userId": {"type": "string"},
-        "from": {"enum": list(Status)},
-        "to": {"enum": list(RECORDED)},
-        "by": {"type": "string"},
-        "ip": {"type": "string"},
-        "requestId": {"type": "string"},
-        "reason": {"type": "string"},
-        "count": _COUNT,
-    },
-    "required": ["id", "at", "type"],
-}
-_LIMIT = _object({"requests": {"type": "integer"}, "window": {"type": "integer", "description": "seconds"}})
-_RESTRICTIONS = _list(_object({"capability": {"type": "string"}, "until": _TIME}))
-_COUNTS = _object({status.value: _COUNT for status in RECORDED})
-_SUCCESS = _object({"success": {"const": True}})
-_APPLIED: Json = {"type": "boolean", "description": "false: what holds already is the same, or stricter, and stays"}
-_REVOKED: Json = {  # tokens issued up to the one are refused, from the other on accepted
-    name: {**_MOMENT, "description": "by whole seconds of `iat`"} for name in ("revokedBefore", "newTokensFrom")
-} | {"tokensCarryIat": {"type": ["boolean", "null"], "description": "false: this user's tokens carry no `iat`, so they stay refused until the revocation is lifted; null: not known"}}  # fmt: skip
-_RESULT = _object(
-    {
-        "userId": {"type": "string"},
-        "done": {"type": "boolean"},
-        "applied": _APPLIED,
-        "status": {"enum": list(Status)},
-        "previousStatus": {"enum": list(Status)},
-        "message": {"type": "string"},
-        **_REVOKED,
-    },
-    optional=("applied", "status", "previousStatus", "message", *_REVOKED),
-)
-_SERIES = _list(_COUNT)
-_ACT = _object({**_SESSION_MEMBERS, "applied": _APPLIED, **_REVOKED}, optional=tuple(_REVOKED))
-SCHEMAS: dict[str, Json] = {"Session": _SESSION, "Event": _EVENT, "Act": _ACT}
-_A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
-_AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
-_EVENTS: Json = _list({"$ref": "#/components/schemas/Event"})
 
 
 @dataclass(frozen=True)
@@ -126,7 +77,7 @@ def _users(method: str, path: str, summary: str, data: Json, **how: Any) -> Oper
     return Operation(method, path, summary, data, security=TENANT_AND_USER, errors=errors, **how)
 
 
-def _operators(method: str, path: str, summary: str, data: Json | None = _SUCCESS, **how: Any) -> Operation:
+def _operators(method: str, path: str, summary: str, data: Json | None = SUCCESS, **how: Any) -> Operation:
     errors = (*_OF_OPERATORS, *how.pop("errors", ()))
     return Operation(method, f"/admin/v1{path}", summary, data, security=OPERATOR, errors=errors, **how)
 
@@ -137,7 +88,7 @@ def _verify() -> list[Operation]:
     for proxy in ("", "/nginx", "/haproxy", "/traefik", "/caddy", "/envoy"):
         for method in ("get", "head", "post", "put", "patch", "delete", "options"):
             documented = f"Forward-auth{' for ' + proxy[1:] if proxy else ''}: is this request admitted?"
-            found.append(_users(method, f"/auth/verify{proxy}", documented, _SUCCESS, **how))
+            found.append(_users(method, f"/auth/verify{proxy}", documented, SUCCESS, **how))
     return found
 
 
@@ -148,69 +99,69 @@ def _of_a_tenant() -> list[Operation]:
         (f"{at}/users/{{user}}", None),
         (f"{at}/user", schemas.UserQuery),
     ]
-    documented = {"restrictions": _RESTRICTIONS, "revokedBefore": _TIME}
-    limits = {"type": "object", "additionalProperties": _LIMIT}
-    limit_state = {"limit": {"type": "string"}, "requests": _COUNT, "window": _COUNT, "used": _COUNT}
+    documented = {"restrictions": RESTRICTIONS, "revokedBefore": TIME}
+    limits = {"type": "object", "additionalProperties": LIMIT}
+    limit_state = {"limit": {"type": "string"}, "requests": COUNT, "window": COUNT, "used": COUNT}
     listed = {
         "limit": {"type": "string"},
         "per": {"enum": ["ip", "user", "tenant"]},
         "shadow": {"type": "boolean"},
-        "requests": _COUNT,
-        "window": _COUNT,
-        "configured": _LIMIT,
+        "requests": COUNT,
+        "window": COUNT,
+        "configured": LIMIT,
     }
     activity = {
-        "bucketSeconds": _COUNT,
-        "until": _MOMENT,
-        "transitions": _SERIES,
-        "refusals": _SERIES,
-        "shadowRefusals": _SERIES,
-        "addresses": _list(_object({"address": {"type": "string"}, "refusals": _COUNT})),
-        "shadowLimits": _list(_object({"limit": {"type": "string"}, "refusals": _COUNT})),
+        "bucketSeconds": COUNT,
+        "until": MOMENT,
+        "transitions": SERIES,
+        "refusals": SERIES,
+        "shadowRefusals": SERIES,
+        "addresses": list_of(object_of({"address": {"type": "string"}, "refusals": COUNT})),
+        "shadowLimits": list_of(object_of({"limit": {"type": "string"}, "refusals": COUNT})),
     }
     webhook = {
         "webhook": {"type": "string"},
         "lastEvent": {"type": ["string", "null"]},
-        "failedAttempts": _COUNT,
+        "failedAttempts": COUNT,
         "error": {"type": "string"},
     }
     page = {
-        "sessions": _list(_A_SESSION),
+        "sessions": list_of(A_SESSION),
         "next": {"type": ["string", "null"], "description": "`after` of the next page; null: this is the last"},
         "examined": {"type": ["integer", "null"], "description": "how many newest sessions a prefix was looked for in"},
     }
     one = {
-        "session": {"oneOf": [_A_SESSION, {"type": "null"}]},
+        "session": {"oneOf": [A_SESSION, {"type": "null"}]},
         **documented,
-        "events": _EVENTS,
-        "eventsReachBackTo": _TIME,
+        "events": EVENTS,
+        "eventsReachBackTo": TIME,
     }
     found = [
-        _operators("get", at, "Counts, and what operators have set", _object({"tenant": {"type": "string"}, "counts": _COUNTS, "restrictedByConfiguration": _list({"type": "string"}), **documented, "limits": limits})),
-        _operators("get", f"{at}/activity", "The last hour", _object(activity)),
-        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", _object({"webhooks": _list(_object(webhook))})),
-        _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", _object(page), query=schemas.SessionsQuery),
-        _operators("get", f"{at}/limits", "Limits, as they hold and as configured", _object({"limits": _list(_object(listed))})),
-        _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", _object({**limit_state, "remaining": _COUNT, "reset": _COUNT}), query=schemas.SubjectQuery),
-        _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's; the last one set holds", _object({"success": {"const": True}, "applied": _APPLIED, "requests": _COUNT, "window": _COUNT, "previous": _LIMIT}), body=schemas.LimitBody),
+        _operators("get", at, "Counts, and what operators have set", object_of({"tenant": {"type": "string"}, "counts": COUNTS, "restrictedByConfiguration": list_of({"type": "string"}), **documented, "limits": limits})),
+        _operators("get", f"{at}/activity", "The last hour", object_of(activity)),
+        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", object_of({"webhooks": list_of(object_of(webhook))})),
+        _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", object_of(page), query=schemas.SessionsQuery),
+        _operators("get", f"{at}/limits", "Limits, as they hold and as configured", object_of({"limits": list_of(object_of(listed))})),
+        _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", object_of({**limit_state, "remaining": COUNT, "reset": COUNT}), query=schemas.SubjectQuery),
+        _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's; the last one set holds", object_of({"success": {"const": True}, "applied": APPLIED, "requests": COUNT, "window": COUNT, "previous": LIMIT}), body=schemas.LimitBody),
         _operators("delete", f"{at}/limits/{{limit}}", "Let the configuration's limit hold again", body=schemas.ReasonBody),
-        _operators("post", f"{at}/limits/{{limit}}/reset", "Give a subject its whole quota back", _object({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
+        _operators("post", f"{at}/limits/{{limit}}/reset", "Give a subject its whole quota back", object_of({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
     ]  # fmt: skip
     actions = ("logout", "suspend", "reinstate", "terminate")
-    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", _object({"results": _list(_RESULT)}), body=schemas.ManyBody) for act in actions]  # fmt: skip
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", object_of({"results": list_of(RESULT)}), body=schemas.ManyBody) for act in actions]  # fmt: skip
     for user, query in users:
         found += [
-            _operators("get", user, "One user, with history", _object(one), query=query),
+            _operators("get", user, "One user, with history", object_of(one), query=query),
             _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.ReasonBody, query=query),
-            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", _AN_ACT, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in actions),
+            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", AN_ACT, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in actions),
         ]  # fmt: skip
     for whose, query in [(at, None), *users]:
         replace = schemas.ReplaceQuery if query is None else schemas.UserReplaceQuery
         found += [
-            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", _object({"success": {"const": True}, "applied": _APPLIED, "until": {**_TIME, "description": "until when it holds; null: until it is lifted"}}), body=schemas.RestrictBody, query=replace),
+            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", object_of({"success": {"const": True}, "applied": APPLIED, "until": {**TIME, "description": "until when it holds; null: until it is lifted"}}), body=schemas.RestrictBody, query=replace),
             _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.ReasonBody, query=query),
-            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment; a later one that is set stays", _object({"applied": _APPLIED, **_REVOKED}), body=schemas.RevokeBody, query=replace),
-            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", _object({"success": {"const": True}, "applied": _APPLIED}), body=schemas.ReasonBody, query=query),
+            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment; a later one that is set stays", object_of({"applied": APPLIED, **REVOKED}), body=schemas.RevokeBody, query=replace),
+            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", object_of({"success": {"const": True}, "applied": APPLIED}), body=schemas.ReasonBody, query=query),
         ]  # fmt: skip
     return found
 
@@ -219,23 +170,25 @@ def _of_a_tenant() -> list[Operation]:
 def operations() -> tuple[Operation, ...]:
     """All that the service answers to programs."""
     text: Callable[[str], Mapping[str, Json]] = lambda kind: {kind: {"schema": {"type": "string"}}}  # noqa: E731
-    alive = _object({"status": {"const": "ok"}})
-    ready = _object({"status": {"const": "ready"}, "warnings": _list({"type": "string"})})
+    alive = object_of({"status": {"const": "ok"}})
+    ready = object_of({"status": {"const": "ready"}, "warnings": list_of({"type": "string"})})
     out = "Log out; the token stays valid"
     stream = text("text/event-stream")
-    tenants = _object({"tenants": _list(_object({"tenant": {"type": "string"}, "counts": _COUNTS}))})
+    tenants = object_of({"tenants": list_of(object_of({"tenant": {"type": "string"}, "counts": COUNTS}))})
     return (
-        _users("get", "/auth/logout", out, _SUCCESS),
-        _users("post", "/auth/logout", out, _SUCCESS),
-        _users("get", "/auth/status", "Where the user stands after this request", _A_SESSION, errors=("VALIDATION_ERROR",)),
+        _users("get", "/auth/logout", out, SUCCESS),
+        _users("post", "/auth/logout", out, SUCCESS),
+        _users("get", "/auth/status", "Where the user stands after this request", A_SESSION, errors=("VALIDATION_ERROR",)),
         _users(
-            "post", "/auth/terminate", "End one's own account", _SUCCESS,
+            "post", "/auth/terminate", "End one's own account", SUCCESS,
             status=201, body=schemas.TerminateBody, errors=("VALIDATION_ERROR", "PAYLOAD_TOO_LARGE"),
         ),
         *_verify(),
+        _operators("get", "", "The routes to begin with", LINKS),
         _operators("get", "/tenants", "The operator's tenants", tenants),
         _operators("get", "/events", "What happens, as it happens", None, query=schemas.EventsQuery, content=stream, headers=("last-event-id",)),
         *_of_a_tenant(),
+        Operation("get", "/", "Links; a browser is redirected to the dashboard", LINKS),
         Operation("get", "/healthz", "The process is alive", alive),
         Operation("get", "/readyz", "Redis answers", ready, errors=("SERVICE_UNAVAILABLE",)),
         Operation("get", "/metrics", "Prometheus text", errors=("UNAUTHORIZED",), content=text("text/plain"), security=[{}, {"metrics": []}]),
@@ -275,7 +228,7 @@ def document(version: str) -> Json:
     }
 
 
-_META = _object({"requestId": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}, "timestamp": _MOMENT})
+_META = object_of({"requestId": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}, "timestamp": MOMENT})
 _HEADERS: dict[str, Json] = {
     name: {"description": documented, "schema": {"type": kind}}
     for name, kind, documented in (
@@ -358,7 +311,7 @@ def _responses(one: Operation) -> Json:
     shown = ["x-request-id", *(_LIMITED if limited else ()), *(_AUTH if "x-auth-*" in one.headers else ())]
     if one.data is not None:
         meta = {"$ref": "#/components/schemas/Meta"}
-        content: Mapping[str, Json] = {"application/json": {"schema": _object({"meta": meta, "data": one.data})}}
+        content: Mapping[str, Json] = {"application/json": {"schema": object_of({"meta": meta, "data": one.data})}}
     else:
         content = one.content
     found: Json = {str(one.status): {"description": one.summary, "headers": _shown(shown), "content": content}}
@@ -380,9 +333,9 @@ def _responses(one: Operation) -> Json:
 def _error(status: int, codes: Sequence[str]) -> Json:
     error: Json = {"message": {"type": "string"}, "code": {"enum": list(codes)}, "status": {"const": status}}
     if "VALIDATION_ERROR" in codes:
-        error["validation"] = _list(_object({"field": {"type": "string"}, "message": {"type": "string"}}))
+        error["validation"] = list_of(object_of({"field": {"type": "string"}, "message": {"type": "string"}}))
     meta = {"$ref": "#/components/schemas/Meta"}
-    return _object({"meta": meta, "error": _object(error, optional=("validation",))})
+    return object_of({"meta": meta, "error": object_of(error, optional=("validation",))})
 
 
 def _shown(names: Sequence[str]) -> Json:

@@ -31,4 +31,4 @@ async def reader(request: web.Request) -> web.Response:
 
 @cache
 def _text() -> bytes:
-    return json.dumps(document(__version__)).encode()
+    return f"{json.dumps(document(__version__))}\n".encode()

@@ -1,0 +1,85 @@
+"""JSON Schemas of what the answers hold; `description.py` puts them together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.core.session_lists import EVENT_TYPES
+from service.core.sessions import RECORDED, Status
+
+Json = dict[str, Any]
+TIME: Json = {"type": ["string", "null"], "format": "date-time", "description": "UTC with milliseconds; null: unknown"}
+MOMENT: Json = {"type": "string", "format": "date-time"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+
+
+def object_of(properties: Json, optional: Sequence[str] = ()) -> Json:
+    """An object with these members and no others; all but `optional` are required."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def list_of(items: Json) -> Json:
+    """A list of `items`."""
+    return {"type": "array", "items": items}
+
+
+SESSION_MEMBERS: Json = {
+    "tenant": {"type": "string"},
+    "userId": {"type": "string"},
+    "status": {"type": ["string", "null"], "enum": [*Status, None]},
+    "previousStatus": {"type": ["string", "null"], "enum": [*Status, None]},
+    "since": TIME,
+    "lastSeen": TIME,
+    "tokenExpiresAt": TIME,
+}
+SESSION = object_of(SESSION_MEMBERS)
+EVENT: Json = {
+    "type": "object",
+    "description": "One thing that happened; which members there are depends on `type`",
+    "properties": {
+        "id": {"type": "string"},
+        "at": MOMENT,
+        "type": {"enum": list(EVENT_TYPES)},
+        "userId": {"type": "string"},
+        "from": {"enum": list(Status)},
+        "to": {"enum": list(RECORDED)},
+        "by": {"type": "string"},
+        "ip": {"type": "string"},
+        "requestId": {"type": "string"},
+        "reason": {"type": "string"},
+        "count": COUNT,
+    },
+    "required": ["id", "at", "type"],
+}
+LIMIT = object_of({"requests": {"type": "integer"}, "window": {"type": "integer", "description": "seconds"}})
+RESTRICTIONS = list_of(object_of({"capability": {"type": "string"}, "until": TIME}))
+COUNTS = object_of({status.value: COUNT for status in RECORDED})
+SUCCESS = object_of({"success": {"const": True}})
+APPLIED: Json = {"type": "boolean", "description": "false: what holds already is the same, or stricter, and stays"}
+REVOKED: Json = {  # tokens issued up to the first moment are refused, those issued from the second on are accepted
+    **{name: {**MOMENT, "description": "by whole seconds of `iat`"} for name in ("revokedBefore", "newTokensFrom")},
+    "tokensCarryIat": {
+        "type": ["boolean", "null"],
+        "description": "false: this user's tokens carry no `iat`, so they stay refused until the revocation is lifted; "
+        "null: not known",
+    },
+}
+RESULT = object_of(
+    {
+        "userId": {"type": "string"},
+        "done": {"type": "boolean"},
+        "applied": APPLIED,
+        "status": {"enum": list(Status)},
+        "previousStatus": {"enum": list(Status)},
+        "message": {"type": "string"},
+        **REVOKED,
+    },
+    optional=("applied", "status", "previousStatus", "message", *REVOKED),
+)
+SERIES = list_of(COUNT)
+LINKS = object_of({"links": {"type": "object", "additionalProperties": {"type": "string"}}})
+ACT = object_of({**SESSION_MEMBERS, "applied": APPLIED, **REVOKED}, optional=tuple(REVOKED))
+SCHEMAS: dict[str, Json] = {"Session": SESSION, "Event": EVENT, "Act": ACT}
+A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
+AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
+EVENTS: Json = list_of({"$ref": "#/components/schemas/Event"})
