@@ -16,7 +16,7 @@ install = $(call pip,$(if $(LOCKED),-c $(LOCKED)) $(1)) || \
     $(call pip,$(1)); }
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak clients acl lock audit screenshot clean
+.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak clients acl schema lock audit screenshot clean
 
 help: ## Show this.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
@@ -76,6 +76,9 @@ soak: $(VENV)/.dev ## A steady load for an hour: memory, descriptors and keys st
 
 acl: $(VENV)/.dev ## Write docs/reference/redis-acl.md, the rights that the service needs in Redis, from the code.
 	$(BIN)/python -m tests.docs.acl_page
+
+schema: $(VENV)/.run ## Write docs/reference/config.schema.json, the JSON Schema of the configuration, from the code.
+	$(BIN)/python -m service config schema > docs/reference/config.schema.json
 
 screenshot: $(VENV)/.dev ## Take the picture of the dashboard that README.md shows, with Chromium; two minutes.
 	$(BIN)/python -m tests.docs.screenshot

@@ -1,14 +1,17 @@
-"""The command line: `rollcall [serve] | check | token | repair`, and the same by `python -m service`."""
+"""The command line: `rollcall`, and the same by `python -m service`."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import structlog
 
 from service import __version__
+from service.config.initial_file import TENANT, webhook_secret, write_initial_file
+from service.config.json_schema import schema_text
 from service.config.loading import ConfigurationError, load
 from service.config.settings import Settings
 from service.config.validation import doubts
@@ -16,7 +19,7 @@ from service.demo_tokens import NoSigningSecret, sign
 from service.serving import EXIT_CONFIGURATION, serve
 from service.start_banner import print_banner
 
-COMMANDS = ("serve", "check", "token", "repair")
+COMMANDS = ("serve", "check", "token", "repair", "config", "webhook")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     if options.command == "serve":
         return serve(options.config, print_banner if options.welcome else _quiet)
+    if options.command == "config":
+        return _write_initial_file(options.config) if options.action == "init" else _print(schema_text())
+    if options.command == "webhook":
+        return _print(f"{webhook_secret()}\n")
     try:
         settings = load(options.config)
         if options.command == "token":
@@ -50,19 +57,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rollcall", description="Session status in front of an API.")
     parser.add_argument("--version", action="version", version=f"rollcall {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="serve | check | token | repair")
-    serving = commands.add_parser("serve", help="run the service (what is done when no command is given)")
-    serving.add_argument("--welcome", action="store_true", help="say where to look and what to try, as make run does")
+    commands = parser.add_subparsers(dest="command", metavar=" | ".join(COMMANDS))
+    serving = commands.add_parser("serve", help="run the service (the default without a command)")
+    serving.add_argument("--welcome", action="store_true", help="print what to try first, as make run does")
     checking = commands.add_parser("check", help="only validate the configuration; exit 0 or 2")
-    checking.add_argument("--redis", action="store_true", help="ask the configured server what the service asks it")
+    checking.add_argument("--redis", action="store_true", help="also check the configured Redis, as the service does")
     token = commands.add_parser("token", help="print a JWT signed with the tenant's own secret")
     token.add_argument("--tenant", required=True)
     token.add_argument("--user", required=True)
     token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (default 3600)")
-    repairing = commands.add_parser("repair", help="mend what disagrees in Redis, and say what was done")
-    for command in (serving, checking, token, repairing):
+    repairing = commands.add_parser("repair", help="repair records and indexes in Redis that disagree")
+    configuring = commands.add_parser("config", help="write a first configuration, or print its JSON Schema")
+    actions = configuring.add_subparsers(dest="action", metavar="init | schema", required=True)
+    initial = actions.add_parser("init", help="write a commented minimal file with fresh secrets, if there is none yet")
+    actions.add_parser("schema", help="print the JSON Schema of the configuration")
+    webhooks = commands.add_parser("webhook", help="print a new secret for a webhook")
+    webhooks.add_subparsers(dest="action", metavar="secret", required=True).add_parser(
+        "secret", help="print a new secret for a webhook"
+    )
+    for command in (serving, checking, token, repairing, initial):
         command.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
     return parser
+
+
+def _print(text: str) -> int:
+    """Print `text`; returns the exit code."""
+    sys.stdout.write(text)
+    return 0
+
+
+def _write_initial_file(path: Path) -> int:
+    """Write a first configuration, and print what to do next; returns the exit code."""
+    try:
+        write_initial_file(path)
+    except FileExistsError:
+        print(f"{path} exists and was not changed; name another file with --config FILE", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except OSError as error:
+        print(f"{path} cannot be written: {error.strerror}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    print(f"{path} is written, with fresh secrets. Next:")
+    print(f"  rollcall --config {quote(str(path))}")
+    print(f"  rollcall token --config {quote(str(path))} --tenant {TENANT} --user alice")
+    return 0
 
 
 def _check_redis(settings: Settings, path: Path) -> int:

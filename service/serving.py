@@ -1,6 +1,7 @@
 """Serving: the Redis that the configuration names, the event loop, signals, and an end that drains."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -73,7 +74,10 @@ def listeners_of(settings: Settings) -> Iterator[list[socket.socket]]:
                 stack.enter_context(listeners[-1])
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise CannotListen(f"cannot listen on {host}:{port}: {why}; see server.host and server.port") from None
+            advice = "see server.host and server.port"
+            if error.errno == errno.EADDRINUSE:
+                advice = "another program, perhaps `make run`, listens there: stop it, or set another server.port"
+            raise CannotListen(f"cannot listen on {host}:{port}: {why}; {advice}") from None
         yield listeners
 
 

@@ -1,4 +1,4 @@
-"""What `make run` says once the service listens: where to look, and what to try."""
+"""The text that `make run` prints once the service listens: addresses, and commands to try."""
 
 from service.config.settings import Settings
 from service.demo_tokens import NoSigningSecret, sign
@@ -8,7 +8,7 @@ DEMO_OPERATOR_TOKEN = "demo-operator-token"  # noqa: S105  # nosec B105  # the s
 
 
 def print_banner(settings: Settings) -> None:
-    """Print the dashboard's address, a curl line that works when pasted, and three things to try."""
+    """Print the dashboard's address, a curl line that works when pasted, and what to try next."""
     host = settings.server.host
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
     print(f"\nRollcall listens on {base}\n")
@@ -22,11 +22,13 @@ def print_banner(settings: Settings) -> None:
             continue
         if tenant.token is None:
             continue
-        headers = f"-H 'x-tenant-token: {tenant.token.get_secret_value()}' -H 'x-token: {token}'"
-        print(f"  {USER} of {name}, with a fresh token that holds for an hour:\n")
-        print(f"  curl -i {headers} {base}/auth/status\n")
-        print("Next, three things to try:")
-        print("  1. the same line with /auth/logout: the dashboard shows logged_out, the token stays valid")
-        print("  2. the first line again: logged_in, previousStatus logged_out")
-        print("  3. /auth/logout more than 30 times: 429 with Retry-After, and no status changes\n", flush=True)
+        curl = f"curl -i -H 'x-tenant-token: {tenant.token.get_secret_value()}' -H 'x-token: {token}'"
+        print(f"In another terminal, as {USER} of {name} with a fresh token that is valid for an hour:\n")
+        print(f"  {curl} {base}/auth/status\n")
+        print("Then try:")
+        print("  1. log out: the same line with -X POST and /auth/logout. The token stays valid")
+        print("  2. the first line with -H 'x-passive: true': logged_out, read without changing it")
+        print("  3. the first line again: its next use with a valid token logs the user in")
+        print("  4. /auth/logout by POST more than 30 times: 429 with Retry-After\n")
+        print("Ctrl-C stops the service. Stop it before you start an example: they use the same port.\n", flush=True)
         return

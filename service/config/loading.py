@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -122,6 +123,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506  # nosec B506  # it is a SafeLoader
+    except FileNotFoundError:
+        where = "" if path == Path("config.yaml") else f" --config {quote(str(path))}"
+        what = f"does not exist; `rollcall config init{where}` writes one"
+        raise ConfigurationError(str(path), [Mistake("file", what, str(path))]) from None
     except OSError as error:
         raise ConfigurationError(str(path), [Mistake("file", error.strerror or "cannot be read", str(path))]) from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

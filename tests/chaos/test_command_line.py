@@ -144,7 +144,7 @@ def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], told: str) -
 
 
 def test_help_names_the_commands() -> None:
-    assert "serve | check | token | repair" in run("--help").stdout
+    assert "serve | check | token | repair | config | webhook" in run("--help").stdout
 
 
 def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         lines: list[str] = []
-        while not any("/auth/logout more than" in line for line in lines):
+        while not any("Ctrl-C stops the service" in line for line in lines):
             lines.append(process.stdout.readline())
         text = "".join(lines)
         curl = next(line for line in lines if line.startswith("  curl"))
@@ -166,6 +166,7 @@ def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:
         process.terminate()
     assert "HTTP/1.1 200 OK" in answer
     assert '"status": "logged_in"' in answer
+    assert "log out: the same line with -X POST and /auth/logout" in text
     assert "log in with demo-operator-token" in text
     assert "/dashboard" in text
 

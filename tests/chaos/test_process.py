@@ -247,7 +247,8 @@ def test_a_port_that_is_taken_is_said_plainly(start: Start) -> None:
     first = start(config()).wait_until_listening()
     second = start(config(), SERVICE__SERVER__PORT=str(first.port))
     assert second.process.wait(20) == 1
-    assert f"cannot listen on 127.0.0.1:{first.port}: " in second.told
+    assert f"cannot listen on 127.0.0.1:{first.port}: Address already in use" in second.told
+    assert "another program, perhaps `make run`, listens there" in second.told
     assert "Traceback" not in second.told
 
 

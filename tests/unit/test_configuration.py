@@ -185,8 +185,16 @@ def test_a_tenants_limit_replaces_the_one_of_its_name_and_adds_others(tmp_path: 
     assert [limit.requests for limit in policy.directory.terms["logout"].limits] == [30]
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert mistakes(tmp_path / "none.yaml") == [f"file: No such file or directory (value: {tmp_path / 'none.yaml'})"]
+def test_a_missing_file_is_reported_with_the_command_that_writes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "none.yaml"
+    assert mistakes(path) == [
+        f"file: does not exist; `rollcall config init --config {path}` writes one (value: {path})"
+    ]
+    monkeypatch.chdir(tmp_path)
+    [reported] = mistakes(Path("config.yaml"))
+    assert "`rollcall config init` writes one" in reported
 
 
 def test_shipped_secrets_are_found_however_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
