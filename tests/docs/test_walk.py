@@ -1,7 +1,14 @@
 """The commands of the documentation are run as they are written, against the shipped configuration."""
 
 import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from tests.docs.pages import blocks, plain, run, session
-from tests.kit import ROOT, Service, credentials
+from tests.kit import ROOT, Service, credentials, free_port, needs, sign
 
 pytestmark = pytest.mark.slow
 DOCS = ROOT / "docs"
@@ -45,6 +52,46 @@ def test_the_command_that_follows_events_shows_them_and_ends(shipped: Service) -
     commands, _ = session(DOCS / "how-to" / "follow-events.md")
     assert "timeout 5 " in commands, "the stream itself never ends"
     assert "event: ready" in run(commands.replace("timeout 5 ", "timeout 1 "), shipped)
+
+
+PORTS = ("8080", "8000", "9000")
+
+
+def test_the_commands_of_the_readme_put_nginx_in_front_of_an_api(tmp_path: Path) -> None:
+    """They run in a copy of the examples on other ports, since 8080 may be in use here."""
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    needs("nginx and curl", found=bool(shutil.which("nginx", path=path) and shutil.which("curl")))
+    text = (ROOT / "README.md").read_text().partition("Start from the example for your proxy.")[2]
+    commands = "\n".join(re.findall(r"^    (.+)$", text, re.M))
+    assert "rollcall.yaml" in commands
+    own = {port: str(free_port()) for port in PORTS}
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for file in (file for file in (tmp_path / "examples").rglob("*.*") if file.is_file() and file.suffix != ".pyc"):
+        file.write_text(moved(file.read_text(), own).replace("/tmp/rollcall-example", f"{tmp_path}/nginx"))
+    token = sign("alice", secret="demo-signing-secret-for-trying-out-only", kid="demo", tenant="demo")
+    programs = {"rollcall": f"{sys.executable} -m service", "python": sys.executable}
+    commands = re.sub(r"\.venv/bin/(rollcall|python)", lambda found: programs[found[1]], moved(commands, own))
+    process = subprocess.Popen(
+        ["bash", "-ec", f"TOKEN={token}\n{commands}\nkill $(jobs -p)\nwait"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, errors = process.communicate(timeout=90)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    assert printed.startswith("HTTP/1.1 200 OK"), errors
+    assert '"x-auth-user": "alice"' in printed
+
+
+def moved(text: str, ports: dict[str, str]) -> str:
+    """`text` with other ports."""
+    return re.sub(rf"\b({'|'.join(PORTS)})\b", lambda found: ports[found[1]], text)
 
 
 @pytest.fixture
