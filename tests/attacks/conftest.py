@@ -120,49 +120,46 @@ def of_globex(user_token: str) -> list[tuple[str, str]]:
 # --- the table ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Noted:
-    """An attack, and what came of it."""
-
-    area: str
-    attack: str
-    answered: str
-
-
 COLUMNS, WIDTH = 3, 38
 """How the table is set: characters of an attack's name."""
-NOTED = pytest.StashKey[list[Noted]]()
+ATTACK = "attack"
+"""The name of the property of a test's report that holds an attack: area, what was tried, what was answered."""
 
 
 class Attack:
-    """Notes attacks of one file for the table."""
+    """Notes attacks of one test for the table."""
 
-    def __init__(self, noted: list[Noted], area: str) -> None:
-        self._noted = noted
-        self._area = area
+    def __init__(self, item: pytest.Item) -> None:
+        self._properties = item.user_properties  # a worker of pytest-xdist sends them to the process that prints
+        self._area = item.path.stem.removeprefix("test_")
 
     def __call__(self, attack: str, answered: Answer | str) -> None:
         """Note one, before it is judged."""
         text = answered if isinstance(answered, str) else wire.told(answered)
-        self._noted.append(Noted(self._area, attack, text))
+        self._properties.append((ATTACK, [self._area, attack, text]))
 
 
 @pytest.fixture
 def attack(request: pytest.FixtureRequest) -> Attack:
     """Notes an attack: what was tried, and what was answered."""
-    noted = request.config.stash.setdefault(NOTED, [])
-    return Attack(noted, request.path.stem.removeprefix("test_"))
+    return Attack(request.node)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of all attacks, where there were any: by area and answer, so that the odd one stands out."""
-    noted = config.stash.get(NOTED, [])
+    ended = [
+        report
+        for outcome in ("passed", "failed", "skipped")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+    ]
+    noted = [value for report in ended for name, value in report.user_properties if name == ATTACK]
     if not noted:
         return
     terminalreporter.section("attacks: area, what was answered, to what")
     grouped: dict[tuple[str, str], list[str]] = {}
-    for one in noted:
-        grouped.setdefault((one.area, one.answered), []).append(_short(one.attack))
+    for area, attack, answered in noted:
+        grouped.setdefault((area, answered), []).append(_short(attack))
     for (area, answered), attacks in grouped.items():
         terminalreporter.line(f"{area}  {answered}  ({len(attacks)})", bold=True)
         for row in (attacks[at : at + COLUMNS] for at in range(0, len(attacks), COLUMNS)):

@@ -153,14 +153,27 @@ def test_every_type_of_event_is_documented_and_no_other() -> None:
 
 
 def test_every_make_target_that_is_named_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     text = "\n".join(page.read_text() for page in pages)
-    in_lines = {word for line in re.findall(r"^    make ([a-z ]+)", text, re.M) for word in line.split()}
-    in_sentences = set(re.findall(r"`make ([a-z]+)`", text))
+    in_lines = {word for line in re.findall(r"^    make ([a-z -]+)", text, re.M) for word in line.split()}
+    in_sentences = set(re.findall(r"`make ([a-z-]+)`", text))
     assert {word for word in in_lines if word in targets or not word.islower()} | in_sentences <= targets
     assert "test" in in_lines
     assert {"help", "run", "test", "lint", "format", "typecheck", "bench"} <= targets
+
+
+def test_the_table_of_suites_names_every_folder_of_tests_and_the_target_that_runs_it() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    rows = re.findall(r"^\| (.+) \| `make ([a-z-]+)` \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    in_ci = {f"`tests/{name}`": f"test-{name}" for name in re.findall(r"^SUITES = (.+)$", makefile, re.M)[0].split()}
+    assert {suite: target for suite, target, when in rows if when == "`.ci/run`"} == in_ci
+    folders = {f"tests/{one.parent.name}" for one in (ROOT / "tests").glob("*/test_*.py")}
+    assert {suite[1:].partition("`")[0] for suite, _, _ in rows if suite.startswith("`")} == folders
+    assert {when for _, _, when in rows} == {"`.ci/run`", "before a release"}
+    recipes = re.findall(r"^([a-z-]+):.*\n((?:\t.+\n)+)", makefile, re.M)
+    longer = {target for target, recipe in recipes if re.search(r"-m (pytest|tests\.chaos)", recipe)}
+    assert {target for _, target, when in rows if when == "before a release"} == longer
 
 
 @pytest.mark.parametrize("command", COMMANDS)

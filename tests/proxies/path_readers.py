@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kit import free_port, wait_for
+from tests.kit import find_node, free_port, wait_for
 from tests.proxies.deployment import listens, stop
 from tests.proxies.versions import PROXIES
 
@@ -100,7 +100,7 @@ def _go(folder: Path, ports: list[int]) -> list[str] | None:
 
 
 def _node(_: Path, ports: list[int]) -> list[str] | None:
-    node = shutil.which("node")
+    node = find_node()
     return None if node is None else [node, str(FILES / "server.js"), *map(str, ports)]
 
 
