@@ -17,7 +17,7 @@ from bench import load
 from bench.servers import HUGE, Operator, Row, asking, cpu_s, redis_beside, rollcall, running
 from service.core.admission import Question, Terms
 from service.core.limits import Limit, Per
-from service.core.tokens.verification import Identity
+from service.core.tokens.claims import Identity
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
 

@@ -5,7 +5,7 @@ import time
 import jwt
 
 from service.config.settings import Settings
-from service.core.tokens.verification import YEAR_10000_S, is_user_id
+from service.core.tokens.claims import MAX_USER_CHARS, YEAR_10000_S, is_user_id
 
 
 class NoSigningSecret(Exception):
@@ -22,7 +22,7 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     if tenant not in settings.tenants:
         raise NoSigningSecret(f"there is no tenant {tenant}; known are {', '.join(settings.tenants)}")
     if not is_user_id(user):
-        raise ValueError("a user has 1 to 128 characters, none of them a control character")
+        raise ValueError(f"a user has 1 to {MAX_USER_CHARS} characters, none of them a control character")
     now_s = int(time.time())
     if not 1 <= ttl_s < YEAR_10000_S - now_s:
         raise ValueError("a token lives for at least a second, and ends before the year 10000")
@@ -31,7 +31,9 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     if key is None or key.secret is None:
         raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")
     claims: dict[str, object] = {name: values[0] for name, values in rules.require.items()}
-    claims |= {"sub": user, "tenant": tenant, "iat": now_s, "exp": now_s + ttl_s}
+    claims |= {rules.subject_claim: user, "iat": now_s, "exp": now_s + ttl_s}
+    if rules.tenant_claim is not None:
+        claims[rules.tenant_claim] = tenant
     if rules.issuer is not None:
         claims["iss"] = rules.issuer
     if rules.audiences:

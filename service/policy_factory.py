@@ -10,6 +10,7 @@ from service.core.limits import Limit
 from service.core.routing.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant, digest
+from service.core.tokens.claims import ClaimRules
 from service.core.tokens.kinds import TokenRules
 from service.core.tokens.verification import KeyRing
 from service.core.webhooks import Webhook
@@ -90,14 +91,18 @@ def _directory(settings: Settings) -> Directory:
 
 def _ring(name: str, section: TenantSection) -> KeyRing:
     jwt = section.jwt
-    return KeyRing(
+    claims = ClaimRules(
         name,
-        [key.key() for key in jwt.keys],
         issuer=jwt.issuer,
         audience=jwt.audiences,
         leeway_s=jwt.leeway,
+        subject_claim=jwt.subject_claim,
+        integer_sub=jwt.integer_sub,
+        tenant_claim=jwt.tenant_claim,
+        accept_bound_tokens=jwt.accept_bound_tokens,
         rules=TokenRules(jwt.types, jwt.require),
     )
+    return KeyRing(name, [key.key() for key in jwt.keys], claims)
 
 
 def _terms(settings: Settings, name: str | None = None, tenant: TenantSection | None = None) -> dict[str, Terms]:

@@ -83,6 +83,10 @@ class Jwt(Section):
     audience: str | tuple[str, ...] | None = None
     types: Annotated[tuple[HeaderType, ...], AfterValidator(_some_types)] | None = None
     require: dict[ClaimName, RequiredValues] = Field(default_factory=dict)
+    subject_claim: ClaimName = "sub"
+    integer_sub: bool = False
+    tenant_claim: ClaimName | None = "tenant"
+    accept_bound_tokens: bool = False
     leeway: float = Field(0, ge=0, le=3600)
 
     @model_validator(mode="after")

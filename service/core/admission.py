@@ -22,7 +22,7 @@ from service.core.errors import (
 from service.core.limits import Charge, Limit, LimitState, LocalWindows, OnOutage, Per
 from service.core.sessions import Cause, Session, Status
 from service.core.text.timestamps import timestamp
-from service.core.tokens.verification import Identity
+from service.core.tokens.claims import Identity
 
 CAPABILITY = r"^[A-Za-z0-9._:-]{1,64}$"
 """What a capability may be called."""

@@ -13,7 +13,8 @@ from service.core.operator_actions import OperatorActions
 from service.core.readiness import Readiness
 from service.core.session_lists import ActivityCharts, EventFeeds, Histories, SessionLists
 from service.core.tenants import Tenant
-from service.core.tokens.verification import Identity, VerifiedTokens
+from service.core.tokens.claims import Identity
+from service.core.tokens.verification import VerifiedTokens
 from service.core.traffic_statistics import TrafficCounters
 from service.core.webhooks import WebhookStates
 from service.web.api.client_address import AddressProblem, ClientAddressRules

@@ -10,8 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, UnknownKey
+from service.core.tokens.claims import Identity, is_user_id
 from service.core.tokens.keys import Key, make_key
-from service.core.tokens.verification import Identity, KeyRing, is_user_id
+from service.core.tokens.verification import KeyRing
 from tests.fuzz.bounds import TIMEOUT_S, tried
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)

@@ -8,7 +8,7 @@ from typing import Any
 from service.core.admission import Question, Terms
 from service.core.limits import Limit
 from service.core.sessions import Cause
-from service.core.tokens.verification import Identity
+from service.core.tokens.claims import Identity
 from service.store.connection.client import RedisAccess
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.server_check import ServerCheck

@@ -14,7 +14,7 @@ from service.core.errors import (
 )
 from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per
 from service.core.sessions import Cause, Session, Status
-from service.core.tokens.verification import Identity
+from service.core.tokens.claims import Identity
 
 ALICE = Identity("acme", "alice", 2_000_000_000_000, None)
 

@@ -7,6 +7,7 @@ import jwt
 import pytest
 
 from service.core.errors import InvalidUserToken
+from service.core.tokens.claims import ClaimRules
 from service.core.tokens.keys import make_key
 from service.core.tokens.kinds import FOREIGN_TYPES, TokenRules, normalized_type
 from service.core.tokens.verification import KeyRing, VerifiedTokens
@@ -20,7 +21,7 @@ ABSENT = object()
 
 
 def ring(**rules: Any) -> KeyRing:
-    return KeyRing("acme", [make_key("k", "HS256", SECRET)], rules=TokenRules(**rules))
+    return KeyRing("acme", [make_key("k", "HS256", SECRET)], ClaimRules("acme", rules=TokenRules(**rules)))
 
 
 def token(typ: Any = "JWT", **claims: Any) -> str:

@@ -150,17 +150,17 @@ async def test_the_log_tells_transitions_and_refusals(client: Client) -> None:
 @pytest.mark.parametrize(
     ("token", "reason"),
     [
-        ("a.b.c", "malformed header"),
+        ("a.b.c", "malformed Base64url"),
         ("a.b", "no JWS in compact form"),
-        ("a" * 9000, "too long"),
+        ("a" * 12_289, "too long"),
         (sign(secret="s" * 32), "no key verifies the signature"),
         (sign(kid="k9"), "unknown kid"),
-        (sign(nbf=4_000_000_000), "not valid yet"),
-        (sign(iat="now"), "malformed time"),
-        (sign(""), "no usable sub or exp"),
-        (sign(tenant="globex"), "another tenant"),
-        (sign(iss="someone"), "another issuer"),
-        (sign(iss="me", aud="someone"), "another audience"),
+        (sign(nbf=253_402_300_800), "nbf is not before the year 10000; it is in seconds"),
+        (sign(iat="now"), "iat is not a number"),
+        (sign(""), "sub is empty"),
+        (sign(tenant="globex"), "the claim tenant does not name this tenant"),
+        (sign(iss="someone"), "iss is not jwt.issuer"),
+        (sign(iss="me", aud="someone"), "aud holds nothing of jwt.audience"),
     ],
 )
 async def test_the_log_says_why_a_token_is_invalid_and_the_answer_does_not(

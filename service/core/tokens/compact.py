@@ -7,7 +7,6 @@ no padding, no foreign characters, no unused bits, and no member that appears tw
 import json
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from service.core.errors import InvalidUserToken
@@ -66,21 +65,6 @@ def header_of(part: bytes) -> dict[str, Any]:
 
 def _is_crit(names: object) -> bool:
     return isinstance(names, list) and bool(names) and all(name == "b64" for name in names)
-
-
-def numeric_date(claims: Mapping[str, Any], name: str, before_s: float) -> float | None:
-    """Return a NumericDate (RFC 7519, section 2), or None where the claim is absent.
-
-    Raises:
-        InvalidUserToken: the claim is not a number, or not between `-before_s` and `before_s`.
-    """
-    if name not in claims:
-        return None
-    value = claims[name]
-    # Not isinstance: a bool is an int to Python. The comparison is false for NaN and the infinities.
-    if type(value) not in (int, float) or not -before_s < value < before_s:
-        raise InvalidUserToken("malformed time")
-    return value  # type: ignore[no-any-return]  # its type was just checked
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

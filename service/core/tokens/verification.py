@@ -5,39 +5,22 @@ RFC 7519 where it matters: no duplicate members, numbers that are numbers, a bou
 passed in. Each part of a token is read once.
 """
 
-import unicodedata
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeGuard
+from typing import Any
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, KeysUnavailable, UnknownKey
-from service.core.tokens.compact import decoded, header_of, json_object, numeric_date
+from service.core.tokens.claims import ClaimRules, Identity
+from service.core.tokens.compact import decoded, header_of, json_object
 from service.core.tokens.keys import ASYMMETRIC, Key
-from service.core.tokens.kinds import TokenRules
 
-MAX_TOKEN_CHARS = 8192
-"""A longer token is refused unread."""
-MAX_USER_CHARS = 128
-YEAR_10000_S = 253_402_300_800
-"""Seconds since the epoch; `exp`, `nbf` and `iat` lie before it."""
+MAX_TOKEN_CHARS = 12 * 1024
+"""A longer token is refused unread. Entra ID writes up to 200 groups into a token, which makes 11,687 characters."""
 MAX_HEADERS = 1000
 """How many headers a ring remembers."""
 MAX_HEADER_CHARS = 1024
 """A longer header is not remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a verified token names."""
-
-    tenant: str
-    user: str
-    expires_ms: int
-    """The token's `exp`, in milliseconds since the epoch."""
-    issued_s: float | None
-    """The token's `iat`, in seconds since the epoch."""
 
 
 class RemoteKeys(Enum):
@@ -55,25 +38,13 @@ class KeyRing:
     Keys of the configuration stay as they are; those of a JWKS URL come and go by `replace_remote`.
     """
 
-    def __init__(
-        self,
-        tenant: str,
-        keys: Sequence[Key],
-        *,
-        issuer: str | None = None,
-        audience: Sequence[str] = (),
-        leeway_s: float = 0,
-        rules: TokenRules | None = None,
-    ) -> None:
+    def __init__(self, tenant: str, keys: Sequence[Key], claims: ClaimRules | None = None) -> None:
         self.tenant = tenant
-        self.leeway_s = leeway_s
+        self.claims = claims or ClaimRules(tenant)
         self._configured = tuple(keys)
         self._keys = self._configured
         self._remote_keys: tuple[Key, ...] = ()
         self._remote = RemoteKeys.NONE
-        self._issuer = issuer
-        self._audience = frozenset(audience)
-        self._rules = rules or TokenRules()
         self._proven: dict[bytes, Key] = {}
         """Header, as it was sent → the key that verified a token with it. An issuer's tokens share a few headers."""
         self.generation = object()
@@ -113,16 +84,21 @@ class KeyRing:
         key = self._proven.get(header)
         if key is None or not key.verifies(message, raw_signature):
             self._prove(header, message, raw_signature, failed=key)
-        return self._identity(json_object(decoded(payload)), now_s)
+        return self.claims.identity(json_object(decoded(payload)), now_s)
+
+    @property
+    def leeway_s(self) -> float:
+        """Seconds for which a token is accepted after its `exp`."""
+        return self.claims.leeway_s
 
     def expiry_s(self, identity: Identity) -> float:
         """When the token's time is over, the leeway included, in seconds since the epoch."""
-        return identity.expires_ms / 1000 + self.leeway_s
+        return self.claims.expiry_s(identity)
 
     def _prove(self, raw_header: bytes, message: bytes, signature: bytes, failed: Key | None) -> None:
         """Find the key, other than `failed`, that verifies the signature, and remember it with the header."""
         header = header_of(raw_header)
-        self._rules.check_header(header)
+        self.claims.rules.check_header(header)
         for key in self._candidates(header):
             if key is not failed and key.verifies(message, signature):
                 if len(raw_header) <= MAX_HEADER_CHARS:
@@ -147,27 +123,6 @@ class KeyRing:
                 raise KeysUnavailable("unknown kid, and the key set could not be fetched")
             raise UnknownKey("unknown kid")
         return [key for key in named if key.alg == alg]
-
-    def _identity(self, claims: Mapping[str, Any], now_s: float) -> Identity:
-        user = claims.get("sub")
-        expires_s = numeric_date(claims, "exp", YEAR_10000_S)
-        not_before_s = numeric_date(claims, "nbf", YEAR_10000_S)
-        issued_s = numeric_date(claims, "iat", YEAR_10000_S)
-        if not is_user_id(user) or expires_s is None:
-            raise InvalidUserToken("no usable sub or exp")
-        if any(moment is not None and moment > now_s + self.leeway_s for moment in (not_before_s, issued_s)):
-            raise InvalidUserToken("not valid yet")
-        if "tenant" in claims and claims["tenant"] != self.tenant:
-            raise InvalidUserToken("another tenant")
-        if self._issuer is not None and claims.get("iss") != self._issuer:
-            raise InvalidUserToken("another issuer")
-        if self._audience and self._audience.isdisjoint(_audiences(claims)):
-            raise InvalidUserToken("another audience")
-        self._rules.check_claims(claims)
-        identity = Identity(self.tenant, user, int(expires_s * 1000), issued_s)
-        if now_s >= self.expiry_s(identity):
-            raise ExpiredUserToken
-        return identity
 
 
 class VerifiedTokens:
@@ -197,18 +152,3 @@ class VerifiedTokens:
             oldest, _ = self._entries.popitem(last=False)
             self._chars -= len(oldest)
         return identity
-
-
-def is_user_id(value: object) -> TypeGuard[str]:
-    """Whether `value` can be a user: 1 to 128 characters, no control characters, no lone surrogates."""
-    return (
-        isinstance(value, str)
-        and 1 <= len(value) <= MAX_USER_CHARS
-        and (value.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") for c in value))
-    )
-
-
-def _audiences(claims: Mapping[str, Any]) -> list[str]:
-    audience = claims.get("aud")
-    values = audience if isinstance(audience, list) else [audience]
-    return [value for value in values if isinstance(value, str)]

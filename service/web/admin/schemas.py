@@ -15,12 +15,12 @@ from service.core.errors import InvalidRequest
 from service.core.limits import MAX_REQUESTS, MAX_WINDOW_S
 from service.core.sessions import Status
 from service.core.text.validation_messages import plain_message
-from service.core.tokens.verification import MAX_USER_CHARS, is_user_id
+from service.core.tokens.claims import MAX_USER_CHARS, is_user_id
 from service.web.server import http_server
 
 MAX_USERS = 1000
 """Of one call."""
-MAX_BODY_BYTES = 256 * 1024
+MAX_BODY_BYTES = 1024 * 1024
 """A call about so many users fits."""
 MAX_REASON_CHARS = 500
 MAX_PAGE = 500
@@ -30,7 +30,7 @@ MOST_MISTAKES = 20
 
 def _is_a_user(user: str) -> str:
     if not is_user_id(user):
-        raise ValueError("must be a user: 1 to 128 characters without control characters")
+        raise ValueError(f"must be a user: 1 to {MAX_USER_CHARS} characters without control characters")
     return user
 
 

@@ -16,7 +16,7 @@ from multidict import istr
 from service.core.admission import Admission
 from service.core.errors import UnreadableRequest
 from service.core.text.timestamps import timestamp
-from service.core.tokens.verification import Identity
+from service.core.tokens.claims import Identity
 from service.web import app_keys
 from service.web.api.client_address import ClientAddressRules, is_proxy
 from service.web.api.credentials import sent_more_than_once

@@ -13,7 +13,7 @@ from service.core.limits import Per
 from service.core.operator_actions import Rules
 from service.core.session_lists import EVENT_TYPES, Cursor, Page
 from service.core.sessions import RECORDED, Status
-from service.core.tokens.verification import is_user_id
+from service.core.tokens.claims import is_user_id
 from service.web import app_keys
 from service.web.admin.authorization import admit_anyone, find_operator
 from service.web.api.client_address import is_counted

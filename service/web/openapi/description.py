@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.core.admission import CAPABILITY
 from service.core.sessions import RECORDED
+from service.core.tokens.claims import MAX_USER_CHARS
 from service.web.admin import schemas
 from service.web.api.error_responses import CODES
 from service.web.openapi.answer_schemas import (
@@ -249,10 +250,11 @@ _HEADERS: dict[str, Json] = {
 }
 _LIMITED = ("RateLimit-Policy", "RateLimit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 _AUTH = ("x-auth-admitted", "x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires")
+_PRINTED = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 _PARAMETERS: dict[str, Json] = {
     "tenant": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
     "user": {
-        "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_USER_CHARS, "pattern": _PRINTED},
         "description": "percent-encoded",
     },
     "capability": {"schema": {"type": "string", "pattern": CAPABILITY}},
