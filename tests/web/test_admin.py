@@ -1,6 +1,7 @@
 """The admin API: who may, what it does, what it answers to nonsense."""
 
 import asyncio
+import io
 import time
 from typing import Any
 from urllib.parse import quote
@@ -301,7 +302,7 @@ async def test_a_body_that_is_no_json_or_too_long_is_refused(client: Client) -> 
     assert (answer.status, (await answer.json())["error"]["code"]) == (400, "VALIDATION_ERROR")
     answer = await client.post(path, data=b"\xff\xfe", headers=OPERATOR)
     assert (answer.status, (await answer.json())["error"]["code"]) == (400, "VALIDATION_ERROR")
-    answer = await client.post(path, data=b" " * 1_100_000, headers=OPERATOR)
+    answer = await client.post(path, data=io.BytesIO(b" " * 1_100_000), headers=OPERATOR)
     assert (answer.status, (await answer.json())["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
 
