@@ -49,7 +49,7 @@ def make_policy(settings: Settings) -> Policy:
 def webhooks_of(settings: Settings) -> list[Webhook]:
     """All webhooks."""
     return [
-        Webhook(name, one.name, str(one.url), one.keys, frozenset(one.events))
+        Webhook(name, one.name, str(one.url), one.keys, frozenset(one.events), settings.webhooks.give_up_after)
         for name, tenant in settings.tenants.items()
         for one in tenant.webhooks
     ]

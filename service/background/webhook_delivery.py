@@ -1,11 +1,11 @@
 """Webhooks: each event of a tenant to each receiver, at least once and in order.
 
-A webhook is worked by one worker at a time, by a lease, from a cursor that Redis keeps. A receiver that does not answer
-2xx is asked again, with longer and longer waits, and holds up nobody but itself.
+One worker at a time delivers a webhook: it holds a lease, and begins at a cursor that Redis keeps. A receiver that does
+not answer 2xx gets the message again after longer and longer waits, and holds up no other webhook. An operator may
+pause a webhook, or have it go on without the message that waits.
 """
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Collection
@@ -15,37 +15,46 @@ from typing import Any
 import aiohttp
 import structlog
 
+from service.background import webhook_sending
 from service.core.errors import StoreUnavailable
-from service.core.session_lists import EventFeeds, Gap
+from service.core.session_lists import Event, EventFeeds, Gap
 from service.core.tasks import end, keep_running, round_completed
-from service.core.webhooks import Webhook, WebhookLedger, sent_at_s, signed
+from service.core.text.timestamps import timestamp
+from service.core.webhooks import Message, Pause, SetAside, Waiting, Webhook, WebhookLedger, gap_message
 
 log = structlog.get_logger()
 
-TIMEOUT_S = 10.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 RENEW_EVERY_S = 4.0
 AGAIN_S = 0.5
 """How long to wait after Redis failed, or after the subscription ended."""
 LOOK_EVERY_S = 5.0
 """How often a worker that has not the lease asks for it."""
+ORDERS_EVERY_S = 1.0
+"""How often a worker whose message waits looks for an operator's orders."""
 
 
 class Webhooks:
     """All that are configured.
 
     Args:
-        hooks: their cursors and leases.
-        feeds: what happens.
-        waits: how long to wait before an attempt, by how many have failed.
+        webhook_states: their cursors and leases.
+        event_feeds: the events.
+        waits: how long to wait before an attempt (s), by how many have failed.
+        orders_every_s: how often to look for an operator's orders while a message waits.
     """
 
     def __init__(
-        self, webhook_states: WebhookLedger, event_feeds: EventFeeds, waits: Callable[[int], float] | None = None
+        self,
+        webhook_states: WebhookLedger,
+        event_feeds: EventFeeds,
+        waits: Callable[[int], float] | None = None,
+        orders_every_s: float = ORDERS_EVERY_S,
     ) -> None:
         self._webhook_states = webhook_states
         self._event_feeds = event_feeds
         self._waits = waits or _wait_s
+        self._orders_every_s = orders_every_s
         self._wanted: tuple[Webhook, ...] = ()
         self._changed = asyncio.Event()
 
@@ -57,7 +66,7 @@ class Webhooks:
     async def run_forever(self) -> None:
         """Work all of them, until cancelled."""
         tasks: dict[Webhook, asyncio.Task[None]] = {}
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
+        async with webhook_sending.session() as session:
             try:
                 while True:
                     self._changed.clear()
@@ -65,7 +74,12 @@ class Webhooks:
                     for webhook in self._wanted:
                         if webhook not in tasks:
                             worker = _DeliveryWorker(
-                                webhook, self._webhook_states, self._event_feeds, session, self._waits
+                                webhook,
+                                self._webhook_states,
+                                self._event_feeds,
+                                session,
+                                self._waits,
+                                self._orders_every_s,
                             )
                             name = f"webhook {webhook.name} of {webhook.tenant}"
                             tasks[webhook] = asyncio.create_task(keep_running(name, worker.run_forever))
@@ -87,12 +101,14 @@ class _DeliveryWorker:
         event_feeds: EventFeeds,
         session: aiohttp.ClientSession,
         waits: Callable[[int], float],
+        orders_every_s: float,
     ) -> None:
         self._webhook = webhook
         self._webhook_states = webhook_states
         self._event_feeds = event_feeds
         self._session = session
         self._waits = waits
+        self._orders_every_s = orders_every_s
         self._at = (webhook.tenant, webhook.name)
         self._log = log.bind(tenant=webhook.tenant, webhook=webhook.name)
 
@@ -121,45 +137,104 @@ class _DeliveryWorker:
                 await self._webhook_states.release(*self._at)
 
     async def _deliver_events(self) -> None:
-        """Tell what happens, from where the last worker was."""
-        state = await self._webhook_states.state(*self._at)
-        cursor = state.cursor or await self._webhook_states.begin(*self._at)
-        async with self._event_feeds.follow(self._webhook.tenant, cursor) as subscription:
+        """Deliver what happens, from where the last worker was."""
+        state = await self._webhook_states.take_up(*self._at)
+        if state.gap is not None:
+            await self._deliver(state.gap)
+        tenant = self._webhook.tenant
+        async with self._event_feeds.follow(tenant, state.cursor) as subscription:
             async for item in subscription:
                 if isinstance(item, Gap):
                     if item.dropped:  # the receiver was away for long: go on from the cursor
                         return
-                    await self._deliver(f"gap-{item.after}", "gap", {"after": item.after})
-                    continue
-                if (kind := item.fields.get("type", "")) in self._webhook.types:
-                    await self._deliver(item.id, kind, item.as_dict(), item.at_ms)
-                await self._webhook_states.delivered(*self._at, item.id)
+                    at = timestamp(_now_ms())
+                    await self._deliver(gap_message(tenant, f"gap-{item.after}", at, after=item.after, cause="lost"))
+                elif item.fields.get("type", "") in self._webhook.types:
+                    if (gap := await self._deliver(_message_of(tenant, item))) is not None:
+                        await self._deliver(gap)
+                else:
+                    await self._webhook_states.delivered(*self._at, item.id)
 
-    async def _deliver(self, number: str, kind: str, data: dict[str, Any], at_ms: int = 0) -> None:
-        """Send it until it arrives."""
-        content = {"type": kind, "timestamp": data.get("at"), "data": {"tenant": self._webhook.tenant, **data}}
-        body = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        attempts = 0
-        while error := await self._send(f"{self._webhook.tenant}.{number}", body, at_ms):
-            attempts += 1
-            await self._webhook_states.failed(*self._at, attempts, error)
-            wait_s = self._waits(attempts)
-            self._log.warning("a webhook was not delivered", attempts=attempts, why=error, next_in_s=round(wait_s, 1))
-            await asyncio.sleep(wait_s)
-        if attempts:
-            self._log.info("a webhook is delivered again", attempts=attempts + 1)
+    async def _deliver(self, message: Message) -> Message | None:
+        """Send it until it arrives, or is set aside: then return the message that reports the gap, if there is one."""
+        failed = 0
+        while True:
+            orders = await self._webhook_states.orders(*self._at)
+            waiting = orders.waiting
+            if waiting is None or waiting.message_id != message.id:
+                waiting = Waiting(message.id, message.content)
+            if orders.skip is not None and orders.skip.message_id == message.id:
+                return await self._set_aside(message, waiting, "skipped", orders.skip.by, orders.skip.reason)
+            if orders.paused is not None:
+                if orders.waiting is None:
+                    await self._webhook_states.wait(*self._at, waiting)  # so that operators see it
+                await asyncio.sleep(self._orders_every_s)
+                continue
+            left_s = (waiting.next_ms - _now_ms()) / 1000
+            if 0 < left_s <= webhook_sending.LONGEST_RETRY_AFTER_S:  # more: the clock was set back meanwhile
+                await asyncio.sleep(min(left_s, self._orders_every_s))
+                continue
+            failure = await webhook_sending.send(self._session, self._webhook, message)
+            if failure is None:
+                break
+            failed += 1
+            waiting = await self._fail(waiting, failure)
+            if self._is_given_up(waiting):
+                return await self._set_aside(message, waiting, "gave_up", "", "")
+        await self._webhook_states.delivered(*self._at, message.cursor)
+        if failed:
+            self._log.info("a webhook is delivered again", attempts=waiting.attempts + 1)
+        return None
 
-    async def _send(self, message_id: str, body: bytes, at_ms: int) -> str:
-        """Nothing where it arrived; else why not. A URL may hold a password, so none is told."""
-        sent_s = sent_at_s(time.time(), at_ms)
-        headers = {**signed(self._webhook.keys, message_id, sent_s, body), "content-type": "application/json"}
-        try:
-            async with self._session.post(
-                self._webhook.url, data=body, headers=headers, allow_redirects=False
-            ) as answer:
-                return "" if 200 <= answer.status < 300 else f"it answered {answer.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: a host that is none
-            return type(error).__name__
+    async def _fail(self, waiting: Waiting, failure: webhook_sending.Failure) -> Waiting:
+        """Keep that an attempt failed, and when the next is due."""
+        now_ms, attempts = _now_ms(), waiting.attempts + 1
+        wait_s = max(self._waits(attempts), failure.retry_after_s)
+        since_ms = waiting.since_ms or now_ms
+        due_ms = now_ms + int(wait_s * 1000)
+        if (give_up_ms := self._gives_up_at_ms(since_ms)) is not None:
+            due_ms = min(due_ms, max(now_ms, give_up_ms))  # a last attempt, then
+        made = Waiting(waiting.message_id, waiting.content, attempts, failure.error, since_ms, due_ms)
+        await self._webhook_states.wait(*self._at, made)
+        if failure.gone:
+            await self._webhook_states.pause(*self._at, Pause("", failure.error, now_ms))
+            self._log.warning("a webhook is disabled: its receiver answered 410", attempts=attempts)
+        else:
+            next_in_s = round((due_ms - now_ms) / 1000, 1)
+            self._log.warning("a webhook was not delivered", attempts=attempts, why=failure.error, next_in_s=next_in_s)
+        return made
+
+    def _gives_up_at_ms(self, since_ms: int) -> int | None:
+        bound_s = self._webhook.give_up_after_s
+        return None if bound_s is None else since_ms + bound_s * 1000
+
+    def _is_given_up(self, waiting: Waiting) -> bool:
+        at_ms = self._gives_up_at_ms(waiting.since_ms)
+        return at_ms is not None and at_ms <= _now_ms()
+
+    async def _set_aside(self, message: Message, waiting: Waiting, cause: str, by: str, reason: str) -> Message | None:
+        """List the message, go past it, and return the message that reports it. A gap makes no further one."""
+        now_ms, gap, kind = _now_ms(), None, message.content["type"]
+        if message.cursor is not None:
+            data: dict[str, Any] = {"after": (await self._webhook_states.state(*self._at)).cursor, "cause": cause}
+            data["skipped"] = {"id": message.cursor, "type": kind}
+            if by:
+                data |= {"by": by, "reason": reason}
+            gap = gap_message(self._webhook.tenant, f"skipped-{message.cursor}", timestamp(now_ms), **data)
+        one = SetAside(message.id, message.content, waiting.error, cause, by, reason, now_ms)
+        await self._webhook_states.set_aside(*self._at, one, message.cursor, gap)
+        self._log.warning("a webhook goes on without a message", message=message.id, cause=cause, by=by or None)
+        return gap
+
+
+def _message_of(tenant: str, event: Event) -> Message:
+    data = event.as_dict()
+    content = {"type": event.fields["type"], "timestamp": data["at"], "data": {"tenant": tenant, **data}}
+    return Message(f"{tenant}.{event.id}", content, event.at_ms, event.id)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _wait_s(attempts: int) -> float:

@@ -304,6 +304,12 @@ class WebhookSection(_Section):
         return tuple(key_of(secret.get_secret_value()) for secret in self.secret or self.secret_file)
 
 
+class WebhooksSection(_Section):
+    """How messages to receivers are delivered, of all tenants."""
+
+    give_up_after: Int | None = Field(None, ge=1, le=31_536_000)
+
+
 class TenantSection(_WithToken):
     """A customer of the deployment."""
 
@@ -347,6 +353,7 @@ class Settings(BaseSettings):
     sessions: SessionsSection = SessionsSection()
     limits: LimitsSection = LimitsSection()
     routes: tuple[RouteSection, ...] = ()
+    webhooks: WebhooksSection = WebhooksSection()
     metrics: Metrics = Metrics()
     tenants: dict[Name, TenantSection] = Field(min_length=1)
     admin: Admin = Admin()

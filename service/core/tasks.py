@@ -61,9 +61,18 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], runs: Las
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel until it is heard: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation."""
-    pending = set(tasks)
+    """Cancel until it is heard: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation.
+
+    Whoever ends this meanwhile waits as well: a task that ends others leaves none of them behind.
+    """
+    pending, cancelled = set(tasks), False
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=AGAIN_S)
+        try:
+            _, pending = await asyncio.wait(pending, timeout=AGAIN_S)
+        except asyncio.CancelledError:
+            cancelled = True
+            pending = {task for task in pending if not task.done()}
+    if cancelled:
+        raise asyncio.CancelledError

@@ -10,7 +10,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 PREFIX = "whsec_"
 MIN_SECRET_BYTES = 24
@@ -31,44 +31,174 @@ class Webhook:
     """Each message is signed with all of them, in this order."""
     types: frozenset[str]
     """Of the events that it wants."""
+    give_up_after_s: int | None = None
+    """For how long a message is attempted before it is set aside; None: for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a receiver gets once: its id stays the same over all attempts."""
+
+    id: str
+    content: Mapping[str, Any]
+    """`type`, `timestamp`, `data`."""
+    event_ms: int = 0
+    """When its event happened, by Redis's clock, in milliseconds since the epoch; 0: it has none."""
+    cursor: str | None = None
+    """The event that the webhook has passed once this is delivered; None: it stays where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing is sent until an operator resumes the webhook."""
+
+    by: str
+    """The operator; empty: the receiver itself, by answering 410."""
+    reason: str
+    at_ms: int
+
+    @property
+    def disabled(self) -> bool:
+        """The receiver asked for it."""
+        return not self.by
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """An operator's order to go on without one message."""
+
+    message_id: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The message that a webhook cannot go past, and how its delivery goes."""
+
+    message_id: str
+    content: Mapping[str, Any]
+    attempts: int = 0
+    """That failed."""
+    error: str = ""
+    """Why the last of them failed."""
+    since_ms: int = 0
+    """When the first of them failed; 0: none did, or an operator resumed the webhook since."""
+    next_ms: int = 0
+    """When the next attempt is due; 0: at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A message that was never delivered."""
+
+    message_id: str
+    content: Mapping[str, Any]
+    error: str
+    cause: str
+    """`skipped` by an operator, or `gave_up` after `webhooks.give_up_after`."""
+    by: str
+    reason: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker looks at before each attempt: it may have been changed by an operator."""
+
+    paused: Pause | None
+    skip: Skip | None
+    waiting: Waiting | None
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookState:
-    """How far a webhook has been told, and how it goes."""
+    """How far a webhook has come, and how it goes."""
 
     cursor: str | None
-    """The last event that arrived; None: it has not begun."""
-    attempts: int
-    """That failed in a row, for the next event."""
-    error: str
-    """What the last of them came to."""
+    """The last event that was delivered or set aside; None: the webhook has not begun."""
+    paused: Pause | None = None
+    waiting: Waiting | None = None
+    skip: Skip | None = None
+    gap: Message | None = None
+    """Reports what was set aside; to be delivered before anything else."""
+    set_aside: tuple[SetAside, ...] = ()
+    """The latest, newest first."""
+
+    @property
+    def attempts(self) -> int:
+        """That failed in a row, for the message that waits."""
+        return self.waiting.attempts if self.waiting is not None else 0
+
+    @property
+    def error(self) -> str:
+        """Why the last of them failed."""
+        return self.waiting.error if self.waiting is not None else ""
+
+    @property
+    def name(self) -> str:
+        """The state in one word."""
+        if self.paused is not None:
+            return "disabled" if self.paused.disabled else "paused"
+        return "failing" if self.attempts else "new" if self.cursor is None else "active"
 
 
 class WebhookStates(Protocol):
-    """Reads how webhooks go. Raises StoreUnavailable where Redis does not answer."""
+    """Reads how webhooks go, and takes operators' orders. Raises StoreUnavailable where Redis does not answer."""
 
     async def state(self, tenant: str, webhook: str) -> WebhookState:
         """Of one."""
 
+    async def pause(self, tenant: str, webhook: str, pause: Pause) -> bool:
+        """Send nothing until it is resumed. Returns whether that is new: the first pause stays."""
+
+    async def resume(self, tenant: str, webhook: str) -> bool:
+        """Send again, the message that waits at once. Returns whether the webhook was paused."""
+
+    async def skip(self, tenant: str, webhook: str, skip: Skip) -> None:
+        """Go on without a message. The worker does so within a second, if that message still waits."""
+
 
 class WebhookLedger(WebhookStates, Protocol):
-    """Keeps how webhooks go, and which worker tells each. Raises StoreUnavailable where Redis does not answer."""
+    """Keeps how webhooks go, and which worker delivers each. Raises StoreUnavailable where Redis does not answer."""
 
     async def hold(self, tenant: str, webhook: str) -> bool:
-        """Take or keep the lease; whoever dies loses it after a while."""
+        """Take or keep the lease; a worker that dies loses it after a while."""
 
     async def release(self, tenant: str, webhook: str) -> None:
         """Give the lease up."""
 
-    async def begin(self, tenant: str, webhook: str) -> str:
-        """Where a new webhook begins: behind what has happened so far."""
+    async def take_up(self, tenant: str, webhook: str) -> WebhookState:
+        """Return the state of a webhook that this worker delivers from now on.
 
-    async def delivered(self, tenant: str, webhook: str, cursor: str) -> None:
-        """All up to this event has arrived."""
+        A new one begins behind what has happened so far.
+        """
 
-    async def failed(self, tenant: str, webhook: str, attempts: int, error: str) -> None:
-        """An attempt did not arrive."""
+    async def orders(self, tenant: str, webhook: str) -> Orders:
+        """Return what holds for the next attempt."""
+
+    async def wait(self, tenant: str, webhook: str, waiting: Waiting) -> None:
+        """Keep the message that waits, and how its delivery goes."""
+
+    async def delivered(self, tenant: str, webhook: str, cursor: str | None) -> None:
+        """Note that a message arrived, and with it everything up to `cursor` (None: the cursor stays)."""
+
+    async def set_aside(
+        self, tenant: str, webhook: str, one: SetAside, cursor: str | None, gap: Message | None
+    ) -> None:
+        """List a message that is not delivered, and go past it; `gap` reports that to the receiver."""
+
+
+def gap_message(tenant: str, number: str, at: str, **data: Any) -> Message:
+    """Return the message that reports events which a receiver does not get.
+
+    Args:
+        tenant: whose events they are.
+        number: identifies the gap within the tenant.
+        at: when the gap was noticed, as a timestamp.
+        **data: what is known of it: `after`, `cause`, and for a message that was set aside `skipped`, `by`, `reason`.
+    """
+    return Message(f"{tenant}.{number}", {"type": "gap", "timestamp": at, "data": {"tenant": tenant, **data}})
 
 
 def key_of(secret: str) -> bytes:

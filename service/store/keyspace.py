@@ -18,7 +18,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:pulse:SLOT` | hash | kind and bucket of 10 s → how many; `=LIMIT` → shadow refusals | TTL: 80 min |
 | `rc:{T}:refused:SLOT` | sorted set | address → refusals in these 10 min, the most frequent 1,000 | TTL: 80 min |
 | `rc:{T}:sampled:KIND` | string | a refusal was told as an event lately | TTL: 10 s |
-| `rc:{T}:hook:NAME` | hash | a webhook: cursor, failed attempts, last error | the sweep, 30 days after the last |
+| `rc:{T}:hook:NAME` | hash | a webhook: cursor, waiting message, orders | the sweep, 30 days after the last |
 | `rc:{T}:hook:NAME:lease` | string | which worker tells it, until when, ms | given up, or with the webhook's state |
 | `rc:{T}:hooks` | sorted set | webhook → when its state changed last, ms | with its last member |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |

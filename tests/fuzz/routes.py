@@ -20,6 +20,8 @@ ROUTES: Sequence[tuple[int, str, str, str, str]] = [
     (1, "GET", T, "operator", ""),
     (2, "GET", f"{T}/activity", "operator", ""),
     (1, "GET", f"{T}/webhooks", "operator", ""),
+    (1, "GET", f"{T}/webhooks/audit", "operator", ""),
+    (1, "POST", f"{T}/webhooks/audit/skip", "operator", "told"),
     (4, "GET", f"{T}/sessions?status=logged_in&prefix=u&limit=3&after=1763838000000.u1", "operator", ""),
     (2, "GET", f"{T}/sessions?user=USER", "operator", ""),
     (2, "POST", f"{T}/sessions/logout", "operator", "many"),

@@ -79,3 +79,30 @@ async def test_a_cancellation_that_is_lost_is_said_again(monkeypatch: pytest.Mon
     await asyncio.sleep(0)
     await asyncio.wait_for(end([task]), 5)
     assert len(heard) == 2
+
+
+async def test_a_task_that_is_cancelled_while_it_ends_others_leaves_none_of_them_behind() -> None:
+    cancelled = 0
+
+    async def hard_of_hearing() -> None:
+        nonlocal cancelled
+        while cancelled < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled += 1
+
+    inner = asyncio.create_task(hard_of_hearing())
+    await asyncio.sleep(0)
+
+    async def outer() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await end([inner])
+
+    ending = asyncio.create_task(outer())
+    await asyncio.sleep(0)
+    await end([ending])
+    assert inner.done()
+    assert ending.cancelled()

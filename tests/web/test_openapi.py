@@ -84,6 +84,8 @@ REQUESTS: list[tuple[str, str, str, Any]] = [
     ("get", "/admin/v1/tenants/{tenant}/limits", f"{AT}/limits", None),
     ("get", "/admin/v1/tenants/{tenant}/limits/{limit}", f"{AT}/limits/status-ip?subject=x", None),
     ("delete", "/admin/v1/tenants/{tenant}/users/{user}", f"{AT}/users/alice", None),
+    ("get", "/admin/v1/tenants/{tenant}/webhooks", f"{AT}/webhooks", None),
+    ("get", "/admin/v1/tenants/{tenant}/webhooks/{webhook}", f"{AT}/webhooks/none", None),
     ("get", "/healthz", "/healthz", None),
     ("get", "/readyz", "/readyz", None),
     ("get", "/openapi.json", "/openapi.json", None),

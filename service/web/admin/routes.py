@@ -10,6 +10,7 @@ from service.core.operator_actions import ActionResult, Rules
 from service.core.session_lists import Cursor, Page
 from service.core.sessions import RECORDED, Cause, Refusal, Status
 from service.web import app_keys
+from service.web.admin import webhooks
 from service.web.admin.answers import (
     conflict,
     moment,
@@ -141,17 +142,6 @@ async def session(request: web.Request, admin: AdminServices) -> web.StreamRespo
     del data["limits"]  # a tenant's alone
     moments_ms = [event.at_ms for event in history.events] + ([found.changed_ms] if found else [])
     return success(request, data, latest_ms=max(moments_ms, default=0))
-
-
-@for_viewers
-async def webhooks(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """The tenant's webhooks: how far each has been told, and how it goes."""
-    data = []
-    for name in admin.tenant.webhooks:
-        state = await request.app[app_keys.WEBHOOK_STATES].state(admin.at, name)
-        one = {"webhook": name, "lastEvent": state.cursor, "failedAttempts": state.attempts, "error": state.error}
-        data.append(one)
-    return success(request, {"webhooks": data})
 
 
 @for_operators
@@ -359,7 +349,11 @@ def routes(root: str) -> list[web.RouteDef]:
         web.get(f"{root}/tenants", tenants),
         web.get(at, tenant),
         web.get(f"{at}/activity", activity),
-        web.get(f"{at}/webhooks", webhooks),
+        web.get(f"{at}/webhooks", webhooks.webhooks),
+        web.get(f"{at}/webhooks/{{webhook}}", webhooks.webhook),
+        web.post(f"{at}/webhooks/{{webhook}}/pause", webhooks.pause),
+        web.post(f"{at}/webhooks/{{webhook}}/resume", webhooks.resume),
+        web.post(f"{at}/webhooks/{{webhook}}/skip", webhooks.skip),
         web.get(f"{at}/sessions", sessions),
         web.post(f"{at}/sessions/{acting}", act_on_many),
         web.get(f"{at}/limits", limits),

@@ -107,6 +107,12 @@ class ResetBody(ReasonBody):
     subject: Subject
 
 
+class SkipBody(ReasonBody):
+    """Which message is skipped."""
+
+    id: str | None = Field(None, max_length=256, description="only if this message is the one that waits; null: any")
+
+
 class TerminateBody(ReasonBody):
     """A user's own account."""
 

@@ -18,6 +18,11 @@ def object_of(properties: Json, optional: Sequence[str] = ()) -> Json:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+def nullable(schema: Json) -> Json:
+    """Return the schema of that, or of null."""
+    return {"oneOf": [schema, {"type": "null"}]}
+
+
 def list_of(items: Json) -> Json:
     """A list of `items`."""
     return {"type": "array", "items": items}
@@ -83,3 +88,43 @@ SCHEMAS: dict[str, Json] = {"Session": SESSION, "Event": EVENT, "Act": ACT}
 A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
 AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 EVENTS: Json = list_of({"$ref": "#/components/schemas/Event"})
+
+_BY: Json = {"type": ["string", "null"]}
+_WEBHOOK: Json = {
+    "webhook": {"type": "string"},
+    "state": {"enum": ["new", "active", "failing", "paused", "disabled"]},
+    "lastEvent": {"type": ["string", "null"]},
+    "failedAttempts": COUNT,
+    "error": {"type": "string", "description": "what failed in the last attempt"},
+    "paused": nullable(
+        object_of(
+            {
+                "by": {**_BY, "description": "null: the receiver answered 410"},
+                "reason": {"type": "string"},
+                "at": MOMENT,
+            }
+        )
+    ),
+}
+_MESSAGE: Json = {
+    "id": {"type": "string"},
+    "message": {"type": "object", "description": "the body, as the receiver gets it"},
+}
+_SET_ASIDE: Json = {
+    **_MESSAGE,
+    "at": MOMENT,
+    "cause": {"enum": ["skipped", "gave_up"]},
+    "by": _BY,
+    "reason": {"type": "string"},
+    "error": {"type": "string"},
+}
+WEBHOOK = object_of(_WEBHOOK)
+ONE_WEBHOOK = object_of(
+    {
+        **_WEBHOOK,
+        "waiting": nullable(object_of({**_MESSAGE, "failedSince": TIME, "nextAttempt": TIME})),
+        "setAside": list_of(object_of(_SET_ASIDE)),
+    }
+)
+ORDERED = object_of({"success": {"const": True}, "applied": APPLIED})
+SKIPPED = object_of({"success": {"const": True}, "applied": APPLIED, "id": {"type": "string"}})

@@ -26,15 +26,20 @@ from service.web.openapi.answer_schemas import (
     LIMIT,
     LINKS,
     MOMENT,
+    ONE_WEBHOOK,
+    ORDERED,
     RESTRICTIONS,
     RESULT,
     REVOKED,
     SCHEMAS,
     SERIES,
+    SKIPPED,
     SUCCESS,
     TIME,
+    WEBHOOK,
     Json,
     list_of,
+    nullable,
     object_of,
 )
 
@@ -120,19 +125,13 @@ def _of_a_tenant() -> list[Operation]:
         "addresses": list_of(object_of({"address": {"type": "string"}, "refusals": COUNT})),
         "shadowLimits": list_of(object_of({"limit": {"type": "string"}, "refusals": COUNT})),
     }
-    webhook = {
-        "webhook": {"type": "string"},
-        "lastEvent": {"type": ["string", "null"]},
-        "failedAttempts": COUNT,
-        "error": {"type": "string"},
-    }
     page = {
         "sessions": list_of(A_SESSION),
         "next": {"type": ["string", "null"], "description": "`after` of the next page; null: this is the last"},
         "examined": {"type": ["integer", "null"], "description": "how many newest sessions a prefix was looked for in"},
     }
     one = {
-        "session": {"oneOf": [A_SESSION, {"type": "null"}]},
+        "session": nullable(A_SESSION),
         **documented,
         "events": EVENTS,
         "eventsReachBackTo": TIME,
@@ -140,7 +139,11 @@ def _of_a_tenant() -> list[Operation]:
     found = [
         _operators("get", at, "Counts, and what operators have set", object_of({"tenant": {"type": "string"}, "counts": COUNTS, "restrictedByConfiguration": list_of({"type": "string"}), **documented, "limits": limits})),
         _operators("get", f"{at}/activity", "The last hour", object_of(activity)),
-        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", object_of({"webhooks": list_of(object_of(webhook))})),
+        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", object_of({"webhooks": list_of(WEBHOOK)})),
+        _operators("get", f"{at}/webhooks/{{webhook}}", "One webhook, the message that waits, and those that were set aside", ONE_WEBHOOK),
+        _operators("post", f"{at}/webhooks/{{webhook}}/pause", "Send nothing until it is resumed", ORDERED, body=schemas.ReasonBody),
+        _operators("post", f"{at}/webhooks/{{webhook}}/resume", "Send again; the message that waits at once", ORDERED, body=schemas.ReasonBody),
+        _operators("post", f"{at}/webhooks/{{webhook}}/skip", "Go on without the message that waits; the receiver gets a gap", SKIPPED, errors=("CONFLICT",), body=schemas.SkipBody),
         _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", object_of(page), query=schemas.SessionsQuery),
         _operators("get", f"{at}/limits", "Limits, as they hold and as configured", object_of({"limits": list_of(object_of(listed))})),
         _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", object_of({**limit_state, "remaining": COUNT, "reset": COUNT}), query=schemas.SubjectQuery),
@@ -259,6 +262,7 @@ _PARAMETERS: dict[str, Json] = {
     },
     "capability": {"schema": {"type": "string", "pattern": CAPABILITY}},
     "limit": {"schema": {"type": "string", "minLength": 1}},
+    "webhook": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
 }
 
 
