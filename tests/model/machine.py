@@ -48,7 +48,7 @@ requests = st.builds(
     user=users,
     address=st.sampled_from(["10.0.0.1", "10.0.0.2"]),
     lives_s=st.sampled_from([10, 50, 400]),
-    issued_ago_s=st.sampled_from([None, 0, 30]),
+    issued_ago_s=st.sampled_from([None, -3, 0, 30]),
     passive=st.sampled_from([False, False, True]),
 )
 

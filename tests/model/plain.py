@@ -151,7 +151,8 @@ class Plain:
     def _seen(self, tenant: str, asked: Asked, user: User, cause: str, to: str) -> None:
         now_ms = self.now // MS
         in_grace = now_ms - user.logged_out < self.rules.grace_s * 1000
-        if cause == "request" and user.status == "logged_out" and in_grace:
+        is_login = asked.issued_s is not None and asked.issued_s * 1000 > user.logged_out
+        if cause == "request" and user.status == "logged_out" and in_grace and not is_login:
             to = user.status
         changed = replace(user, expires=max(user.expires, asked.expires_us // MS))
         if cause == "logout" and self.rules.grace_s:

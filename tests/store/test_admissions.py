@@ -244,6 +244,29 @@ async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
     assert (await admissions.ask(ask_about("alice"))).came_from is O
 
 
+@pytest.mark.parametrize(("issued_after_s", "came_from"), [(None, None), (-60, None), (0, None), (2, O), (30, O)])
+async def test_within_the_grace_a_token_that_was_issued_after_the_logout_is_a_login(
+    admissions: Admissions, issued_after_s: float | None, came_from: Status | None
+) -> None:
+    admissions.rules = SessionRules(60_000, logout_grace_ms=60_000)
+    out = await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
+    assert out.session is not None
+    assert out.session.since_ms is not None
+    issued_s = None if issued_after_s is None else out.session.since_ms // 1000 + issued_after_s
+    assert (await admissions.ask(ask_about("alice", issued_s=issued_s))).came_from is came_from
+
+
+async def test_within_the_grace_a_token_that_was_issued_before_a_later_logout_is_no_login(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    admissions.rules = SessionRules(60_000, logout_grace_ms=60_000)
+    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
+    issued_s = now_ms() / 1000 + 2
+    await admissions.ask(ask_about("alice", issued_s=issued_s))
+    await act(access, Cause.LOGOUT)
+    assert (await admissions.ask(ask_about("alice", issued_s=issued_s - 60))).came_from is None
+
+
 async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
     acts = RedisOperatorActions(access.client)
     await access.client.hset(keys_of("acme").rules, "past", now_ms() - 1000)

@@ -127,9 +127,13 @@ local function pass(group, revoked, record_key, user_rules, question)
   if NAMES[to] == nil or (passive == ONE and cause == 'request') then return record, from, restricted end
   local again = from == 'o' and cause == 'logout' and grace > 0
   if from == 'o' and cause == 'request' and grace > 0 then
-    local passed = now_ms - logged_out_at(record)
-    if passed < grace then to = from end
-    if passed < 0 then again = true end  -- the clock was set back: the grace counts from now, not until it catches up
+    local out = logged_out_at(record)
+    local passed, issued = now_ms - out, tonumber(string.match(question, '^%S+ (%-?%d*)'))
+    -- A token that was issued after the logout is a login. By whole seconds: one of the logout's own second may be older.
+    if not (issued and issued * 1000 > out) then
+      if passed < grace then to = from end
+      if passed < 0 then again = true end  -- the clock was set back: the grace counts from now, not until it catches up
+    end
   end
   if again then complete(record).again = now_ms end
   local expires = tonumber(sub(question, 3, find(question, ' ', 3, true) - 1))
