@@ -37,7 +37,7 @@ from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web import app_keys
 from service.web.admin import not_found, routes
-from service.web.api import cors, forward_auth, links, session_routes
+from service.web.api import cors, forward_auth, links, session_routes, vary
 from service.web.api.authentication import Middlewares
 from service.web.dashboard import views
 from service.web.dashboard.pages import API, ROOT, files_of
@@ -49,7 +49,8 @@ from service.web.policy import LivePolicy, Policy
 from service.web.server.hot_path import HOT_PATH, HotPath, HotRoute
 
 MAX_BODY_BYTES = 64 * 1024
-LOGOUT, STATUS = app_keys.Operation("logout"), app_keys.Operation("status")
+LOGOUT = app_keys.Operation("logout", reads=vary.LOGOUT, refuses_prefetch=True)
+STATUS = app_keys.Operation("status")
 TERMINATE = app_keys.Operation("terminate", own_terms=session_routes.ending)
 
 

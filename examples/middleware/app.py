@@ -33,7 +33,7 @@ def make_app(config: Path) -> web.Application:
     app.middlewares.append(session_middleware(app, config))
     app.router.add_get("/things", things)
     app.router.add_post("/payments/{number}", pay)
-    app.router.add_get("/logout", logout)
+    app.router.add_post("/logout", logout)  # not by GET, which browsers prefetch and clients repeat
     app.router.add_get("/status", status)
     return app
 

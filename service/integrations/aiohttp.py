@@ -24,7 +24,7 @@ from service.config.loading import load
 from service.core.errors import DomainError, UnexpectedState
 from service.serving import redis_of
 from service.web import app_keys
-from service.web.api import session_routes
+from service.web.api import session_routes, vary
 from service.web.api.authentication import Handler, Middlewares
 from service.web.api.rate_limit_headers import limit_lines
 from service.web.app_keys import UserContext
@@ -122,7 +122,10 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         if context is not None:
             for line in _lines(context).splitlines():
                 name, _, value = line.partition(": ")
-                response.headers[name] = value
+                if name == "vary":  # beside what the application names
+                    response.headers.add(name, value)
+                else:
+                    response.headers[name] = value
 
     @web.middleware
     async def session(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -150,4 +153,4 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
 def _lines(context: app_keys.RequestContext) -> str:
     """What an answer says of its admission."""
     lines = limit_lines(context.admission, 200) if context.admission is not None else ""
-    return f"x-request-id: {context.request_id}\r\n{lines}"
+    return f"x-request-id: {context.request_id}\r\nvary: {context.reads or vary.CREDENTIALS}\r\n{lines}"

@@ -17,6 +17,7 @@ from service.core.tokens.claims import Identity
 from service.core.tokens.verification import VerifiedTokens
 from service.core.traffic_statistics import TrafficCounters
 from service.core.webhooks import WebhookStates
+from service.web.api import vary
 from service.web.api.client_address import AddressProblem, ClientAddressRules
 from service.web.monitoring.log_throttling import LogThrottle
 from service.web.monitoring.metrics import Metrics
@@ -51,6 +52,10 @@ class Operation:
     """Checks the names of repeated header fields (InvalidRequest: one of them describes another's request)."""
     own_terms: Callable[[web.Request, Terms], Awaitable[Terms]] | None = None
     """The terms of one request, where its body decides; what is wrong with that is raised once it is admitted."""
+    reads: str = vary.CREDENTIALS
+    """The request fields that its answers depend on."""
+    refuses_prefetch: bool = False
+    """Whether a `GET` that a browser sends in advance is refused without effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,8 @@ class RequestContext:
 
     # No dataclass: there is one per request, and most of this is seldom set.
     operation: str = "-"
+    reads: str | None = None
+    """The request fields that the answer depends on; None: the path decides."""
     tenant: str | None = None
     """Whose request it is, once its token said so."""
     customer: Tenant | None = None

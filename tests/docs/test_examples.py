@@ -91,7 +91,7 @@ def test_the_example_of_the_middleware_admits_and_refuses(ask: Ask) -> None:
 @pytest.mark.real_redis
 def test_in_the_example_a_token_used_after_logout_logs_in_again(ask: Ask) -> None:
     passive = {**WHO, "x-passive": "true"}
-    out = ask("/logout", WHO)
+    out = ask("/logout", WHO, "POST")
     assert (out.status, out.data) == (200, {"success": True})
     assert out.headers["ratelimit"] == '"logout-ip";r=29;t=3600'
     assert ask("/things", passive).status == 200

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from service.integrations.aiohttp import capability, session_middleware
+from service.integrations.aiohttp import capability, logout, session_middleware, status
 from tests.kit import ROOT, config, credentials, free_port, redis_server, tenant, wait_for
 
 Client = TestClient[web.Request, web.Application]
@@ -39,6 +39,10 @@ class ViewWithAMethod(web.View):
     @capability("payments")
     async def post(self) -> web.Response:
         return web.Response(text="paid")
+
+
+async def varying(_: web.Request) -> web.Response:
+    return web.Response(text="by language", headers={"vary": "accept-language"})
 
 
 AsyncHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -68,8 +72,38 @@ async def client(configured: Path) -> AsyncIterator[Client]:
     app.router.add_view("/view", PayingView)
     app.router.add_view("/method", ViewWithAMethod)
     app.router.add_post("/hidden", hiding(pay))
+    app.router.add_get("/varying", varying)
+    app.router.add_route("*", "/logout", logout)
+    app.router.add_get("/status", status)
     async with TestClient(TestServer(app)) as made:
         yield made
+
+
+@pytest.mark.real_redis
+async def test_a_prefetched_logout_is_refused_without_effect_in_an_application_too(client: Client) -> None:
+    await client.get("/status", headers=credentials())
+    answer = await client.get("/logout", headers=credentials() | {"sec-purpose": "prefetch;prerender"})
+    assert (answer.status, "RateLimit" in answer.headers) == (403, False)
+    passive = await client.get("/status", headers=credentials() | {"x-passive": "true"})
+    assert (await passive.json())["data"]["status"] == "logged_in"
+    assert (await client.post("/logout", headers=credentials())).status == 200
+
+
+@pytest.mark.real_redis
+async def test_in_an_application_vary_names_the_credentials_beside_what_the_handler_names(client: Client) -> None:
+    read = "x-tenant-token, x-token, authorization, x-passive"
+    answer = await client.get("/varying", headers=credentials())
+    assert ", ".join(answer.headers.getall("vary")) == f"accept-language, {read}"
+    assert (await client.get("/varying")).headers.getall("vary") == [read], "a refusal"
+    assert (await client.get("/status", headers=credentials())).headers.getall("vary") == [read]
+    out = await client.post("/logout", headers=credentials())
+    assert out.headers.getall("vary") == [f"{read}, sec-purpose"]
+
+
+@pytest.mark.real_redis
+async def test_in_an_application_x_passive_takes_no_other_value_either(client: Client) -> None:
+    answer = await client.get("/varying", headers=credentials() | {"x-passive": "yes"})
+    assert (answer.status, (await answer.json())["error"]["code"]) == (400, "VALIDATION_ERROR")
 
 
 @pytest.mark.parametrize("path", ["/function", "/view", "/method"])

@@ -14,6 +14,7 @@ from service.core.session_lists import Event, Gap
 from service.web import app_keys
 from service.web.admin.authorization import AdminServices, for_viewers, operator_of, tenant_of
 from service.web.admin.schemas import EventsQuery, read_query
+from service.web.api import vary
 from service.web.api.credentials import sent_more_than_once
 from service.web.api.rate_limit_headers import limit_lines
 from service.web.server.responses import SEND_TIMEOUT_S, complete
@@ -70,7 +71,7 @@ def _lines(request: web.Request) -> str:
     """What every answer tells in its headers; here before it is known how it ends."""
     context = request[app_keys.REQUEST_CONTEXT]
     limits = limit_lines(context.admission, 200) if context.admission is not None else ""
-    return f"x-request-id: {context.request_id}\r\n{limits}"
+    return f"x-request-id: {context.request_id}\r\nvary: {vary.fields_read_at(request.path)}\r\n{limits}"
 
 
 def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:

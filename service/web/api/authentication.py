@@ -15,6 +15,7 @@ from multidict import CIMultiDictProxy
 
 from service.core.admission import Admission, Failure, Question, Terms, judge
 from service.core.errors import (
+    Forbidden,
     InvalidRequest,
     InvalidTenantToken,
     InvalidUserToken,
@@ -29,10 +30,10 @@ from service.core.tenants import Directory, Tenant
 from service.core.traffic_statistics import Refused
 from service.web import app_keys
 from service.web.admin import not_found
-from service.web.api import forward_auth
+from service.web.api import forward_auth, vary
 from service.web.api.client_address import client_address
 from service.web.api.cors import cors_lines
-from service.web.api.credentials import NONE, is_passive, repeated_fields, tenant_token, user_token
+from service.web.api.credentials import NONE, is_passive, is_prefetch, repeated_fields, tenant_token, user_token
 from service.web.api.envelope import failure, request_id_of
 from service.web.api.error_responses import problem_of
 from service.web.api.rate_limit_headers import UNAVAILABLE_RETRY_S, limit_lines
@@ -106,9 +107,12 @@ class Middlewares:
         if admission is not None:
             lines = limit_lines(admission, status) + lines
         policy = services.policy.current
-        if policy.cors_origins:
+        reads = context.reads if context.reads is not None else vary.fields_read_at(request.path)
+        if policy.cors_origins and request.path.startswith("/auth/"):
             lines += cors_lines(request, policy.cors_origins)
-        lines = f"x-request-id: {context.request_id}\r\n{lines}"
+            reads += vary.ORIGIN
+        vary_line = f"vary: {reads}\r\n" if reads else ""
+        lines = f"x-request-id: {context.request_id}\r\n{vary_line}{lines}"
         if isinstance(response, Answer):
             response.lines += lines
         else:
@@ -192,9 +196,12 @@ class Middlewares:
 
         Raises:
             UnknownKey, KeysUnavailable: fetching the tenant's keys may help.
+            Forbidden: the request is a prefetch, which the operation refuses. No limit is charged.
         """
-        context.operation = operation.name
+        context.operation, context.reads = operation.name, operation.reads
         headers = request.headers
+        if operation.refuses_prefetch and request.method == "GET" and is_prefetch(headers):
+            raise Forbidden
         # Since multidict 7.1 `keys` counts each name once, in whatever case. Here, not in a call: it is the usual case.
         repeated = NONE if len(headers) == len(headers.keys()) else repeated_fields(headers)
         refusal: Failure | None

@@ -14,10 +14,8 @@ _PREFLIGHT_MAX_AGE_S = 600
 
 
 def cors_lines(request: web.Request, origins: frozenset[str]) -> str:
-    """What an answer under `/auth/` says to a browser, where origins are configured: header lines."""
-    if not request.path.startswith("/auth/"):
-        return ""
-    lines = "Vary: origin\r\n"
+    """Return the header lines for a browser, if the request names one of `origins`. For answers under `/auth/`."""
+    lines = ""
     given = request.headers.getall(hdrs.ORIGIN, ())
     if len(given) == 1 and given[0].isascii() and (given[0] in origins or "*" in origins):
         lines += line("Access-Control-Allow-Origin", given[0])

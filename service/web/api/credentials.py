@@ -21,6 +21,7 @@ from service.core.errors import (
 from service.core.tokens.verification import MAX_TOKEN_CHARS
 
 TENANT_TOKEN, USER_TOKEN, PASSIVE = istr("x-tenant-token"), istr("x-token"), istr("x-passive")
+SEC_PURPOSE = istr("sec-purpose")
 _AUTHORIZATION = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?: +(.*))?", re.DOTALL)
 """A scheme and what follows it (RFC 9110, section 11.4)."""
 
@@ -86,17 +87,25 @@ def _one_token(token: str | None, credentials: str) -> str:
 
 
 def is_passive(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> bool:
-    """Tell whether the request is to leave no trace in the user's status.
+    """Tell whether the request must leave the user's status as it is.
 
     Raises:
-        InvalidRequest: the field is repeated.
+        InvalidRequest: the field is repeated, or is neither `true` nor `false`.
     """
-    said = headers.get(PASSIVE)
-    if said is None:
+    given = headers.get(PASSIVE)
+    if given is None:
         return False
     if "x-passive" in repeated:
         raise sent_more_than_once("x-passive")
-    return said.lower() == "true"
+    value = given.strip().lower()
+    if value not in ("true", "false"):
+        raise InvalidRequest([("x-passive", "must be true or false")])
+    return value == "true"
+
+
+def is_prefetch(headers: CIMultiDictProxy[str]) -> bool:
+    """Tell whether a browser sends the request in advance, before the user asks (`Sec-Purpose`, the Fetch standard)."""
+    return SEC_PURPOSE in headers and any("prefetch" in value.lower() for value in headers.getall(SEC_PURPOSE))
 
 
 def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:

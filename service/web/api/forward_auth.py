@@ -18,6 +18,7 @@ from service.core.errors import UnreadableRequest
 from service.core.text.timestamps import timestamp
 from service.core.tokens.claims import Identity
 from service.web import app_keys
+from service.web.api import vary
 from service.web.api.client_address import ClientAddressRules, is_proxy
 from service.web.api.credentials import sent_more_than_once
 from service.web.api.envelope import DONE, success_of
@@ -112,13 +113,16 @@ def check_repeated(repeated: AbstractSet[str]) -> None:
 _FORWARDED_ONCE = frozenset({"x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto"})
 
 
-def _profile(read: Callable[[web.Request], tuple[str, str]]) -> tuple[app_keys.AsyncHandler, app_keys.Operation]:
+def _profile(
+    read: Callable[[web.Request], tuple[str, str]], *fields: OriginalFields
+) -> tuple[app_keys.AsyncHandler, app_keys.Operation]:
     """A handler of its own for each profile: by it the authentication knows where the original request is told."""
 
     async def verify(request: web.Request) -> web.StreamResponse:
         return verified(request, request[app_keys.REQUEST_CONTEXT])
 
-    return verify, app_keys.Operation("verify", from_a_proxy(read), check_repeated)
+    reads = vary.verify(*(name for one in fields for name in (one.method, one.target)))
+    return verify, app_keys.Operation("verify", from_a_proxy(read), check_repeated, reads=reads)
 
 
 def verified(request: web.Request, context: app_keys.RequestContext) -> Answer:
@@ -133,11 +137,11 @@ def verified(request: web.Request, context: app_keys.RequestContext) -> Answer:
 
 
 PROFILES = {
-    ROOT: _profile(either),
-    NGINX: _profile(ORIGINAL),
-    f"{ROOT}/haproxy": _profile(ORIGINAL),
-    f"{ROOT}/traefik": _profile(FORWARDED),
-    f"{ROOT}/caddy": _profile(FORWARDED),
+    ROOT: _profile(either, ORIGINAL, FORWARDED),
+    NGINX: _profile(ORIGINAL, ORIGINAL),
+    f"{ROOT}/haproxy": _profile(ORIGINAL, ORIGINAL),
+    f"{ROOT}/traefik": _profile(FORWARDED, FORWARDED),
+    f"{ROOT}/caddy": _profile(FORWARDED, FORWARDED),
     ENVOY: _profile(the_rest),
 }
 """Path → what answers it, and what it is to the admission."""

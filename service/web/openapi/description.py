@@ -180,8 +180,8 @@ def operations() -> tuple[Operation, ...]:
     stream = text("text/event-stream")
     tenants = object_of({"tenants": list_of(object_of({"tenant": {"type": "string"}, "counts": COUNTS}))})
     return (
-        _users("get", "/auth/logout", out, SUCCESS),
         _users("post", "/auth/logout", out, SUCCESS),
+        _users("get", "/auth/logout", f"{out}; use POST, since a GET may be prefetched or repeated (403 for a prefetch)", SUCCESS, errors=("FORBIDDEN",)),
         _users("get", "/auth/status", "Where the user stands after this request", A_SESSION, errors=("VALIDATION_ERROR",)),
         _users(
             "post", "/auth/terminate", "End one's own account", SUCCESS,
@@ -271,10 +271,10 @@ def _operation(one: Operation) -> Json:
     parameters = [{"name": name, "in": "path", "required": True, **_PARAMETERS[name]} for name in names]
     if one.query is not None:
         parameters += _query(one.query)
-    if one.security is TENANT_AND_USER:
-        parameters += [
-            {"name": "x-passive", "in": "header", "schema": {"enum": ["true", "false"]}, "description": "true: leave no trace in the status"},
-        ]  # fmt: skip
+    if one.security is TENANT_AND_USER and one.path not in ("/auth/logout", "/auth/terminate"):
+        schema: Json = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
+        documented = "true: answer without a change of the status; false, or absent: the request is a use of the token"
+        parameters.append({"name": "x-passive", "in": "header", "schema": schema, "description": documented})
     if "last-event-id" in one.headers:
         documented = "go on behind this event"
         parameters.append({"name": "last-event-id", "in": "header", "schema": {"type": "string", "pattern": r"^\d{1,15}-\d{1,19}$"}, "description": documented})  # fmt: skip
