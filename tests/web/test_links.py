@@ -14,7 +14,7 @@ AT = "/admin/v1/tenants/acme"
 
 async def test_the_root_redirects_a_browser_to_the_dashboard(client: Client) -> None:
     answer = await client.get("/", headers={"accept": BROWSER}, allow_redirects=False)
-    assert (answer.status, answer.headers["location"]) == (302, "/dashboard")
+    assert (answer.status, answer.headers["location"]) == (303, "/dashboard")
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html;q=0, */*", ""])

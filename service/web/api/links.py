@@ -22,7 +22,7 @@ LINKS = {
 async def start_page(request: web.Request) -> web.StreamResponse:
     """Redirect a browser to the dashboard; answer anything else with the links."""
     if accepts_html(request):
-        raise web.HTTPFound(ROOT)
+        raise web.HTTPSeeOther(ROOT)
     return success(request, {"links": LINKS})
 
 
