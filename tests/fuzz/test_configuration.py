@@ -254,8 +254,7 @@ def test_an_address_of_redis_that_is_accepted_leads_to_answers_as_they_are_read(
 ) -> None:
     url = f"redis://127.0.0.1:1/?{urlencode(asked)}"
     if not told(tmp_path / "config.yaml", json.dumps(config(redis={"url": url}))):
-        pool: Any = RedisAccess.by_url(url, TlsFiles()).pool
-        made = pool.make_connection()
+        made = RedisAccess.by_url(url, TlsFiles()).client.connection_pool.make_connection()
         assert not made.encoder.decode_responses, "they are read as bytes"
         assert int(made.protocol) == 2
 

@@ -50,9 +50,9 @@ def sweeper(
 
 
 def link_of(access: RedisAccess, **how: Any) -> AdmissionPipeline:
-    assert access.pool is not None
+    assert access.connect is not None
     how.setdefault("examine", partial(ServerCheck().examine, node="redis", cluster_url="redis+cluster://redis"))
-    return AdmissionPipeline(access.pool.make_connection, **how)
+    return AdmissionPipeline(access.connect, **how)
 
 
 def exact_window(times_us: Sequence[int]) -> bytes:

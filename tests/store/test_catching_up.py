@@ -47,12 +47,16 @@ class SlotMap:
     def probe_key(self, _: tuple[str, int]) -> str:
         return "probe"
 
+    def endpoint_of(self, _: tuple[str, int]) -> Any:
+        async def connect() -> Any: ...
+
+        return SimpleNamespace(connect=connect)
+
 
 async def test_a_cluster_whose_nodes_are_all_well_is_reported_up_although_none_of_them_was_ever_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("service.store.connection.router.REFRESH_EVERY_S", 0)
-    monkeypatch.setattr("service.store.connection.router.per_node", lambda *_: lambda: None)
     slots, reported, up = SlotMap(), [], asyncio.Event()
 
     def on_change(is_up: bool) -> None:

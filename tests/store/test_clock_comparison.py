@@ -19,7 +19,7 @@ async def test_every_primary_is_asked_and_none_of_the_tests_own_is_off(access: R
     assert differences.warnings() == []
     late = ClockComparison(access.client, differences, clock=lambda: 1000.0)
     await late.compare()
-    assert len(differences.warnings()) == (3 if access.pool is None else 1)
+    assert len(differences.warnings()) == (3 if access.topology is not None else 1)
 
 
 async def test_they_are_compared_at_start_and_at_once_when_redis_is_back(

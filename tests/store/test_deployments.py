@@ -1,6 +1,5 @@
 """Passwords and TLS on a Cluster and under Sentinels."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +8,8 @@ import trustme
 
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.store.embedded.server import find_server
 from service.store.sessions.listing import Sessions
 from tests.deployments import Certificate, redis_cluster, redis_sentinels
-from tests.kit import needs
 from tests.store.making import ask_about
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
@@ -43,11 +40,6 @@ def sentinels_with_passwords() -> Iterator[str]:
 @pytest.fixture
 def cluster_with_tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Its URL, and the file of the authority that vouches for it."""
-    binary = find_server()
-    needs("a Redis server", found=binary is not None)
-    told = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True, check=False)
-    if "Bad directive" in told.stdout + told.stderr:
-        pytest.skip(f"{binary} was built without TLS")
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
     files = Certificate(*(str(tmp_path / name) for name in ("cert.pem", "key.pem", "ca.pem")))

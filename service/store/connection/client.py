@@ -1,11 +1,12 @@
-"""The ways to Redis: a client for people, and links for the admissions; over whichever kind of deployment."""
+"""Access to Redis, over whichever kind of deployment: a redis-py client for everything but the admissions, which have
+connections of their own.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
@@ -16,37 +17,32 @@ from redis.backoff import NoBackoff
 
 from service.store.connection.calls import AWAY
 from service.store.connection.cluster_topology import ClusterTopology
+from service.store.connection.endpoint import Endpoint, TlsFiles
 from service.store.connection.pipeline import AdmissionPipeline
+from service.store.connection.resp import InProcessConnection, RespConnection
 from service.store.connection.router import ClusterRouter, NodeRouter, SingleNodeRouter
 from service.store.connection.sentinels import Discovery, PrimaryConnection, PrimarySSLConnection, SentinelMonitor
 from service.store.connection.server_check import ServerCheck
 from service.store.connection.url import Address
+
+__all__ = ["RedisAccess", "TlsFiles"]
 
 PEOPLE_TIMEOUT_S = 1.0
 """What one command of a page, an act or the sweep may take, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """Files for `rediss://`; None where the system's defaults hold."""
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RedisAccess:
-    """The two ways to one Redis. Nothing is connected yet, and nothing is ever sent twice."""
+    """Access to one Redis. Nothing is connected yet, and nothing is ever sent twice."""
 
     client: Any
-    """For people: pages, acts, the sweep. A redis-py client; its answers are typed as a union over all modes."""
-    pool: ConnectionPool | None
-    """Makes the connections of the admissions, which keep their own deadline; None on a Cluster."""
+    """For pages, acts, the sweep. A redis-py client; its answers are typed as a union over all modes."""
+    connect: Callable[[], Awaitable[RespConnection]] | None
+    """Makes a connection for the admissions, which keep a deadline of their own; None on a Cluster."""
     sentinels: Discovery | None = None
-    """Tells the pools where the primary is."""
+    """Says where the primary is."""
     monitor: SentinelMonitor | None = None
-    """Gives the pools' connections up when the Sentinels announce a failover."""
+    """Gives the connections up when the Sentinels announce a failover."""
     topology: ClusterTopology | None = None
     """Of a Cluster."""
     node: str = "redis"
@@ -69,39 +65,50 @@ class RedisAccess:
         if address.tls:
             files = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
             options |= {name: str(path) for name, path in files.items() if path is not None}
-        people = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        requests = {"socket_timeout": None, "socket_connect_timeout": None}
+        options |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        endpoint = Endpoint.of(address, tls)
         scheme = f"redis{'s' if address.tls else ''}+cluster"
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
             secure = {"ssl": True} if address.tls else {}
-            client = RedisCluster(startup_nodes=nodes, **options | secure | people | address.options)
-            return cls(client, None, topology=ClusterTopology(client, address.nodes))
+            client = RedisCluster(startup_nodes=nodes, **options | secure | address.options)
+            topology = ClusterTopology(endpoint, address.nodes, client.keyslot, timeout_s=timeout_s)
+            return cls(client, None, topology=topology)
         if address.kind == "sentinel":
-            own = {**options, **people, **address.sentinel_options, "ssl": address.tls}
+            own = {**options, **address.sentinel_options, "ssl": address.tls}
             sentinels = Discovery(address.nodes, address.name, own, options | address.options)
-            connect = PrimarySSLConnection if address.tls else PrimaryConnection
-            pools: list[ConnectionPool] = [
-                SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-                    address.name, sentinels, connection_class=connect, **options, **address.options, **timeouts
-                )
-                for timeouts in (people, requests)
-            ]
-            monitor = SentinelMonitor(sentinels, pools)
-            one = Redis(connection_pool=pools[0])
-            return cls(one, pools[1], sentinels, monitor, node=address.name, cluster_url=f"{scheme}://HOST:PORT")
-        pools = [ConnectionPool.from_url(url, **options, **timeouts) for timeouts in (people, requests)]
+            pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+                address.name,
+                sentinels,
+                connection_class=PrimarySSLConnection if address.tls else PrimaryConnection,
+                **options,
+                **address.options,
+            )
+            return cls(
+                Redis(connection_pool=pool),
+                partial(sentinels.connect, endpoint),
+                sentinels,
+                SentinelMonitor(sentinels, pool),
+                node=address.name,
+                cluster_url=f"{scheme}://HOST:PORT",
+            )
         place = "HOST:PORT" if address.place.startswith("/") else address.place
-        one = Redis(connection_pool=pools[0])
-        return cls(one, pools[1], node=address.place, cluster_url=f"{scheme}://{place}")
+        one = Redis(connection_pool=ConnectionPool.from_url(url, **options))
+        return cls(one, endpoint.connect, node=address.place, cluster_url=f"{scheme}://{place}")
 
     @classmethod
     def in_process(cls) -> "RedisAccess":
         """fakeredis: where no server is to be had, and in unit tests. Nothing is kept."""
         import fakeredis  # takes a while to import, and is seldom needed
 
-        client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
-        return cls(client=client, pool=client.connection_pool)
+        client: Any = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
+
+        async def connect() -> RespConnection:
+            connection = client.connection_pool.make_connection()
+            await connection.connect()
+            return InProcessConnection(connection)
+
+        return cls(client, connect)
 
     def router(
         self,
@@ -120,16 +127,14 @@ class RedisAccess:
         check = check or ServerCheck()
         if self.topology is not None:
             return ClusterRouter(self.topology, timeout_s=timeout_s, on_change=on_change, check=check)
-        assert self.pool is not None  # noqa: S101  # nosec B101  # only a Cluster has none
+        assert self.connect is not None  # noqa: S101  # nosec B101  # only a Cluster has none
         examine = partial(check.examine, node=self.node, cluster_url=self.cluster_url)
-        pipeline = AdmissionPipeline(
-            self.pool.make_connection, timeout_s=timeout_s, examine=examine, on_change=on_change
-        )
+        pipeline = AdmissionPipeline(self.connect, timeout_s=timeout_s, examine=examine, on_change=on_change)
         return SingleNodeRouter(pipeline, self.monitor)
 
     async def close(self) -> None:
         """Hang up."""
-        if self.pool is None:
+        if self.topology is not None:
             # After a failure aclose would do nothing: initialize closes everything, or makes it closable again.
             with suppress(*AWAY):
                 async with asyncio.timeout(PEOPLE_TIMEOUT_S):
@@ -137,7 +142,6 @@ class RedisAccess:
             await self.client.aclose()
             return
         await self.client.aclose(close_connection_pool=True)
-        await self.pool.aclose()
         if self.sentinels is not None:
             for sentinel in self.sentinels.sentinels:
                 await sentinel.aclose()

@@ -1,15 +1,16 @@
 """Which primary of a Cluster owns a slot, as the Cluster itself reports it (CLUSTER SLOTS)."""
 
+import asyncio
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import structlog
-from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
 
 from service.core.errors import StoreUnavailable
 from service.store.connection.calls import AWAY
+from service.store.connection.endpoint import Endpoint
 from service.store.keyspace import cluster_probe
 
 log = structlog.get_logger()
@@ -25,12 +26,18 @@ class ClusterTopology:
     redis-py keeps a map of its own for its client, but has no public name to refresh it by.
 
     Args:
-        client: says how the nodes are connected to, and which slot a key has.
+        endpoint: how nodes are logged in to; its host and port do not matter.
         seeds: nodes to ask before any other is known.
+        slot_of: returns the slot of a key.
+        timeout_s: how long one node may take to answer.
     """
 
-    def __init__(self, client: RedisCluster, seeds: Iterable[NodeAddress]) -> None:
-        self._client = client
+    def __init__(
+        self, endpoint: Endpoint, seeds: Iterable[NodeAddress], slot_of: Callable[[str], int], *, timeout_s: float
+    ) -> None:
+        self._endpoint = endpoint
+        self._slot_of = slot_of
+        self._timeout_s = timeout_s
         self._seeds = tuple(seeds)
         self._owners: list[NodeAddress | None] = [None] * SLOTS
         self._probe_keys: dict[NodeAddress, str] = {}
@@ -45,7 +52,7 @@ class ClusterTopology:
         Raises:
             StoreUnavailable: no node is known to own it.
         """
-        owner = self._owners[self._client.keyslot(key)]
+        owner = self._owners[self._slot_of(key)]
         if owner is None:
             raise StoreUnavailable("no node of the Cluster is known to own the slot")
         return owner
@@ -53,17 +60,16 @@ class ClusterTopology:
     def probe_key(self, address: NodeAddress) -> str:
         """Return a key of a slot that this node owns; where it owns none, a key that it answers MOVED to."""
         key = self._probe_keys.get(address)
-        if key is None or self._owners[self._client.keyslot(key)] != address:
+        if key is None or self._owners[self._slot_of(key)] != address:
             # As many attempts as find a node's only slot with a probability of 99.8 %; most find one of theirs at once.
             keys = map(cluster_probe, range(6 * SLOTS if address in self.primaries else 1))
-            key = next((one for one in keys if self._owners[self._client.keyslot(one)] == address), cluster_probe(0))
+            key = next((one for one in keys if self._owners[self._slot_of(one)] == address), cluster_probe(0))
             self._probe_keys[address] = key
         return key
 
-    def connection_to(self, address: NodeAddress, **options: Any) -> Any:
-        """Return a redis-py connection to a node, not yet connected."""
-        node = ClusterNode(*address, **self._client.get_connection_kwargs())  # type: ignore[arg-type]
-        return node.connection_class(**node.connection_kwargs | options)
+    def endpoint_of(self, address: NodeAddress) -> Endpoint:
+        """Return how a node is connected to."""
+        return self._endpoint.at(*address)
 
     async def refresh(self, last: Collection[NodeAddress] = ()) -> bool:
         """Ask the nodes one after the other until one tells the map. Returns whether one did.
@@ -87,13 +93,15 @@ class ClusterTopology:
         return False
 
     async def _slots_told_by(self, node: NodeAddress) -> list[Any]:
-        connection = self.connection_to(node)
-        try:
-            await connection.connect()
-            await connection.send_command("CLUSTER", "SLOTS")
-            return list(await connection.read_response())
-        finally:
-            await connection.disconnect(nowait=True)
+        async with asyncio.timeout(self._timeout_s):
+            connection = await self.endpoint_of(node).connect()
+            try:
+                [told] = await connection.round_trip([("CLUSTER", "SLOTS")], math.inf)
+            finally:
+                await connection.hang_up()
+        if isinstance(told, Exception):
+            raise told
+        return list(told)
 
     def take(self, asked: NodeAddress, told: Sequence[Any]) -> None:
         """Take the answer of a node to CLUSTER SLOTS. Raises ValueError where it knows of none."""
@@ -105,8 +113,3 @@ class ClusterTopology:
             owners[first : last + 1] = [(host, int(primary[1]))] * (last + 1 - first)
         self._owners = owners
         self.primaries = frozenset(filter(None, owners))
-
-
-def per_node(topology: ClusterTopology, address: NodeAddress) -> Callable[[], Any]:
-    """Return what makes a node's connections for admissions, which keep a deadline of their own."""
-    return lambda: topology.connection_to(address, socket_timeout=None, socket_connect_timeout=None)

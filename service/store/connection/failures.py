@@ -33,6 +33,44 @@ CODES = frozenset({kind for _, kind in KINDS if kind.isupper()} | {"MISCONF", "N
 """What Redis's own errors begin with."""
 
 
+_ANSWERS: dict[str, type[Exception]] = {
+    "ASK": exceptions.AskError,
+    "CLUSTERDOWN": exceptions.ClusterDownError,
+    "CROSSSLOT": exceptions.ClusterCrossSlotError,
+    "LOADING": exceptions.BusyLoadingError,
+    "MASTERDOWN": exceptions.MasterDownError,
+    "MOVED": exceptions.MovedError,
+    "NOAUTH": exceptions.AuthenticationError,
+    "NOPERM": exceptions.NoPermissionError,
+    "NOSCRIPT": exceptions.NoScriptError,
+    "OOM": exceptions.OutOfMemoryError,
+    "READONLY": exceptions.ReadOnlyError,
+    "TRYAGAIN": exceptions.TryAgainError,
+    "WRONGPASS": exceptions.AuthenticationError,
+}
+"""Code of an error that a server answers → the exception that redis-py's clients raise for it."""
+_GENERIC = (
+    ("max number of clients reached", exceptions.MaxConnectionsError),
+    ("invalid password", exceptions.AuthenticationError),
+    ("AUTH <password> called without any password", exceptions.AuthenticationError),
+    ("wrong number of arguments for 'auth'", exceptions.AuthenticationWrongNumberOfArgsError),
+)
+"""What follows ERR → the same."""
+
+
+def error_of(text: str) -> Exception:
+    """Return the error that a server answered, as redis-py raises it: without the code that the class tells already."""
+    code, _, rest = text.partition(" ")
+    if (raised := _ANSWERS.get(code)) is not None:
+        return raised(rest)
+    if code == "ERR":
+        for beginning, generic in _GENERIC:
+            if rest.lower().startswith(beginning.lower()):
+                return generic(rest)
+        return exceptions.ResponseError(rest)
+    return exceptions.ResponseError(text)
+
+
 def kind_of(error: Exception) -> str:
     """The kind of what was raised, or of what was answered."""
     for raised, kind in KINDS:

@@ -1,16 +1,15 @@
-"""A link: one connection for the admissions, a deadline per trip, and a circuit breaker.
+"""The admissions' connection to one node: a deadline for each round trip, and a circuit breaker.
 
-It is redis-py's own `Connection` (so TLS, passwords and unix sockets are redis-py's business) used directly: no
-pool, no retries, one deadline over connecting, sending and reading; `resp.py` sends and reads.
+No pool, no retries, one deadline over connecting, sending and reading. `endpoint.py` connects, `resp.py` sends and
+reads.
 """
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, cast
+from typing import Any
 
 import structlog
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoPermissionError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -18,7 +17,7 @@ from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitab
 from service.core.tasks import end
 from service.store.connection.calls import AWAY
 from service.store.connection.failures import BREAKER, kind_of, reason_of, unavailable
-from service.store.connection.resp import Command, RespConnection, resp_connection_of
+from service.store.connection.resp import Command, RespConnection
 from service.store.keyspace import PROBE
 from service.store.scripts import SCRIPTS
 
@@ -45,14 +44,14 @@ class AdmissionPipeline:
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        connect: Callable[[], Awaitable[RespConnection]],
         *,
         timeout_s: float,
         examine: Callable[[RespConnection], Awaitable[None]],
         on_change: Callable[[bool], None] = lambda up: None,
         probe_key: Callable[[], str] = lambda: PROBE,
     ) -> None:
-        self._make = make
+        self._connect_to_node = connect
         self._examine = examine
         self.timeout_s = timeout_s
         """How long a trip may take."""
@@ -90,7 +89,7 @@ class AdmissionPipeline:
             raise StoreUnavailable(BREAKER_IS_OPEN, self.failure)
         try:
             resp = self._resp
-            if resp is None or await resp.is_broken():
+            if resp is None or resp.is_broken:
                 async with asyncio.timeout_at(until):
                     resp = await self._connected()
             answers = await resp.round_trip(commands, until)
@@ -174,7 +173,7 @@ class AdmissionPipeline:
         suspensions = self._suspensions
         try:
             async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
-                if self._checked is None or await self._checked.is_broken():
+                if self._checked is None or self._checked.is_broken:
                     await self._drop_checked()
                     self._checked = await self._connect()
                 await self._ask_probe(self._checked)
@@ -197,7 +196,7 @@ class AdmissionPipeline:
         task.add_done_callback(self._ending.discard)
 
     async def _connected(self) -> RespConnection:
-        if self._resp is not None and await self._resp.is_broken():
+        if self._resp is not None and self._resp.is_broken:
             await self._hang_up()  # Redis hung up while the connection was idle
         if self._resp is None:
             suspensions = self._suspensions
@@ -209,13 +208,11 @@ class AdmissionPipeline:
         return self._resp
 
     async def _connect(self) -> RespConnection:
-        connection = cast("AbstractConnection", self._make())
+        resp = await self._connect_to_node()
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            resp = resp_connection_of(connection)
             await self._examine(resp)
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await resp.hang_up()
             raise
         return resp
 

@@ -10,7 +10,7 @@ from redis.exceptions import AskError, MovedError
 
 from service.core.errors import StoreUnavailable
 from service.core.tasks import end, keep_running
-from service.store.connection.cluster_topology import ClusterTopology, NodeAddress, per_node
+from service.store.connection.cluster_topology import ClusterTopology, NodeAddress
 from service.store.connection.failures import kind_of
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.sentinels import SentinelMonitor
@@ -163,7 +163,7 @@ class ClusterRouter:
         pipeline = self._pipelines.get(address)
         if pipeline is None:
             pipeline = self._pipelines[address] = AdmissionPipeline(
-                per_node(self._topology, address),
+                self._topology.endpoint_of(address).connect,
                 timeout_s=self._timeout_s,
                 examine=partial(self._check.examine, node=f"{address[0]}:{address[1]}", cluster_url=None),
                 on_change=self._changed,

@@ -20,7 +20,9 @@ from redis.exceptions import ResponseError
 
 from service.core.tasks import end, keep_running, round_completed
 from service.store.connection.calls import AWAY, UNHEARD
+from service.store.connection.endpoint import Endpoint
 from service.store.connection.failovers import CHANNELS, Failovers, PrimaryAddress
+from service.store.connection.resp import SocketConnection
 
 log = structlog.get_logger()
 
@@ -112,6 +114,25 @@ class Discovery(Sentinel):
         if address != self.current:
             raise MasterNotFoundError("the primary was replaced while it was being connected to")
 
+    async def connect(self, endpoint: Endpoint) -> SocketConnection:
+        """Connect to the primary that most Sentinels name, which the caller examines.
+
+        Args:
+            endpoint: how the primary is logged in to; its host and port do not matter.
+
+        Raises:
+            MasterNotFoundError: a failover is under way or was announced meanwhile, or no primary is named.
+            redis.exceptions.RedisError: as `Endpoint.connect`.
+        """
+        address = await self.discover_master(self.name)
+        connection = await endpoint.at(*address).connect()
+        try:
+            self.confirm(address)
+        except BaseException:
+            await connection.hang_up()
+            raise
+        return connection
+
     async def named_by_most(self, *, strictly: bool = False) -> PrimaryAddress | None:
         """Ask the Sentinels for the primary's address. None where they name none, or do not agree after a failover.
 
@@ -146,13 +167,13 @@ class SentinelMonitor:
 
     Args:
         discovery: knows the Sentinels.
-        pools: redis-py's pools of connections to the primary.
+        pool: redis-py's pool of connections to the primary.
     """
 
-    def __init__(self, discovery: Discovery, pools: Sequence[ConnectionPool]) -> None:
+    def __init__(self, discovery: Discovery, pool: ConnectionPool) -> None:
         self._discovery = discovery
         self._configured = tuple(discovery.sentinels)
-        self._pools = pools
+        self._pool = pool
         self._on_replaced: list[Callable[[str], None]] = []
         discovery.on_moved = self._replace
         self._by_id: dict[str, Redis] = {}
@@ -266,10 +287,9 @@ class SentinelMonitor:
         self._discovery.current = None
         for call in self._on_replaced:
             call(reason)
-        for pool in self._pools:
-            task = asyncio.create_task(_disconnect(pool))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        task = asyncio.create_task(_disconnect(self._pool))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def _is_another(self, sentinel: Any) -> bool:
         """Return whether this is no Sentinel that is followed already, under another address."""

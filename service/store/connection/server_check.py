@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
+from redis.exceptions import NoPermissionError, ReadOnlyError
 
 from service.core.errors import StoreUnsuitable
 from service.store.connection.resp import Command, RespConnection
@@ -74,8 +74,8 @@ class ServerCheck:
         if server.get("role") == "replica":
             raise ReadOnlyError("this server is a replica")
         for answer in (rights, loaded):
-            if isinstance(answer, ResponseError) and not isinstance(answer, NoPermissionError):
-                raise answer
+            if isinstance(answer, Exception) and not isinstance(answer, NoPermissionError):
+                raise answer  # also that the connection ended after the first answers
         found = Findings(node)
         if server.get("server") != "fakeredis":
             found.version(server.get("version", ""), rights)
