@@ -189,7 +189,7 @@ class Runtime:
 
     async def end_streams(self, _: web.Application) -> None:
         """For `on_shutdown`: end the answers that would go on for ever."""
-        self.subscriber.close()
+        self.subscriber.shut_down()
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`: what runs beside the requests."""

@@ -148,6 +148,20 @@ class EventFeeds(Protocol):
     def follow(self, tenant: str, after: str | None) -> AbstractAsyncContextManager[Subscription]:
         """What happens from now on, or from after the event of that id. Raises StoreUnavailable."""
 
+    @property
+    def ending(self) -> bool:
+        """Whether the service is about to end."""
+
+    async def end_session(self, session: str) -> None:
+        """Note on every worker that an operator signed out in a browser, or raise StoreUnavailable: on this one alone.
+
+        Args:
+            session: identifies the login.
+        """
+
+    def has_ended(self, session: str) -> bool:
+        """Whether an operator signed out of this login lately."""
+
 
 class ActivityCharts(Protocol):
     """Reads the last hour. Raises StoreUnavailable where Redis does not answer."""

@@ -21,9 +21,9 @@ from service.store.keyspace import (
 )
 
 CLIENT_COMMANDS = (
-    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HMGET", "HSET", "MGET", "PERSIST", "SADD", "SCAN", "SET",
-    "SMEMBERS", "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY", "ZREMRANGEBYRANK",
-    "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN",
+    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HMGET", "HSET", "MGET", "PERSIST", "PUBLISH", "SADD",
+    "SCAN", "SET", "SMEMBERS", "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY",
+    "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN",
 )  # fmt: skip
 """What the client sends beside the scripts (pages, the sweep, webhooks, charts). A test compares it with the code."""
 SERVICE_COMMANDS = ("EVAL", "EVALSHA", "INFO", "PING", "SCRIPT|LOAD", "SUBSCRIBE")

@@ -2,32 +2,45 @@
 
 import asyncio
 import json
+import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.app import RUNTIME
+from service.app import RUNTIME, make_app
+from service.core.errors import StoreUnavailable
 from service.core.operator_actions import Author
 from service.core.session_lists import Event
 from service.core.sessions import Cause
 from service.core.traffic_statistics import MOST, Refused, TrafficCounters, TrafficSample
 from service.policy_factory import make_policy
-from service.store.connection.client import RedisAccess
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.embedded.server import find_server
 from service.store.events.stream import Events
 from service.store.events.subscriber import MOST_WAITING, EventSubscriber, Listener
 from service.store.events.traffic_statistics import HOUR_S, TrafficStatistics
 from service.store.sessions.operator_actions import RedisOperatorActions
+from service.web.admin.event_stream import _ping_interval_s
+from service.web.app_keys import REQUEST_SERVICES
+from service.web.dashboard import login
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, config, credentials, settings
+from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, OurServer, config, credentials, needs, settings
+from tests.web.test_dashboard import log_in
 
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 BY = Author("root", reason="because")
 EVENTS = "/admin/v1/events?tenant=acme"
+DASHBOARD_EVENTS = "/dashboard/api/events?tenant=acme"
 
 
 class Stream:
@@ -63,9 +76,9 @@ class Stream:
 
 
 @asynccontextmanager
-async def listening(client: Client, after: str = "", **headers: str) -> AsyncIterator[Stream]:
+async def listening(client: Client, after: str = "", at: str = EVENTS, **headers: str) -> AsyncIterator[Stream]:
     told = {"last-event-id": after} if after else {}
-    answer = await client.get(EVENTS, headers=OPERATOR | told | headers)
+    answer = await client.get(at, headers=OPERATOR | told | headers)
     assert answer.status == 200
     stream = Stream(answer)
     kind, _ = await stream.next()
@@ -137,7 +150,7 @@ async def test_what_the_capped_stream_lost_meanwhile_is_told_as_a_gap(client: Cl
     answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": "1000-0"})
     stream = Stream(answer)
     assert (await stream.next())[0] == "ready"
-    assert await stream.next() == ("gap", {"after": "1000-0"})
+    assert await stream.next() == ("gap", {"type": "gap", "after": "1000-0"})
     assert await stream.transitions(1) == [("a", "suspended")]
     answer.close()
 
@@ -229,6 +242,94 @@ async def test_who_is_no_operator_any_more_is_told_nothing_more(make_client: Mak
             await stream.next()
 
 
+async def test_a_stream_ends_without_an_event_once_its_token_is_removed(make_client: MakeClient) -> None:
+    client = await make_client()
+    async with listening(client) as stream:
+        runtime = client.app[RUNTIME]
+        others = [{"name": "other", "token": "another-token", "role": "operator", "tenants": ["*"]}]
+        changed = settings(admin={"tokens": others})
+        runtime.apply(changed, await asyncio.to_thread(make_policy, changed))
+        with pytest.raises(EOFError):
+            await stream.next()
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_a_browsers_stream_ends_when_its_operator_signs_out_on_any_worker(make_client: MakeClient) -> None:
+    client, other_worker = await make_client(), await make_client()
+    cookie = {"cookie": f"rollcall={(await log_in(client)).cookies['rollcall'].value}"}
+    async with listening(client, at=DASHBOARD_EVENTS) as stream:
+        page = await (await other_worker.get("/dashboard", headers=cookie)).text()
+        form = {"csrf": re.findall(r'name="csrf" value="([^"]+)"', page)[0]}
+        left = await other_worker.post("/dashboard/logout", data=form, headers=cookie, allow_redirects=False)
+        assert left.status == 303
+        with pytest.raises(EOFError):
+            await stream.next()
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_a_browsers_stream_ends_with_its_cookie(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    await log_in(client)
+    async with listening(client, at=DASHBOARD_EVENTS) as stream:
+        monkeypatch.setattr(login, "MAX_AGE_S", -1)
+        with pytest.raises(EOFError):
+            await stream.next()
+
+
+async def test_ready_carries_its_type_and_the_time_to_come_back(client: Client) -> None:
+    async with client.get(EVENTS, headers=OPERATOR) as answer:
+        head = await answer.content.readuntil(b"event: ready\r\n")
+        assert b"\r\nretry: 1000\r\n" in head
+        assert (await answer.content.readline()) == b'data: {"type": "ready"}\r\n'
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_comments_come_at_the_interval_that_is_asked_for(client: Client) -> None:
+    async with client.get(f"{EVENTS}&ping=1", headers=OPERATOR) as answer:
+        for _ in range(2):
+            await asyncio.wait_for(answer.content.readuntil(b": ping\r\n"), 1.5)
+    for wrong in ("0", "61", "x", ""):
+        assert (await client.get(f"{EVENTS}&ping={wrong}", headers=OPERATOR)).status == 400
+    assert _ping_interval_s(4) < 4
+    assert _ping_interval_s(None) == 15
+
+
+@pytest.mark.real_redis
+async def test_a_first_listener_while_redis_is_away_waits_and_is_told_once_it_is_back() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+    access = RedisAccess.by_url(f"unix://{folder}/r.sock", TlsFiles(), timeout_s=1)
+    client: Client = TestClient(OurServer(await asyncio.to_thread(make_app, settings(), access)))
+    await client.start_server()
+    binary = await asyncio.to_thread(find_server)
+    needs("a Redis server", found=binary is not None)
+    answer = await client.get(EVENTS, headers=OPERATOR)
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
+    assert b"retry: 1000" in await asyncio.wait_for(answer.content.readuntil(b"retry: 1000\r\n"), 5)
+    command = [str(binary), "--port", "0", "--unixsocket", f"{folder}/r.sock", "--save", "", "--dir", str(folder)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+    try:
+        assert await Stream(answer).next() == ("ready", {"type": "ready"})
+    finally:
+        answer.close()
+        await client.close()
+        process.kill()
+        await process.wait()
+        await asyncio.to_thread(shutil.rmtree, folder)
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_a_listener_that_waits_for_redis_is_let_go_when_the_service_ends(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await make_client()
+    services = client.app[REQUEST_SERVICES]
+    monkeypatch.setattr(EventSubscriber, "_begin", AsyncMock(side_effect=StoreUnavailable("away")))
+    assert not services.is_down()
+    answer = await client.get(EVENTS, headers=OPERATOR)
+    await answer.content.readuntil(b"retry: 1000\r\n")
+    client.app[RUNTIME].subscriber.shut_down()
+    assert await asyncio.wait_for(answer.content.read(), 5) == b"\r\n"
+
+
 async def test_the_stream_tells_its_limits_like_every_answer(client: Client) -> None:
     async with listening(client) as stream:
         headers = stream.answer.headers
@@ -253,8 +354,8 @@ async def test_a_place_that_is_not_in_the_stream_is_told_as_a_gap_and_what_follo
         pytest.skip("this server does not tell whether a stream was trimmed")
     answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": after})
     stream = Stream(answer)
-    assert await stream.next() == ("ready", {})
-    assert await stream.next() == ("gap", {"after": after})
+    assert await stream.next() == ("ready", {"type": "ready"})
+    assert await stream.next() == ("gap", {"type": "gap", "after": after})
     await acts.act("acme", ["c"], Cause.SUSPEND, BY)
     told = await stream.transitions(2 if after == "0-0" else 1)
     assert told[-1] == ("c", "suspended")

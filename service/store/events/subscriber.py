@@ -31,6 +31,10 @@ IDLE_ROUND_S = 1.0
 """How often the reader shows that it is alive while nobody listens."""
 MOST_SILENT = 3
 """Seconds in a row in which the subscription says nothing, not even that it lives."""
+MOST_ENDED = 1000
+"""Sign-outs that are remembered: each only for as long as it takes the streams of its browser to notice."""
+_SIGNED_OUT = "signed-out:"
+"""Begins the message that reports a sign-out; no tenant is called that."""
 _CHUNK = 500
 _BEGINNING = "0-0"
 
@@ -92,6 +96,9 @@ class EventSubscriber:
         self._asking: dict[str, asyncio.Future[str]] = {}
         self._wanted = asyncio.Event()
         """Somebody listens."""
+        self._ended_sessions: dict[str, None] = {}
+        self.ending = False
+        """The service is about to end."""
 
     @asynccontextmanager
     async def follow(self, tenant: str, after: str | None) -> AsyncIterator["Subscription"]:
@@ -137,8 +144,31 @@ class EventSubscriber:
         if listener.dropped:
             yield Gap(listener.last, dropped=True)
 
+    def shut_down(self) -> None:
+        """End all listeners, those that come later too."""
+        self.ending = True
+        self.close()
+
+    async def end_session(self, session: str) -> None:
+        """Note on every worker that an operator signed out in a browser. Raises StoreUnavailable."""
+        self._note_ended(session)
+        await self._publish(_SIGNED_OUT + session)
+
+    def has_ended(self, session: str) -> bool:
+        """Whether an operator signed out of this login lately."""
+        return session in self._ended_sessions
+
+    def _note_ended(self, session: str) -> None:
+        self._ended_sessions[session] = None
+        if len(self._ended_sessions) > MOST_ENDED:
+            del self._ended_sessions[next(iter(self._ended_sessions))]
+
+    @redis_call
+    async def _publish(self, message: str) -> None:
+        await self._client.publish(EVENT_CHANNEL, message)
+
     def close(self) -> None:
-        """End all listeners: the service is about to."""
+        """End the listeners of now: Redis is away."""
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.end()
@@ -174,6 +204,9 @@ class EventSubscriber:
                 await pubsub.ping()  # the answer is a sign of life
             else:
                 silent = 0
+            for message in grown or ():
+                if message.startswith(_SIGNED_OUT):
+                    self._note_ended(message.removeprefix(_SIGNED_OUT))
             tenants = self._listeners.keys() & (grown or ())
             if loop.time() - looked_at >= POLL_EVERY_S:  # all: a push may have been lost
                 tenants, looked_at = set(self._listeners), loop.time()

@@ -76,12 +76,19 @@ def for_viewers(view: View) -> Callable[[web.Request], Awaitable[web.StreamRespo
     return _guarded(view, changes=False)
 
 
+def for_listeners(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """`view` for viewers, also while Redis is away: it waits by itself."""
+    return _guarded(view, changes=False, needs_store=False)
+
+
 def for_operators(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """`view` for whoever may change things, too."""
     return _guarded(view, changes=True)
 
 
-def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _guarded(
+    view: View, *, changes: bool, needs_store: bool = True
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     @wraps(view)
     async def guarded(request: web.Request) -> web.StreamResponse:
         await admit_anyone(request, "admin")
@@ -92,7 +99,8 @@ def _guarded(view: View, *, changes: bool) -> Callable[[web.Request], Awaitable[
             raise Forbidden
         named = request.match_info.get("tenant")
         tenant = None if named is None else tenant_of(request, operator, named)
-        request.app[app_keys.REQUEST_SERVICES].need_store()
+        if needs_store:
+            request.app[app_keys.REQUEST_SERVICES].need_store()
         app = request.app
         admin = AdminServices(
             operator, tenant, app[app_keys.SESSIONS], app[app_keys.OPERATOR_ACTIONS], app[app_keys.HISTORIES], request

@@ -4,67 +4,131 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from service.core.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable, Unauthorized
-from service.core.session_lists import Event, Gap
+from service.core.session_lists import Event, Gap, Subscription
 from service.web import app_keys
-from service.web.admin.authorization import AdminServices, for_viewers, operator_of, tenant_of
+from service.web.admin.authorization import AdminServices, for_listeners, operator_of, tenant_of
 from service.web.admin.schemas import EventsQuery, read_query
 from service.web.api import vary
 from service.web.api.credentials import sent_more_than_once
 from service.web.api.rate_limit_headers import limit_lines
+from service.web.dashboard.login import browser_of
+from service.web.dashboard.pages import ROOT
 from service.web.server.responses import SEND_TIMEOUT_S, complete
 
 log = structlog.get_logger()
 
 RETRY_MS = 1000
 PING_S = 15.0
+"""Between comments, where the client does not ask for another interval."""
+AGAIN_S = 0.5
+"""How often a stream that waits for Redis tries again."""
+LOOK_EVERY_S = 1.0
+"""How often a stream looks whether its client may still listen."""
 OPENING = b": This stream does not end. Close the connection to stop it, or set a time: timeout 5 curl ...\r\n\r\n"
 """The first bytes of the stream: a comment for people, which clients of server-sent events skip."""
 _EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 
 
-@for_viewers
+@for_listeners
 async def events(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """What happens to one tenant, from now on or from after `Last-Event-ID`."""
-    tenant = tenant_of(request, admin.operator, read_query(request, EventsQuery).tenant).name
+    """What happens to one tenant, from now on or from after `Last-Event-ID`.
+
+    While Redis is away the answer is 200 all the same, and waits: clients of server-sent events give up for good on
+    anything else.
+    """
+    query = read_query(request, EventsQuery)
+    tenant = tenant_of(request, admin.operator, query.tenant).name
     places = request.headers.getall("last-event-id", ())
     if len(places) > 1:
         raise sent_more_than_once("last-event-id")
     after = next(iter(places), "") or None
     if after is not None and not _EVENT_ID.fullmatch(after):
         raise InvalidRequest([("last-event-id", "must be the id of an event")])
-    async with request.app[app_keys.EVENT_FEEDS].follow(tenant, after) as subscription:
-        if request.transport is None:
-            raise web.HTTPBadRequest  # hung up meanwhile: nobody hears it
-        response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=PING_S)
-        response.headers["cache-control"] = "no-store"
-        complete(response, _lines(request))
-        await response.prepare(request)
-        async with response:
-            hung_up = asyncio.create_task(response.wait())
-            hung_up.add_done_callback(lambda _: subscription.end())
-            try:
-                await response.write(OPENING)
-                # Whoever loses the connection before the first event comes back with this place.
-                await response.send("{}", id=subscription.since, event="ready", retry=RETRY_MS)
-                may_hear = _may_still_hear(request, tenant)
+    if request.transport is None:
+        raise web.HTTPBadRequest  # hung up meanwhile: nobody hears it
+    response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=_ping_interval_s(query.ping))
+    response.headers["cache-control"] = "no-store"
+    complete(response, _lines(request))
+    await response.prepare(request)
+    ending = _Ending()
+    async with response, AsyncExitStack() as stack:
+        hung_up = asyncio.create_task(response.wait())
+        hung_up.add_done_callback(lambda _: ending.end())
+        may_hear = _may_still_hear(request, tenant)
+        watching = asyncio.create_task(_watch(request, may_hear, ending))
+        try:
+            await response.write(OPENING + f"retry: {RETRY_MS}\r\n\r\n".encode())
+            subscription = await _subscribe(request, tenant, after, ending, stack)
+            if subscription is not None:
+                # A client that loses the connection before the first event comes back with this id.
+                await response.send('{"type": "ready"}', id=subscription.since, event="ready", retry=RETRY_MS)
                 async for item in subscription:
-                    if not may_hear():
+                    if ending.ended.is_set() or not may_hear():
                         break
                     await _send(response, item)
-            except (ConnectionError, TimeoutError):
-                pass
-            except Exception as error:  # the answer has begun: there is no other way to tell than to end it
-                reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
-                log.warning("an event stream ends", tenant=tenant, reason=reason)
-            finally:
-                hung_up.cancel()
+        except (ConnectionError, TimeoutError):
+            pass
+        except Exception as error:  # the answer has begun: it can only be ended
+            reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
+            log.warning("an event stream ends", tenant=tenant, reason=reason)
+        finally:
+            hung_up.cancel()
+            watching.cancel()
     return response
+
+
+class _Ending:
+    """Ends a stream, also one that still waits for Redis."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self.subscription: Subscription | None = None
+
+    def end(self) -> None:
+        """End it."""
+        self.ended.set()
+        if self.subscription is not None:
+            self.subscription.end()
+
+
+def _ping_interval_s(asked_s: int | None) -> float:
+    """Return the seconds between comments: somewhat less than what the client asked for, so that none is late."""
+    return PING_S if asked_s is None else asked_s * 0.9
+
+
+async def _subscribe(
+    request: web.Request, tenant: str, after: str | None, ending: _Ending, stack: AsyncExitStack
+) -> Subscription | None:
+    """Follow the tenant's events as soon as Redis answers. Returns None where the stream ended before."""
+    services, feeds = request.app[app_keys.REQUEST_SERVICES], request.app[app_keys.EVENT_FEEDS]
+    while not ending.ended.is_set():
+        if not services.is_down():
+            with suppress(StoreUnavailable):
+                ending.subscription = await stack.enter_async_context(feeds.follow(tenant, after))
+                return ending.subscription
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AGAIN_S):
+                await ending.ended.wait()
+    return None
+
+
+async def _watch(request: web.Request, may_hear: Callable[[], bool], ending: _Ending) -> None:
+    """End the stream when the service ends, or when the operator's right to it does."""
+    feeds = request.app[app_keys.EVENT_FEEDS]
+    while not ending.ended.is_set():
+        if feeds.ending or not may_hear():
+            return ending.end()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await ending.ended.wait()
+    return None
 
 
 def _lines(request: web.Request) -> str:
@@ -75,13 +139,16 @@ def _lines(request: web.Request) -> str:
 
 
 def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:
-    """Whether who listens still may; asked again whenever the configuration was reloaded."""
-    policy = request.app[app_keys.REQUEST_SERVICES].policy
+    """Whether the client may still listen: a token after each reload, a browser's cookie and sign-out each time."""
+    policy, feeds = request.app[app_keys.REQUEST_SERVICES].policy, request.app[app_keys.EVENT_FEEDS]
+    browser = browser_of(request) if request.path.startswith(f"{ROOT}/") else None
     judged_by = policy.current
 
     def may_hear() -> bool:
         nonlocal judged_by
-        if policy.current is not judged_by:
+        if browser is not None and feeds.has_ended(browser.session):
+            return False
+        if browser is not None or policy.current is not judged_by:
             judged_by = policy.current
             try:
                 tenant_of(request, operator_of(request), tenant)
@@ -94,6 +161,7 @@ def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:
 
 async def _send(response: EventSourceResponse, item: Event | Gap) -> None:
     if isinstance(item, Gap):
-        await response.send(json.dumps({"after": item.after}), event="dropped" if item.dropped else "gap")
+        kind = "dropped" if item.dropped else "gap"
+        await response.send(json.dumps({"type": kind, "after": item.after}), event=kind)
     else:
         await response.send(item.text, id=item.id, event=item.fields.get("type", "other"))

@@ -157,6 +157,9 @@ class EventsQuery(_Schema):
     """Whose events."""
 
     tenant: str
+    ping: int | None = Field(
+        None, ge=1, le=60, description="seconds that comments are at most apart; null: they are 15 s apart"
+    )
 
 
 Schema = TypeVar("Schema", bound=BaseModel)

@@ -5,6 +5,7 @@ and nothing once those tokens change. It holds no secret: the operator's name, a
 """
 
 import asyncio
+import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ class Browser:
 
     form_token: str
     operator: Operator | None
+
+    @property
+    def session(self) -> str:
+        """Identifies this login; it is no secret."""
+        return hashlib.sha256(self.form_token.encode()).hexdigest()
 
     def gave(self, token: str) -> bool:
         """Whether `token` is the form token that this browser was given."""

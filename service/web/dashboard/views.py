@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 from urllib.parse import unquote, urlencode
 
 from aiohttp import web
 
-from service.core.errors import NotFound
+from service.core.errors import NotFound, StoreUnavailable
 from service.core.limits import Per
 from service.core.operator_actions import Rules
 from service.core.session_lists import EVENT_TYPES, Cursor, Page
@@ -63,8 +64,11 @@ async def login(request: web.Request) -> web.StreamResponse:
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
-    """Forget the operator."""
+    """Forget the operator, and end the event streams of this browser."""
     await read_form(request)
+    if (browser := browser_of(request)) is not None:
+        with suppress(StoreUnavailable):  # other workers' streams end with Redis
+            await request.app[app_keys.EVENT_FEEDS].end_session(browser.session)
     response = web.Response(status=303, headers={"location": f"{ROOT}/login"})
     forget(response)
     return response
