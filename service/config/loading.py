@@ -1,8 +1,7 @@
-"""Loading `settings.Settings`: the file, the environment over it, and every mistake told at once.
+"""Loading `settings.Settings`: the file, the environment over it, and every mistake reported at once.
 
-pydantic-settings reads both layers. What is added here: a variable replaces what stands at its path whole;
-a key that stands twice in the file, a variable that names nothing and JSON that is none are mistakes like
-any other; and a message never holds a secret.
+A variable replaces what stands at its path whole. A name that stands twice in the file, a variable that names nothing
+and JSON that is none are mistakes like any other. No message holds a secret.
 """
 
 import os
@@ -10,27 +9,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    YamlConfigSettingsSource,
-)
 
-from service.config.settings import ENV_PREFIX, SECRET_NAMES, Settings, secrets_of
+from service.config import environment
+from service.config.environment import Variable
+from service.config.setting_types import UNMATCHABLE
+from service.config.settings import SECRET_NAMES, Settings, secrets_of
 from service.config.validation import Mistake, cross_checks
+from service.config.yaml_file import NotYaml, read_yaml
 from service.core.text.validation_messages import plain_message
 
 SECRET_FILES = ("token_file", "secret_file", "url_file")
-HOLD_NO_SECRETS = (["server"], ["sessions"], ["limits"], ["routes"])
-_NOT_A_VALUE = ("extra_forbidden", "model_type", "model_attributes_type", "list_type", "tuple_type", "dict_type")
+HOLD_NO_SECRETS = ("server", "sessions", "limits", "routes")
+_NOT_A_VALUE = (
+    *("extra_forbidden", "model_type", "model_attributes_type", "list_type", "tuple_type", "dict_type"),
+    UNMATCHABLE,
+)
+_Place = Sequence[int | str]
 
 
 class ConfigurationError(Exception):
@@ -50,165 +50,113 @@ def load(path: Path) -> Settings:
     """Read the configuration.
 
     Raises:
-        ConfigurationError: it cannot be used; tells all mistakes.
+        ConfigurationError: it cannot be used; holds all mistakes.
     """
-    raw = _read_file(path)
-
-    class Layers(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **__: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return _Environment(settings_cls), _File(settings_cls, path)
-
-    mistakes = _unknown_variables()
-    secrets: set[str] = set()
     try:
-        secrets = secrets_of(raw) | secrets_of(_Environment(Layers)())
-        settings = Layers()
-    except ValidationError as error:
-        wrong = error.errors(include_url=False)
-        mistakes += [_mistake_of(one, secrets) for one in wrong]
-        given = _merged(_File(Layers, path)(), _Environment(Layers)())
+        values, surprises = read_yaml(_text_of(path), _may_show)
+    except NotYaml as error:
+        raise ConfigurationError(str(path), [Mistake("file", str(error), "")]) from None
+    tenants = values.get("tenants")
+    variables = environment.variables(os.environ, tenants if isinstance(tenants, dict) else ())
+    given = environment.put_over(values, [one for one in variables if one.path[0] in Settings.model_fields])
+    # What the environment replaces cannot be wrong in the file.
+    replaced = [variable.path for variable in variables]
+    surprises = [one for one in surprises if not any(one.path[: len(path)] == path for path in replaced)]
+    mistakes = [Mistake(_spelt(one.path) or "file", one.what, "") for one in surprises]
+    mistakes += _of_variables(variables)
+    settings, wrong = _validated(given)
+    secrets = set()
+    if mistakes or wrong or settings is None:
+        try:
+            secrets = secrets_of(given)
+        except RecursionError:
+            raise ConfigurationError(str(path), [Mistake("file", "is nested too deeply", "")]) from None
+        found = _merged(_mistake_of(one, given, secrets) for one in wrong)
+        known = {one.path for one in mistakes}
+        mistakes += [one for one in found if one.path not in known]
+    if settings is None:
         mistakes += cross_checks_of_the_rest(given, [one["loc"] for one in wrong])
-    except (RecursionError, TypeError, AttributeError) as error:
-        mistakes.append(Mistake("file", f"is built in a way that cannot be read ({type(error).__name__})", ""))
     else:
         mistakes += cross_checks(settings)
-    if mistakes:
-        raise ConfigurationError(str(path), [_shown(one, secrets) for one in mistakes])
+    if mistakes or settings is None:
+        secrets = secrets or secrets_of(given)
+        raise ConfigurationError(str(path), [_shown(one, secrets, variables) for one in mistakes])
     return settings
 
 
-class _Environment(EnvSettingsSource):
-    def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
-        """Leave what is not JSON as it is: it is then told with its path, like every other mistake."""
-        try:
-            return super().decode_complex_value(field_name, field, value)  # type: ignore[arg-type]  # as they call it
-        except ValueError:
-            return value
-
-
-class _File(YamlConfigSettingsSource):
-    """The file, without what the environment replaces."""
-
-    def __init__(self, settings_cls: type[BaseSettings], path: Path) -> None:
-        super().__init__(settings_cls, yaml_file=path)
-
-    def _read_file(self, file_path: Any) -> dict[str, Any]:
-        values = _read_file(Path(file_path))
-        for name in _variables():
-            *parents, last = name
-            place: Any = values
-            for parent in parents:
-                place = place.get(parent) if isinstance(place, dict) else None
-            if isinstance(place, dict):
-                place.pop(last, None)
-        return values
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML as it is meant: a key that stands twice is a mistake, not the loss of the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in own]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
+def _text_of(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
-            values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506  # nosec B506  # it is a SafeLoader
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise NotYaml("is not YAML: not UTF-8 text") from None
     except FileNotFoundError:
         where = "" if path == Path("config.yaml") else f" --config {quote(str(path))}"
         what = f"does not exist; `rollcall config init{where}` writes one"
         raise ConfigurationError(str(path), [Mistake("file", what, str(path))]) from None
     except OSError as error:
-        raise ConfigurationError(str(path), [Mistake("file", error.strerror or "cannot be read", str(path))]) from None
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        # PyYAML lets through what its constructors stumble over: a date in month 13, a number without digits.
-        raise ConfigurationError(str(path), [Mistake("file", f"is not YAML: {_where(error)}", "")]) from None
-    if not isinstance(values, dict | None):
-        kind = type(values).__name__
-        raise ConfigurationError(str(path), [Mistake("file", "must hold a map of settings", f"a {kind}")])
-    return {str(name): value for name, value in (values or {}).items()}
+        what = error.strerror or "cannot be read"
+        raise ConfigurationError(str(path), [Mistake("file", what, str(path))]) from None
 
 
-def _where(error: Exception) -> str:
-    """What is wrong and where, without quoting the file: it holds secrets."""
-    mark = getattr(error, "problem_mark", None)
-    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    unread = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "a value is none of its kind; quote it"
-    problem = getattr(error, "problem", None) or unread
-    if type(error) is not yaml.MarkedYAMLError:  # not ours: it quotes what stands there, which may be a secret
-        problem = re.sub(r"'[^']*'|\"[^\"]*\"", "…", problem)
-    return f"{problem}{place}"
+def _validated(given: Mapping[str, Any]) -> tuple[Settings | None, list[Any]]:
+    """Return the settings, or what the types say against them."""
+    try:
+        return Settings.model_validate(given), []
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
 
 
-def _variables() -> list[tuple[str, ...]]:
-    """The paths that the environment sets."""
-    return [
-        tuple(name[len(ENV_PREFIX) :].lower().split("__")) for name in os.environ if name.upper().startswith(ENV_PREFIX)
-    ]
+def _spelt(path: _Place) -> str:
+    return ".".join(map(str, path))
 
 
-def _shown(mistake: Mistake, secrets: set[str]) -> Mistake:
+def _may_show(path: _Place) -> bool:
+    """Whether a value may be quoted: it stands where a setting stands that is no secret."""
+    names = [part for part in path if isinstance(part, str)]
+    return bool(names) and (names[0] in HOLD_NO_SECRETS or _is_harmless(names[-1]))
+
+
+def _is_harmless(name: str) -> bool:
+    return name in _names_of_settings() and name not in SECRET_NAMES and not name.endswith("url")
+
+
+def _shown(mistake: Mistake, secrets: set[str], variables: Sequence[Variable]) -> Mistake:
     """With the variable that made it, and without a secret that stands in the wrong place."""
     value = "***" if _holds_any(mistake.value, secrets) else mistake.value
-    return replace(mistake, variable=_variable_of(mistake.path), value=value)
+    return replace(mistake, variable=mistake.variable or _variable_of(mistake.path, variables), value=value)
 
 
 def _holds_any(shown: str, secrets: set[str]) -> bool:
     return any(secret in shown for secret in secrets if secret)
 
 
-def _variable_of(path: str) -> str:
-    """The name of the variable that sets what stands at `path`, or what is around it."""
+def _variable_of(path: str, variables: Sequence[Variable]) -> str:
+    """Return the name of the variable that sets what stands at `path`, or what is around it."""
     parts = tuple(path.lower().split("."))
-    prefixes = sorted((one for one in _variables() if one == parts[: len(one)]), key=len)
-    return ENV_PREFIX + "__".join(prefixes[-1]).upper() if prefixes else ""
+    return next((one.name.upper() for one in reversed(variables) if one.path == parts[: len(one.path)]), "")
 
 
-def _unknown_variables() -> list[Mistake]:
-    """Those under a known section are found by the types; these name no section at all."""
+def _of_variables(variables: Sequence[Variable]) -> list[Mistake]:
+    """What is wrong with variables themselves. Names under a known section are checked by the types."""
     known = Settings.model_fields
-    return [
-        Mistake(ENV_PREFIX + "__".join(path).upper(), f"there is no such section; known are {', '.join(known)}", "")
-        for path in _variables()
-        if path[0] not in known
+    sections = ", ".join(known)
+    mistakes = [
+        Mistake(one.name.upper(), f"there is no such section; known are {sections}", "")
+        for one in variables
+        if one.path[0] not in known
     ]
-
-
-def _merged(file: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(file)
-    for name, value in variables.items():
-        both = isinstance(value, Mapping) and isinstance(made.get(name), Mapping)
-        made[name] = _merged(made[name], value) if both else value
-    return made
-
-
-class _AsGiven(Settings):
-    """Settings from what is passed in, and from nowhere else."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    for one, other in environment.set_twice(variables):
+        mistakes.append(Mistake(_spelt(one.path), f"is set twice, by {one.name} and {other.name}", ""))
+    mistakes += [
+        Mistake(_spelt(one.path), f"the JSON holds a name twice: {one.twice}", "") for one in variables if one.twice
+    ]
+    return mistakes
 
 
 def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[Mistake]:
     """The cross-checks of what is left when everything that is wrong by itself is taken out.
 
-    So that whoever mends a file is told of all its mistakes at once. What cannot stand without the part that
+    So that whoever mends a file learns of all its mistakes at once. What cannot stand without the part that
     is wrong goes with it: the key, then the tenant.
     """
     named = given.get("tenants")
@@ -216,10 +164,10 @@ def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | 
     for _ in range(8):
         for place in sorted(wrong, key=str, reverse=True):  # the later elements of a list first
             _take_out(given, place)
-        try:
-            return cross_checks(_AsGiven(**given), tenants)
-        except ValidationError as error:
-            wrong = [one["loc"][:-1] if one["type"] == "missing" else one["loc"] for one in error.errors()]
+        settings, errors = _validated(given)
+        if settings is not None:
+            return cross_checks(settings, tenants)
+        wrong = [one["loc"][:-1] if one["type"] == "missing" else one["loc"] for one in errors]
     return []
 
 
@@ -241,28 +189,57 @@ def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
         del given[part]
 
 
-def _names_of_settings() -> set[str]:
+@cache
+def _names_of_settings() -> frozenset[str]:
     schema = Settings.model_json_schema()
-    return {name for one in (schema, *schema["$defs"].values()) for name in one.get("properties", ())}
+    return frozenset(name for one in (schema, *schema["$defs"].values()) for name in one.get("properties", ()))
 
 
-def _mistake_of(error: Any, secrets: set[str]) -> Mistake:
+def _path_of(error: Any, given: Any) -> list[int | str]:
+    """Return the path of a mistake, as it stands in the file: pydantic adds which of several types it tried."""
+    path: list[int | str] = []
+    at, place = given, [part for part in error["loc"] if part != "[key]"]
+    for number, part in enumerate(place):
+        inside = isinstance(at, dict) and part in at
+        if inside or (isinstance(at, list) and isinstance(part, int) and part < len(at)):
+            at = at[part]
+            path.append(part)
+        elif isinstance(at, dict) and number == len(place) - 1 and error["type"] == "missing":
+            path.append(part)
+    return path
+
+
+def _merged(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    """Join what is said of one value that may be of several types: `must be text, or must be a list`."""
+    made: dict[str, Mistake] = {}
+    for one in mistakes:
+        other = made.get(one.path)
+        if other is None:
+            made[one.path] = one
+        elif one.what not in other.what:
+            made[one.path] = replace(other, what=f"{other.what}, or {one.what}")
+    return list(made.values())
+
+
+def _mistake_of(error: Any, given: Any, secrets: set[str]) -> Mistake:
     """A mistake as pydantic found it, with its value where that is fit to be shown."""
-    where = [part for part in error["loc"] if part != "[key]"]
-    path = ".".join(str(part) for part in where) or "the configuration"
-    what = plain_message(error["msg"])
+    where = _path_of(error, given)
+    path = _spelt(where) or "the configuration"
     if error["type"] == "missing":
         return Mistake(path, "is required", "")
+    what = plain_message(error)
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(where[-1]), _names_of_settings(), 1)
+        near = get_close_matches(str(where[-1]), sorted(_names_of_settings()), 1)
         what = "there is no such setting" + (f"; perhaps {near[0]} is meant" if near else "")
     value = error["input"]
     shown = repr(value)
     # A misspelt name may be that of a secret, and what stands in place of a section one of its values.
-    perhaps_secret = where[:1] not in HOLD_NO_SECRETS and error["type"] in _NOT_A_VALUE
+    perhaps_secret = where[:1] not in [[name] for name in HOLD_NO_SECRETS] and error["type"] in _NOT_A_VALUE
     if perhaps_secret or any(part in SECRET_NAMES for part in where) or _holds_any(shown, secrets):
         shown = "***"
-    elif not isinstance(value, str | int | float | None):
+    elif value is None or isinstance(value, bool):
+        shown = {None: "null", True: "true", False: "false"}[value]
+    elif not isinstance(value, str | int | float):
         shown = ""  # a whole section
     elif where and where[-1] in SECRET_FILES and not _looks_like_a_path(value):
         shown = "***"

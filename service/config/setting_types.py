@@ -16,6 +16,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+UNMATCHABLE = "unmatchable"
+"""The type of the error for text that can never match: it may be a secret in the wrong place."""
 MAX_TOKEN_CHARS = 1024
 MAX_FILE_BYTES = 64 * 1024
 """Of a file that holds one value."""
@@ -70,7 +72,8 @@ def _texts_in(value: Any) -> Iterable[str]:
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _texts_in(name)
-            yield from _texts_in(inner)
+            if not isinstance(inner, Mapping):
+                yield from _texts_in(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
             if not isinstance(inner, Mapping):  # a section of its own
@@ -81,7 +84,7 @@ def check_text(value: Any) -> None:
     """Raise a validation error where `value` is, or holds, text that can never match."""
     for text in _texts_in(value):
         if (why := unmatchable(text)) is not None:
-            raise mistake(why)
+            raise PydanticCustomError(UNMATCHABLE, why)
 
 
 def _whole(value: Any) -> Any:

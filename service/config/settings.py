@@ -12,14 +12,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainValidator,
     SecretStr,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.config.jwt_settings import Jwt
 from service.config.setting_types import (
@@ -40,7 +41,6 @@ from service.core.tenants import digest
 from service.core.webhooks import MOST_SECRETS, key_of
 from service.store.connection.url import Address
 
-ENV_PREFIX = "SERVICE__"
 NAME = r"^[a-z0-9_-]{1,64}$"
 OPERATIONS = ("logout", "status", "verify", "terminate", "admin", "login")
 
@@ -341,12 +341,10 @@ class Admin(_Section):
     tokens: tuple[OperatorSection, ...] = ()
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The whole configuration. `service.config.loading.load` makes it; nothing else does."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__", hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     server: Server = Server()
     redis: Redis = Redis()

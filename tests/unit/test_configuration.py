@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from service.config.loading import ConfigurationError, load
 from service.config.validation import doubts, is_loopback
 from service.core.tenants import digest
 from service.policy_factory import make_policy, webhooks_of
+from tests.fuzz.test_configuration import PLACES, WHOLE
 from tests.kit import OPERATOR_TOKEN, ROOT, SECRET, TENANT_TOKEN, config, settings, tenant
 
 SHIPPED = ("demo-tenant-token", "demo-operator-token", "demo-signing-secret-for-trying-out-only")
@@ -333,3 +335,113 @@ def test_a_signing_secrets_bytes_are_exact_and_what_is_hardly_meant_in_them_is_a
         "tenants.acme.webhooks.0.secret_file ends with a newline; every byte is part of the secret",
         "tenants.acme.webhooks.1.secret holds the quotes around it as well; every byte is part of the secret",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "tenant_name"),
+    [
+        ("SERVICE__TENANTS__A__B__TOKEN", "a__b"),
+        ("SERVICE__TENANTS__A___TOKEN", "a_"),
+        ("SERVICE__TENANTS___A__TOKEN", "_a"),
+        ("SERVICE__TENANTS__JWT__TOKEN", "jwt"),
+        ("SERVICE__TENANTS__A__TOKEN__TOKEN", "a__token"),
+        ("SERVICE__TENANTS__A-B__TOKEN", "a-b"),
+    ],
+)
+def test_a_variable_sets_a_tenant_whose_name_holds_underscores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tenant_name: str
+) -> None:
+    monkeypatch.setenv(name, "token-of-a-variable")
+    made = load(write(tmp_path, config(tenants={tenant_name: tenant(), "a": tenant(token="token-of-a")})))
+    assert made.tenants[tenant_name].digest == digest("token-of-a-variable")
+    assert made.tenants["a"].digest == digest("token-of-a")
+
+
+def test_a_variable_makes_a_tenant_whose_name_holds_underscores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE__TENANTS__A__B", json.dumps(tenant(token="token-of-a-b")))
+    monkeypatch.setenv("SERVICE__TENANTS__C__D__TOKEN", "token-of-c-d")
+    monkeypatch.setenv("SERVICE__TENANTS__C__D__JWT", json.dumps(tenant()["jwt"]))
+    made = load(write(tmp_path, config()))
+    assert sorted(made.tenants) == ["a__b", "acme", "c__d", "globex"]
+
+
+def test_a_misspelt_variable_of_a_tenant_is_reported_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE__TENANTS__ACME__TOKN", "secret-that-nobody-may-see")
+    [told] = mistakes(write(tmp_path, config()))
+    assert told == (
+        "tenants.acme.tokn (set by SERVICE__TENANTS__ACME__TOKN): there is no such setting; perhaps token is meant "
+        "(value: ***)"
+    )
+
+
+@pytest.mark.parametrize("token", ["12345678", "0123", "true", "null", "1e5", "[1]", '{"a": 1}', "no"])
+def test_text_in_a_variable_is_text_whatever_it_looks_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("SERVICE__TENANTS__ACME__TOKEN", token)
+    assert load(write(tmp_path, config())).tenants["acme"].digest == digest(token)
+
+
+def test_variables_that_set_the_same_and_json_that_holds_a_name_twice_are_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE__SERVER__PORT", "1")
+    monkeypatch.setenv("service__server__port", "2")
+    monkeypatch.setenv("SERVICE__SESSIONS", '{"retention": 1, "retention": 2}')
+    told = mistakes(write(tmp_path, config()))
+    assert told == [
+        "server.port (set by SERVICE__SERVER__PORT): is set twice, by SERVICE__SERVER__PORT and service__server__port",
+        "sessions (set by SERVICE__SESSIONS): the JSON holds a name twice: retention",
+    ]
+
+
+def test_what_a_variable_replaces_is_no_mistake_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps(config()).replace("{", '{"sessions": {retention: 030, retention: 1}, ', 1)
+    assert len(mistakes(write(tmp_path, text))) == 2
+    monkeypatch.setenv("SERVICE__SESSIONS__RETENTION", "5")
+    assert load(write(tmp_path, text)).sessions.retention == 5
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    float("inf"),
+    "x",
+    "",
+    " ",
+    [],
+    {},
+    [None],
+    ["x"],
+    {"x": 1},
+    [{"x": 1}],
+)
+THEIR_WORDS = re.compile(
+    r"Input|Value|[Ss]hould|pydantic|instance|tuple|dict\b|NoneType|SecretStr|\bstr\b|unicode|parse|function|Error"
+)
+
+
+def test_every_mistake_is_told_in_plain_words_with_the_path_of_the_file(tmp_path: Path) -> None:
+    """Of every setting, set to every odd value."""
+    for place in PLACES:
+        for value in ODD_VALUES:
+            changed = json.loads(json.dumps(WHOLE))
+            holder: Any = reduce(lambda at, name: at[name], place[:-1], changed)
+            holder[place[-1]] = value
+            try:
+                load(write(tmp_path, json.dumps(changed)))
+            except ConfigurationError as error:
+                found = list(map(str, error.mistakes))
+            else:
+                continue
+            for told in found:
+                assert not THEIR_WORDS.search(told.partition(" (value: ")[0]), told
+                path = told.partition(": ")[0].split(".")
+                assert path[0] in changed or path == ["the configuration"], told

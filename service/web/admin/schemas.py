@@ -236,8 +236,8 @@ def _mistakes(error: ValidationError) -> InvalidRequest:
         return InvalidRequest([("body", f"holds {error.error_count()} mistakes")])
     return InvalidRequest(
         [
-            (".".join(map(str, one["loc"])) or "body", plain_message(one["msg"]))
-            for one in error.errors(include_url=False, include_input=False, include_context=False)
+            (".".join(map(str, one["loc"])) or "body", plain_message(one))
+            for one in error.errors(include_url=False, include_input=False)
         ]
     )
 
