@@ -40,6 +40,7 @@ def make_policy(settings: Settings) -> Policy:
         # Stretched: whoever holds a cookie must not be able to try out tokens against its signature.
         cookie_key=hashlib.scrypt(tokens, salt=b"rollcall dashboard cookie", n=2**14, r=8, p=1),
         cors_origins=frozenset(settings.server.cors_origins),
+        cors_headers=tuple(dict.fromkeys(name.lower() for name in settings.server.cors_headers)),
         access_log=settings.server.access_log,
         metrics_token_digest=metrics_digest,
         secrets=frozenset([*tenants, *(one.token_digest for one in operators), *filter(None, [metrics_digest])]),

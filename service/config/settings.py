@@ -61,6 +61,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=MAX_TOKEN_CHARS)]
 
 
+CORS_HEADERS = (
+    *("authorization", "content-type", "x-passive", "x-request-id", "x-tenant-token", "x-token"),
+    *("traceparent", "tracestate", "baggage", "x-requested-with"),
+)
+"""The service's own, and what tracing (W3C) and libraries for pages add by themselves."""
+
+
 class Server(_Section):
     """Where the service listens, and whom it believes."""
 
@@ -70,6 +77,7 @@ class Server(_Section):
     trusted_proxies: tuple[Network, ...] = ()
     client_address: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s*]+|\*)$")], ...] = ()
+    cors_headers: tuple[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")], ...] = CORS_HEADERS
     watch_config: bool = False
     ipv6_prefix: Int = Field(64, ge=1, le=128)
     access_log: Literal["all", "refused", "none"] = "refused"

@@ -32,6 +32,8 @@ class Policy:
     cookie_key: bytes
     """Signs the dashboard's cookies: derived from the operators' tokens, so it changes with them."""
     cors_origins: frozenset[str]
+    cors_headers: tuple[str, ...]
+    """Request fields that a page may send, in lower case; `*` stands for all."""
     access_log: str
     metrics_token_digest: bytes | None
     secrets: frozenset[bytes]

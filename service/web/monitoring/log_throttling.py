@@ -14,6 +14,9 @@ TELL_EVERY_S = 1.0
 MOST = 100
 """So many addresses are told of by themselves each second; the others together."""
 
+MOST_ONCE = 1000
+"""So many things are logged once; a client must not fill the memory with others."""
+
 
 class LogThrottle:
     """How often something happened again, by operation and address."""
@@ -21,7 +24,15 @@ class LogThrottle:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._failures: dict[str, tuple[str, int]] = {}
+        self._logged: set[tuple[str, ...]] = set()
         self.addresses = AddressWarnings()
+
+    def is_first(self, *what: str) -> bool:
+        """Return whether this is the first time; for what the log has once. After `MOST_ONCE` nothing is a first."""
+        if what in self._logged or len(self._logged) >= MOST_ONCE:
+            return False
+        self._logged.add(what)
+        return True
 
     def fail(self, kind: str, reason: str) -> None:
         """Count a question that Redis did not decide; a line for each kind says within a second why, the last time."""

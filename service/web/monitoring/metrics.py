@@ -42,6 +42,9 @@ class Metrics:
         self._address_problems = self._counter(
             "client_address_problems", "Requests whose forwarded address was not used, by why", "problem"
         )
+        self._refused_preflights = self._counter(
+            "refused_preflights", "CORS preflights that are refused an origin, a request field or a method", "reason"
+        )
         self._swept = self._counter("swept", "Users that the sweep expired or removed", "what")
         self.redis_up = Gauge(
             "rollcall_redis_up",
@@ -123,6 +126,10 @@ class Metrics:
     def count_address_problem(self, problem: str) -> None:
         """Count a request whose forwarded address was not used."""
         self._tally[self._address_problems, (problem,)] += 1
+
+    def count_refused_preflight(self, reason: str) -> None:
+        """Count a preflight of a page that may not call as it wants to."""
+        self._tally[self._refused_preflights, (reason,)] += 1
 
     def count_swept(self, expired: int, removed: int) -> None:
         """Count what a round of the sweep came to."""

@@ -1,0 +1,107 @@
+"""CORS: which pages may send what, and what a refused preflight leaves in log and metrics."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import structlog
+
+from service.web.api.cors import MOST_ECHOED_CHARS, MOST_ECHOED_FIELDS
+from service.web.monitoring import log_throttling
+from tests.conftest import Client, MakeClient
+from tests.kit import TENANT_TOKEN, credentials
+
+pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
+ORIGIN, OTHER = "https://app.example", "https://other.example"
+
+
+async def preflight(client: Client, fields: str = "", origin: str = ORIGIN, method: str = "POST") -> Mapping[str, str]:
+    headers = {"origin": origin, "access-control-request-method": method}
+    if fields:
+        headers["access-control-request-headers"] = fields
+    async with client.options("/auth/logout", headers=headers) as answer:
+        return answer.headers
+
+
+async def refused(client: Client) -> dict[str, float]:
+    text = await (await client.get("/metrics")).text()
+    found = re.findall(r'^rollcall_refused_preflights_total\{reason="(\w+)"\} (\S+)$', text, re.M)
+    return {reason: float(number) for reason, number in found}
+
+
+async def test_a_page_with_tracing_may_call(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN]})
+    asked = "baggage,traceparent,tracestate,x-requested-with,x-tenant-token,x-token"
+    allowed = (await preflight(client, asked))["access-control-allow-headers"].split(", ")
+    assert set(asked.split(",")) <= set(allowed)
+    assert await refused(client) == {}
+
+
+async def test_an_origin_that_is_listed_by_name_may_send_credentials_and_one_of_the_star_may_not(
+    make_client: MakeClient,
+) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN, "*"]})
+    for origin, expected in ((ORIGIN, "true"), (OTHER, None)):
+        told = await preflight(client, origin=origin)
+        assert (told["access-control-allow-origin"], told.get("access-control-allow-credentials")) == (origin, expected)
+        async with client.get("/auth/status", headers=credentials() | {"origin": origin}) as answer:
+            assert answer.headers.get("access-control-allow-credentials") == expected
+
+
+async def test_the_fields_that_a_page_may_send_are_those_of_the_configuration(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN], "cors_headers": ["X-Token", "x-tenant-token"]})
+    told = await preflight(client, "x-token,x-request-id")
+    assert told["access-control-allow-headers"] == "x-token, x-tenant-token"
+    assert await refused(client) == {"field": 1}
+
+
+async def test_a_star_allows_what_is_asked_for_and_bounds_it(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": ["*"], "cors_headers": ["*"]})
+    told = await preflight(client, "X-One, authorization,x-one, ,no name,\u00e9,<x>,x-two")
+    assert told["access-control-allow-headers"] == "x-one, authorization, x-two"
+    many = await preflight(client, ",".join(f"x-{number}" for number in range(200)))
+    assert len(many["access-control-allow-headers"].split(", ")) == MOST_ECHOED_FIELDS
+    long = await preflight(client, ",".join(f"x-{number}-{'a' * 100}" for number in range(60)))
+    assert 0 < len(long["access-control-allow-headers"]) <= MOST_ECHOED_CHARS
+
+
+CASES: list[tuple[dict[str, Any], dict[str, str], str, str]] = [
+    ({"cors_origins": [ORIGIN]}, {"origin": OTHER}, "origin", OTHER),
+    ({"cors_origins": []}, {"origin": OTHER}, "origin", OTHER),
+    ({"cors_origins": [ORIGIN]}, {"fields": "x-mine,x-token"}, "field", "x-mine"),
+    ({"cors_origins": [ORIGIN]}, {"method": "DELETE"}, "method", "DELETE"),
+    ({"cors_origins": [ORIGIN]}, {"fields": TENANT_TOKEN}, "field", "[token]"),
+]
+
+
+@pytest.mark.parametrize(("server", "how", "reason", "value"), CASES)
+async def test_what_a_preflight_is_refused_is_logged_once_and_counted(
+    make_client: MakeClient, server: dict[str, Any], how: dict[str, str], reason: str, value: str
+) -> None:
+    client = await make_client(server=server)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            await preflight(client, **how)
+    told = [line for line in lines if line["event"] == "a preflight is refused"]
+    assert [line[reason] for line in told] == [value]
+    assert await refused(client) == {reason: 3}
+
+
+async def test_what_is_no_preflight_is_not_counted(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN]})
+    await client.options("/auth/logout", headers={"origin": OTHER})
+    await client.options("/auth/logout", headers={"access-control-request-method": "POST"})
+    assert await refused(client) == {}
+
+
+async def test_the_lines_on_refused_preflights_are_bounded(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_throttling, "MOST_ONCE", 5)
+    client = await make_client(server={"cors_origins": [ORIGIN]})
+    with structlog.testing.capture_logs() as lines:
+        for number in range(20):
+            await preflight(client, origin=f"https://{number}.example")
+    assert sum(line["event"] == "a preflight is refused" for line in lines) == 5
+    assert await refused(client) == {"origin": 20}
