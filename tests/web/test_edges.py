@@ -46,7 +46,8 @@ async def test_metrics_grow_by_nothing_that_a_client_sends(client: Client) -> No
         await client.get(f"/path{i}", headers={"x-tenant-token": f"t{i}"})
         await client.get("/auth/status", headers=credentials(f"user{i}"))
         text = await (await client.get("/metrics")).text()
-        sizes.append(len(text.splitlines()))
+        # What background tasks report begins with their first rounds.
+        sizes.append(sum(not re.search("_task_|_clock_|_swept_", line) for line in text.splitlines()))
     assert 'rollcall_requests_total{operation="-",status="404"} 20.0' in text
     assert "user1" not in text
     assert sizes[-1] == sizes[1]

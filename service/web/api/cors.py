@@ -28,11 +28,12 @@ def cors_lines(request: web.Request, origins: frozenset[str]) -> str:
 
     Only an origin that is listed by name may send cookies and the like: `*` is for pages that nobody knows.
     """
-    given = request.headers.getall(hdrs.ORIGIN, ())
+    given: Sequence[str] = request.headers.getall(hdrs.ORIGIN, ())
     if not _is_allowed(given, origins):
         return ""
-    lines = line("Access-Control-Allow-Origin", given[0])
-    if given[0] in origins:
+    origin = given[0]
+    lines = line("Access-Control-Allow-Origin", origin)
+    if origin in origins:
         lines += line("Access-Control-Allow-Credentials", "true")
     return lines + line("Access-Control-Expose-Headers", _EXPOSED)
 
