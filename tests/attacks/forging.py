@@ -3,7 +3,6 @@
 import base64
 import hmac
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,8 @@ Signer = Callable[[bytes], bytes]
 RSA, STRANGERS_RSA = (rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2))
 EC = ec.generate_private_key(ec.SECP256R1())
 EC_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-SOON, LONG_AGO, YEAR_10000_S = int(time.time()) + 3600, 1_000_000_000, 253_402_300_800
+LATER, LONG_AGO, YEAR_10000_S = 4_000_000_000, 1_000_000_000, 253_402_300_800
+"""Fixed times: the names of the tests have them, and every worker collects the same names."""
 
 
 def public(private: Any, encoding: Encoding = Encoding.PEM) -> bytes:
@@ -67,7 +67,7 @@ def header(alg: Any = "HS256", kid: Any = "k1", **members: Any) -> dict[str, Any
 
 def claims(**changes: Any) -> dict[str, Any]:
     """What mallory would like to be taken for; a claim that is ... is left out."""
-    made = {"sub": "mallory", "exp": SOON, **changes}
+    made = {"sub": "mallory", "exp": LATER, **changes}
     return {name: value for name, value in made.items() if value is not ...}
 
 

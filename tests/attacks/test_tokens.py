@@ -16,9 +16,9 @@ from tests.attacks.conftest import Attack, Target, of, of_globex
 from tests.attacks.forging import (
     EC,
     EC_ORDER,
+    LATER,
     LONG_AGO,
     RSA,
-    SOON,
     STRANGERS_RSA,
     YEAR_10000_S,
     bearer,
@@ -129,16 +129,17 @@ FORGED: dict[str, str] = {
     # --- claims ---
     **{f"tenant {name!a}": claiming(tenant=name) for name in ("globex", "", "ACME", "acme ", "\uff41cme", "*", "acm")},
     **{f"tenant {name!a}": claiming(tenant=name) for name in (["acme"], {"acme": 1}, 0, False, True)},
-    **{f"exp {exp!a}": claiming(exp=exp) for exp in (str(SOON), True, None, [SOON], {"at": SOON}, "", "never")},
-    **{f"exp {exp!a}": claiming(exp=exp) for exp in (1e300, 10**30, YEAR_10000_S, -YEAR_10000_S, -1e300, SOON * 1000)},
+    **{f"exp {exp!a}": claiming(exp=exp) for exp in (str(LATER), True, None, [LATER], {"at": LATER}, "", "never")},
+    **{f"exp {exp!a}": claiming(exp=exp) for exp in (1e300, 10**30, YEAR_10000_S, -YEAR_10000_S, -1e300, LATER * 1000)},
     "exp missing": claiming(exp=...),
     **{f"exp {exp}": payload(f'{{"sub":"mallory","exp":{exp}}}') for exp in ("NaN", "Infinity", "-Infinity", "1e999")},
     **{
-        f"exp {exp}": payload(f'{{"sub":"mallory","exp":{exp}}}') for exp in ("0x7fffffff", "+1", "01", f"{SOON}_0", "")
+        f"exp {exp}": payload(f'{{"sub":"mallory","exp":{exp}}}')
+        for exp in ("0x7fffffff", "+1", "01", f"{LATER}_0", "")
     },
     "exp of 5,000 digits": payload('{"sub":"mallory","exp":' + "9" * 5000 + "}"),
-    **{f"nbf {when!a}": claiming(nbf=when) for when in (SOON, str(LONG_AGO), True, 1e300)},
-    **{f"iat {when!a}": claiming(iat=when) for when in (SOON, str(LONG_AGO), True, 10**30)},
+    **{f"nbf {when!a}": claiming(nbf=when) for when in (LATER, str(LONG_AGO), True, 1e300)},
+    **{f"iat {when!a}": claiming(iat=when) for when in (LATER, str(LONG_AGO), True, 10**30)},
     **{f"sub {sub!a}": claiming(sub=sub) for sub in ("", {"id": 1}, ["mallory"], 7, 7.5, True, None)},
     **{
         f"sub {sub!a}": claiming(sub=sub) for sub in ("a\nb", "a\r\nb", "a\0b", "a\x1b[2J", "a\x7f", "a\x85", "a\ud800")
@@ -149,18 +150,18 @@ FORGED: dict[str, str] = {
     "sub of 5 kB": claiming(sub="m" * 5000),
     # --- JSON ---
     **{f"header {text}": forge(text) for text in TWICE},
-    "sub twice": payload(f'{{"sub":"alice","sub":"mallory","exp":{SOON}}}'),
-    "sub twice, once escaped": payload(f'{{"sub":"alice","s\\u0075b":"mallory","exp":{SOON}}}'),
-    "exp twice": payload(f'{{"sub":"mallory","exp":{LONG_AGO},"exp":{SOON}}}'),
-    "a member twice further in": payload(f'{{"sub":"mallory","exp":{SOON},"a":{{"b":1,"b":2}}}}'),
+    "sub twice": payload(f'{{"sub":"alice","sub":"mallory","exp":{LATER}}}'),
+    "sub twice, once escaped": payload(f'{{"sub":"alice","s\\u0075b":"mallory","exp":{LATER}}}'),
+    "exp twice": payload(f'{{"sub":"mallory","exp":{LONG_AGO},"exp":{LATER}}}'),
+    "a member twice further in": payload(f'{{"sub":"mallory","exp":{LATER},"a":{{"b":1,"b":2}}}}'),
     "claims in a list": forge(body=[claims()]),
     **{f"claims {text}": payload(text) for text in ("null", "true", '"mallory"', "7", "{}", "", "{", "mallory")},
     "claims and more": payload(json.dumps(claims()) + "{}"),
-    "claims with a trailing comma": payload(f'{{"sub":"mallory","exp":{SOON},}}'),
+    "claims with a trailing comma": payload(f'{{"sub":"mallory","exp":{LATER},}}'),
     "claims with a byte order mark": payload(b"\xef\xbb\xbf" + json.dumps(claims()).encode()),
     "claims in UTF-16": payload(json.dumps(claims()).encode("utf-16")),
-    "claims that are no UTF-8": payload(b'{"sub":"mallory\xff","exp":%d}' % SOON),
-    "claims in overlong UTF-8": payload(b'{"sub":"mallory\xc0\xae","exp":%d}' % SOON),
+    "claims that are no UTF-8": payload(b'{"sub":"mallory\xff","exp":%d}' % LATER),
+    "claims in overlong UTF-8": payload(b'{"sub":"mallory\xc0\xae","exp":%d}' % LATER),
     "10,000 levels of claims": payload("[" * 5000 + "]" * 5000),
     "as many levels as fit": payload('{"a":' * 1150),
     "as many closed levels as fit": payload('{"sub":"mallory","a":' + "[" * 2800 + "]" * 2800 + "}"),
@@ -312,7 +313,7 @@ async def test_keys_that_a_token_brings_are_neither_used_nor_fetched(
         forge(header(kid=...)),
         forge(header("RS256", "r1"), signer=rs()),
         forge(header("ES256", "e1"), signer=es),
-        claiming(exp=SOON + 0.5),
+        claiming(exp=LATER + 0.5),
         claiming(exp=YEAR_10000_S - 1),
         claiming(sub="m" * 512, tenant="acme"),
         claiming(tenant=None),
