@@ -142,11 +142,11 @@ LIVE_MS = 1000
 
 
 async def act(page: Page, button: str, reason: str) -> None:
-    """Click, give the reason, confirm; and see it told."""
+    """Click, give the reason, confirm; the notice shows the result."""
     await page.locator(".acts").get_by_role("button", name=button, exact=True).click()
     await page.fill("#act-reason", reason)
     await page.locator("dialog").get_by_role("button", name=button, exact=True).click()
-    await expect(page.locator("#told")).to_contain_text(f"{button}: 1 of 1 done")
+    await expect(page.locator("#notice")).to_contain_text(f"{button}: 1 of 1 done")
 
 
 async def test_two_browsers_see_at_once_what_happens_and_what_an_operator_does(
@@ -185,8 +185,8 @@ async def test_many_are_chosen_and_what_came_of_each_is_said(browser: Browser, s
     await expect(bar.locator("output")).to_have_text("3 chosen")  # an update does not lose the choice
     await bar.get_by_role("button", name="Reinstate").click()
     await page.locator("dialog").get_by_role("button", name="Reinstate").click()
-    await expect(page.locator("#told")).to_contain_text("0 of 3 done")
-    await expect(page.locator("#told")).to_contain_text("alice: reinstate conflicts with the status logged_out")
+    await expect(page.locator("#notice")).to_contain_text("0 of 3 done")
+    await expect(page.locator("#notice")).to_contain_text("alice: reinstate conflicts with the status logged_out")
     assert complaints == []
 
 
@@ -207,7 +207,7 @@ async def test_restrictions_and_limits_are_set_and_lifted(browser: Browser, serv
     assert service.get("/auth/status", credentials("alice")).code == "RESTRICTED_CAPABILITY"
     await page.get_by_role("button", name="Lift").click()
     await page.locator("dialog [type=submit]").click()
-    await expect(page.locator("[data-live=restrictions]")).to_contain_text("Restricted from nothing")
+    await expect(page.locator("[data-live=restrictions]")).to_contain_text("No restrictions")
     assert service.get("/auth/status", credentials("alice")).status == 200
 
     row = page.locator("tbody tr", has_text="logout-ip")
@@ -215,7 +215,7 @@ async def test_restrictions_and_limits_are_set_and_lifted(browser: Browser, serv
     await page.fill("#act-requests", "1")
     await page.locator("dialog [type=submit]").click()
     await expect(row).to_contain_text("30 in 3600 s")
-    await expect(page.locator("#told")).to_contain_text("before it was 30 in 3600 s")
+    await expect(page.locator("#notice")).to_contain_text("before it was 30 in 3600 s")
     answers = [service.get("/auth/logout", credentials("alice")).status for _ in range(2)]
     assert answers == [200, 429]
 
@@ -226,7 +226,7 @@ async def test_the_page_says_what_holds_after_an_act_that_came_late_and_replaces
     page, complaints = await open_dashboard(browser, service)
     await page.goto(f"http://127.0.0.1:{service.port}/dashboard/user?tenant=acme&user=alice")
     await page.wait_for_selector('#live[data-state="on"]')
-    told, stolen = page.locator("#told"), credentials("alice", iat=int(time.time()))
+    notice, stolen = page.locator("#notice"), credentials("alice", iat=int(time.time()))
 
     async def revoke(before: str, *, replace: bool = False) -> None:
         await page.get_by_role("button", name="Revoke tokens", exact=True).click()
@@ -236,12 +236,12 @@ async def test_the_page_says_what_holds_after_an_act_that_came_late_and_replaces
         await page.locator("dialog [type=submit]").click()
 
     await revoke("")
-    await expect(told).to_contain_text("Revoke tokens: done; tokens issued from")
+    await expect(notice).to_contain_text("Revoke tokens: done; tokens issued from")
     await revoke("2020-01-01T00:00")
-    await expect(told).to_contain_text("Revoke tokens: nothing changed; tokens issued from")
+    await expect(notice).to_contain_text("Revoke tokens: nothing changed; tokens issued from")
     assert service.get("/auth/status", stolen).status == 401
     await revoke("2020-01-01T00:00", replace=True)
-    await expect(told).to_contain_text("Revoke tokens: done; tokens issued from Jan 1, 2020")
+    await expect(notice).to_contain_text("Revoke tokens: done; tokens issued from Jan 1, 2020")
     assert service.get("/auth/status", stolen).status == 200
     assert complaints == []
 

@@ -167,7 +167,7 @@ async def test_many_users_are_told_one_by_one(client: Client) -> None:
     ]
     users = [f"{n:0>512}" for n in range(1000)]
     told = await ask(client, "POST", f"{AT}/sessions/logout", {"users": users})
-    assert {one["message"] for one in told["results"]} == {"Nothing is kept of this user"}
+    assert {one["message"] for one in told["results"]} == {"Nothing is recorded of this user"}
     assert await refused(client, "POST", f"{AT}/sessions/logout", {"users": [*users, "x"]}) == (400, "VALIDATION_ERROR")
 
 

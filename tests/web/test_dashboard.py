@@ -81,14 +81,14 @@ async def test_behind_https_the_cookie_is_secure(client: Client) -> None:
     assert "secure" in answer.headers["set-cookie"].lower()
     twice = [("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]
     answer = await client.get("/dashboard/login", headers=twice)
-    assert "secure" not in answer.headers["set-cookie"].lower(), "what is told twice is not believed"
+    assert "secure" not in answer.headers["set-cookie"].lower(), "a repeated field is ignored"
 
 
 @pytest.mark.parametrize("token", ["", "wrong", OPERATOR_TOKEN[:-1], "ü"])
 async def test_a_wrong_token_is_refused_and_said_so(client: Client, token: str) -> None:
     answer = await log_in(client, token)
     assert answer.status == 401
-    assert "s token. Check that it was copied whole" in await answer.text()
+    assert "No operator has this token" in await answer.text()
     assert (await client.get("/dashboard", allow_redirects=False)).status == 303
 
 
@@ -160,8 +160,8 @@ async def test_every_page_keeps_to_itself(client: Client) -> None:
 async def test_an_empty_dashboard_says_what_to_do(client: Client) -> None:
     await log_in(client)
     text = await page(client)
-    assert "Nobody has been here yet" in text
-    assert "python -m service token --tenant acme --user alice" in text
+    assert "No users yet" in text
+    assert "rollcall token --tenant acme --user alice" in text
     assert re.search(r"http://127\.0\.0\.1:\d+/auth/status", text)
 
 
@@ -179,12 +179,12 @@ async def test_counts_table_and_filters(client: Client) -> None:
     assert re.findall(r'<span class="number">(\d+)</span>', text) == ["2", "1", "0", "0", "0"]
     assert users_in(await page(client, tenant="acme", status="logged_out")) == ["bob"]
     assert users_in(await page(client, tenant="acme", user="be")) == ["bert"]
-    assert "Looked among all 3 sessions" in await page(client, tenant="acme", user="be")
+    assert "Searched all 3 sessions" in await page(client, tenant="acme", user="be")
     assert users_in(await page(client, tenant="acme", user="alice", exact="1")) == ["alice"]
     assert users_in(await page(client, tenant="acme", user="alice", exact="1", status="expired")) == []
     assert "Nothing is recorded of" in await page(client, tenant="acme", user="al", exact="1")
     assert "No user of acme is suspended now" in await page(client, tenant="acme", status="suspended")
-    assert "that begins with" in await page(client, tenant="acme", user="zz")
+    assert "None of the users that were searched begins with" in await page(client, tenant="acme", user="zz")
     assert users_in(await page(client, tenant="globex")) == []
 
 
@@ -210,8 +210,8 @@ async def test_one_users_page_tells_status_and_history(client: Client, access: R
     await log_in(client)
     text = await page(client, "/dashboard/user", tenant="acme", user="alice")
     assert '<span class="badge suspended">' in text
-    told = [" ".join(one.split()) for one in re.findall(r"<strong>([^<]*)</strong>", text)]
-    assert told == ["logged in → suspended", "logged out → logged in", "none → logged out"]
+    shown = [" ".join(one.split()) for one in re.findall(r"<strong>([^<]*)</strong>", text)]
+    assert shown == ["logged in → suspended", "logged out → logged in", "none → logged out"]
     assert "request <code>first-one</code>" in text
     assert "suspended by <bdi>root</bdi>" in text
     assert "&lt;b&gt;why&lt;/b&gt;" in text
@@ -221,7 +221,7 @@ async def test_a_user_whose_record_is_gone_still_has_a_history(client: Client, a
     await client.get("/auth/status", headers=credentials())
     await access.client.delete("rc:{acme}:u:alice")
     await log_in(client)
-    assert "No record is kept of this user" in await page(client, "/dashboard/user", tenant="acme", user="alice")
+    assert "There is no record of this user" in await page(client, "/dashboard/user", tenant="acme", user="alice")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ async def test_a_body_that_is_too_large_is_413(client: Client) -> None:
     assert "<h1>Payload Too Large</h1>" in await answer.text()
 
 
-async def test_an_operator_without_tenants_is_told(make_client: MakeClient) -> None:
+async def test_an_operator_without_tenants_sees_an_explanation(make_client: MakeClient) -> None:
     client = await make_client(
         tenants={"acme": config()["tenants"]["acme"]},
         admin={"tokens": [{"name": "none", "token": "t", "tenants": ["globex"]}]},
@@ -325,7 +325,7 @@ async def test_static_files_stand_outside_the_login(client: Client, name: str) -
         ("text/plain", b"csrf=a"),
     ],
 )
-async def test_a_body_that_is_no_form_is_told_and_no_error_of_ours(
+async def test_a_body_that_is_not_a_form_is_400_and_not_an_error_of_the_service(
     client: Client, path: str, kind: str, body: bytes
 ) -> None:
     answer = await client.post(path, data=body, headers={"content-type": kind})
@@ -363,7 +363,7 @@ async def test_a_user_of_whom_nothing_is_kept_is_said_to_be(client: Client) -> N
     await log_in(client)
     answer = await client.get("/dashboard/user", params={"tenant": "acme", "user": "nobody"})
     assert answer.status == 404
-    assert "<h1>Nothing is kept of nobody in acme</h1>" in await answer.text()
+    assert "<h1>Nothing is recorded of nobody in acme</h1>" in await answer.text()
 
 
 async def test_an_operator_may_act_on_a_user_before_its_first_request(client: Client) -> None:
@@ -373,6 +373,6 @@ async def test_an_operator_may_act_on_a_user_before_its_first_request(client: Cl
     answer = await client.get(html.unescape(address))
     text = await answer.text()
     assert answer.status == 200
-    assert "No record is kept of this user" in text
+    assert "There is no record of this user" in text
     assert "Suspend newcomer?" in text
     assert "Log out newcomer?" not in text, "nobody logs out who was never here"

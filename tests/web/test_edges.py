@@ -382,7 +382,7 @@ async def test_the_empty_dashboard_is_shown_whatever_it_was_called(client: Clien
     cookie = (await log_in(client)).headers["set-cookie"].partition(";")[0]
     answer = await client.get("/dashboard", headers={"host": host, "cookie": cookie})
     assert answer.status == 200
-    assert "Nobody has been here yet" in await answer.text()
+    assert "No users yet" in await answer.text()
 
 
 async def test_a_client_that_asks_and_takes_no_answers_is_answered_no_further(

@@ -127,7 +127,7 @@ async def test_a_user_who_cannot_be_read_is_an_error_of_its_own_among_many(serve
             ("broken", False, None),
             ("carol", True, "suspended"),
         ]
-        assert results[1]["message"] == "What is kept of this user cannot be read"
+        assert results[1]["message"] == "The record of this user cannot be read"
         assert await status(client, "/readyz") == 200
         async with client.post("/admin/v1/tenants/acme/users/broken/suspend", json={}, headers=operator) as answer:
             assert answer.status == 503

@@ -296,7 +296,7 @@ async def test_a_member_of_a_body_is_sent_once(client: Client) -> None:
         assert (answer.status, (await answer.json())["error"]["code"]) == (400, "VALIDATION_ERROR"), path
     soft_or_hard = '{"strategy": "soft", "strategy": "hard"}'
     answer = await client.post("/auth/terminate", headers=[TENANT, ("x-token", A)], data=soft_or_hard)
-    assert (await answer.json())["error"]["validation"] == [{"field": "strategy", "message": "stands more than once"}]
+    assert (await answer.json())["error"]["validation"] == [{"field": "strategy", "message": "appears more than once"}]
 
 
 @FAKE

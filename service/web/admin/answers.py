@@ -1,4 +1,4 @@
-"""The data of the admin API's answers: sessions, acts, and what operators have set."""
+"""The data of the admin API's answers: sessions, results of actions, restrictions, limits."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from service.core.text.timestamps import timestamp
 
 
 def session_data(tenant: str, session: Session) -> dict[str, Any]:
-    """A session, as `/auth/status` tells it."""
+    """Return a session with the members that `/auth/status` returns."""
     return {
         "tenant": tenant,
         "userId": session.user,
@@ -22,7 +22,7 @@ def session_data(tenant: str, session: Session) -> dict[str, Any]:
 
 
 def rules_data(rules: Rules) -> dict[str, Any]:
-    """What operators have set."""
+    """Return what operators have set: restrictions, revocation, limits."""
     limits = {name: {"requests": requests, "window": window_s} for name, (requests, window_s) in rules.limits.items()}
     return {
         "restrictions": [{"capability": name, "until": moment(until)} for name, until in rules.restrictions.items()],
@@ -32,7 +32,7 @@ def rules_data(rules: Rules) -> dict[str, Any]:
 
 
 def revoked_data(before_s: int | None, session: Session | None = None) -> dict[str, Any]:
-    """Up to when tokens are refused, from when on new ones are accepted, and whether the user's can be."""
+    """Return up to when tokens are refused, from when on new ones are accepted, and whether the user's carry `iat`."""
     if before_s is None:
         return {}
     carry_iat = None if session is None else session.tokens_carry_iat
@@ -41,24 +41,24 @@ def revoked_data(before_s: int | None, session: Session | None = None) -> dict[s
 
 
 def result_data(done: ActionResult, name: str) -> dict[str, Any]:
-    """What the act `name` came to for one of many users."""
+    """Return the result of the action `name` for one of many users."""
     if done.outcome is Refusal.UNREADABLE:
-        return {"userId": done.user, "done": False, "message": "What is kept of this user cannot be read"}
+        return {"userId": done.user, "done": False, "message": "The record of this user cannot be read"}
     if isinstance(done.outcome, Refusal):
         unknown = done.outcome is Refusal.UNKNOWN
-        message = "Nothing is kept of this user" if unknown else conflict(done, name)
+        message = "Nothing is recorded of this user" if unknown else conflict(done, name)
         return {"userId": done.user, "done": False, "status": done.came_from, "message": message}
     data = {"userId": done.user, "done": True, "applied": done.applied, "status": done.outcome}
     return {**data, "previousStatus": done.came_from, **revoked_data(done.revoked_before_s, done.session)}
 
 
 def conflict(done: ActionResult, name: str) -> str:
-    """Why the act `name` was not done."""
+    """Return why the action `name` was not done."""
     return f"{name} conflicts with the status {done.came_from.value}"
 
 
-def standing_data(limit_state: LimitState) -> dict[str, Any]:
-    """How much of a limit is used."""
+def limit_state_data(limit_state: LimitState) -> dict[str, Any]:
+    """Return how much of a limit is used."""
     limit = limit_state.limit
     return {
         "limit": limit.name,
@@ -71,5 +71,5 @@ def standing_data(limit_state: LimitState) -> dict[str, Any]:
 
 
 def moment(ms: int | None) -> str | None:
-    """A moment as every answer writes it."""
+    """Return a moment in the format of every answer; None: not known."""
     return None if ms is None else timestamp(ms)

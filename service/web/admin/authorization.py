@@ -1,4 +1,4 @@
-"""Who asks the admin API: an operator by bearer token, or by the dashboard's cookie; and what it works with."""
+"""Authorization of the admin API: operators authenticate by bearer token, or by the dashboard's cookie."""
 
 import hmac
 from collections.abc import Awaitable, Callable
@@ -26,11 +26,11 @@ CSRF_HEADER = "x-csrf-token"
 
 @dataclass(frozen=True, slots=True)
 class AdminServices:
-    """An operator at work on one request."""
+    """What a view of the admin API works with: the operator, the tenant, and the stores."""
 
     operator: Operator
     named: Tenant | None
-    """The tenant that the path names."""
+    """The tenant that the path names; None: the path names none."""
     sessions: SessionLists
     actions: OperatorActions
     histories: Histories
@@ -41,7 +41,7 @@ class AdminServices:
         """The tenant that the path names.
 
         Raises:
-            UnexpectedState: it names none.
+            UnexpectedState: the path names no tenant.
         """
         if self.named is None:
             raise UnexpectedState("Missing tenant")
@@ -54,11 +54,11 @@ class AdminServices:
 
     @property
     def skew_ms(self) -> int:
-        """How far the tenant lets clocks differ, in milliseconds."""
+        """The clock difference that the tenant tolerates, in milliseconds."""
         return forgiven_skew_ms(self.tenant.ring.leeway_s)
 
     def author(self, reason: str) -> Author:
-        """Who does it, and why."""
+        """Return the author of a change, with its reason."""
         return Author(
             self.operator.name, client_of(self.request), self.request[app_keys.REQUEST_CONTEXT].request_id, reason
         )
@@ -72,7 +72,7 @@ class View(Protocol):
 
 
 def for_viewers(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """`view` for whoever may look at the tenant that the path names."""
+    """Admit viewers and operators of the tenant that the path names."""
     return _guarded(view, changes=False)
 
 
@@ -82,7 +82,7 @@ def for_listeners(view: View) -> Callable[[web.Request], Awaitable[web.StreamRes
 
 
 def for_operators(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """`view` for whoever may change things, too."""
+    """Admit only operators of the tenant, who may change things."""
     return _guarded(view, changes=True)
 
 
@@ -111,11 +111,11 @@ def _guarded(
 
 
 def tenant_of(request: web.Request, operator: Operator, name: str) -> Tenant:
-    """A tenant of this operator's.
+    """Return the tenant called `name`.
 
     Raises:
-        Forbidden: it is not.
-        NotFound: there is none of that name.
+        Forbidden: the operator does not see this tenant.
+        NotFound: there is no tenant of that name.
     """
     if not operator.sees(name):
         raise Forbidden
@@ -126,10 +126,10 @@ def tenant_of(request: web.Request, operator: Operator, name: str) -> Tenant:
 
 
 async def admit_anyone(request: web.Request, operation: str) -> None:
-    """Hold a request to the limits of `operation`, whoever sends it.
+    """Charge the limits of `operation`, before the request is authenticated.
 
     Raises:
-        TooManyRequests: one refuses.
+        TooManyRequests: a limit refuses the request.
         StoreUnavailable: Redis is away, and a limit may not be decided without it.
     """
     context = request[app_keys.REQUEST_CONTEXT]
@@ -141,22 +141,21 @@ async def admit_anyone(request: web.Request, operation: str) -> None:
 
 
 def find_operator(request: web.Request, token: str) -> Operator | None:
-    """Whose token that is."""
+    """Return the operator who has this token; None: nobody has it."""
     given, found = digest(token), None
-    for one in request.app[
-        app_keys.REQUEST_SERVICES
-    ].policy.current.operators:  # all of them, so that the time tells nothing
+    # Compares with all of them, so that the time does not depend on which one matches.
+    for one in request.app[app_keys.REQUEST_SERVICES].policy.current.operators:
         if hmac.compare_digest(one.token_digest, given):
             found = one
     return found
 
 
 def operator_of(request: web.Request) -> Operator:
-    """Who asks: by bearer token, or at the dashboard's addresses by its cookie.
+    """Return the operator who sends the request: by bearer token, or under `/dashboard/` by cookie.
 
     Raises:
-        Unauthorized: nobody we know.
-        Forbidden: a change that does not come from our own page.
+        Unauthorized: the credentials are missing or wrong.
+        Forbidden: the request is a change that no page of the dashboard sent.
     """
     if request.path.startswith(f"{ROOT}/"):
         browser = browser_of(request)

@@ -1,4 +1,4 @@
-"""The event stream: what happens, as server-sent events (the HTML standard, section 9.2)."""
+"""The event stream: the events of a tenant as server-sent events (the HTML standard, section 9.2)."""
 
 import asyncio
 import json
@@ -38,9 +38,9 @@ _EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 
 @for_listeners
 async def events(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """What happens to one tenant, from now on or from after `Last-Event-ID`.
+    """Send the events of one tenant, from now on or after `Last-Event-ID`.
 
-    While Redis is away the answer is 200 all the same, and waits: clients of server-sent events give up for good on
+    While Redis is away the answer is 200, too, and waits: clients of server-sent events give up for good on
     anything else.
     """
     query = read_query(request, EventsQuery)
@@ -52,7 +52,7 @@ async def events(request: web.Request, admin: AdminServices) -> web.StreamRespon
     if after is not None and not _EVENT_ID.fullmatch(after):
         raise InvalidRequest([("last-event-id", "must be the id of an event")])
     if request.transport is None:
-        raise web.HTTPBadRequest  # hung up meanwhile: nobody hears it
+        raise web.HTTPBadRequest  # the client has closed the connection
     response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=_ping_interval_s(query.ping))
     response.headers["cache-control"] = "no-store"
     complete(response, _lines(request))
@@ -61,8 +61,8 @@ async def events(request: web.Request, admin: AdminServices) -> web.StreamRespon
     async with response, AsyncExitStack() as stack:
         hung_up = asyncio.create_task(response.wait())
         hung_up.add_done_callback(lambda _: ending.end())
-        may_hear = _may_still_hear(request, tenant)
-        watching = asyncio.create_task(_watch(request, may_hear, ending))
+        may_read = _may_still_read(request, tenant)
+        watching = asyncio.create_task(_watch(request, may_read, ending))
         try:
             await response.write(OPENING + f"retry: {RETRY_MS}\r\n\r\n".encode())
             subscription = await _subscribe(request, tenant, after, ending, stack)
@@ -70,7 +70,7 @@ async def events(request: web.Request, admin: AdminServices) -> web.StreamRespon
                 # A client that loses the connection before the first event comes back with this id.
                 await response.send('{"type": "ready"}', id=subscription.since, event="ready", retry=RETRY_MS)
                 async for item in subscription:
-                    if ending.ended.is_set() or not may_hear():
+                    if ending.ended.is_set() or not may_read():
                         break
                     await _send(response, item)
         except (ConnectionError, TimeoutError):
@@ -119,11 +119,11 @@ async def _subscribe(
     return None
 
 
-async def _watch(request: web.Request, may_hear: Callable[[], bool], ending: _Ending) -> None:
+async def _watch(request: web.Request, may_read: Callable[[], bool], ending: _Ending) -> None:
     """End the stream when the service ends, or when the operator's right to it does."""
     feeds = request.app[app_keys.EVENT_FEEDS]
     while not ending.ended.is_set():
-        if feeds.ending or not may_hear():
+        if feeds.ending or not may_read():
             return ending.end()
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_EVERY_S):
@@ -132,19 +132,19 @@ async def _watch(request: web.Request, may_hear: Callable[[], bool], ending: _En
 
 
 def _lines(request: web.Request) -> str:
-    """What every answer tells in its headers; here before it is known how it ends."""
+    """Return the header lines that every answer has; here they are sent before the answer ends."""
     context = request[app_keys.REQUEST_CONTEXT]
     limits = limit_lines(context.admission, 200) if context.admission is not None else ""
     return f"x-request-id: {context.request_id}\r\nvary: {vary.fields_read_at(request.path)}\r\n{limits}"
 
 
-def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:
-    """Whether the client may still listen: a token after each reload, a browser's cookie and sign-out each time."""
+def _may_still_read(request: web.Request, tenant: str) -> Callable[[], bool]:
+    """Return a check whether the operator may still read: a token after each reload, a browser each time."""
     policy, feeds = request.app[app_keys.REQUEST_SERVICES].policy, request.app[app_keys.EVENT_FEEDS]
     browser = browser_of(request) if request.path.startswith(f"{ROOT}/") else None
     judged_by = policy.current
 
-    def may_hear() -> bool:
+    def may_read() -> bool:
         nonlocal judged_by
         if browser is not None and feeds.has_ended(browser.session):
             return False
@@ -156,7 +156,7 @@ def _may_still_hear(request: web.Request, tenant: str) -> Callable[[], bool]:
                 return False
         return True
 
-    return may_hear
+    return may_read
 
 
 async def _send(response: EventSourceResponse, item: Event | Gap) -> None:

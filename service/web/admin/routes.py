@@ -1,4 +1,4 @@
-"""The admin API: sessions, what operators do to them, restrictions and limits. Thin handlers over `Desk`."""
+"""Routes and handlers of the admin API: sessions, actions on them, restrictions, limits."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from service.web import app_keys
 from service.web.admin import webhooks
 from service.web.admin.answers import (
     conflict,
+    limit_state_data,
     moment,
     result_data,
     revoked_data,
     rules_data,
     session_data,
-    standing_data,
 )
 from service.web.admin.authorization import AdminServices, for_operators, for_viewers
 from service.web.admin.event_stream import events
@@ -71,7 +71,7 @@ async def index(request: web.Request, _: AdminServices) -> web.StreamResponse:
 
 @for_viewers
 async def tenants(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """The operator's tenants, with how many users each has in each status."""
+    """List the operator's tenants, with the number of users in each status."""
     known = request.app[app_keys.REQUEST_SERVICES].policy.current.directory.tenants
     names = sorted(name for name in known if admin.operator.sees(name))
     counts = await admin.sessions.counts(names) if names else {}
@@ -80,7 +80,7 @@ async def tenants(request: web.Request, admin: AdminServices) -> web.StreamRespo
 
 @for_viewers
 async def tenant(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """One tenant: counts, and what operators have set."""
+    """Show one tenant: counts, restrictions, revocation and limits."""
     counts = await admin.sessions.counts([admin.at])
     rules = await admin.actions.rules(admin.at)
     configured = {"restrictedByConfiguration": sorted(admin.tenant.restricted)}
@@ -89,7 +89,7 @@ async def tenant(request: web.Request, admin: AdminServices) -> web.StreamRespon
 
 @for_viewers
 async def activity(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """The last hour: transitions and refusals in buckets, and who was refused most."""
+    """Show the last hour: transitions and refusals in buckets, and the addresses that were refused most."""
     found = await request.app[app_keys.TRAFFIC_STATISTICS].activity(admin.at)
     data = {
         "bucketSeconds": found.bucket_s,
@@ -105,7 +105,7 @@ async def activity(request: web.Request, admin: AdminServices) -> web.StreamResp
 
 @for_viewers
 async def sessions(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """A page of sessions by last seen, newest first; one user; or those whose names begin so."""
+    """List sessions by last seen, newest first: a page, one user, or users with a prefix."""
     query = read_query(request, SessionsQuery)
     statuses = RECORDED if query.status is None else [query.status]
     if Status.NONE in statuses:
@@ -126,20 +126,20 @@ async def sessions(request: web.Request, admin: AdminServices) -> web.StreamResp
 
 @for_viewers
 async def session(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """One user: where it stands, what operators have set, and what happened lately."""
+    """Show one user: session, restrictions, revocation, recent events."""
     user = read_user(request)
     found = await admin.sessions.get(admin.at, user)
     rules = await admin.actions.rules(admin.at, user)
     history = await admin.histories.history(admin.at, user, most=HISTORY_SIZE)
     if found is None and not history.events and rules == Rules():
-        raise NotFound("Nothing is kept of this user")
+        raise NotFound("Nothing is recorded of this user")
     data = {
         "session": session_data(admin.at, found) if found else None,
         **rules_data(rules),
         "events": [event.as_dict() for event in history.events],
         "eventsReachBackTo": moment(history.reaches_back_to_ms),
     }
-    del data["limits"]  # a tenant's alone
+    del data["limits"]  # only a tenant has them
     moments_ms = [event.at_ms for event in history.events] + ([found.changed_ms] if found else [])
     return success(request, data, latest_ms=max(moments_ms, default=0))
 
@@ -152,7 +152,7 @@ async def act(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     if done.outcome is Refusal.UNREADABLE:
         raise StoreUnavailable("the record or the rules of the user cannot be read", "record")
     if done.outcome is Refusal.UNKNOWN:
-        raise NotFound("Nothing is kept of this user")
+        raise NotFound("Nothing is recorded of this user")
     if isinstance(done.outcome, Refusal) or done.session is None:
         raise Conflict(conflict(done, request.match_info["act"]))
     revoked = revoked_data(done.revoked_before_s, done.session)
@@ -162,7 +162,7 @@ async def act(request: web.Request, admin: AdminServices) -> web.StreamResponse:
 
 @for_operators
 async def act_on_many(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """The same for up to 1,000 users, told one by one."""
+    """The same for up to 1,000 users, with a result for each."""
     body = await read_body(request, ManyBody)
     actions = await _act(request, admin, list(dict.fromkeys(body.users)), body)
     return success(request, {"results": [result_data(done, request.match_info["act"]) for done in actions]})
@@ -171,7 +171,7 @@ async def act_on_many(request: web.Request, admin: AdminServices) -> web.StreamR
 async def _act(request: web.Request, admin: AdminServices, users: Sequence[str], body: ActBody) -> list[ActionResult]:
     name = request.match_info["act"]
     if body.everywhere and name != "logout":
-        raise InvalidRequest([("everywhere", "goes with logout alone")])
+        raise InvalidRequest([("everywhere", "is allowed with logout only")])
     actions = await admin.actions.act(
         admin.at, users, CAUSES[name], admin.author(body.reason), everywhere=body.everywhere, skew_ms=admin.skew_ms
     )
@@ -186,15 +186,15 @@ async def forget(request: web.Request, admin: AdminServices) -> web.StreamRespon
     body = await read_body(request, ReasonBody)
     before = await admin.actions.forget(admin.at, read_user(request), admin.author(body.reason))
     if before is Status.NONE:
-        raise NotFound("Nothing is kept of this user")
+        raise NotFound("Nothing is recorded of this user")
     if before is Status.TERMINATED:
-        raise Conflict("A terminated user is not forgotten")
+        raise Conflict("A terminated user cannot be forgotten")
     return done(request)
 
 
 @for_operators
 async def restrict(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Restrict the tenant, or one user, from a capability; for good or until a moment. A longer restriction stays."""
+    """Restrict the tenant or one user from a capability, for good or until a moment. A longer restriction stays."""
     user, replace = _user_and_replace(request)
     body = await read_body(request, RestrictBody)
     held = await admin.actions.restrict(
@@ -214,13 +214,13 @@ async def unrestrict(request: web.Request, admin: AdminServices) -> web.StreamRe
     body = await read_body(request, ReasonBody)
     capability = request.match_info["capability"]
     if not await admin.actions.unrestrict(admin.at, _user(request), capability, admin.author(body.reason)):
-        raise NotFound("There is no such restriction; those of the configuration are lifted there")
+        raise NotFound("There is no such restriction; one of the configuration is lifted in the configuration")
     return done(request)
 
 
 @for_operators
 async def revoke(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Refuse the tokens that were issued up to a moment. A later moment that is set already stays."""
+    """Revoke the tokens that were issued up to a moment. A later moment that is set already stays."""
     user, replace = _user_and_replace(request)
     body = await read_body(request, RevokeBody)
     before_ms, author = moment_ms(body.before), admin.author(body.reason)
@@ -235,7 +235,7 @@ async def revoke(request: web.Request, admin: AdminServices) -> web.StreamRespon
 
 @for_operators
 async def restore(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Refuse no token for when it was issued any more."""
+    """Lift the revocation."""
     body = await read_body(request, ReasonBody)
     lifted = await admin.actions.restore(admin.at, _user(request), admin.author(body.reason))
     return success(request, {"success": True, "applied": lifted})
@@ -243,7 +243,7 @@ async def restore(request: web.Request, admin: AdminServices) -> web.StreamRespo
 
 @for_viewers
 async def limits(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """The tenant's limits: as configured, and as they hold."""
+    """List the tenant's limits, as configured and as they apply."""
     rules = await admin.actions.rules(admin.at)
     listed = []
     for limit in admin.tenant.limits.values():
@@ -255,16 +255,16 @@ async def limits(request: web.Request, admin: AdminServices) -> web.StreamRespon
 
 @for_viewers
 async def peek(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Where a subject stands within a limit, without using it up."""
+    """Show how much of a limit a subject has used, without using any."""
     limit = _limit_of(request, admin)
     subject = _fitting(limit, read_query(request, SubjectQuery).subject)
     [limit_state] = await admin.actions.peek(admin.at, [(limit, subject)])
-    return success(request, standing_data(limit_state))
+    return success(request, limit_state_data(limit_state))
 
 
 @for_operators
 async def reset(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Give a subject of a limit its whole quota back."""
+    """Restore the whole quota of a subject."""
     body = await read_body(request, ResetBody)
     limit = _limit_of(request, admin)
     subject = _fitting(limit, body.subject)
@@ -274,7 +274,7 @@ async def reset(request: web.Request, admin: AdminServices) -> web.StreamRespons
 
 @for_operators
 async def set_limit(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Set a limit over the configuration's, for this tenant. The last one that was set holds."""
+    """Set a limit of this tenant in place of the configured one. The last value applies."""
     body = await read_body(request, LimitBody)
     limit = _limit_of(request, admin)
     held = await admin.actions.set_limit(admin.at, limit, body.requests, body.window, admin.author(body.reason))
@@ -285,16 +285,16 @@ async def set_limit(request: web.Request, admin: AdminServices) -> web.StreamRes
 
 @for_operators
 async def unset_limit(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Let the configuration's limit hold again."""
+    """Return to the configured limit."""
     body = await read_body(request, ReasonBody)
     name = request.match_info["limit"]
     if not await admin.actions.unset_limit(admin.at, name, admin.tenant.limits.get(name), admin.author(body.reason)):
-        raise NotFound("This limit is the configuration's")
+        raise NotFound("This limit is as configured")
     return done(request)
 
 
 def _fitting(limit: Limit, subject: str) -> str:
-    """`subject`, where the limit counts such."""
+    """Return `subject`. Raises InvalidRequest if the limit does not count such subjects."""
     if limit.per is Per.IP and not is_counted(subject):
         raise InvalidRequest([("subject", "must be an address as limits count it, such as 10.0.0.1 or 2001:db8::/64")])
     if limit.per is Per.TENANT and subject != "-":
@@ -310,12 +310,12 @@ def _limit_of(request: web.Request, admin: AdminServices) -> Limit:
 
 
 def _user(request: web.Request) -> str | None:
-    """The user whom the address is about; None: it is about the tenant."""
+    """Return the user that the path or the query names; None: the route concerns the tenant."""
     return read_user(request) if _is_about_a_user(request) else None
 
 
 def _user_and_replace(request: web.Request) -> tuple[str | None, bool]:
-    """The same, and whether what holds is to be replaced, also by something weaker."""
+    """The same, and whether to replace a stricter setting."""
     if _is_about_a_user(request) and "user" not in request.match_info:
         query = read_query(request, UserReplaceQuery)
         return query.user, query.replace
@@ -337,11 +337,11 @@ def _cursor(text: str | None) -> Cursor | None:
 
 
 def routes(root: str) -> list[web.RouteDef]:
-    """The API under `root`."""
+    """Return the routes of the API under `root`."""
     at = f"{root}/tenants/{{tenant}}"
     name = r"{limit:[^/]+}"
     acting = "{act:" + "|".join(CAUSES) + "}"
-    # By query as well: browsers and proxies take a user called `..` out of a path.
+    # By query as well: browsers and proxies remove a user called `..` from a path.
     by_path, by_query = f"{at}/users/{{user:[^/]+}}", f"{at}/user"
     found = [
         web.get(root, index),

@@ -1,4 +1,4 @@
-"""What the admin API reads: bodies and queries, as types. The description at /openapi.json is made from them."""
+"""Types of the bodies and queries of the admin API. The description at /openapi.json is made from them."""
 
 import asyncio
 import json
@@ -19,13 +19,13 @@ from service.core.tokens.claims import MAX_USER_CHARS, is_user_id
 from service.web.server import http_server
 
 MAX_USERS = 1000
-"""Of one call."""
+"""The users of one call."""
 MAX_BODY_BYTES = 1024 * 1024
-"""A call about so many users fits."""
+"""Enough for a call with that many users."""
 MAX_REASON_CHARS = 500
 MAX_PAGE = 500
 MOST_MISTAKES = 20
-"""Of one request that are told one by one: an answer is not to be many times its request."""
+"""The mistakes of one request that are listed: an answer must not be many times as long as its request."""
 
 
 def _is_a_user(user: str) -> str:
@@ -35,7 +35,7 @@ def _is_a_user(user: str) -> str:
 
 
 _PRINTED: Any = {"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
-"""What `_is_a_user` holds users to, for the description."""
+"""The same rule as `_is_a_user`, for the description."""
 
 User = Annotated[
     str,
@@ -61,7 +61,7 @@ class _Schema(BaseModel):
 
 
 class ReasonBody(_Schema):
-    """Why something is done."""
+    """The reason of a change."""
 
     reason: Reason = ""
 
@@ -69,7 +69,7 @@ class ReasonBody(_Schema):
 class ActBody(ReasonBody):
     """Log out, suspend, reinstate or terminate one user."""
 
-    everywhere: bool = Field(False, description="logout alone: refuse the tokens issued until now as well")
+    everywhere: bool = Field(False, description="logout only: also revoke the tokens issued until now")
 
 
 class ManyBody(ActBody):
@@ -85,7 +85,7 @@ class RestrictBody(ReasonBody):
 
 
 class RevokeBody(ReasonBody):
-    """Refuse tokens that were issued up to a moment."""
+    """Revoke tokens that were issued up to a moment."""
 
     before: AwareDatetime | None = Field(
         None,
@@ -95,36 +95,36 @@ class RevokeBody(ReasonBody):
 
 
 class LimitBody(ReasonBody):
-    """A limit in place of the configuration's."""
+    """A limit in place of the configured one."""
 
     requests: int = Field(ge=1, le=MAX_REQUESTS, strict=True)
     window: int = Field(ge=1, le=MAX_WINDOW_S, strict=True, description="seconds")
 
 
 class ResetBody(ReasonBody):
-    """Whose quota is given back."""
+    """The subject whose quota is restored."""
 
     subject: Subject
 
 
 class SkipBody(ReasonBody):
-    """Which message is skipped."""
+    """The message to skip."""
 
-    id: str | None = Field(None, max_length=256, description="only if this message is the one that waits; null: any")
+    id: str | None = Field(None, max_length=256, description="skip only if this message waits; null: any")
 
 
 class TerminateBody(ReasonBody):
-    """A user's own account."""
+    """How a user ends its own account."""
 
     strategy: Literal["soft", "hard"] = Field(description="soft: suspended, hard: terminated")
 
 
 class SessionsQuery(_Schema):
-    """Which sessions."""
+    """The sessions to list."""
 
     status: Status | None = None
     user: User | None = Field(None, description="exactly this user")
-    prefix: str = Field("", max_length=MAX_USER_CHARS, description="users that begin so, among the newest 10,000")
+    prefix: str = Field("", max_length=MAX_USER_CHARS, description="users with this prefix, among the newest 10,000")
     after: str | None = Field(
         None, description="`next` of the page before", json_schema_extra={"pattern": r"^[0-9]{1,15}\."}
     )
@@ -132,29 +132,29 @@ class SessionsQuery(_Schema):
 
 
 class SubjectQuery(_Schema):
-    """Whose standing."""
+    """The subject of a limit."""
 
     subject: Subject
 
 
 class UserQuery(_Schema):
-    """Which user, where the path does not say."""
+    """The user, for a path that does not name one."""
 
     user: User
 
 
 class ReplaceQuery(_Schema):
-    """Whether an act may weaken what holds."""
+    """Whether a change may replace a stricter setting."""
 
-    replace: bool = Field(False, description="set exactly what is sent, also where something stricter holds")
+    replace: bool = Field(False, description="set exactly what is sent, even in place of a stricter setting")
 
 
 class UserReplaceQuery(UserQuery, ReplaceQuery):
-    """The same, for a user that the path does not name."""
+    """The same, for a path that does not name the user."""
 
 
 class EventsQuery(_Schema):
-    """Whose events."""
+    """The tenant whose events are sent."""
 
     tenant: str
     ping: int | None = Field(
@@ -166,11 +166,11 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 async def read_body(request: web.Request, schema: type[Schema]) -> Schema:
-    """The body as `schema`; none is an empty one.
+    """Return the body as `schema`; no body counts as `{}`.
 
     Raises:
-        InvalidRequest: it is not.
-        web.HTTPRequestEntityTooLarge: it is too long.
+        InvalidRequest: the body does not fit the schema.
+        web.HTTPRequestEntityTooLarge: the body is too long.
     """
     if hdrs.CONTENT_ENCODING in request.headers:
         raise web.HTTPBadRequest
@@ -192,23 +192,23 @@ async def read_body(request: web.Request, schema: type[Schema]) -> Schema:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a member that stands twice: readers differ in which of the two decides (RFC 8259, section 4)."""
+    """Refuse a member that is repeated: readers differ in which of the two they take (RFC 8259, section 4)."""
     if twice := [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]:
-        raise InvalidRequest([(name, "stands more than once") for name in twice])
+        raise InvalidRequest([(name, "appears more than once") for name in twice])
     return dict(pairs)
 
 
 def read_query(request: web.Request, schema: type[Schema]) -> Schema:
-    """The query as `schema`.
+    """Return the query as `schema`.
 
     Raises:
-        InvalidRequest: it is not.
+        InvalidRequest: the query does not fit the schema.
     """
     given: dict[str, Any] = {}
     for name in request.query:
         values = request.query.getall(name)
         if len(values) > 1:
-            raise InvalidRequest([(name, "stands more than once")])
+            raise InvalidRequest([(name, "appears more than once")])
         given[name] = values[0]
     try:
         return schema.model_validate(given)
@@ -217,10 +217,10 @@ def read_query(request: web.Request, schema: type[Schema]) -> Schema:
 
 
 def read_user(request: web.Request) -> str:
-    """The user of the path, or of the query.
+    """Return the user that the path or the query names.
 
     Raises:
-        InvalidRequest: no user can be called that.
+        InvalidRequest: no user can have that name.
     """
     if "user" not in request.match_info:
         return read_query(request, UserQuery).user
@@ -233,7 +233,7 @@ def read_user(request: web.Request) -> str:
 
 def _mistakes(error: ValidationError) -> InvalidRequest:
     if error.error_count() > MOST_MISTAKES:
-        return InvalidRequest([("body", f"holds {error.error_count()} mistakes")])
+        return InvalidRequest([("body", f"has {error.error_count()} mistakes")])
     return InvalidRequest(
         [
             (".".join(map(str, one["loc"])) or "body", plain_message(one))
@@ -243,5 +243,5 @@ def _mistakes(error: ValidationError) -> InvalidRequest:
 
 
 def moment_ms(moment: datetime | None) -> int | None:
-    """A moment in milliseconds since the epoch; none before it."""
+    """Return a moment in milliseconds since the epoch, at least 1."""
     return None if moment is None else max(1, int(moment.timestamp() * 1000))

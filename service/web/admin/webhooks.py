@@ -1,4 +1,4 @@
-"""The admin API's part on webhooks: how they go, the message that waits, and what operators do about it."""
+"""Webhooks in the admin API: their state, the message that waits, and the actions of operators on them."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ from service.web.api.envelope import success
 
 @for_viewers
 async def webhooks(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Show the tenant's webhooks: how far each has come, and how it goes."""
+    """Show the tenant's webhooks: the last delivered event of each, and its failed attempts."""
     states = request.app[app_keys.WEBHOOK_STATES]
     data = [_summary(name, await states.state(admin.at, name)) for name in admin.tenant.webhooks]
     return success(request, {"webhooks": data})
@@ -43,7 +43,7 @@ async def pause(request: web.Request, admin: AdminServices) -> web.StreamRespons
 
 @for_operators
 async def resume(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Send again. The message that waits is attempted at once, also where the webhook was not paused."""
+    """Send again. The message that waits is attempted at once, even if the webhook was not paused."""
     name = _name_of(request, admin)
     await read_body(request, ReasonBody)
     applied = await request.app[app_keys.WEBHOOK_STATES].resume(admin.at, name)
@@ -52,7 +52,7 @@ async def resume(request: web.Request, admin: AdminServices) -> web.StreamRespon
 
 @for_operators
 async def skip(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Go on without the message that waits; the receiver gets a gap in its place."""
+    """Skip the message that waits; the receiver gets a `gap` in its place."""
     name, body = _name_of(request, admin), await read_body(request, SkipBody)
     states = request.app[app_keys.WEBHOOK_STATES]
     state = await states.state(admin.at, name)

@@ -1,4 +1,4 @@
-"""The charts of the last hour, as points of an SVG polyline."""
+"""Charts of the last hour, as points of SVG polylines."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ from service.core.traffic_statistics import Activity
 
 HEIGHT = 48
 _ROOM = 4
-"""Left free above the highest point."""
+"""Free space above the highest point, in units of the view box."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One line."""
+    """One line of a chart."""
 
     name: str
     tone: str
-    """Its class in the style sheet."""
+    """The class in the style sheet."""
     points: str
     total: int
     most: str
@@ -23,7 +23,7 @@ class Chart:
 
 
 def charts_of(activity: Activity) -> list[Chart]:
-    """Transitions and refusals; shadow refusals where there are any."""
+    """Return the charts of transitions and refusals, and of shadow refusals if there are any."""
     lines = [("Transitions", "logged_in", activity.transitions), ("Refusals", "suspended", activity.refusals)]
     if any(activity.shadow):
         lines.append(("Shadow refusals", "expired", activity.shadow))

@@ -1,7 +1,7 @@
-"""An operator's browser: the signed cookie, and the token that every form carries against CSRF.
+"""Sessions of operators in a browser: the signed cookie, and the form token that protects against CSRF.
 
-The cookie is signed by a key that derives from the operators' tokens, so it means the same to every worker
-and nothing once those tokens change. It holds no secret: the operator's name, and the form token.
+The key that signs the cookie derives from the operators' tokens. So every worker accepts the cookie, and no worker does
+once those tokens change. The cookie holds no secret: the operator's name, and the form token.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ FORM_FIELD = "csrf"
 
 @dataclass(frozen=True, slots=True)
 class Browser:
-    """What the cookie says."""
+    """The content of the cookie."""
 
     form_token: str
     operator: Operator | None
@@ -37,12 +37,12 @@ class Browser:
         return hashlib.sha256(self.form_token.encode()).hexdigest()
 
     def gave(self, token: str) -> bool:
-        """Whether `token` is the form token that this browser was given."""
+        """Return whether `token` is the form token of this browser."""
         return hmac.compare_digest(token.encode("utf-8", "replace"), self.form_token.encode())
 
 
 def browser_of(request: web.Request) -> Browser | None:
-    """Who the cookie names; None where there is none, or it is forged, or too old."""
+    """Return what the cookie holds; None if there is no cookie, or it is forged or too old."""
     policy = request.app[app_keys.REQUEST_SERVICES].policy.current
     try:
         content = _signer(policy).loads(_cookie(request), max_age=MAX_AGE_S)
@@ -56,9 +56,9 @@ def browser_of(request: web.Request) -> Browser | None:
 
 
 def _cookie(request: web.Request) -> str:
-    """The dashboard's cookie; empty where there is none, or several that differ.
+    """Return the value of the dashboard's cookie; empty if there is none, or several that differ.
 
-    A site next door can set one of the same name for this one, and browsers say nothing of where a cookie is from.
+    A neighbouring site can set a cookie of the same name for this site, and a browser does not send where it came from.
     """
     # HTTP/2 may send the cookies in several fields, which a proxy need not have joined (RFC 9113, section 8.2.3).
     cookies = ";".join(request.headers.getall(hdrs.COOKIE, ())).split(";")
@@ -67,7 +67,7 @@ def _cookie(request: web.Request) -> str:
 
 
 def remember(request: web.Request, response: web.StreamResponse, operator: Operator | None) -> str:
-    """Give the browser a fresh cookie, and return its form token."""
+    """Set a new cookie, and return its form token."""
     form_token = secrets.token_urlsafe(24)
     content = {"operator": operator.name if operator else "", "form": form_token}
     response.set_cookie(
@@ -77,27 +77,27 @@ def remember(request: web.Request, response: web.StreamResponse, operator: Opera
         path=ROOT,
         httponly=True,
         samesite="Lax",
-        # Whoever says so of himself only changes his own cookie.
+        # A client that sends this header itself changes only its own cookie.
         secure=request.secure or request.headers.getall("x-forwarded-proto", ()) == ["https"],
     )
     return form_token
 
 
 def forget(response: web.StreamResponse) -> None:
-    """Take the cookie away."""
+    """Remove the cookie."""
     response.del_cookie(COOKIE, path=ROOT)
 
 
 async def read_form(request: web.Request) -> dict[str, str]:
-    """The fields of a form that was sent from a page of ours, in this browser.
+    """Return the fields of a form that a page of the dashboard sent from this browser.
 
     Raises:
-        Forbidden: it was not.
-        web.HTTPBadRequest: the body is not such a form.
+        Forbidden: the form token is wrong, or another site sent the form.
+        web.HTTPBadRequest: the body is not a form.
     """
     if request.content_type != "application/x-www-form-urlencoded" or hdrs.CONTENT_ENCODING in request.headers:
         raise web.HTTPBadRequest
-    if (request.charset or "utf-8").lower() != "utf-8":  # others decode to what no text is: lone surrogates
+    if (request.charset or "utf-8").lower() != "utf-8":  # other encodings can decode to lone surrogates
         raise web.HTTPBadRequest
     try:
         async with asyncio.timeout(http_server.BODY_DEADLINE_S):
@@ -105,7 +105,7 @@ async def read_form(request: web.Request) -> dict[str, str]:
     except (ValueError, web.RequestPayloadError, ConnectionError, TimeoutError) as error:
         raise web.HTTPBadRequest from error
     fields = {name: value for name, value in sent.items() if isinstance(value, str)}
-    if len(fields) != len(sent):  # a field that is sent twice may be read in two ways
+    if len(fields) != len(sent):  # a file, or a field that is sent twice
         raise web.HTTPBadRequest
     browser = browser_of(request)
     given = fields.get(FORM_FIELD, "")
@@ -115,7 +115,7 @@ async def read_form(request: web.Request) -> dict[str, str]:
 
 
 def is_own_page(request: web.Request) -> bool:
-    """Whether the browser says that a page of ours sent this (Fetch Metadata); older browsers say nothing."""
+    """Return whether a page of this site sent the request (Fetch Metadata). Older browsers do not send the header."""
     return {"same-origin", "none"}.issuperset(request.headers.getall("sec-fetch-site", ()))
 
 

@@ -1,4 +1,4 @@
-"""Rendering the dashboard's pages, and the headers that keep them to themselves."""
+"""Rendering of the dashboard's pages, and their security headers."""
 
 import unicodedata
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from service.web.api.error_responses import Problem
 
 ROOT = "/dashboard"
 API = f"{ROOT}/api"
-"""The admin API once more, for the dashboard's own pages: by cookie instead of bearer token."""
+"""The path of the admin API for the dashboard's own pages, which authenticate by cookie."""
 
 _HEADERS = {
     "content-security-policy": (
@@ -45,12 +45,12 @@ CAUSES = {
     Cause.SUSPEND: "suspended",
     Cause.REINSTATE: "reinstated",
     Cause.TERMINATE: "terminated",
-    Cause.EXPIRY: "the time of the token was over",
+    Cause.EXPIRY: "the token expired",
 }
 
 
 def visible(text: str) -> str:
-    """A user's name with what cannot be seen, or turns the line around, made visible."""
+    """Return a user's name with invisible characters, and those that reverse the text, written as code points."""
     inner = text.strip(" ")
     edge = len(text) - len(text.lstrip(" "))
     shown = "".join(f"[U+{ord(c):04X}]" if _is_unseen(c) else c for c in inner)
@@ -62,13 +62,13 @@ def _is_unseen(character: str) -> bool:
 
 
 def is_page(request: web.Request) -> bool:
-    """Whether the answer is for somebody's eyes."""
+    """Return whether the answer is a page for a person."""
     path = request.path
     return path == ROOT or (path.startswith(f"{ROOT}/") and not path.startswith(f"{API}/"))
 
 
 def render(request: web.Request, template: str, content: dict[str, Any], *, status: int = 200) -> web.Response:
-    """A page under the strict Content-Security-Policy."""
+    """Return a page with the strict Content-Security-Policy."""
     helpers = {"labels": LABELS, "causes": CAUSES, "visible": visible, "timestamp": timestamp, "root": ROOT}
     response = aiohttp_jinja2.render_template(template, request, {**helpers, **content}, status=status)
     response.headers.update(_HEADERS)
@@ -76,7 +76,7 @@ def render(request: web.Request, template: str, content: dict[str, Any], *, stat
 
 
 def files_of(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The files of a folder, as they are named at the start; no other name is ever looked for."""
+    """Return a handler for the files that the folder holds now. It opens no other file."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
     async def file(request: web.Request) -> web.StreamResponse:
@@ -89,7 +89,7 @@ def files_of(folder: Path) -> Callable[[web.Request], Awaitable[web.StreamRespon
 
 
 def problem_page(request: web.Request, problem: Problem) -> web.Response:
-    """An error, told to a person."""
+    """Return an error as a page."""
     content = {
         "problem": problem,
         "request_id": request[app_keys.REQUEST_CONTEXT].request_id,
@@ -99,9 +99,9 @@ def problem_page(request: web.Request, problem: Problem) -> web.Response:
 
 
 _ADVICE = {
-    "NOT_FOUND": "It may be mistyped, of a tenant that is not yours, never seen, or no longer kept.",
-    "FORBIDDEN": "The form was not sent from this dashboard, or it is too old. Go back, reload the page and try again.",
+    "NOT_FOUND": "The name may be mistyped or forgotten, or belong to a tenant that is not yours.",
+    "FORBIDDEN": "The form is too old, or another site sent it. Go back, reload the page and try again.",
     "TOO_MANY_REQUESTS": "Too many attempts came from your address. Wait a minute and try again.",
-    "SERVICE_UNAVAILABLE": "Redis does not answer. The page works again within a second of its return.",
-    "BAD_REQUEST": "Something in the address is not what this page understands. Start again from the overview.",
+    "SERVICE_UNAVAILABLE": "Redis does not answer. The page works again within a second after Redis is back.",
+    "BAD_REQUEST": "The address has a parameter that this page cannot read. Start again from the overview.",
 }

@@ -1,4 +1,4 @@
-"""The dashboard: log in, look at counts and sessions, look at one user."""
+"""Views of the dashboard: login, the overview of a tenant, one user, restrictions and limits."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ View = Callable[[web.Request, Browser, Operator], Awaitable[web.StreamResponse]]
 
 
 def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Show `view` to an operator; send anyone else to the login, and back afterwards."""
+    """Show `view` to an operator who is signed in; redirect anyone else to the login, and back afterwards."""
 
     @wraps(view)
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -44,7 +44,7 @@ def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamRespons
 
 
 async def login_form(request: web.Request) -> web.StreamResponse:
-    """The form that asks for an operator's token."""
+    """Show the login form."""
     browser = browser_of(request)
     if browser is not None and browser.operator is not None:
         raise web.HTTPSeeOther(_own_page(request.query.get("next", "")))
@@ -52,7 +52,7 @@ async def login_form(request: web.Request) -> web.StreamResponse:
 
 
 async def login(request: web.Request) -> web.StreamResponse:
-    """Take an operator's token, and remember who it was in the cookie."""
+    """Check an operator's token, and set the cookie."""
     await admit_anyone(request, "login")
     form = await read_form(request)
     operator = find_operator(request, form.get("token", "").strip())
@@ -76,7 +76,7 @@ async def logout(request: web.Request) -> web.StreamResponse:
 
 @signed_in
 async def overview(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
-    """Counts per status of each tenant, and the sessions of one, by last seen."""
+    """Show the users by status, and the sessions of one tenant by last seen."""
     tenants = _tenants_of(request, operator)
     tenant = request.query.get("tenant") or next(iter(tenants), "")
     if tenants and tenant not in tenants:
@@ -130,7 +130,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
 
 @signed_in
 async def user(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
-    """One user: where it stands, what is set for it, and what happened lately."""
+    """Show one user: status, restrictions and recent events."""
     tenant, name = _tenant_of(request, operator), request.query.get("user", "")
     if not is_user_id(name):
         raise NotFound
@@ -138,7 +138,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
     history = await request.app[app_keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
     rules = await request.app[app_keys.OPERATOR_ACTIONS].rules(tenant, name)
     if session is None and not history.events and rules == Rules() and "unseen" not in request.query:
-        raise NotFound(f"Nothing is kept of {visible(name)} in {tenant}")
+        raise NotFound(f"Nothing is recorded of {visible(name)} in {tenant}")
     content = {
         **_about(browser, operator, tenant),
         "user": name,
@@ -156,7 +156,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
 
 @signed_in
 async def rules(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
-    """What holds for all users of a tenant: restrictions, revoked tokens, limits."""
+    """Show what applies to all users of a tenant: restrictions, revocation, limits."""
     tenant = _tenant_of(request, operator)
     actions, subject = request.app[app_keys.OPERATOR_ACTIONS], request.query.get("subject", "").strip()
     known = request.app[app_keys.REQUEST_SERVICES].policy.current.directory.tenants[tenant]
@@ -177,7 +177,7 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
 
 
 def _about(browser: Browser, operator: Operator, tenant: str) -> dict[str, Any]:
-    """What every page knows."""
+    """Return the content that every page has."""
     at = f"/tenants/{tenant}"
     return {
         "browser": browser,
@@ -200,7 +200,7 @@ def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.Str
 
 
 def _own_page(wanted: str) -> str:
-    """Where to go after the login: a page of the dashboard, never another place."""
+    """Return the page to show after the login; the overview if `wanted` is not a page of the dashboard."""
     inside = wanted == ROOT or wanted.startswith((f"{ROOT}?", f"{ROOT}/"))
     dots = {".", ".."} & set(unquote(wanted.partition("?")[0]).split("/"))
     return wanted if inside and not dots and wanted.isprintable() and "\\" not in wanted else ROOT
@@ -228,10 +228,10 @@ def _status_of(request: web.Request) -> Status | None:
 
 
 def _origin_of(request: web.Request) -> str:
-    """What the reader's browser calls this service, to show it in a curl line."""
+    """Return the origin of this service as the browser sees it, for a curl line."""
     try:
         return str(request.url.origin())
-    except ValueError:  # a Host header that is none
+    except ValueError:  # the Host header is not a host
         return "http://127.0.0.1:8080"
 
 

@@ -1,1 +1,1 @@
-"""What operators monitor: health, metrics, and what the log leaves out."""
+"""Health checks, metrics, and what the log throttles or redacts."""

@@ -14,7 +14,7 @@ WARN_EVERY_S = 60.0
 MAX_PEERS = 100
 """Peers that are named in a minute, for each problem."""
 OTHERS = "others"
-"""Stands for the peers beyond."""
+"""The name under which all further peers are counted."""
 
 _SENTENCES = {
     AddressProblem.UNTRUSTED_PEER: "a peer that is not one of server.trusted_proxies sends a forwarded address; all "
@@ -35,14 +35,14 @@ class _Peer:
 
 
 class AddressWarnings:
-    """Counts problems by peer. Logs a peer within a second, then at most once a minute, with its count."""
+    """Counts problems by peer, and logs each peer within a second, then at most once a minute, with its count."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._peers: dict[AddressProblem, dict[str, _Peer]] = {problem: {} for problem in AddressProblem}
 
     def report(self, problem: AddressProblem, peer: str) -> None:
-        """Count one request of `peer`."""
+        """Count one request from `peer`."""
         peers = self._peers[problem]
         found = peers.get(peer)
         if found is None:

@@ -1,4 +1,4 @@
-"""Liveness, readiness, metrics. They stand outside the admission."""
+"""Handlers for liveness, readiness and metrics, which need no admission."""
 
 import hmac
 
@@ -12,7 +12,7 @@ from service.web.api.envelope import success
 
 
 async def healthz(request: web.Request) -> web.StreamResponse:
-    """The process is alive."""
+    """Answer 200: the process is alive."""
     return success(request, {"status": "ok"})
 
 
@@ -27,7 +27,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """The Prometheus text format; with `metrics.token` set, for whoever brings it."""
+    """Return the metrics in the Prometheus text format. If `metrics.token` is set, the request must carry it."""
     wanted = request.app[app_keys.REQUEST_SERVICES].policy.current.metrics_token_digest
     if wanted is not None:
         token = bearer_token(request.headers)

@@ -1,4 +1,4 @@
-"""What repeats, told once a second: the log shall not be the most expensive part of a refusal, or of an outage."""
+"""Log lines for repeated refusals and failures, written once a second: they must not cost more than the refusals."""
 
 import asyncio
 from collections import Counter
@@ -10,16 +10,16 @@ from service.web.monitoring.address_problems import AddressWarnings
 
 log = structlog.get_logger()
 
-TELL_EVERY_S = 1.0
+FLUSH_EVERY_S = 1.0
 MOST = 100
-"""So many addresses are told of by themselves each second; the others together."""
+"""Addresses with a line of their own each second; the others share one."""
 
 MOST_ONCE = 1000
 """So many things are logged once; a client must not fill the memory with others."""
 
 
 class LogThrottle:
-    """How often something happened again, by operation and address."""
+    """Counts repeated refusals by operation and address, and failures by kind."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
@@ -35,15 +35,15 @@ class LogThrottle:
         return True
 
     def fail(self, kind: str, reason: str) -> None:
-        """Count a question that Redis did not decide; a line for each kind says within a second why, the last time."""
+        """Count an admission that Redis did not decide. Within a second a line for each kind has the last reason."""
         self._failures[kind] = reason, self._failures.get(kind, ("", 0))[1] + 1
 
     def count(self, what: str, operation: str, client: str) -> None:
-        """Count one; it is told within a second."""
+        """Count one; it is logged within a second."""
         self._counts[what, operation, client] += 1
 
     def flush(self) -> None:
-        """A line for each kind of failure, and for each address, the most frequent first."""
+        """Write a line for each kind of failure and for each address, the most frequent first."""
         self.addresses.flush()
         failures, self._failures = self._failures, {}
         for kind, (reason, times) in failures.items():
@@ -57,8 +57,8 @@ class LogThrottle:
             log.info("others", clients=len(counts) - MOST, times=others)
 
     async def run_forever(self) -> None:
-        """Tell once a second."""
+        """Write the lines once a second."""
         while True:
-            await asyncio.sleep(TELL_EVERY_S)
+            await asyncio.sleep(FLUSH_EVERY_S)
             self.flush()
             round_completed()

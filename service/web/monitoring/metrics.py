@@ -1,7 +1,7 @@
-"""What /metrics tells. Labels are of our own making, never of a client's, so their number is bounded.
+"""The metrics of /metrics. No label comes from a client, so the number of labels is bounded.
 
 prometheus-client's counters take a lock and, with several workers, write to a shared file at each step. So
-requests are counted in a plain dictionary, and poured into the counters once a second and before each reading.
+requests are counted in a plain dictionary, which is added to the counters once a second and before each reading.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ POUR_EVERY_S = 1.0
 
 
 def share_metrics(folder: Path) -> None:
-    """Count for all workers together, in files of this folder. To be called in each, before its metrics are made."""
+    """Count for all workers together, in files of `folder`. Call this in each worker before its metrics are made."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
@@ -38,7 +38,7 @@ class Metrics:
         )
         self._transitions = self._counter("transitions", "Transitions that requests made", "from_status", "to_status")
         self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
-        self._failures = self._counter("redis_failures", "Questions that Redis did not decide, by what kept it", "kind")
+        self._failures = self._counter("redis_failures", "Admissions that Redis did not decide, by reason", "kind")
         self._address_problems = self._counter(
             "client_address_problems", "Requests whose forwarded address was not used, by why", "problem"
         )
@@ -120,7 +120,7 @@ class Metrics:
         self._tally[self._transitions, (came_from.value, to.value)] += 1
 
     def count_failure(self, kind: str) -> None:
-        """Count a question that Redis did not decide."""
+        """Count an admission that Redis did not decide."""
         self._tally[self._failures, (kind,)] += 1
 
     def count_address_problem(self, problem: str) -> None:
@@ -132,7 +132,7 @@ class Metrics:
         self._tally[self._refused_preflights, (reason,)] += 1
 
     def count_swept(self, expired: int, removed: int) -> None:
-        """Count what a round of the sweep came to."""
+        """Count the users of one round of the sweep."""
         self._tally[self._swept, ("expired",)] += expired
         self._tally[self._swept, ("removed",)] += removed
 
@@ -144,7 +144,7 @@ class Metrics:
             self._key_set_fetched.labels(tenant).set_to_current_time()
 
     def forget_key_set(self, tenant: str) -> None:
-        """Report nothing of a key set that is no longer followed."""
+        """Stop reporting a key set that is no longer fetched."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # there prometheus-client cannot remove a label
             self._key_set_up.labels(tenant).set(1)
             return
@@ -152,7 +152,7 @@ class Metrics:
             gauge.remove(tenant)
 
     def pour(self) -> None:
-        """Hand what was counted to prometheus-client."""
+        """Add what was counted to the counters of prometheus-client."""
         tally, self._tally = self._tally, Tally()
         answers, self._answers = self._answers, {}
         for (operation, status), number in answers.items():
@@ -166,14 +166,14 @@ class Metrics:
             self._last_run.labels(name).set(at_s)
 
     async def run_forever(self) -> None:
-        """Pour once a second, so that other workers' readings miss no more than that."""
+        """Add it once a second, so that a reading in another worker misses at most a second."""
         while True:
             await asyncio.sleep(POUR_EVERY_S)
             self.pour()
             round_completed()
 
     def text(self) -> bytes:
-        """The Prometheus text format."""
+        """Return the Prometheus text format."""
         self.pour()
         registry, folder = self.registry, os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder is not None:

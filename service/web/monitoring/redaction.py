@@ -1,4 +1,4 @@
-"""What was sent where it does not belong: tokens in a path, or as a request id, are not told."""
+"""Redaction of tokens that clients send in the wrong place: in a path, or as a request id."""
 
 import re
 
@@ -10,10 +10,10 @@ _JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 
 
 def is_token(text: str, policy: Policy) -> bool:
-    """Whether `text` holds a JWT, or is one of the tokens that are configured."""
+    """Return whether `text` contains a JWT, or is one of the configured tokens."""
     return _JWT.search(text) is not None or digest(text) in policy.secrets
 
 
 def redacted(path: str, policy: Policy) -> str:
-    """`path`, with the segments that are tokens made unreadable."""
+    """Return `path` with segments that are tokens replaced."""
     return "/".join(REDACTED if is_token(segment, policy) else segment for segment in path.split("/"))

@@ -1,4 +1,4 @@
-"""JSON Schemas of what the answers hold; `description.py` puts them together."""
+"""JSON Schemas of the answers' data, which `description.py` puts together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def object_of(properties: Json, optional: Sequence[str] = ()) -> Json:
 
 
 def nullable(schema: Json) -> Json:
-    """Return the schema of that, or of null."""
+    """Return a schema that also allows null."""
     return {"oneOf": [schema, {"type": "null"}]}
 
 
@@ -40,7 +40,7 @@ SESSION_MEMBERS: Json = {
 SESSION = object_of(SESSION_MEMBERS)
 EVENT: Json = {
     "type": "object",
-    "description": "One thing that happened; which members there are depends on `type`",
+    "description": "One event; its members depend on `type`",
     "properties": {
         "id": {"type": "string"},
         "at": MOMENT,
@@ -60,7 +60,10 @@ LIMIT = object_of({"requests": {"type": "integer"}, "window": {"type": "integer"
 RESTRICTIONS = list_of(object_of({"capability": {"type": "string"}, "until": TIME}))
 COUNTS = object_of({status.value: COUNT for status in RECORDED})
 SUCCESS = object_of({"success": {"const": True}})
-APPLIED: Json = {"type": "boolean", "description": "false: what holds already is the same, or stricter, and stays"}
+APPLIED: Json = {
+    "type": "boolean",
+    "description": "false: nothing changed, because the same or a stricter setting applies already",
+}
 REVOKED: Json = {  # tokens issued up to the first moment are refused, those issued from the second on are accepted
     **{name: {**MOMENT, "description": "by whole seconds of `iat`"} for name in ("revokedBefore", "newTokensFrom")},
     "tokensCarryIat": {

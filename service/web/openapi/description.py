@@ -1,6 +1,7 @@
 """The description of the API: OpenAPI 3.1, written once.
 
-Bodies and queries come from `schemas.py`, errors from `error_responses.py`. `tests/web/test_openapi.py` holds it to the routes that there are and to what they answer.
+Bodies and queries come from `schemas.py`, errors from `error_responses.py`. `tests/web/test_openapi.py` compares the
+description with the routes and with their answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,16 +56,16 @@ class Operation:
     path: str
     summary: str
     data: Json | None = None
-    """What `data` of the answer is; None: the answer is not the envelope."""
+    """The schema of the answer's `data`; None: the answer is not the envelope."""
     status: int = 200
     security: Sequence[Json] = ()
     errors: Sequence[str] = ()
-    """Codes, besides those that any request may get."""
+    """Error codes besides those of every request."""
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     headers: Sequence[str] = ()
     content: Mapping[str, Json] = field(default_factory=dict)
-    """The answer's content, where it is not the envelope."""
+    """The answer's content, if it is not the envelope."""
 
 
 _ANY = ("BAD_REQUEST", "INTERNAL_SERVER")
@@ -100,7 +101,7 @@ def _verify() -> list[Operation]:
 
 def _of_a_tenant() -> list[Operation]:
     at = "/tenants/{tenant}"
-    # By path, and by query for names that a client may take out of a path.
+    # By path, and by query for names that clients remove from a path.
     users: list[tuple[str, type[BaseModel] | None]] = [
         (f"{at}/users/{{user}}", None),
         (f"{at}/user", schemas.UserQuery),
@@ -128,7 +129,10 @@ def _of_a_tenant() -> list[Operation]:
     page = {
         "sessions": list_of(A_SESSION),
         "next": {"type": ["string", "null"], "description": "`after` of the next page; null: this is the last"},
-        "examined": {"type": ["integer", "null"], "description": "how many newest sessions a prefix was looked for in"},
+        "examined": {
+            "type": ["integer", "null"],
+            "description": "how many of the newest sessions were searched for the prefix",
+        },
     }
     one = {
         "session": nullable(A_SESSION),
@@ -137,22 +141,22 @@ def _of_a_tenant() -> list[Operation]:
         "eventsReachBackTo": TIME,
     }
     found = [
-        _operators("get", at, "Counts, and what operators have set", object_of({"tenant": {"type": "string"}, "counts": COUNTS, "restrictedByConfiguration": list_of({"type": "string"}), **documented, "limits": limits})),
+        _operators("get", at, "Counts, restrictions, revocation and limits", object_of({"tenant": {"type": "string"}, "counts": COUNTS, "restrictedByConfiguration": list_of({"type": "string"}), **documented, "limits": limits})),
         _operators("get", f"{at}/activity", "The last hour", object_of(activity)),
-        _operators("get", f"{at}/webhooks", "How far each webhook has been told, and how it goes", object_of({"webhooks": list_of(WEBHOOK)})),
+        _operators("get", f"{at}/webhooks", "The last delivered event of each webhook, and its failed attempts", object_of({"webhooks": list_of(WEBHOOK)})),
         _operators("get", f"{at}/webhooks/{{webhook}}", "One webhook, the message that waits, and those that were set aside", ONE_WEBHOOK),
-        _operators("post", f"{at}/webhooks/{{webhook}}/pause", "Send nothing until it is resumed", ORDERED, body=schemas.ReasonBody),
-        _operators("post", f"{at}/webhooks/{{webhook}}/resume", "Send again; the message that waits at once", ORDERED, body=schemas.ReasonBody),
-        _operators("post", f"{at}/webhooks/{{webhook}}/skip", "Go on without the message that waits; the receiver gets a gap", SKIPPED, errors=("CONFLICT",), body=schemas.SkipBody),
+        _operators("post", f"{at}/webhooks/{{webhook}}/pause", "Send nothing until the webhook is resumed", ORDERED, body=schemas.ReasonBody),
+        _operators("post", f"{at}/webhooks/{{webhook}}/resume", "Send again, beginning with the message that waits", ORDERED, body=schemas.ReasonBody),
+        _operators("post", f"{at}/webhooks/{{webhook}}/skip", "Skip the message that waits; the receiver gets a gap", SKIPPED, errors=("CONFLICT",), body=schemas.SkipBody),
         _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", object_of(page), query=schemas.SessionsQuery),
-        _operators("get", f"{at}/limits", "Limits, as they hold and as configured", object_of({"limits": list_of(object_of(listed))})),
-        _operators("get", f"{at}/limits/{{limit}}", "Where a subject stands, without using any up", object_of({**limit_state, "remaining": COUNT, "reset": COUNT}), query=schemas.SubjectQuery),
-        _operators("put", f"{at}/limits/{{limit}}", "Set a limit over the configuration's; the last one set holds", object_of({"success": {"const": True}, "applied": APPLIED, "requests": COUNT, "window": COUNT, "previous": LIMIT}), body=schemas.LimitBody),
-        _operators("delete", f"{at}/limits/{{limit}}", "Let the configuration's limit hold again", body=schemas.ReasonBody),
-        _operators("post", f"{at}/limits/{{limit}}/reset", "Give a subject its whole quota back", object_of({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
+        _operators("get", f"{at}/limits", "Limits, as configured and as they apply", object_of({"limits": list_of(object_of(listed))})),
+        _operators("get", f"{at}/limits/{{limit}}", "How much a subject has used, without using any", object_of({**limit_state, "remaining": COUNT, "reset": COUNT}), query=schemas.SubjectQuery),
+        _operators("put", f"{at}/limits/{{limit}}", "Set a limit in place of the configured one; the last value applies", object_of({"success": {"const": True}, "applied": APPLIED, "requests": COUNT, "window": COUNT, "previous": LIMIT}), body=schemas.LimitBody),
+        _operators("delete", f"{at}/limits/{{limit}}", "Return to the configured limit", body=schemas.ReasonBody),
+        _operators("post", f"{at}/limits/{{limit}}/reset", "Restore the whole quota of a subject", object_of({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
     ]  # fmt: skip
     actions = ("logout", "suspend", "reinstate", "terminate")
-    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, told one by one", object_of({"results": list_of(RESULT)}), body=schemas.ManyBody) for act in actions]  # fmt: skip
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, with a result for each", object_of({"results": list_of(RESULT)}), body=schemas.ManyBody) for act in actions]  # fmt: skip
     for user, query in users:
         found += [
             _operators("get", user, "One user, with history", object_of(one), query=query),
@@ -164,15 +168,15 @@ def _of_a_tenant() -> list[Operation]:
         found += [
             _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", object_of({"success": {"const": True}, "applied": APPLIED, "until": {**TIME, "description": "until when it holds; null: until it is lifted"}}), body=schemas.RestrictBody, query=replace),
             _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.ReasonBody, query=query),
-            _operators("put", f"{whose}/revocation", "Refuse tokens issued up to a moment; a later one that is set stays", object_of({"applied": APPLIED, **REVOKED}), body=schemas.RevokeBody, query=replace),
-            _operators("delete", f"{whose}/revocation", "Refuse no token for when it was issued", object_of({"success": {"const": True}, "applied": APPLIED}), body=schemas.ReasonBody, query=query),
+            _operators("put", f"{whose}/revocation", "Revoke the tokens issued up to a moment; a later moment stays", object_of({"applied": APPLIED, **REVOKED}), body=schemas.RevokeBody, query=replace),
+            _operators("delete", f"{whose}/revocation", "Lift the revocation", object_of({"success": {"const": True}, "applied": APPLIED}), body=schemas.ReasonBody, query=query),
         ]  # fmt: skip
     return found
 
 
 @cache
 def operations() -> tuple[Operation, ...]:
-    """All that the service answers to programs."""
+    """Return all operations for programs."""
     text: Callable[[str], Mapping[str, Json]] = lambda kind: {kind: {"schema": {"type": "string"}}}  # noqa: E731
     alive = object_of({"status": {"const": "ok"}})
     ready = object_of({"status": {"const": "ready"}, "warnings": list_of({"type": "string"})})
@@ -182,7 +186,7 @@ def operations() -> tuple[Operation, ...]:
     return (
         _users("post", "/auth/logout", out, SUCCESS),
         _users("get", "/auth/logout", f"{out}; use POST, since a GET may be prefetched or repeated (403 for a prefetch)", SUCCESS, errors=("FORBIDDEN",)),
-        _users("get", "/auth/status", "Where the user stands after this request", A_SESSION, errors=("VALIDATION_ERROR",)),
+        _users("get", "/auth/status", "The user's status after this request", A_SESSION, errors=("VALIDATION_ERROR",)),
         _users(
             "post", "/auth/terminate", "End one's own account", SUCCESS,
             status=201, body=schemas.TerminateBody, errors=("VALIDATION_ERROR", "PAYLOAD_TOO_LARGE"),
@@ -190,7 +194,7 @@ def operations() -> tuple[Operation, ...]:
         *_verify(),
         _operators("get", "", "The routes to begin with", LINKS),
         _operators("get", "/tenants", "The operator's tenants", tenants),
-        _operators("get", "/events", "What happens, as it happens", None, query=schemas.EventsQuery, content=stream, headers=("last-event-id",)),
+        _operators("get", "/events", "Events as they happen", None, query=schemas.EventsQuery, content=stream, headers=("last-event-id",)),
         *_of_a_tenant(),
         Operation("get", "/", "Links; a browser is redirected to the dashboard", LINKS),
         Operation("get", "/healthz", "The process is alive", alive),
@@ -202,7 +206,7 @@ def operations() -> tuple[Operation, ...]:
 
 @cache
 def document(version: str) -> Json:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     used = {model for one in operations() for model in (one.body,) if model is not None}
     _, definitions = models_json_schema([(model, "validation") for model in sorted(used, key=lambda one: one.__name__)])
     definitions = _moved(definitions.get("$defs", {}))
@@ -236,18 +240,18 @@ _META = object_of({"requestId": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{
 _HEADERS: dict[str, Json] = {
     name: {"description": documented, "schema": {"type": kind}}
     for name, kind, documented in (
-        ("x-request-id", "string", "the request's id: the client's where it is well-formed, else a new one"),
-        ("RateLimit-Policy", "string", "each limit that holds (draft-ietf-httpapi-ratelimit-headers)"),
-        ("RateLimit", "string", "where the subject stands within each"),
-        ("X-RateLimit-Limit", "integer", "of the tightest"),
-        ("X-RateLimit-Remaining", "integer", "of the tightest"),
-        ("X-RateLimit-Reset", "integer", "seconds until the tightest has more quota"),
-        ("Retry-After", "integer", "seconds; whoever waits so long is admitted"),
-        ("x-degraded", "string", "what Redis was not there to decide: limits, sessions"),
-        ("x-auth-admitted", "string", "1: the request is admitted; a proxy wants it beside the status 200"),
-        ("x-auth-tenant", "string", "whose user is admitted"),
-        ("x-auth-user", "string", "who is admitted, percent-encoded"),
-        ("x-auth-status", "string", "where the user stands"),
+        ("x-request-id", "string", "the request's id: the client's if it is well-formed, else a new one"),
+        ("RateLimit-Policy", "string", "each limit that applies (draft-ietf-httpapi-ratelimit-headers)"),
+        ("RateLimit", "string", "what is left of each limit"),
+        ("X-RateLimit-Limit", "integer", "of the tightest limit"),
+        ("X-RateLimit-Remaining", "integer", "of the tightest limit"),
+        ("X-RateLimit-Reset", "integer", "seconds until the tightest limit has more quota"),
+        ("Retry-After", "integer", "seconds; a client that waits so long is admitted"),
+        ("x-degraded", "string", "what was decided without Redis: limits, sessions"),
+        ("x-auth-admitted", "string", "1: the request is admitted; a proxy must check it together with the status 200"),
+        ("x-auth-tenant", "string", "the tenant"),
+        ("x-auth-user", "string", "the user, percent-encoded"),
+        ("x-auth-status", "string", "the user's status"),
         ("x-auth-expires", "string", "when the token expires"),
     )
 }
@@ -276,7 +280,7 @@ def _operation(one: Operation) -> Json:
         documented = "true: answer without a change of the status; false, or absent: the request is a use of the token"
         parameters.append({"name": "x-passive", "in": "header", "schema": schema, "description": documented})
     if "last-event-id" in one.headers:
-        documented = "go on behind this event"
+        documented = "continue after this event"
         parameters.append({"name": "last-event-id", "in": "header", "schema": {"type": "string", "pattern": r"^\d{1,15}-\d{1,19}$"}, "description": documented})  # fmt: skip
     parameters.append({"name": "x-request-id", "in": "header", "schema": {"type": "string"}})
     operation_id = "_".join([one.method, *(part.strip("{}") for part in one.path.split("/") if part)])
@@ -349,7 +353,7 @@ def _shown(names: Sequence[str]) -> Json:
 
 
 def _moved(definitions: Any) -> Any:
-    """Definitions of pydantic's, at the place where OpenAPI keeps them."""
+    """Return pydantic's definitions with references to where OpenAPI has them."""
     if isinstance(definitions, dict):
         return {
             name: value.replace("#/$defs/", "#/components/schemas/") if name == "$ref" else _moved(value)

@@ -1,4 +1,4 @@
-"""The description of the API, for programs at /openapi.json and for readers at /docs (Swagger UI, from its package)."""
+"""The API's description: for programs at /openapi.json, and for people at /docs (Swagger UI from its package)."""
 
 import json
 from functools import cache
@@ -14,16 +14,16 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Swagger UI styles its elements one by one."""
+"""Swagger UI needs inline styles."""
 
 
 async def described(_: web.Request) -> web.Response:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     return web.Response(body=_text(), content_type="application/json", charset="utf-8")
 
 
 async def reader(request: web.Request) -> web.Response:
-    """A page to read it in, and to try it."""
+    """Show the description, with forms to send requests."""
     response = aiohttp_jinja2.render_template("docs.html", request, {"root": ROOT})
     response.headers["content-security-policy"] = _POLICY
     return response

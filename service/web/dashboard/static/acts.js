@@ -1,18 +1,18 @@
-// What an operator does: each button says what it asks of the API, a dialog asks for the reason, and what came of it is told.
+// Actions of an operator: a button names the request, a dialog asks for the reason, and a notice shows the result.
 
 import { refresh } from "./live.js";
 
 const main = document.querySelector("main[data-api]");
 const dialog = document.getElementById("act");
-const told = document.getElementById("told");
-const TOLD_MS = 8000;
+const notice = document.getElementById("notice");
+const NOTICE_MS = 8000;
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
-function tell(text, wrong = false) {
-  told.textContent = text;
-  clearTimeout(tell.ends);
-  if (!wrong) tell.ends = setTimeout(() => (told.textContent = ""), TOLD_MS);
-  told.classList.toggle("wrong", wrong);
+function notify(text, wrong = false) {
+  notice.textContent = text;
+  clearTimeout(notify.ends);
+  if (!wrong) notify.ends = setTimeout(() => (notice.textContent = ""), NOTICE_MS);
+  notice.classList.toggle("wrong", wrong);
 }
 
 function selected() {
@@ -56,7 +56,7 @@ function ask(button) {
   const submit = dialog.querySelector("[type=submit]");
   submit.textContent = button.textContent.trim();
   submit.className = button.classList.contains("danger") ? "danger" : "";
-  say("");
+  showError("");
   dialog.querySelector("form").onsubmit = (event) => {
     event.preventDefault();
     submit.disabled = true;
@@ -65,8 +65,8 @@ function ask(button) {
   dialog.showModal();
 }
 
-// What is wrong is said where it was typed, and nothing of that is lost.
-function say(text) {
+// Shows an error in the dialog, which keeps what was typed.
+function showError(text) {
   dialog.querySelector(".wrong").textContent = text;
 }
 
@@ -93,19 +93,19 @@ async function run(button, users, form) {
     const content = await answer.json();
     if (content.error) {
       const why = (content.error.validation ?? []).map((one) => `${one.field}: ${one.message}`).join("; ");
-      return say(why || content.error.message);
+      return showError(why || content.error.message);
     }
     dialog.close();
     for (const box of document.querySelectorAll("input:checked[name=chosen], #choose-all")) box.checked = false;
-    tell(outcome(button.textContent.trim(), content.data), content.data.results?.some((one) => !one.done));
+    notify(outcome(button.textContent.trim(), content.data), content.data.results?.some((one) => !one.done));
     await refresh().catch(() => {});
     if (!document.activeElement || document.activeElement === document.body) document.querySelector(".acts button")?.focus();
   } catch {
-    say("The service does not answer. What was typed is kept: try again.");
+    showError("The service does not answer. Your input is kept: try again.");
   }
 }
 
-// What holds after an act, also where a stricter one was there before.
+// What applies after an action, even if a stricter setting was there before.
 function holds(data) {
   const parts = [];
   if (data.newTokensFrom) parts.push(`tokens issued from ${full.format(Date.parse(data.newTokensFrom))} on are accepted, earlier ones are refused`);

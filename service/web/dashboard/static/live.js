@@ -1,5 +1,5 @@
-// Keeps a page live: whatever happens to the tenant, its regions are fetched again, at most once a second.
-// The server renders them both times, so there is one template for each thing that is shown.
+// Keeps a page live: after an event of the tenant, fetches the page again and replaces its regions, at most once a second.
+// The server renders both times, so each region has one template.
 
 import { show } from "./times.js";
 
@@ -17,8 +17,8 @@ function say(live) {
   state.textContent = live ? "Live" : "Not live: connecting again…";
 }
 
-// What the reader has chosen or is about to use outlasts the exchange.
-function exchange(region, fresh) {
+// Replaces a region. Checked boxes stay checked, and the focus stays where it was.
+function replace(region, fresh) {
   const chosen = new Set([...region.querySelectorAll("input:checked")].map((box) => box.value));
   const active = region.contains(document.activeElement) ? keyOf(document.activeElement) : null;
   region.replaceChildren(...fresh.childNodes);
@@ -38,7 +38,7 @@ export async function refresh() {
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const region of document.querySelectorAll("[data-live]")) {
     const fresh = page.querySelector(`[data-live="${region.dataset.live}"]`);
-    if (fresh) exchange(region, fresh);
+    if (fresh) replace(region, fresh);
   }
   show();
   document.dispatchEvent(new Event("refreshed"));

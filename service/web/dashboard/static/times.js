@@ -1,4 +1,4 @@
-// Puts every <time> into the reader's zone; those marked data-relative say how long ago, and keep saying it.
+// Shows every <time> in the reader's time zone; those with data-relative as a time ago, which is kept up to date.
 
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
