@@ -22,11 +22,10 @@ from service.config.validation import doubts
 from service.reloading import Reloader
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
-from service.web.server.http_server import OPTIONS, Runner, spare_the_collector
+from service.web.server.http_server import BACKLOG, HttpServer, spare_the_collector
 
 log = structlog.get_logger()
 
-BACKLOG = 1024
 EXIT_CANNOT_LISTEN = 1
 EXIT_CONFIGURATION = 2
 
@@ -114,18 +113,18 @@ def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], Redi
 
 
 async def _serve(app: web.Application, listeners: Sequence[socket.socket], on_listening: Callable[[], None]) -> int:
-    runner = Runner(app, **OPTIONS)
+    server = HttpServer(app)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for ends in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(ends, stop.set)
-    await runner.setup()
+    await server.start()
     for listener in listeners:
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        await server.listen(listener)
     on_listening()
     spare_the_collector()
     await stop.wait()
     log.info("draining")
-    await runner.cleanup()
+    await server.close()
     log.info("ended")
     return 0

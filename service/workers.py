@@ -1,4 +1,4 @@
-"""Several workers: gunicorn's master with aiohttp's own worker class, over one configuration and one log.
+"""Several workers: gunicorn's master with a worker class of our own, over one configuration and one log.
 
 The master owns the embedded Redis and the listening socket, replaces a worker that dies, and serves nothing itself.
 """
@@ -7,21 +7,23 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from socket import socket
 from typing import Any
 
 import structlog
-from aiohttp import web
-from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker as BaseWorker
 from prometheus_client import multiprocess
+from uvloop import run as run_loop
 
 from service import logs
 from service.app import make_app
@@ -30,7 +32,7 @@ from service.config.settings import Settings
 from service.reloading import Reloader
 from service.store.connection.client import RedisAccess
 from service.web.monitoring.metrics import share_metrics
-from service.web.server.http_server import OPTIONS, SHUTDOWN_S, Runner, spare_the_collector
+from service.web.server.http_server import SHUTDOWN_S, HttpServer, spare_the_collector
 
 log = structlog.get_logger()
 
@@ -99,10 +101,10 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
             self.cfg.set(name, value)
 
     def load(self) -> Callable[[], Any]:
-        """What a worker calls for its runner."""
-        return self._runner
+        """Return what a worker calls for its server."""
+        return self._server
 
-    async def _runner(self) -> web.AppRunner:
+    async def _server(self) -> HttpServer:
         share_metrics(self.folder)
         try:
             settings = await asyncio.to_thread(load, self.path)
@@ -111,8 +113,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
             settings = self.settings
         app = await asyncio.to_thread(make_app, settings, self.open_redis())
         Reloader.follow(app, self.path)
-        spare_the_collector()
-        return Runner(app, **OPTIONS)
+        return HttpServer(app)
 
 
 def _forget_worker(pid: int, folder: Path) -> None:
@@ -139,8 +140,8 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             os._exit(int(end.code or 0))
 
 
-class Worker(GunicornUVLoopWebWorker):
-    """aiohttp's worker, which also drains at once when it is told to end."""
+class Worker(BaseWorker):  # type: ignore[misc]
+    """One process: a front door over the listeners that the master opened."""
 
     def init_process(self) -> None:
         """Start. A SIGHUP that comes before the reloader listens waits for it: it may be about a newer file."""
@@ -148,14 +149,30 @@ class Worker(GunicornUVLoopWebWorker):
         threading.Thread(target=_end_after, args=(self.ppid,), name="master watch", daemon=True).start()
         super().init_process()
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM: take no more connections, answer what is under way."""
-        super().handle_exit(sig, frame)
-        self._notify_waiter_done()
+    def run(self) -> None:
+        """Serve until the master says otherwise, or is gone."""
+        run_loop(self._serve())
+        sys.exit(0)
+
+    async def _serve(self) -> None:
+        server: HttpServer = await self.wsgi()
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for ends in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(ends, stop.set)
+        await server.start()
+        for listener in self.sockets:
+            await server.listen(socket(fileno=os.dup(listener.fileno())))
+        spare_the_collector()
+        while self.alive and not stop.is_set() and self.ppid == os.getppid():
+            self.notify()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_FOR_MASTER_EVERY_S):
+                    await stop.wait()
+        await server.close()
 
 
 def _end_after(master: int) -> None:
-    """End this worker soon after its master is gone. It drains by itself then (aiohttp's worker looks once a second);
+    """End this worker soon after its master is gone. It drains by itself then (it looks once a second);
     one that cannot would keep the port and the data folder from the next start.
     """
     while os.getppid() == master:

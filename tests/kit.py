@@ -11,19 +11,21 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jwt
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from service.config.settings import Settings
 from service.store.embedded.server import find_server
-from service.web.server.http_server import OPTIONS, Runner
+from service.web.server.http_server import HttpServer
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-of-32-bytes-for-the-tests!"
@@ -87,10 +89,34 @@ def credentials(user: str = "alice", *, tenant_token: str = TENANT_TOKEN, **how:
 
 
 class OurServer(TestServer):
-    """aiohttp's test server, run as the service runs: with its connection handler and its limits."""
+    """aiohttp's test server, run as the service runs: behind front doors, with their limits."""
 
-    async def _make_runner(self, **options: Any) -> Runner:
-        return Runner(self.app, **{**OPTIONS, **options})
+    async def start_server(self, *_: Any, **__: Any) -> None:
+        if self.runner is not None:
+            return
+        self.http = HttpServer(self.app)
+        await self.http.start()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.host, self.port = listener.getsockname()
+        await self.http.listen(listener)
+        self.runner, self.scheme = self.http.runner, "http"
+        self._root = URL.build(scheme="http", host=self.host, port=self.port)
+
+    async def close(self) -> None:
+        if self.started and not self.closed:
+            await self.http.close()
+            self._root, self.port, self._closed = None, None, True
+
+
+@asynccontextmanager
+async def serving(app: web.Application, **options: Any) -> AsyncIterator[tuple[HttpServer, int]]:
+    """The application behind front doors, and its port on 127.0.0.1."""
+    server = HttpServer(app, **options)
+    await server.start()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await server.listen(listener)
+    yield server, listener.getsockname()[1]
+    await server.close()
 
 
 def needs(program: str, *, found: bool) -> None:

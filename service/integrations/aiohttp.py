@@ -28,7 +28,6 @@ from service.web.api import session_routes, vary
 from service.web.api.authentication import Handler, Middlewares
 from service.web.api.rate_limit_headers import limit_lines
 from service.web.app_keys import UserContext
-from service.web.server.responses import Answer
 
 __all__ = ["UserContext", "capability", "logout", "session_middleware", "status", "user_of"]
 
@@ -139,11 +138,8 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
             context.capability = _capability_of(match.handler, request.method)
             await admitting.admit(request, operation, context.capability)
         except DomainError as error:
-            return admitting.refuse(request, context, error)
-        response = await handler(request)
-        if isinstance(response, Answer):
-            response.lines += _lines(context)
-        return response
+            return admitting.refuse(request, context, error).to_aiohttp()
+        return await handler(request)
 
     app.cleanup_ctx.append(open_with)
     app.on_response_prepare.append(tell)

@@ -22,11 +22,12 @@ from service.web.api.client_address import AddressProblem, ClientAddressRules
 from service.web.monitoring.log_throttling import LogThrottle
 from service.web.monitoring.metrics import Metrics
 from service.web.policy import LivePolicy
-from service.web.server.responses import Answer
+from service.web.server.request_head import AnyRequest
+from service.web.server.responses import ApiResponse
 
 AsyncHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Responder = Callable[[web.Request, "RequestContext"], Answer]
-"""Answers what is admitted, without waiting for anything. On the short way the request does not hold its exchange."""
+Responder = Callable[[AnyRequest, "RequestContext"], ApiResponse]
+"""Answers what is admitted, without waiting for anything. On the hot path the request does not hold its context."""
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class UserContext:
     admission: Admission
 
 
-Original = Callable[[web.Request, ClientAddressRules], tuple[str, str]]
+Original = Callable[[AnyRequest, ClientAddressRules], tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

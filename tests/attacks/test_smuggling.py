@@ -108,8 +108,10 @@ AMBIGUOUS: dict[str, bytes] = {
     "a method that nobody knows": mallory(CL % len(HIDDEN), body=HIDDEN, first="BREW /auth/logout HTTP/1.1"),
     "a method in small letters": mallory(CL % 3, body=b"abc", first="post /auth/logout HTTP/1.1"),
     "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "5,000 fields": mallory(*(b"x%d: y" % number for number in range(5000))),
+    "6,000 fields": mallory(*(b"x%d: y" % number for number in range(6000))),
 }  # fmt: skip
+
+OTHER_THAN_400 = {"HTTP/1.2": 505, "HTTP/2.0": 505, "6,000 fields": 431}
 
 SWALLOWED: dict[str, bytes] = {
     "in a body": mallory(CL % len(HIDDEN), body=HIDDEN),
@@ -143,7 +145,7 @@ async def test_what_may_be_read_in_two_ways_is_refused_and_the_rest_is_not_read(
 ) -> None:
     answers = await target.exchange(AMBIGUOUS[name] + HIDDEN + LAST)
     attack(name, " ".join(map(str, wire.statuses(answers))))
-    assert wire.statuses(answers) == [400], "one answer, and hung up"
+    assert wire.statuses(answers) == [OTHER_THAN_400.get(name, 400)], "one answer, and hung up"
     assert answers.partition(b"\r\n\r\n")[2] == b"", "nothing is echoed"
     assert not any("alice" in key for key in await target.keys())
 

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-STATUSES = frozenset((100, 200, 201, 204, 206, 303, 304, 400, 401, 403, 404, 405, 409, 412, 413, 416, 417, 429))
-"""All that the service has to say while Redis is there. No 5xx among them."""
+STATUSES = frozenset(
+    (100, 200, 201, 204, 206, 303, 304, 400, 401, 403, 404, 405, 409, 412, 413, 416, 417, 429, 431, 505)
+)
+"""All that the service has to say while Redis is there. No 5xx among them but 505, for another version."""
 OF_A_BARE_ANSWER = frozenset((b"server", b"cache-control", b"content-length", b"content-type", b"date", b"connection"))
 """What a bare status may say: nothing that was sent."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [A-Za-z '-]+")
@@ -107,7 +109,7 @@ def _hold_to_ours(status: int, fields: dict[bytes, bytes], head: bytes) -> None:
         return
     _unless(fields.get(b"server") == b"rollcall", "it does not say who it is", head)
     if b"x-request-id" not in fields:
-        _unless(status in (400, 417) and fields.get(b"content-length") == b"0", "it has no request id", head)
+        _unless(status in (400, 417, 431, 505) and fields.get(b"content-length") == b"0", "it has no request id", head)
         _unless(fields.keys() <= OF_A_BARE_ANSWER, "a bare status says more", head)
 
 

@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-from service.web.server.connection import HEADER_DEADLINE_S
+from service.web.server.http_server import HEADER_DEADLINE_S
 from tests.fuzz.bounds import REQUESTS, SEED
 from tests.fuzz.conftest import complaints
 from tests.fuzz.making import Known, Maker

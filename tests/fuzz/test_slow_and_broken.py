@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from service.web.server.connection import HEADER_DEADLINE_S
+from service.web.server.http_server import HEADER_DEADLINE_S
 from tests.fuzz.conftest import OPERATORS, complaints
 from tests.fuzz.making import Known
 from tests.fuzz.raw_http import NotHttp, Plan, answers_in, converse

@@ -20,7 +20,8 @@ from service.web.api.credentials import sent_more_than_once
 from service.web.api.rate_limit_headers import limit_lines
 from service.web.dashboard.login import browser_of
 from service.web.dashboard.pages import ROOT
-from service.web.server.responses import SEND_TIMEOUT_S, complete
+from service.web.server.http_server import SEND_TIMEOUT_S
+from service.web.server.responses import complete
 
 log = structlog.get_logger()
 

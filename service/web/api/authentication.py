@@ -7,11 +7,11 @@ one admission, and so is what puts a status back to `logged_in` when a still-val
 import time
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from itertools import chain
+from typing import NamedTuple
 
 import structlog
 from aiohttp import web
-from multidict import CIMultiDictProxy
+from multidict import MultiMapping
 
 from service.core.admission import Admission, Failure, Question, Terms, judge
 from service.core.errors import (
@@ -35,18 +35,17 @@ from service.web.api.client_address import client_address
 from service.web.api.cors import cors_lines
 from service.web.api.credentials import NONE, is_passive, is_prefetch, repeated_fields, tenant_token, user_token
 from service.web.api.envelope import failure, request_id_of
-from service.web.api.error_responses import problem_of
+from service.web.api.error_responses import Problem, problem_of
 from service.web.api.rate_limit_headers import UNAVAILABLE_RETRY_S, limit_lines
 from service.web.dashboard.pages import is_page, problem_page
 from service.web.monitoring.redaction import redacted
-from service.web.server.responses import Answer, complete, line
+from service.web.server.request_head import AnyRequest
+from service.web.server.responses import AnyResponse, ApiResponse, complete, line
 
 log = structlog.get_logger()
 
 Handler = app_keys.AsyncHandler
 
-MAX_HEADER_BYTES = 16 * 1024
-"""All header fields together."""
 FOR_PROGRAMS = frozenset({"logout", "status", "terminate", "verify"})
 """Operations that are never a page's."""
 MOST_OF_A_PATH = 200
@@ -64,7 +63,7 @@ class Middlewares:
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             await self.admit(request, operation)
-            return answer(request, request[app_keys.REQUEST_CONTEXT])
+            return answer(request, request[app_keys.REQUEST_CONTEXT]).to_aiohttp()
 
         return lambda request: self.problems(request, admitted)
 
@@ -73,35 +72,51 @@ class Middlewares:
         """Give every answer its request id and headers, every error its envelope, and tell the log."""
         context = request[app_keys.REQUEST_CONTEXT] = self.begin(request)
         try:
-            hold_to_size(request)
             response = await handler(request)
         except web.HTTPRedirection as redirection:
             response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
         except Exception as error:  # the last line: whatever it is gets an envelope
-            return self.refuse(request, context, error)
-        return self.finish(request, context, response)
+            if context.operation not in FOR_PROGRAMS and is_page(request):
+                return self._refuse_page(request, context, error)
+            return self.refuse(request, context, error).to_aiohttp()
+        self.finish(request, context, response)
+        return response
 
-    def begin(self, request: web.Request) -> app_keys.RequestContext:
+    def begin(self, request: AnyRequest) -> app_keys.RequestContext:
         """What `request`'s exchange is to be."""
         return app_keys.RequestContext(self._services, request_id_of(request, self._services.policy.current))
 
-    def refuse(self, request: web.Request, context: app_keys.RequestContext, error: Exception) -> web.StreamResponse:
-        """The answer to an error, told to the log as well."""
-        response, code, lines = _refusal(request, context, error)
-        answer = self.finish(request, context, response, error, code, lines)
-        forward_auth.translate(request, answer)
-        return answer
+    def refuse(self, request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> ApiResponse:
+        """Return the answer to an error, and log it."""
+        refusal = _refusal_of(context, error)
+        problem = refusal.problem
+        validation = error.validation if isinstance(error, InvalidRequest) else ()
+        response = failure(context, problem.code, problem.status, problem.message, validation)
+        response.closes = refusal.closes
+        self.finish(request, context, response, error, refusal)
+        forward_auth.translate(request, response)
+        return response
+
+    def _refuse_page(
+        self, request: web.Request, context: app_keys.RequestContext, error: Exception
+    ) -> web.StreamResponse:
+        refusal = _refusal_of(context, error)
+        response = problem_page(request, refusal.problem)
+        if refusal.closes:
+            response.force_close()
+        self.finish(request, context, response, error, refusal)
+        return response
 
     def finish(
         self,
-        request: web.Request,
+        request: AnyRequest,
         context: app_keys.RequestContext,
-        response: web.StreamResponse,
+        response: AnyResponse,
         error: Exception | None = None,
-        code: str = "",
-        lines: str = "",
-    ) -> web.StreamResponse:
-        """Headers, metrics and log, which every answer has."""
+        refusal: "_Refusal | None" = None,
+    ) -> None:
+        """Add the headers that every answer has, count it, and log it."""
+        code, lines = (refusal.problem.code, refusal.lines) if refusal is not None else ("", "")
         services, status = self._services, response.status
         admission = context.admission
         if admission is not None:
@@ -113,7 +128,7 @@ class Middlewares:
             reads += vary.ORIGIN
         vary_line = f"vary: {reads}\r\n" if reads else ""
         lines = f"x-request-id: {context.request_id}\r\n{vary_line}{lines}"
-        if isinstance(response, Answer):
+        if isinstance(response, ApiResponse):
             response.lines += lines
         else:
             complete(response, lines)
@@ -122,10 +137,9 @@ class Middlewares:
         except Exception as mistake:  # the answer holds, whatever becomes of its report
             with suppress(Exception):  # a log that fails takes no answer with it
                 log.error("a request was not reported", request_id=context.request_id, exc_info=mistake)
-        return response
 
     def _observe(
-        self, request: web.Request, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
+        self, request: AnyRequest, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
     ) -> None:
         """Count the answer, and log it where it is worth a line."""
         services, admission = self._services, context.admission
@@ -176,7 +190,7 @@ class Middlewares:
 
     def question(
         self,
-        request: web.Request,
+        request: AnyRequest,
         context: app_keys.RequestContext,
         operation: app_keys.Operation,
         capability: str | None = None,
@@ -238,7 +252,7 @@ class Middlewares:
         return Question(terms, _client(request, context), context.request_id, identity, passive, refusal)
 
     def _asked(
-        self, headers: CIMultiDictProxy[str], repeated: AbstractSet[str], context: app_keys.RequestContext
+        self, headers: MultiMapping[str], repeated: AbstractSet[str], context: app_keys.RequestContext
     ) -> tuple[Tenant | Directory, Unauthenticated | None]:
         """Whose terms hold: the tenant's, or where the request does not say whose it is, everybody's; and why."""
         directory = self._services.policy.current.directory
@@ -267,18 +281,12 @@ class Middlewares:
         context.identity = question.user
 
 
-def hold_to_size(request: web.Request) -> None:
-    """Raise HTTPBadRequest where the header fields are too many bytes."""
-    if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEADER_BYTES:
-        raise web.HTTPBadRequest
-
-
 def client_of(request: web.Request) -> str:
     """The client's address as limits count it, worked out once per request."""
     return _client(request, request[app_keys.REQUEST_CONTEXT])
 
 
-def _client(request: web.Request, context: app_keys.RequestContext) -> str:
+def _client(request: AnyRequest, context: app_keys.RequestContext) -> str:
     if context.client is None:
         services = context.services
         rules = services.policy.current.client_address
@@ -286,21 +294,23 @@ def _client(request: web.Request, context: app_keys.RequestContext) -> str:
     return context.client
 
 
-def _refusal(
-    request: web.Request, context: app_keys.RequestContext, error: Exception
-) -> tuple[web.StreamResponse, str, str]:
-    """The answer to an error, its code for the log, and what it says in header lines."""
+class _Refusal(NamedTuple):
+    """How an error is answered."""
+
+    problem: Problem
+    lines: str
+    """Header lines of its own."""
+    closes: bool
+    """The connection ends: what follows the request is doubtful."""
+
+
+def _refusal_of(context: app_keys.RequestContext, error: Exception) -> _Refusal:
     problem = problem_of(error)
     if isinstance(error, web.HTTPNotFound) and (hint := not_found.message_for(request.path)) is not None:
         problem = problem._replace(message=hint)
     lines = ""
     if problem.status >= 500 and not isinstance(error, StoreUnavailable | KeysUnavailable):
         log.error("a request failed", request_id=context.request_id, exc_info=error)
-    if context.operation not in FOR_PROGRAMS and is_page(request):
-        response: web.StreamResponse = problem_page(request, problem)
-    else:
-        validation = error.validation if isinstance(error, InvalidRequest) else ()
-        response = failure(context, problem.code, problem.status, problem.message, validation)
     if problem.status == 401:
         lines = 'www-authenticate: Bearer realm="rollcall"\r\n'
     elif problem.status == 503:
@@ -310,11 +320,8 @@ def _refusal(
         lines = f"Retry-After: {retry_s}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):
         lines = line("allow", ", ".join(sorted(error.allowed_methods)))
-    if isinstance(
-        error, web.HTTPBadRequest
-    ):  # of this request, not of one that a proxy asks about: what follows is doubtful
-        response.force_close()
-    return response, problem.code, lines
+    # A bad request of its own, not one that a proxy asks about.
+    return _Refusal(problem, lines, closes=isinstance(error, web.HTTPBadRequest))
 
 
 def _count_traffic(context: app_keys.RequestContext, admission: Admission, status: int, code: str) -> None:
@@ -337,7 +344,7 @@ def _again(admission: Admission | None, error: Exception | None) -> str:
 
 
 def _log(
-    request: web.Request, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
+    request: AnyRequest, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
 ) -> None:
     """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
     policy = context.services.policy.current

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from multidict import CIMultiDictProxy, istr
+from multidict import MultiMapping, istr
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -69,7 +69,7 @@ def _ignore(problem: AddressProblem, peer: str) -> None:
 
 
 def client_address(
-    peer: str | None, headers: CIMultiDictProxy[str], rules: ClientAddressRules, report: Report = _ignore
+    peer: str | None, headers: MultiMapping[str], rules: ClientAddressRules, report: Report = _ignore
 ) -> str:
     """Return the client's address as limits count it: an IPv4 address, or an IPv6 network of the configured prefix.
 

@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 from service.web import app_keys
 from service.web.monitoring.redaction import is_token
 from service.web.policy import Policy
+from service.web.server.request_head import AnyRequest
 from service.web.server.responses import line
 
 log = structlog.get_logger()
@@ -23,7 +24,7 @@ MOST_ECHOED_FIELDS, MOST_ECHOED_CHARS = 64, 1024
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}")
 
 
-def cors_lines(request: web.Request, origins: frozenset[str]) -> str:
+def cors_lines(request: AnyRequest, origins: frozenset[str]) -> str:
     """Return the header lines for a browser, if the request names one of `origins`. For answers under `/auth/`.
 
     Only an origin that is listed by name may send cookies and the like: `*` is for pages that nobody knows.

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Set as AbstractSet
 
 from aiohttp import hdrs
-from multidict import CIMultiDictProxy, istr
+from multidict import MultiMapping, istr
 
 from service.core.errors import (
     InvalidRequest,
@@ -26,7 +26,7 @@ _AUTHORIZATION = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?: +(.*))?", re.DOTA
 """A scheme and what follows it (RFC 9110, section 11.4)."""
 
 
-def repeated_fields(headers: CIMultiDictProxy[str]) -> frozenset[str]:
+def repeated_fields(headers: MultiMapping[str]) -> frozenset[str]:
     """Return the names, in lower case, of the fields that are sent more than once."""
     if len(headers) == len(headers.keys()):
         return NONE
@@ -36,7 +36,7 @@ def repeated_fields(headers: CIMultiDictProxy[str]) -> frozenset[str]:
 NONE: frozenset[str] = frozenset()
 
 
-def tenant_token(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> str:
+def tenant_token(headers: MultiMapping[str], repeated: AbstractSet[str]) -> str:
     """Return the tenant's token.
 
     Raises:
@@ -52,7 +52,7 @@ def tenant_token(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> 
     return token
 
 
-def user_token(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> str:
+def user_token(headers: MultiMapping[str], repeated: AbstractSet[str]) -> str:
     """Return the user's token: `x-token`, or in its place `authorization: Bearer …` (RFC 6750, section 2.1).
 
     An empty field counts as absent. Another scheme beside `x-token` is not judged: a site may stand behind Basic
@@ -86,7 +86,7 @@ def _one_token(token: str | None, credentials: str) -> str:
     return given if scheme == "bearer" else ""
 
 
-def is_passive(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> bool:
+def is_passive(headers: MultiMapping[str], repeated: AbstractSet[str]) -> bool:
     """Tell whether the request must leave the user's status as it is.
 
     Raises:
@@ -103,12 +103,12 @@ def is_passive(headers: CIMultiDictProxy[str], repeated: AbstractSet[str]) -> bo
     return value == "true"
 
 
-def is_prefetch(headers: CIMultiDictProxy[str]) -> bool:
+def is_prefetch(headers: MultiMapping[str]) -> bool:
     """Tell whether a browser sends the request in advance, before the user asks (`Sec-Purpose`, the Fetch standard)."""
     return SEC_PURPOSE in headers and any("prefetch" in value.lower() for value in headers.getall(SEC_PURPOSE))
 
 
-def bearer_token(headers: CIMultiDictProxy[str]) -> str | None:
+def bearer_token(headers: MultiMapping[str]) -> str | None:
     """Return an operator's token, or that of the metrics; None without one, and where the field is repeated."""
     given = headers.getall(hdrs.AUTHORIZATION, ())
     if len(given) != 1:

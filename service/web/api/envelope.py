@@ -17,7 +17,8 @@ from service.core.text.timestamps import timestamp
 from service.web.app_keys import REQUEST_CONTEXT, RequestContext
 from service.web.monitoring.redaction import is_token
 from service.web.policy import Policy
-from service.web.server.responses import Answer
+from service.web.server.request_head import AnyRequest
+from service.web.server.responses import ApiResponse
 
 REQUEST_ID = istr("x-request-id")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -42,7 +43,7 @@ _renew_prefix()
 os.register_at_fork(after_in_child=_renew_prefix)
 
 
-def request_id_of(request: web.Request, policy: Policy) -> str:
+def request_id_of(request: AnyRequest, policy: Policy) -> str:
     """The client's request id, where it is sent once, well-formed and no token; else a new one: prefix and number."""
     given = request.headers.get(REQUEST_ID)
     if (
@@ -55,24 +56,24 @@ def request_id_of(request: web.Request, policy: Policy) -> str:
     return f"{_prefix}{next(_numbers)}"
 
 
-def success(request: web.Request, data: Any, status: int = 200, *, latest_ms: int = 0) -> Answer:
+def success(request: web.Request, data: Any, status: int = 200, *, latest_ms: int = 0) -> web.Response:
     """The envelope around `data`. `latest_ms`: the latest past moment in it, by Redis's clock."""
-    return _answer(request[REQUEST_CONTEXT], "data", _encode(data), status, latest_ms)
+    return _answer(request[REQUEST_CONTEXT], "data", _encode(data), status, latest_ms).to_aiohttp()
 
 
-def done(request: web.Request) -> Answer:
+def done(request: web.Request) -> web.Response:
     """The envelope of what has nothing else to tell."""
-    return success_of(request[REQUEST_CONTEXT], DONE)
+    return success_of(request[REQUEST_CONTEXT], DONE).to_aiohttp()
 
 
-def success_of(context: RequestContext, data: str, latest_ms: int = 0) -> Answer:
+def success_of(context: RequestContext, data: str, latest_ms: int = 0) -> ApiResponse:
     """The envelope around data that is JSON already. `latest_ms`: the latest past moment in it, by Redis's clock."""
     return _answer(context, "data", data, 200, latest_ms)
 
 
 def failure(
     context: RequestContext, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
-) -> Answer:
+) -> ApiResponse:
     """The envelope around an error; `validation` tells fields and what is wrong with them."""
     if not validation:
         return _answer(context, "error", _error(code, status, message), status)
@@ -88,7 +89,7 @@ def _error(code: str, status: int, message: str) -> str:
     return _encode(error)
 
 
-def _answer(context: RequestContext, kind: str, content: str, status: int, latest_ms: int = 0) -> Answer:
+def _answer(context: RequestContext, kind: str, content: str, status: int, latest_ms: int = 0) -> ApiResponse:
     now_ms = time.time_ns() // 1_000_000
     if latest_ms > now_ms:  # Redis's clock is ahead: an answer is not older than what it tells has happened
         now_ms = latest_ms
@@ -98,4 +99,4 @@ def _answer(context: RequestContext, kind: str, content: str, status: int, lates
         f'{{"meta": {{"requestId": "{context.request_id}", "timestamp": "{timestamp(now_ms)}"}}, '
         f'"{kind}": {content}}}\n'
     )
-    return Answer(status, text.encode("utf-8", "backslashreplace"))
+    return ApiResponse(status, text.encode("utf-8", "backslashreplace"))

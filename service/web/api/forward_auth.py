@@ -22,7 +22,8 @@ from service.web.api import vary
 from service.web.api.client_address import ClientAddressRules, is_proxy
 from service.web.api.credentials import sent_more_than_once
 from service.web.api.envelope import DONE, success_of
-from service.web.server.responses import Answer, line
+from service.web.server.request_head import AnyRequest
+from service.web.server.responses import AnyResponse, ApiResponse, line
 
 PREFER = istr("prefer")
 ROOT = "/auth/verify"
@@ -48,7 +49,7 @@ class OriginalFields:
     method: istr
     target: istr
 
-    def __call__(self, request: web.Request) -> tuple[str, str]:
+    def __call__(self, request: AnyRequest) -> tuple[str, str]:
         """Read it.
 
         Raises:
@@ -65,7 +66,7 @@ ORIGINAL = OriginalFields(istr("x-original-method"), istr("x-original-uri"))
 FORWARDED = OriginalFields(istr("x-forwarded-method"), istr("x-forwarded-uri"))
 
 
-def either(request: web.Request) -> tuple[str, str]:
+def either(request: AnyRequest) -> tuple[str, str]:
     """For a proxy that is not known: what one pair tells or the other. Where they differ, one is the client's."""
     found = [one(request) for one in (ORIGINAL, FORWARDED) if {one.method, one.target} & request.headers.keys()]
     if not found:
@@ -75,7 +76,7 @@ def either(request: web.Request) -> tuple[str, str]:
     return found[0]
 
 
-def the_rest(request: web.Request) -> tuple[str, str]:
+def the_rest(request: AnyRequest) -> tuple[str, str]:
     """For a proxy that sends the request's own method, and its target behind ours (Envoy's `path_prefix`).
 
     Raises:
@@ -86,10 +87,10 @@ def the_rest(request: web.Request) -> tuple[str, str]:
     return request.method, request.raw_path[len(ENVOY) :] or "/"
 
 
-def from_a_proxy(read: Callable[[web.Request], tuple[str, str]]) -> app_keys.Original:
+def from_a_proxy(read: Callable[[AnyRequest], tuple[str, str]]) -> app_keys.Original:
     """`read`, of a trusted proxy's request alone."""
 
-    def original(request: web.Request, rules: ClientAddressRules) -> tuple[str, str]:
+    def original(request: AnyRequest, rules: ClientAddressRules) -> tuple[str, str]:
         if not is_proxy(request.remote, rules):
             raise UnreadableRequest("who asks is not one of server.trusted_proxies")
         method, target = read(request)
@@ -114,22 +115,22 @@ _FORWARDED_ONCE = frozenset({"x-forwarded-method", "x-forwarded-uri", "x-forward
 
 
 def _profile(
-    read: Callable[[web.Request], tuple[str, str]], *fields: OriginalFields
+    read: Callable[[AnyRequest], tuple[str, str]], *fields: OriginalFields
 ) -> tuple[app_keys.AsyncHandler, app_keys.Operation]:
     """A handler of its own for each profile: by it the authentication knows where the original request is told."""
 
     async def verify(request: web.Request) -> web.StreamResponse:
-        return verified(request, request[app_keys.REQUEST_CONTEXT])
+        return verified(request, request[app_keys.REQUEST_CONTEXT]).to_aiohttp()
 
     reads = vary.verify(*(name for one in fields for name in (one.method, one.target)))
     return verify, app_keys.Operation("verify", from_a_proxy(read), check_repeated, reads=reads)
 
 
-def verified(request: web.Request, context: app_keys.RequestContext) -> Answer:
+def verified(request: AnyRequest, context: app_keys.RequestContext) -> ApiResponse:
     """Say who asks, for the backend; an open route's request is nobody's."""
     # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
     minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
-    answer = Answer(200, b"") if minimal else success_of(context, DONE)
+    answer = ApiResponse(200, b"") if minimal else success_of(context, DONE)
     answer.lines = ADMITTED
     if context.identity is not None:
         answer.lines += identity_lines(*context.admitted())
@@ -166,13 +167,13 @@ def escaped(user: str) -> str:
     return user if _AS_IT_IS.fullmatch(user) else quote(user, safe=_VISIBLE)
 
 
-def translate(request: web.Request, response: web.StreamResponse) -> None:
+def translate(request: AnyRequest, response: AnyResponse) -> None:
     """Put a refusal in nginx's words: `auth_request` makes a 500 of whatever is not 2xx, 401 or 403.
 
     The real status, and the body, which nginx drops, travel in header fields (nginx, `error_page` and `return`).
     """
     path = request.raw_path
-    if path.startswith(NGINX) and isinstance(response, Answer) and path.partition("?")[0] == NGINX:
+    if path.startswith(NGINX) and isinstance(response, ApiResponse) and path.partition("?")[0] == NGINX:
         response.lines += f"x-deny-status: {response.status}\r\n{line('x-deny-body', response.text.rstrip())}"
         if response.status not in (401, 403):
-            response.change_status(403)
+            response.status = 403

@@ -12,15 +12,16 @@ from service.core.text.timestamps import quoted_timestamp
 from service.web.admin.schemas import TerminateBody, read_body
 from service.web.api.envelope import DONE, quoted, success, success_of
 from service.web.app_keys import REQUEST_CONTEXT, RequestContext
-from service.web.server.responses import Answer
+from service.web.server.request_head import AnyRequest
+from service.web.server.responses import ApiResponse
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
     """See `logged_out`."""
-    return logged_out(request, request[REQUEST_CONTEXT])
+    return logged_out(request, request[REQUEST_CONTEXT]).to_aiohttp()
 
 
-def logged_out(_: web.Request, context: RequestContext) -> Answer:
+def logged_out(_: AnyRequest, context: RequestContext) -> ApiResponse:
     """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
     context.admitted()
     return success_of(context, DONE)
@@ -28,10 +29,10 @@ def logged_out(_: web.Request, context: RequestContext) -> Answer:
 
 async def status(request: web.Request) -> web.StreamResponse:
     """See `session_status`."""
-    return session_status(request, request[REQUEST_CONTEXT])
+    return session_status(request, request[REQUEST_CONTEXT]).to_aiohttp()
 
 
-def session_status(_: web.Request, context: RequestContext) -> Answer:
+def session_status(_: AnyRequest, context: RequestContext) -> ApiResponse:
     """Where the user stands after this request."""
     identity, admission = context.admitted()
     if admission.session is not None:

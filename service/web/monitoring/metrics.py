@@ -33,6 +33,13 @@ class Metrics:
         self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
         self._answers: dict[tuple[str, int], int] = {}
         self._requests = self._counter("requests", "Answers, by operation and HTTP status", "operation", "status")
+        self._paths: dict[str, int] = {}
+        self._http_requests = self._counter(
+            "http_requests", "Requests, by the path they take: hot (no router, no task), or aiohttp", "path"
+        )
+        self._http_refusals = self._counter(
+            "http_refusals", "Requests that are not read as HTTP, by reason; the answer is a bare status", "reason"
+        )
         self._refusals = self._counter(
             "limit_refusals", "Requests that a limit refused, or would have (shadow)", "limit", "shadow"
         )
@@ -105,6 +112,14 @@ class Metrics:
         kind = (operation, status)
         self._answers[kind] = self._answers.get(kind, 0) + 1
 
+    def count_path(self, path: str) -> None:
+        """Count one request by the path that it takes, `hot` or `aiohttp`."""
+        self._paths[path] = self._paths.get(path, 0) + 1
+
+    def count_not_http(self, reason: str) -> None:
+        """Count one request that is not read as HTTP."""
+        self._tally[self._http_refusals, (reason,)] += 1
+
     def count_admission(self, admission: Admission) -> None:
         """Count what an admission decided."""
         for limit_state in admission.limit_states:
@@ -155,6 +170,9 @@ class Metrics:
         """Add what was counted to the counters of prometheus-client."""
         tally, self._tally = self._tally, Tally()
         answers, self._answers = self._answers, {}
+        paths, self._paths = self._paths, {}
+        for path, number in paths.items():
+            self._http_requests.labels(path).inc(number)
         for (operation, status), number in answers.items():
             self._requests.labels(operation, str(status)).inc(number)
         for (counter, labels), number in tally.items():

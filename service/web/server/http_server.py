@@ -1,128 +1,170 @@
-"""aiohttp's server with our connections (`connection.py`), sizes and deadlines."""
+"""The HTTP server: front doors for connections, aiohttp behind them, deadlines, and an end that drains."""
 
+import asyncio
 import gc
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Any
+import logging
+from socket import socket
+from typing import Any, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
-from aiohttp.abc import AbstractStreamWriter
-from yarl import URL
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.typedefs import Handler
 
-from service.web.server.connection import Handler, bare
-from service.web.server.hot_path import HOT_PATH, HotPath
-from service.web.server.responses import Answer
+from service.web import app_keys
+from service.web.server.front_door import FrontDoor
+from service.web.server.hot_path import HOT_PATH
+from service.web.server.request_head import MAX_HEAD_BYTES, Refused
+
+log = structlog.get_logger()
 
 BODY_DEADLINE_S = 10.0
 """How long a body that is read may take."""
+HEADER_DEADLINE_S = 10.0
+"""How long the head of a request may take, and a new connection for its first one."""
 KEEPALIVE_S = 130.0
-"""Longer than the usual proxy keeps its idle connections (nginx 60 s, Traefik 90 s, Caddy 120 s), so that it is the
-one to close."""
+"""Longer than the usual proxy keeps its idle connections (nginx 60 s, Traefik 90 s, Caddy 120 s), so that the proxy is
+the one to close."""
+SEND_TIMEOUT_S = 10.0
+"""A client that takes nothing of its answers for so long is disconnected."""
 SHUTDOWN_S = 10.0
 """How long requests that are under way may take at SIGTERM; aiohttp waits it up to twice."""
-MAX_LINE_BYTES = 16 * 1024
-"""A request line or one header field. All fields together are bounded by the problems middleware."""
+CHECK_EVERY_S = 1.0
+"""How exact these deadlines are."""
+BACKLOG = 1024
+"""Connections that the kernel takes before the service does."""
 
-MAX_HEADERS = MAX_LINE_BYTES // 4
-"""How many header fields: as many as all of them together may hold, so that the middleware is the one to refuse."""
+
+class SentAnswers(AbstractAccessLogger):
+    """Tells a connection when aiohttp has sent an answer to its end. The middlewares write the log."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        """Take note of an answer."""
+        if (door := _door_of(request)) is not None:
+            door.answered_by_aiohttp()
+
 
 OPTIONS: dict[str, Any] = {
     "auto_decompress": False,  # a bomb would be unpacked even where nobody reads it; no body of ours is packed
-    "access_log": None,  # the problems middleware writes it
+    "access_log_class": SentAnswers,
+    "access_log": logging.getLogger(__name__),  # nothing is written to it
     "keepalive_timeout": KEEPALIVE_S,
-    "max_line_size": MAX_LINE_BYTES,
-    "max_field_size": MAX_LINE_BYTES,
-    "max_headers": MAX_HEADERS,
+    # Never reached: the front door is the one to refuse, and bounds what it forwards of a head that is incomplete.
+    "max_line_size": 16 * MAX_HEAD_BYTES,
+    "max_field_size": 16 * MAX_HEAD_BYTES,
+    "max_headers": 16 * MAX_HEAD_BYTES,
     "shutdown_timeout": SHUTDOWN_S,
 }
-"""For `Runner`. A misspelt one would make aiohttp discard all: a test holds the effective values."""
-
+"""For aiohttp's runner. A misspelt one would make aiohttp discard all: a test holds the effective values."""
 
 GC_EVERY = 20_000
 """Objects, net, between collections: requests leave no cycles behind, and those under way are many."""
 
 
 def spare_the_collector() -> None:
-    """To be called once all is set up: what was made so far stays until the end, no collection need look at it."""
+    """Exempt what exists now from garbage collection; call this once everything is set up."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_EVERY)
 
 
-def _with_a_target(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """The parser lets `CONNECT` through with nothing behind it, and then tells the target of the request before."""
+class HttpServer:
+    """Serves one application. It is the protocol factory for `loop.create_server`.
 
-    def made(message: Any, *args: Any) -> web.BaseRequest:
-        return make(message if message.path is not None else message._replace(path="/", url=URL("/")), *args)
-
-    return made
-
-
-class _Server(web.Server):
-    def __init__(self, *args: Any, hot_path: HotPath, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._hot_path = hot_path
-
-    def __call__(self) -> Handler:
-        return Handler(self, self._hot_path, loop=self._loop, **self._kwargs)
-
-
-_VERSIONS = (HttpVersion10, HttpVersion11)
-
-
-class _BareAnswer(Answer):
-    """A bare status to whoever speaks another version: aiohttp's own would repeat it."""
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        head = f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\nserver: rollcall\r\n"
-        if request.transport is not None:
-            lines = "cache-control: no-store\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            request.transport.write(f"{head}{lines}".encode())
-        return None
-
-
-def _entrance(app: web.Application, handler: Callable[[Any], Awaitable[web.StreamResponse]]) -> Any:
-    """What every request passes first.
-
-    Aiohttp answers an `Expect` it does not know before any middleware, and echoes it: here it gets a bare 417. And
-    what has a short way and cannot take it goes past the router all the same.
+    Args:
+        app: the application; its hot path is under `HOT_PATH`.
+        options: over `OPTIONS`, for tests.
     """
-    find = app[HOT_PATH].find
 
-    async def refuse(response: web.StreamResponse) -> web.StreamResponse:
-        response.force_close()
+    def __init__(self, app: web.Application, **options: Any) -> None:
+        self.hot_path = app[HOT_PATH]
+        self.connections: set[FrontDoor] = set()
+        self.is_closing = False
+        self._services = app[app_keys.REQUEST_SERVICES]
+        app.middlewares.insert(0, self._through_aiohttp)
+        self.runner = web.AppRunner(app, **{**OPTIONS, **options})
+        self._keepalive_s = float(options.get("keepalive_timeout", KEEPALIVE_S))
+        self.listeners: list[asyncio.Server] = []
+        self._checking: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self) -> FrontDoor:
+        """Return the protocol of a new connection."""
+        return FrontDoor(self, self._running_loop.time)
+
+    @property
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("the server is not started")
+        return self._loop
+
+    def make_handler(self) -> asyncio.Protocol:
+        """Return aiohttp's handler for one connection, by its public protocol factory."""
+        return cast("asyncio.Protocol", cast("web.Server", self.runner.server)())
+
+    def count_hot(self) -> None:
+        """Count a request that takes the hot path."""
+        self._services.metrics.count_path("hot")
+
+    def report_refused(self, client: str | None, refused: Refused) -> None:
+        """Count and log a request that is not read as HTTP."""
+        self._services.metrics.count_not_http(refused.reason)
+        if self._services.policy.current.access_log != "none":
+            log.info("not read as HTTP", client=client, status=refused.status, reason=refused.reason)
+
+    @web.middleware
+    async def _through_aiohttp(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer what a front door handed over, and end the connection where the next one is better off at the door."""
+        self._services.metrics.count_path("aiohttp")
+        # By the raw path: aiohttp's router would resolve the dots of a path that is another server's.
+        route = self.hot_path.find(request.method, request.raw_path)
+        response = await (handler(request) if route is None else route.through_aiohttp(request))
+        door = _door_of(request)
+        if door is None:
+            return response
+        # Of what follows an upgrade in its packet aiohttp drops all; the body of CONNECT it takes for a request.
+        asks_for_another_protocol = hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT
+        is_last = self.is_closing or door.is_body_broken or asks_for_another_protocol
+        if is_last or (route is not None and door.is_last_known):
+            response.force_close()
+        door.is_answering = True
         return response
 
-    async def the_last(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
-        response = await answer
-        response.force_close()
-        return response
+    async def start(self) -> None:
+        """Start the application."""
+        self._loop = asyncio.get_running_loop()
+        await self.runner.setup()
+        self._check()
 
-    def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
-        if hdrs.EXPECT in request.headers:
-            return handler(request) if request.headers[hdrs.EXPECT].lower() == "100-continue" else refuse(bare(417))
-        route = find(request.method, request.raw_path)
-        if route is None and request.version not in _VERSIONS:  # aiohttp would answer in the client's words
-            return refuse(_BareAnswer(400, b""))
-        answered = handler(request) if route is None else route.regular(request)
-        # Of what follows an upgrade in its packet the parser drops all; the body of CONNECT it takes for a request.
-        if hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT:
-            return the_last(answered)
-        return answered
+    async def listen(self, listener: socket) -> None:
+        """Take connections from a bound socket."""
+        self.listeners.append(await self._running_loop.create_server(self, sock=listener, backlog=BACKLOG))
 
-    return handle
+    async def close(self) -> None:
+        """Take no more connections, answer what is under way, and stop the application."""
+        self.is_closing = True
+        for listener in self.listeners:
+            listener.close()
+        for door in list(self.connections):
+            door.close_if_idle()
+        until = self._running_loop.time() + SHUTDOWN_S
+        # To count what is under way would cost each request.
+        while any(door.is_busy for door in self.connections) and self._running_loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if self._checking is not None:
+            self._checking.cancel()
+        await self.runner.cleanup()
+        for door in list(self.connections):
+            door.abort()
+
+    def _check(self) -> None:
+        """Close connections whose time is over."""
+        now = self._running_loop.time()
+        for door in list(self.connections):
+            door.check(now, head_s=HEADER_DEADLINE_S, idle_s=self._keepalive_s, send_s=SEND_TIMEOUT_S)
+        self._checking = self._running_loop.call_later(CHECK_EVERY_S, self._check)
 
 
-class Runner(web.AppRunner):
-    """Runs the application with our connection handler."""
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(
-            _entrance(self.app, made.request_handler),
-            request_factory=_with_a_target(made.request_factory),
-            handler_cancellation=made.handler_cancellation,
-            hot_path=self.app[HOT_PATH],
-            loop=made._loop,
-            **made._kwargs,
-        )
+def _door_of(request: web.BaseRequest) -> FrontDoor | None:
+    door = request.transport.get_protocol() if request.transport is not None else None
+    return door if isinstance(door, FrontDoor) else None
