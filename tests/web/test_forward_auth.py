@@ -198,7 +198,7 @@ async def test_nginx_hears_403_and_the_real_status_and_body_in_fields(guarded: C
     unreadable = await ask(guarded, "nginx", "GET", "/%00", headers)
     assert (unreadable.status, unreadable.headers["x-deny-status"]) == (403, "400")
     too_long = await ask(guarded, "nginx", "GET", "/api/x", headers | {"x-long": "x" * 16_380})
-    assert (too_long.status, too_long.headers["x-deny-status"]) == (403, "400")
+    assert (too_long.status, await too_long.read()) == (431, b"")  # below HTTP: nginx's own limit is smaller
 
 
 @pytest.mark.parametrize("profile", [one for one in ALL if one not in ("nginx", "envoy")])
