@@ -243,8 +243,8 @@ OTHERWISE: dict[str, tuple[list[tuple[str, str]], int, str]] = {
     "a folded line": (of(f"{HEAD}.{BODY}\r\n .{SIGNATURE}"), 400, ""),
     "a carriage return within": (of(f"{HEAD}.{BODY}\r.{SIGNATURE}"), 400, ""),
     "NUL at the end": (of(f"{GOOD}\0"), 400, ""),
-    "over all bounds": (of("a" * 17_000), 400, ""),
-    "sub of 100 kB": (of(claiming(sub="m" * 100_000)), 400, ""),
+    "over all bounds": (of("a" * 17_000), 431, ""),
+    "sub of 100 kB": (of(claiming(sub="m" * 100_000)), 431, ""),
 }  # fmt: skip
 
 

@@ -49,6 +49,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "a head that does not end": (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"v" * 65 * KIB, 431, "fields_too_large"),
     "HTTP/0.9": (hot(version=b"HTTP/0.9"), 505, "version"),
     "HTTP/2.0": (hot(version=b"HTTP/2.0"), 505, "version"),
+    "HTTP/9.9": (hot(version=b"HTTP/9.9"), 505, "version"),
+    "a version that is none": (hot(version=b"HTTP/marker"), 400, "syntax"),
     "RTSP": (hot(version=b"RTSP/1.0"), 400, "protocol"),
     "RTSP behind white space": (hot(version=b" RTSP/1.0"), 400, "protocol"),
     "ICE": (b"SOURCE /marker ICE/1.0\r\nhost: a\r\n\r\n", 400, "protocol"),

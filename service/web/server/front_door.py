@@ -268,7 +268,7 @@ class FrontDoor(asyncio.Protocol):
             head = self._head
             if head is not None and self._begun == self._completed and not head.keep_alive:
                 raise Refused(400, AFTER_CLOSE) from None
-            if "Invalid" in str(error) and "version" in str(error):  # llhttp knows 0.9, 1.0, 1.1 and 2.0
+            if "Invalid HTTP version" in str(error):  # two numbers; llhttp knows 0.9, 1.0, 1.1 and 2.0
                 raise Refused(505, "version") from None
             raise Refused(400, _REASONS.get(type(error), "syntax")) from None
         return data
