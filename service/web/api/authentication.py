@@ -88,7 +88,7 @@ class Middlewares:
 
     def refuse(self, request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> ApiResponse:
         """Return the answer to an error, and log it."""
-        refusal = _refusal_of(context, error)
+        refusal = _refusal_of(request, context, error)
         problem = refusal.problem
         validation = error.validation if isinstance(error, InvalidRequest) else ()
         response = failure(context, problem.code, problem.status, problem.message, validation)
@@ -100,7 +100,7 @@ class Middlewares:
     def _refuse_page(
         self, request: web.Request, context: app_keys.RequestContext, error: Exception
     ) -> web.StreamResponse:
-        refusal = _refusal_of(context, error)
+        refusal = _refusal_of(request, context, error)
         response = problem_page(request, refusal.problem)
         if refusal.closes:
             response.force_close()
@@ -304,7 +304,7 @@ class _Refusal(NamedTuple):
     """The connection ends: what follows the request is doubtful."""
 
 
-def _refusal_of(context: app_keys.RequestContext, error: Exception) -> _Refusal:
+def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> _Refusal:
     problem = problem_of(error)
     if isinstance(error, web.HTTPNotFound) and (hint := not_found.message_for(request.path)) is not None:
         problem = problem._replace(message=hint)
