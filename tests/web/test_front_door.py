@@ -228,7 +228,7 @@ async def test_a_refusal_waits_for_the_answers_that_aiohttp_owes(
             await asyncio.sleep(0.01)
     goes_on.set()
     answers = await opened.the_rest()
-    first, _, rest = answers.partition(b'"success": true}}')
+    first, _, rest = answers.partition(b'"success": true}}\n')
     assert first.startswith(b"HTTP/1.1 200 OK")
     assert rest.startswith(b"HTTP/1.1 %d " % REFUSED[wrong][1])
     assert b"connection: close\r\n" in rest
