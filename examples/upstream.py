@@ -1,4 +1,4 @@
-"""An API to stand in front of: answers each request with what reached it. `python examples/upstream.py --port 9000`."""
+"""An API behind a proxy: answers each request with what it received. `python examples/upstream.py --port 9000`."""
 
 import argparse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,17 +7,18 @@ from typing import Any
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Says method, target, header fields and the length of the body."""
+    """Answers with the method, the target, the header fields and the length of the body."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body in one piece
 
     def answer(self) -> None:
-        """Answer whatever was asked."""
+        """Answer a request."""
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length)
         fields = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
-        content = self.tell({"method": self.command, "target": self.path, "headers": fields, "body_bytes": len(body)})
+        received = {"method": self.command, "target": self.path, "headers": fields, "body_bytes": len(body)}
+        content = self.encoded(received)
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
@@ -25,12 +26,12 @@ class Echo(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def tell(self, told: dict[str, Any]) -> bytes:
-        """The answer's body."""
-        return f"{dumps(told)}\n".encode()
+    def encoded(self, received: dict[str, Any]) -> bytes:
+        """Return the answer's body."""
+        return f"{dumps(received)}\n".encode()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Write no log."""
 
 
 for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):

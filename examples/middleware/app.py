@@ -1,8 +1,8 @@
-"""An aiohttp application that admits its own requests: no proxy, no service beside it.
+"""An aiohttp application that admits its own requests, without a proxy and without a separate service.
 
     python examples/middleware/app.py --port 8081
 
-Its configuration lies beside it: the demo tenant, and a Redis of its own under `var/`.
+Its configuration is in the same folder: the demo tenant, and a Redis of its own under `var/`.
 """
 
 import argparse
@@ -16,19 +16,19 @@ HERE = Path(__file__).parent
 
 
 async def things(request: web.Request) -> web.Response:
-    """Whoever is logged in may see things."""
+    """List things for a user who is logged in."""
     who = user_of(request)
     return web.json_response({"things": ["a", "b"], "for": who.identity.user if who else None})
 
 
 @capability("payments")
 async def pay(request: web.Request) -> web.Response:
-    """Not for who is restricted from payments, by the configuration or by an operator."""
+    """Pay, unless the configuration or an operator restricts the user from payments."""
     return web.json_response({"paid": request.match_info["number"]})
 
 
 def make_app(config: Path) -> web.Application:
-    """The application."""
+    """Return the application."""
     app = web.Application()
     app.middlewares.append(session_middleware(app, config))
     app.router.add_get("/things", things)

@@ -45,9 +45,9 @@ class Upstream:
         self.seen = seen
 
         class Recording(Echo):
-            def tell(self, told: dict[str, Any]) -> bytes:
-                seen.append(told)
-                return super().tell(told)
+            def encoded(self, received: dict[str, Any]) -> bytes:
+                seen.append(received)
+                return super().encoded(received)
 
         self._server = _Quiet(("127.0.0.1", 0), Recording)
         self.port = self._server.server_port

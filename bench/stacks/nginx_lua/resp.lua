@@ -55,7 +55,7 @@ function M.three(host, port, commands)
     for at = 1, 3 do
         replies[at], failed = reply(socket)
         if failed then
-            socket:close()  -- what is still to come is nobody's
+            socket:close()  -- no one reads what is still to come
             return nil, nil, nil, failed
         end
     end
