@@ -4,7 +4,7 @@ from structlog.testing import capture_logs
 
 from service.web.api.client_address import AddressProblem
 from service.web.monitoring.address_problems import MAX_PEERS, AddressWarnings
-from service.web.monitoring.log_throttling import MOST, LogThrottle
+from service.web.monitoring.log_throttling import MOST, MOST_ADDRESSES, OTHERS, LogThrottle
 
 
 def test_each_address_is_told_once_with_its_count() -> None:
@@ -61,3 +61,25 @@ def test_beyond_a_hundred_peers_the_rest_is_counted_together() -> None:
         warnings.flush()
     assert len(lines) == MAX_PEERS + 1
     assert (lines[-1]["peer"], lines[-1]["requests"]) == ("others", 7)
+
+
+def test_the_first_refusal_of_its_kind_and_address_in_a_second_has_a_line() -> None:
+    throttle = LogThrottle()
+    kinds = [("status", "INVALID_USER_TOKEN"), ("status", "TOO_MANY_REQUESTS"), ("verify", "INVALID_USER_TOKEN")]
+    for _ in range(2):
+        assert all(throttle.is_first_refusal(*kind, "10.0.0.1") for kind in kinds)
+        assert all(throttle.is_first_refusal(*kind, "10.0.0.2") for kind in kinds)
+        assert not any(throttle.is_first_refusal(*kind, "10.0.0.1") for kind in kinds)
+        throttle.flush()
+
+
+def test_at_most_1024_addresses_are_told_apart_in_a_second() -> None:
+    throttle = LogThrottle()
+    clients = [str(number) for number in range(3 * MOST_ADDRESSES)]
+    assert sum(throttle.is_first_refusal("status", "X", client) for client in clients) == MOST_ADDRESSES == 1024
+    for client in clients:
+        throttle.count("refused again", "status", client, "X")
+    with capture_logs() as lines:
+        throttle.flush()
+    assert len(lines) == MOST + 1
+    assert (lines[0]["client"], lines[0]["times"]) == (OTHERS, 2 * MOST_ADDRESSES)

@@ -10,12 +10,12 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestClient
 
-from service.app import make_app
+from service.app import RUNTIME, make_app
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.web.server import http_server
 from service.web.server.http_server import HttpServer
 from tests.conftest import Client, MakeClient
-from tests.kit import TENANT_TOKEN, OurServer, credentials, serving, settings, sign, tenant
+from tests.kit import OPERATOR_TOKEN, TENANT_TOKEN, OurServer, credentials, serving, settings, sign, tenant
 from tests.web.test_dashboard import log_in
 
 
@@ -302,6 +302,35 @@ async def test_what_is_not_http_gets_a_bare_400_that_echoes_nothing(port: int, r
     assert body == b""
     assert b"marker" not in answer
     assert b"aiohttp" not in answer.lower()
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_a_loop_of_refused_requests_is_a_line_for_the_first_and_a_count(make_client: MakeClient) -> None:
+    client = await make_client()
+    client.app[RUNTIME].log_throttle.flush()
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(200):
+            await client.get("/auth/status", headers=credentials("alice", ttl_s=-10))
+        await client.get("/auth/status", headers=credentials("alice", secret="x" * 32))
+        await client.get("/auth/status", headers=credentials("alice"))
+        client.app[RUNTIME].log_throttle.flush()
+    answered = [line.get("code", "transition") for line in lines if line["event"] == "answered"]
+    again = [line for line in lines if line["event"] == "refused again"]
+    # The loop may last more than a second: each second has a first.
+    assert answered.count("EXPIRED_USER_TOKEN") + sum(line["times"] for line in again) == 200
+    assert answered.count("EXPIRED_USER_TOKEN") <= 5
+    assert {"INVALID_USER_TOKEN", "transition"} <= set(answered)
+    assert {(line["operation"], line["code"]) for line in again} == {("status", "EXPIRED_USER_TOKEN")}
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_each_refused_act_of_an_operator_has_its_line(make_client: MakeClient) -> None:
+    client = await make_client()
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            headers = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
+            await client.post("/admin/v1/tenants/acme/users/nobody/reinstate", headers=headers)
+    assert [line["code"] for line in lines if line["event"] == "answered"] == ["NOT_FOUND"] * 3
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)

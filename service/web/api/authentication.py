@@ -336,11 +336,24 @@ def _count_traffic(context: app_keys.RequestContext, admission: Admission, statu
             traffic.shadow(tenant, limit_state.limit.name)
 
 
-def _again(admission: Admission | None, error: Exception | None) -> str:
-    """What so many requests get that the log tells only how many; empty: this one is told by itself."""
+def _again(
+    request: AnyRequest, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
+) -> str:
+    """Return under what the log only counts this answer; empty: it has a line of its own.
+
+    So many requests may be refused that a line for each would cost more than the refusal. What changed a status, and
+    what an operator did, always has its line.
+    """
+    admission = context.admission
     if admission is not None and admission.remembered:
         return "refused again"
-    return "answered without redis" if isinstance(error, StoreUnavailable) else ""
+    if isinstance(error, StoreUnavailable):
+        return "answered without redis"
+    if not 400 <= status < 500 or context.changed or (admission is not None and admission.came_from):
+        return ""
+    kind = f"{code} {error.reason}" if isinstance(error, InvalidUserToken) else code
+    first = context.services.log_throttle.is_first_refusal(context.operation, kind, _client(request, context))
+    return "" if first else "refused again"
 
 
 def _log(
@@ -352,8 +365,8 @@ def _log(
     if mode == "none":
         return
     admission = context.admission
-    if mode == "refused" and (again := _again(admission, error)):
-        context.services.log_throttle.count(again, context.operation, _client(request, context))
+    if mode == "refused" and (again := _again(request, context, status, code, error)):
+        context.services.log_throttle.count(again, context.operation, _client(request, context), code)
         return
     fields: dict[str, object] = {"request_id": context.request_id, "client": _client(request, context)}
     if context.tenant is not None:

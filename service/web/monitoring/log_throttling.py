@@ -13,7 +13,10 @@ log = structlog.get_logger()
 FLUSH_EVERY_S = 1.0
 MOST = 100
 """Addresses with a line of their own each second; the others share one."""
-
+MOST_ADDRESSES = 1024
+"""That are told apart in a second, whatever the number of clients."""
+OTHERS = "others"
+"""Stands for all other addresses."""
 MOST_ONCE = 1000
 """So many things are logged once; a client must not fill the memory with others."""
 
@@ -22,7 +25,9 @@ class LogThrottle:
     """Counts repeated refusals by operation and address, and failures by kind."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._counts: Counter[tuple[str, str, str, str]] = Counter()
+        self._refused: set[tuple[str, str, str]] = set()
+        self._addresses: set[str] = set()
         self._failures: dict[str, tuple[str, int]] = {}
         self._logged: set[tuple[str, ...]] = set()
         self.addresses = AddressWarnings()
@@ -38,9 +43,32 @@ class LogThrottle:
         """Count an admission that Redis did not decide. Within a second a line for each kind has the last reason."""
         self._failures[kind] = reason, self._failures.get(kind, ("", 0))[1] + 1
 
-    def count(self, what: str, operation: str, client: str) -> None:
-        """Count one; it is logged within a second."""
-        self._counts[what, operation, client] += 1
+    def is_first_refusal(self, operation: str, what: str, client: str) -> bool:
+        """Return whether the log has a line for this refusal: the first of its kind and address in a second.
+
+        At most `MOST_ADDRESSES` addresses have lines of their own in a second, and so many kinds altogether.
+
+        Args:
+            operation: what was asked.
+            what: the error's code, and its reason where the answer does not have it.
+            client: the address as limits count it.
+        """
+        kind = operation, what, client
+        if kind in self._refused or len(self._refused) >= MOST_ADDRESSES:
+            return False
+        if client not in self._addresses:
+            if len(self._addresses) >= MOST_ADDRESSES:
+                return False
+            self._addresses.add(client)
+        self._refused.add(kind)
+        return True
+
+    def count(self, what: str, operation: str, client: str, code: str = "") -> None:
+        """Count one; the log has the number within a second."""
+        kind = what, operation, client, code
+        if len(self._counts) >= MOST_ADDRESSES and kind not in self._counts:
+            kind = what, operation, OTHERS, code
+        self._counts[kind] += 1
 
     def flush(self) -> None:
         """Write a line for each kind of failure and for each address, the most frequent first."""
@@ -48,10 +76,12 @@ class LogThrottle:
         failures, self._failures = self._failures, {}
         for kind, (reason, times) in failures.items():
             log.warning("redis did not decide", kind=kind, reason=reason, times=times)
+        self._refused.clear()
+        self._addresses.clear()
         counts, self._counts = self._counts, Counter()
         shown = counts.most_common(MOST)
-        for (what, operation, client), times in shown:
-            log.info(what, operation=operation, client=client, times=times)
+        for (what, operation, client, code), times in shown:
+            log.info(what, operation=operation, client=client, times=times, **({"code": code} if code else {}))
         if len(counts) > MOST:
             others = counts.total() - sum(times for _, times in shown)
             log.info("others", clients=len(counts) - MOST, times=others)
