@@ -57,7 +57,7 @@ TERMINATE = app_keys.Operation("terminate", own_terms=session_routes.ending)
 class Runtime:
     """Everything that lives as long as the application, and how it follows a reloaded configuration."""
 
-    def __init__(self, settings: Settings, access: RedisAccess) -> None:
+    def __init__(self, settings: Settings, access: RedisAccess, policy: Policy | None = None) -> None:
         self.metrics = Metrics()
         self.runs = LastRuns()
         self.readiness = Readiness()
@@ -95,7 +95,7 @@ class Runtime:
         self.readiness.add_warning(clocks.warnings)
         self.clocks = ClockComparison(access.client, clocks)
         self.access = access
-        self.policy = LivePolicy(make_policy(settings))
+        self.policy = LivePolicy(policy or make_policy(settings))
         self.not_writable: Sequence[str] = ()
         self.readiness.add_warning(self.warn_of_primaries)
         if access.monitor is not None:
@@ -222,9 +222,15 @@ class Runtime:
 RUNTIME = web.AppKey("RUNTIME", Runtime)
 
 
-def make_app(settings: Settings, access: RedisAccess) -> web.Application:
-    """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop."""
-    runtime = Runtime(settings, access)
+def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = None) -> web.Application:
+    """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop.
+
+    Args:
+        settings: the configuration.
+        access: a way to Redis.
+        policy: what `make_policy` made of the settings, where that was done already.
+    """
+    runtime = Runtime(settings, access, policy)
     operations: dict[object, app_keys.Operation] = {
         session_routes.logout: LOGOUT,
         session_routes.status: STATUS,

@@ -1,15 +1,17 @@
 """Settings → what requests are judged by: the policy, and what the store has to know."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 from multidict import istr
 
-from service.config.settings import OPERATIONS, LimitSection, RouteSection, Settings, TenantSection
+from service.config.settings import OPERATIONS, LimitSection, RouteSection, Settings, TenantLimits, TenantSection
 from service.core.admission import Terms
 from service.core.limits import Limit
 from service.core.routing.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
-from service.core.tenants import Directory, Tenant, digest
+from service.core.tenants import Directory, Tenant, TermsByOperation, digest
 from service.core.tokens.claims import ClaimRules
 from service.core.tokens.kinds import TokenRules
 from service.core.tokens.verification import KeyRing
@@ -71,23 +73,24 @@ def sweep_rules(settings: Settings) -> SweepRules:
 def _directory(settings: Settings) -> Directory:
     for_all = [_route(one) for one in settings.routes]
     table = RouteTable(for_all)
+    limits = {operation: _limits(getattr(settings.limits, operation)) for operation in OPERATIONS}
 
-    def protected(terms: Terms, section: TenantSection | None = None) -> Protected | None:
+    def protected(terms: TermsByOperation, section: TenantSection | None = None) -> Protected | None:
         own = [_route(one) for one in section.routes] if section is not None else []
         if not own and not for_all:
             return None
         restricted = section.restricted_capabilities if section is not None else ()
-        return Protected(RouteTable([*own, *for_all]) if own else table, terms, restricted)
+        return Protected(RouteTable([*own, *for_all]) if own else table, terms["verify"], restricted)
 
     tenants = []
     for name, section in settings.tenants.items():
-        terms = _terms(settings, name, section)
         restricted = frozenset(section.restricted_capabilities)
-        routes = protected(terms["verify"], section)
+        terms = TermsByOperation(_limits_of(section.limits, limits), partial(_terms, name, restricted))
+        routes = protected(terms, section)
         webhooks = tuple(one.name for one in section.webhooks)
         tenants.append(Tenant(name, section.digest, _ring(name, section), terms, routes, restricted, webhooks))
-    terms = _terms(settings)
-    return Directory(tenants, terms, protected(terms["verify"]))
+    terms = TermsByOperation(limits, partial(_terms, None, frozenset()))
+    return Directory(tenants, terms, protected(terms))
 
 
 def _ring(name: str, section: TenantSection) -> KeyRing:
@@ -106,19 +109,15 @@ def _ring(name: str, section: TenantSection) -> KeyRing:
     return KeyRing(name, [key.key() for key in jwt.keys], claims)
 
 
-def _terms(settings: Settings, name: str | None = None, tenant: TenantSection | None = None) -> dict[str, Terms]:
-    restricted = tenant.restricted_capabilities if tenant is not None else ()
-    return {
-        operation: Terms(
-            name,
-            operation,
-            _limits(settings, operation, tenant),
-            capabilities=(operation,),
-            restricted=operation if operation in restricted else None,
-            cause=Cause.LOGOUT if operation == "logout" else Cause.REQUEST,
-        )
-        for operation in OPERATIONS
-    }
+def _terms(tenant: str | None, restricted: frozenset[str], operation: str, limits: tuple[Limit, ...]) -> Terms:
+    return Terms(
+        tenant,
+        operation,
+        limits,
+        capabilities=(operation,),
+        restricted=operation if operation in restricted else None,
+        cause=Cause.LOGOUT if operation == "logout" else Cause.REQUEST,
+    )
 
 
 def _route(section: RouteSection) -> Route:
@@ -131,11 +130,24 @@ def _route(section: RouteSection) -> Route:
     )
 
 
-def _limits(settings: Settings, operation: str, tenant: TenantSection | None = None) -> tuple[Limit, ...]:
-    """The limits of an operation: the top-level ones, each replaced by the tenant's of the same name."""
-    own = {limit.name: limit for limit in getattr(tenant.limits, operation, ())} if tenant is not None else {}
-    merged = {limit.name: limit for limit in getattr(settings.limits, operation)} | own
-    return tuple(map(_limit, merged.values()))
+def _limits_of(own: TenantLimits, top: Mapping[str, tuple[Limit, ...]]) -> Mapping[str, tuple[Limit, ...]]:
+    """The limits of a tenant by operation: the top-level ones, each replaced by the tenant's of the same name.
+
+    An empty list of the tenant lifts the top-level limits of that operation.
+    """
+    changed = own.model_fields_set
+    if not changed:
+        return top
+    found = dict(top)
+    for operation in changed:
+        limits = _limits(getattr(own, operation))
+        merged = {limit.name: limit for limit in (*top[operation], *limits)} if limits else {}
+        found[operation] = tuple(merged.values())
+    return found
+
+
+def _limits(sections: Iterable[LimitSection]) -> tuple[Limit, ...]:
+    return tuple(map(_limit, sections))
 
 
 def _limit(section: LimitSection) -> Limit:

@@ -6,7 +6,9 @@ next request on, and none is dropped.
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +17,67 @@ from aiohttp import web
 from watchfiles import awatch
 
 from service.app import RUNTIME, Runtime
-from service.config.loading import ConfigurationError, load
+from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
-from service.core.tasks import keep_running, round_completed
+from service.core.tasks import end, keep_running, round_completed
 from service.policy_factory import make_policy
 
 log = structlog.get_logger()
 
 LOOK_AGAIN: Any = {"yield_on_timeout": True, "rust_timeout": 5_000}
 """The file is looked at every five seconds (in milliseconds) even where the system reports no change."""
+ROUND_S = 5.0
+MERGE_S = 3.0
+"""Between the beginnings of two reloads, so that a burst of signals costs two reloads."""
+MAX_LINKS = 40
+"""As many as Linux follows."""
 NEEDS_RESTART = ("server.host", "server.port", "server.workers", "server.watch_config", "redis")
 
 
 class Reloader:
     """Reloads one file into one runtime, one reload at a time."""
 
-    def __init__(self, path: Path, runtime: Runtime) -> None:
+    def __init__(self, path: Path, runtime: Runtime, read_from: bytes = b"") -> None:
+        """Follow `path`. `read_from` is the fingerprint of the file that the runtime's settings were read from."""
         self._path = path
         self._runtime = runtime
         self._began_with = runtime.settings
         self._lock = asyncio.Lock()
+        self._asked = asyncio.Event()
+        self._read_from = read_from
 
     @classmethod
-    def follow(cls, app: web.Application, path: Path) -> None:
+    def follow(cls, app: web.Application, path: Path, read_from: bytes) -> None:
         """Make `app` follow `path` while it runs: on SIGHUP, and where it is to be watched when it changes."""
-        app.cleanup_ctx.append(cls(path, app[RUNTIME]).run)
+        app.cleanup_ctx.append(cls(path, app[RUNTIME], read_from).run)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """For `cleanup_ctx`."""
-        tasks: set[asyncio.Task[Any]] = set()
-
-        def begin(work: Coroutine[Any, Any, Any]) -> None:
-            task = asyncio.create_task(work)
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, lambda: begin(self.reload()))
+        loop.add_signal_handler(signal.SIGHUP, self._asked.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a worker held it back until now
+        beside = {"configuration reload": self.reload_when_asked}
         if self._runtime.settings.server.watch_config:
-            begin(keep_running("configuration watch", self.watch, self._runtime.runs))
+            beside["configuration watch"] = self.watch
+        runs = self._runtime.runs
+        tasks = [asyncio.create_task(keep_running(name, work, runs)) for name, work in beside.items()]
         yield
         loop.remove_signal_handler(signal.SIGHUP)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
+
+    async def reload_when_asked(self) -> None:
+        """Reload for each signal and each change; those that come within `MERGE_S` of a reload share the next one."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROUND_S):
+                    await self._asked.wait()
+            round_completed()
+            if not self._asked.is_set():
+                continue
+            self._asked.clear()  # before the file is read: a later signal may be about a newer file
+            began_s = time.monotonic()
+            await self.reload()
+            await asyncio.sleep(max(0.0, began_s + MERGE_S - time.monotonic()))
 
     async def reload(self) -> bool:
         """Take the file as it is now, and fetch the key sets anew. Returns whether the file was fit to be taken."""
@@ -71,6 +89,7 @@ class Reloader:
     async def _reload(self) -> bool:
         async with self._lock:
             try:
+                self._read_from = await asyncio.to_thread(fingerprint, self._path)
                 settings = await asyncio.to_thread(load, self._path)
                 policy = await asyncio.to_thread(make_policy, settings)
             except (ConfigurationError, OSError, ValueError) as error:
@@ -85,19 +104,37 @@ class Reloader:
             return True
 
     async def watch(self) -> None:
-        """Reload whenever what the file holds has changed, however it was replaced."""
-        # The folder is watched, not the file: editors and Kubernetes put a new file in the old one's place.
-        held = await asyncio.to_thread(self._path.read_bytes)
-        # Both folders: that of the name, and that of what a link may point to now.
-        async for _ in awatch(self._path.absolute().parent, self._path.resolve().parent, recursive=False, **LOOK_AGAIN):
-            round_completed()
-            try:
-                found = await asyncio.to_thread(self._path.read_bytes)
-            except OSError:
-                continue
-            if found != held:
-                held = found
-                await self.reload()
+        """Ask for a reload whenever what the file holds has changed, however it was replaced."""
+        while True:
+            folders = await asyncio.to_thread(folders_of, self._path)
+            async for _ in awatch(*folders, recursive=False, **LOOK_AGAIN):
+                round_completed()
+                found = await asyncio.to_thread(fingerprint, self._path)
+                if found and found != self._read_from:
+                    self._asked.set()
+                if await asyncio.to_thread(folders_of, self._path) != folders:
+                    break  # a link points elsewhere now: what it points to is watched from here on
+
+
+def folders_of(path: Path) -> set[Path]:
+    """Return the folders in which a change may replace the file.
+
+    Folders are watched, not the file: editors and Kubernetes put a new file in the old one's place. Where the file, or
+    a folder above it, is a symbolic link, the folder that holds the link is one of them, and those of its target.
+    """
+    found: set[Path] = set()
+    ahead, seen = [path.absolute()], set[Path]()
+    while ahead and len(seen) < MAX_LINKS:
+        name = ahead.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        found.add(name.parent)
+        for part in (name, *name.parents):
+            if part.is_symlink():
+                found.add(part.parent)
+                ahead.append(part.parent / part.readlink() / name.relative_to(part))
+    return {folder.resolve() for folder in found if folder.is_dir()}
 
 
 def _at(settings: Settings, name: str) -> object:

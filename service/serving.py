@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -16,7 +17,7 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import make_app
-from service.config.loading import ConfigurationError, load
+from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.config.validation import doubts
 from service.reloading import Reloader
@@ -40,14 +41,16 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
     logs.configure()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop listens: an end in good order
     try:
+        read_from = fingerprint(path)
         settings = load(path)
         with redis_of(settings, path) as (open_redis, shared), listeners_of(settings) as listeners:
             if settings.server.workers > 1 and shared:
                 from service.workers import serve_with_workers  # gunicorn, for those who need it
 
-                return serve_with_workers(settings, path, listeners, open_redis, lambda: _tell(settings, on_listening))
+                announce = partial(_tell, settings, on_listening)
+                return serve_with_workers(settings, path, read_from, listeners, open_redis, announce)
             app = make_app(settings, open_redis())
-            Reloader.follow(app, path)
+            Reloader.follow(app, path, read_from)
             return run_loop(_serve(app, listeners, lambda: _tell(settings, on_listening)))
     except (ConfigurationError, server.EmbeddedError) as error:
         print(error, file=sys.stderr)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -27,11 +28,13 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import make_app
-from service.config.loading import ConfigurationError, load
+from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
-from service.reloading import Reloader
+from service.policy_factory import make_policy
+from service.reloading import MERGE_S, Reloader
 from service.store.connection.client import RedisAccess
 from service.web.monitoring.metrics import share_metrics
+from service.web.policy import Policy
 from service.web.server.http_server import SHUTDOWN_S, HttpServer, spare_the_collector
 
 log = structlog.get_logger()
@@ -45,6 +48,7 @@ DRAIN_WITHOUT_MASTER_S = 2 * SHUTDOWN_S
 def serve_with_workers(
     settings: Settings,
     path: Path,
+    read_from: bytes,
     listeners: Sequence[socket],
     open_redis: Callable[[], RedisAccess],
     on_listening: Callable[[], None],
@@ -52,8 +56,9 @@ def serve_with_workers(
     """Serve on `listeners` with `server.workers` processes until SIGTERM or SIGINT; returns the exit code.
 
     Args:
-        settings: as the master validated them; each worker reads the file anew when it starts.
+        settings: as the master validated them; a worker reads the file anew only if it has changed since.
         path: the configuration file.
+        read_from: the fingerprint of the file that the settings were read from.
         listeners: bound; gunicorn's from now on.
         open_redis: makes a way to Redis; called in each worker.
         on_listening: called once connections are taken.
@@ -62,10 +67,22 @@ def serve_with_workers(
     memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="rollcall-metrics-", dir=memory) as folder:
         try:
-            _Arbiter(_Application(settings, path, listeners, open_redis, on_listening, Path(folder))).run()
+            made = Configuration(settings, make_policy(settings), read_from)
+            spare_the_collector()  # what workers share stays as it is, and is not copied to each
+            _Arbiter(_Application(made, path, listeners, open_redis, on_listening, Path(folder))).run()
         except SystemExit as end:
             return int(end.code or 0)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the master read and made of the configuration, once for all workers that it forks."""
+
+    settings: Settings
+    policy: Policy
+    read_from: bytes
+    """The fingerprint of the file."""
 
 
 class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -73,14 +90,14 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
 
     def __init__(
         self,
-        settings: Settings,
+        configuration: Configuration,
         path: Path,
         listeners: Sequence[socket],
         open_redis: Callable[[], RedisAccess],
         on_listening: Callable[[], None],
         folder: Path,
     ) -> None:
-        self.settings, self.path, self.open_redis, self.folder = settings, path, open_redis, folder
+        self.configuration, self.path, self.open_redis, self.folder = configuration, path, open_redis, folder
         self._listeners, self._on_listening = listeners, on_listening
         super().__init__()
 
@@ -88,7 +105,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         """Gunicorn's settings; none of them can be changed from outside."""
         chosen = {
             "bind": [f"fd://{listener.detach()}" for listener in self._listeners],
-            "workers": self.settings.server.workers,
+            "workers": self.configuration.settings.server.workers,
             "worker_class": "service.workers.Worker",
             "logger_class": _Log,
             "backlog": 1024,
@@ -106,14 +123,22 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
 
     async def _server(self) -> HttpServer:
         share_metrics(self.folder)
+        made = await asyncio.to_thread(self._current)
+        app = await asyncio.to_thread(make_app, made.settings, self.open_redis(), made.policy)
+        Reloader.follow(app, self.path, made.read_from)
+        return HttpServer(app)
+
+    def _current(self) -> Configuration:
+        """The configuration as it is now: the master's, unless the file has changed since (`server.watch_config`)."""
+        read_from = fingerprint(self.path)
+        if read_from == self.configuration.read_from:
+            return self.configuration
         try:
-            settings = await asyncio.to_thread(load, self.path)
+            settings = load(self.path)
         except ConfigurationError as error:  # broken meanwhile: a worker that is replaced starts all the same
             log.error("configuration not read, the one before stays", mistakes=[str(one) for one in error.mistakes])
-            settings = self.settings
-        app = await asyncio.to_thread(make_app, settings, self.open_redis())
-        Reloader.follow(app, self.path)
-        return HttpServer(app)
+            return self.configuration
+        return Configuration(settings, make_policy(settings), read_from)
 
 
 def _forget_worker(pid: int, folder: Path) -> None:
@@ -122,11 +147,31 @@ def _forget_worker(pid: int, folder: Path) -> None:
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
+    _reload_asked = False
+    _reloaded_at_s = -MERGE_S
+
     def handle_hup(self) -> None:
-        """Validate first, then tell the workers to reload in place. Gunicorn's own way would end with a broken file."""
+        """Reload, now or with other signals that come within the next seconds. Gunicorn's own way would end with a
+        broken file.
+        """
+        self._reload_asked = True
+        self._reload_if_due()
+
+    def manage_workers(self) -> None:
+        """Gunicorn calls this about once a second."""
+        super().manage_workers()
+        self._reload_if_due()
+
+    def _reload_if_due(self) -> None:
+        """Validate first, then tell the workers to reload in place."""
+        if not self._reload_asked or time.monotonic() - self._reloaded_at_s < MERGE_S:
+            return
+        self._reload_asked, self._reloaded_at_s = False, time.monotonic()
+        path = self.app.path
         try:
-            self.app.settings = load(self.app.path)
-        except (ConfigurationError, OSError) as error:
+            read_from, settings = fingerprint(path), load(path)
+            self.app.configuration = Configuration(settings, make_policy(settings), read_from)
+        except (ConfigurationError, OSError, ValueError) as error:
             mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]
             log.error("configuration not reloaded, the old one stays", mistakes=mistakes)
         self.kill_workers(signal.SIGHUP)  # in any case: each worker validates by itself, and fetches its key sets anew

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -82,6 +83,14 @@ def load(path: Path) -> Settings:
         secrets = secrets or secrets_of(given)
         raise ConfigurationError(str(path), [_shown(one, secrets, variables) for one in mistakes])
     return settings
+
+
+def fingerprint(path: Path) -> bytes:
+    """Return a digest of what the file holds now; empty where it cannot be read."""
+    try:
+        return sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 def _text_of(path: Path) -> str:

@@ -111,6 +111,14 @@ def doubts(settings: Settings) -> Iterator[str]:
             yield f"{path}token has fewer than {GUESSABLE_CHARS} characters: short enough to be guessed"
     yield from _doubtful_secrets(sections)
     for path, tenant in sections.items():
+        for operation in type(tenant.limits).model_fields:
+            lifted = operation in tenant.limits.model_fields_set and not getattr(tenant.limits, operation)
+            if lifted and getattr(settings.limits, operation):
+                yield (
+                    f"{path}limits.{operation} is an empty list: the top-level limits of {operation} do not apply to "
+                    "this tenant (before this version an empty list changed nothing)"
+                )
+    for path, tenant in sections.items():
         jwt = tenant.jwt
         if jwt.jwks_url is not None and jwt.issuer is None and not jwt.audiences and not jwt.require:
             yield (

@@ -1,7 +1,7 @@
 """Who may ask: tenants, found by the digest of their token, with what the configuration says of them."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from service.core.admission import Terms
@@ -15,6 +15,25 @@ MOST_TERMS = 1000
 """Kept for capabilities that the code names."""
 
 
+class TermsByOperation(dict[str, Terms]):
+    """Operation → the terms on which it is admitted, each made when it is first asked for.
+
+    Of ten thousand tenants most are quiet at any time, and terms take longer to make than all else of a tenant.
+    """
+
+    def __init__(
+        self, limits: Mapping[str, tuple[Limit, ...]], make: Callable[[str, tuple[Limit, ...]], Terms]
+    ) -> None:
+        super().__init__()
+        self.limits = limits
+        """Operation → the limits of its terms."""
+        self._make = make
+
+    def __missing__(self, operation: str) -> Terms:
+        made = self[operation] = self._make(operation, self.limits[operation])
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """A customer of the deployment, as configured."""
@@ -22,8 +41,7 @@ class Tenant:
     name: str
     token_digest: bytes
     ring: KeyRing
-    terms: Mapping[str, Terms]
-    """Operation → on what terms it is admitted."""
+    terms: TermsByOperation
     routes: Protected | None = None
     """What `verify` holds a proxied request to; None: no routes are configured."""
     restricted: Collection[str] = ()
@@ -35,8 +53,8 @@ class Tenant:
     @property
     def limits(self) -> dict[str, Limit]:
         """All limits that its own requests count under, by name."""
-        own = [terms for operation, terms in self.terms.items() if operation not in WITHOUT_A_TENANT]
-        found = {limit.name: limit for terms in own for limit in terms.limits}
+        own = [limits for operation, limits in self.terms.limits.items() if operation not in WITHOUT_A_TENANT]
+        found = {limit.name: limit for limits in own for limit in limits}
         return found | {limit.name: limit for limit in self.routes.limits} if self.routes else found
 
     def terms_with(self, terms: Terms, capability: str) -> Terms:
@@ -53,7 +71,7 @@ class Tenant:
 class Directory:
     """All tenants of one configuration, and the terms and routes for requests that name none."""
 
-    def __init__(self, tenants: Iterable[Tenant], terms: Mapping[str, Terms], routes: Protected | None = None) -> None:
+    def __init__(self, tenants: Iterable[Tenant], terms: TermsByOperation, routes: Protected | None = None) -> None:
         self.tenants = {tenant.name: tenant for tenant in tenants}
         self.terms = terms
         self.routes = routes
@@ -64,7 +82,7 @@ class Directory:
         """(Tenant, limit) → its window in seconds, for all limits; None stands for requests that name no tenant."""
         found: dict[tuple[str | None, str], int] = {}
         limits: dict[str | None, Iterable[Limit]] = {name: one.limits.values() for name, one in self.tenants.items()}
-        limits[None] = [limit for terms in self.terms.values() for limit in terms.limits]
+        limits[None] = [limit for held in self.terms.limits.values() for limit in held]
         limits[None] = [*limits[None], *(self.routes.limits if self.routes else ())]
         for tenant, held in limits.items():
             found |= {(tenant, limit.name): limit.window_s for limit in held}
