@@ -27,6 +27,7 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps, until when, ms | given up; there is one |
 | `rc:adopted` | string | what an earlier version kept was taken over | there is one |
+| `rc:libraries` | sorted set | function library → when a worker used it last, ms | a member a day after that |
 | `rc:probe` | string | nothing: whether Redis takes writes | TTL: 1 s |
 | `rc:probe:{N}` | string | the same on a Cluster, of one node: a key of a slot that it owns | TTL: 1 s |
 
@@ -45,12 +46,14 @@ EVENTS_CAP = 10_000
 """Events kept per tenant, about (XADD MAXLEN ~)."""
 EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
 TRAFFIC_TTL_S = 80 * 60
+PROBE_MS = 1000
 LEASE_MS = 15_000
 """How long a lease is held that nobody renews."""
 
 TENANTS = "rc:tenants"
 SWEEPER = "rc:sweeper"
 PROBE = "rc:probe"
+LIBRARIES = "rc:libraries"
 WINDOWS = "rc:windows"
 ADOPTED = "rc:adopted"
 CACHE_CHANNEL = "rc:pushes"

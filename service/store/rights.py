@@ -26,34 +26,35 @@ CLIENT_COMMANDS = (
     "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN",
 )  # fmt: skip
 """What the client sends beside the scripts (pages, the sweep, webhooks, charts). A test compares it with the code."""
-SERVICE_COMMANDS = ("EVAL", "EVALSHA", "INFO", "PING", "SCRIPT|LOAD", "SUBSCRIBE")
-"""What belongs to no key: scripts, the start check, signs of life, subscriptions. HELLO and AUTH are always allowed."""
+SERVICE_COMMANDS = (
+    "FCALL", "FUNCTION|DELETE", "FUNCTION|LIST", "FUNCTION|LOAD", "INFO", "PING", "SUBSCRIBE",
+)  # fmt: skip
+"""What belongs to no key: functions, the start check, signs of life, subscriptions. HELLO and AUTH need no right."""
 KEYLESS = frozenset({"PUBLISH", "TIME"})
 """Commands of scripts that have no key."""
 _READING = frozenset({"EXISTS", "GET", "HGET", "HGETALL", "HMGET", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE"})
 """Commands that write nothing: a script of these alone need not ask."""
 
 
-def commands_of(texts: Iterable[str]) -> list[str]:
-    """The commands that a script may run: those outside of its functions, and of the functions that these lead to.
+def commands_of(texts: Iterable[str], function: str) -> list[str]:
+    """Return the commands that a function may run: its own, and those of the functions that it leads to.
 
     Args:
-        texts: the parts of the script; functions stand at the left margin, as `local function NAME`.
+        texts: what the function is part of; functions stand at the left margin, as `local function NAME`.
+        function: its name.
     """
     functions: dict[str, str] = {}
-    main = ""
     for text in texts:
-        functions_here, main_here = _parted(text)
-        functions |= functions_here
-        main += main_here
+        functions |= _functions(text)
     reached: dict[str, str] = {}
-    waiting = [main]
+    waiting = [function]
     while waiting:
-        words = set(re.findall(r"\b[a-z_]\w*\b", waiting.pop()))
-        for name in (functions.keys() & words) - reached.keys():
-            reached[name] = functions[name]
-            waiting.append(functions[name])
-    return sorted(set(re.findall(r"\bp?call\('([A-Z]+)'", "\n".join([main, *reached.values()]))))
+        name = waiting.pop()
+        if name in reached or name not in functions:
+            continue
+        reached[name] = functions[name]
+        waiting += re.findall(r"\b[a-z_]\w*\b", functions[name])
+    return sorted({"TIME", *re.findall(r"\bp?call\('([A-Z]+)'", "\n".join(reached.values()))})
 
 
 def writes(commands: Collection[str]) -> bool:
@@ -61,10 +62,9 @@ def writes(commands: Collection[str]) -> bool:
     return not _READING.issuperset(commands)
 
 
-def _parted(text: str) -> tuple[dict[str, str], str]:
-    """The functions of a text, by name, and what is left of it; comments are dropped."""
+def _functions(text: str) -> dict[str, str]:
+    """The functions of a text, by name, without comments."""
     functions: dict[str, str] = {}
-    main: list[str] = []
     inside = ""
     for line in text.splitlines():
         line = line.split("--")[0]
@@ -73,12 +73,11 @@ def _parted(text: str) -> tuple[dict[str, str], str]:
             inside = begins[1]
             functions[inside] = ""
         if not inside:
-            main.append(line)
             continue
         functions[inside] += f"{line}\n"
         if line.rstrip() == "end" or (begins and re.search(r"\bend\s*$", line)):
             inside = ""
-    return functions, "\n".join([*main, ""])
+    return functions
 
 
 def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
@@ -87,7 +86,8 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
     Args:
         scripts: the commands of each.
     """
-    asked: list[tuple[str, ...]] = [("TIME",), ("PING",), ("EVALSHA", "", "1", SAMPLE), ("SCRIPT", "LOAD", "")]
+    asked: list[tuple[str, ...]] = [("TIME",), ("PING",), ("FCALL", "", "1", SAMPLE)]
+    asked += [("FUNCTION", "LOAD", ""), ("FUNCTION", "LIST"), ("FUNCTION", "DELETE", "")]
     about_keys = {*CLIENT_COMMANDS, *(command for of in scripts for command in of)} - KEYLESS
     asked += [(*command.split("|"), SAMPLE) for command in sorted(about_keys)]
     # Keys that belong to no tenant, each with the least of what is done to it.

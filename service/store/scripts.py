@@ -1,12 +1,12 @@
-"""The Lua verbs, and how they are called.
+"""The Lua functions, and how they are called.
 
-A script is several texts in one: the transition table of `core/sessions.py` as Lua, what it shares with others
-(`record.lua`, and what it names of `window.lua` and `rules.lua`), and the verb. Redis knows a script by the SHA-1 of
-its text.
+All of them are one function library (`FUNCTION LOAD`): the transition table of `core/sessions.py` as Lua, what the
+verbs share (`record.lua`, `window.lua`, `rules.lua`), and a verb a file. Its name, and the name of each function, carry
+the hash of its text, so that different versions of the service can use one server.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -43,15 +43,17 @@ _PREVIOUS: dict[int, tuple[Status | None, bool]] = {
 """The second byte of a record → the status before, and whether the token seen last carries no `iat`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A verb, ready to be sent: its text, and the SHA-1 that Redis knows it by."""
+@dataclass(slots=True)
+class Library:
+    """The function library as it is loaded, and how its functions are called."""
 
     name: str
     text: str
-    sha: str
-    commands: tuple[str, ...]
-    """What it may run."""
+    functions: dict[str, str]
+    """A function, by its name here, and as it is registered: with the hash of the text, since names are unique across
+    libraries and several versions of the service may share a server."""
+    commands: dict[str, tuple[str, ...]]
+    """A verb, and the commands that it may run."""
 
 
 @lru_cache(maxsize=MOST_SESSIONS)  # most requests find the record as it was: last seen is written once in `seen_every`
@@ -89,44 +91,85 @@ def _preamble() -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _read(name: str, *shared: str) -> Script:
-    folder = files("service.store") / "lua"
-    parts = [(folder / f"{part}.lua").read_text() for part in ("record", *shared, name)]
-    commands = commands_of(parts)
-    text = "\n".join([_preamble(), _rights(commands), *parts])
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), tuple(commands))
+def _text(name: str) -> str:
+    """A file of `lua/` without its comments: they are not Redis's to keep."""
+    lines = (files("service.store") / "lua" / f"{name}.lua").read_text().splitlines()
+    return "".join(f"{line}\n" for line in lines if line.strip() and not line.lstrip().startswith("--"))
 
 
-def _rights(commands: Sequence[str]) -> str:
-    """What the script asks for before its first write. Reads as well: a later question of a batch reads after it."""
-    needed = [command for command in commands if command not in KEYLESS] if writes(commands) else []
-    published = "NEWS, PUSHES" if "PUBLISH" in commands else ""
-    return "local NEEDED, PUBLISHED = {" + ", ".join(f"'{command}'" for command in needed) + f"}}, {{{published}}}"
+def _lua_list(words: Iterable[str]) -> str:
+    return "{" + ", ".join(words) + "}"
 
 
+def _verb(name: str, shared: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The text of a verb, which registers its functions, and the commands that it may run."""
+    text = _text(name)
+    commands = tuple(commands_of([*shared, text], "run"))
+    # Reads as well as writes: a later question of a batch reads after the write of an earlier one.
+    needed = [f"'{one}'" for one in commands if one not in KEYLESS] if writes(commands) else []
+    channels = _lua_list(("NEWS", "PUSHES") if "PUBLISH" in commands else ())
+    lines = ["do", f"local NEEDED, PUBLISHED = {_lua_list(needed)}, {channels}", text]
+    if needed and name not in _ASKS_ITSELF:
+        body = "start(keys, argv)\nlocal wrong = lacking(NEEDED, PUBLISHED)\n"
+        body += "if wrong then return redis.error_reply(wrong) end\nreturn run()"
+    else:
+        body = "start(keys, argv)\nreturn run()"
+    lines.append(f"local function call_it(keys, argv)\n{body}\nend")
+    for function, flags in _FLAGS.get(name, {name: ()}).items():
+        named = f"function_name='{_PREFIX}{function}_{_HASH}', flags={_lua_list(map(repr, flags))}"
+        lines.append(f"redis.register_function{{{named}, callback=call_it}}")
+    return "\n".join([*lines, "end"]), commands
+
+
+def build(change: Callable[[str], str] = lambda text: text) -> Library:
+    """Make the library.
+
+    Args:
+        change: is applied to the whole text, before it gets the names that depend on it.
+    """
+    shared = [_text(part) for part in _SHARED]
+    verbs = {name: _verb(name, shared) for name in _VERBS}
+    text = change("\n".join([_preamble(), *shared, *(part for part, _ in verbs.values()), ""]))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = f"{LIBRARY_PREFIX}{digest}"
+    functions = [function for verb in _VERBS for function in _FLAGS.get(verb, {verb: ()})]
+    return Library(
+        name,
+        f"#!lua name={name}\n{text.replace(_HASH, digest)}",
+        {function: f"{_PREFIX}{function}_{digest}" for function in functions},
+        {verb: commands for verb, (_, commands) in verbs.items()},
+    )
+
+
+LIBRARY_PREFIX = "rollcall_"
+"""What the name of every version's library begins with."""
+_PREFIX, _HASH = "rc_", "HASH_OF_THE_LIBRARY"
+_SHARED = ("record", "window", "rules")
 _VERBS = (
-    ("admit", "window"),
-    ("act", "rules"),
-    ("restrict", "rules"),
-    ("revoke", "rules"),
-    ("override", "rules"),
-    ("forget",),
-    ("peek", "window"),
-    ("reset",),
-    ("retain", "window"),
-    ("due",),
-    ("probe",),
-    ("rights",),
-    ("lease",),
-    ("look",),
-    ("sample",),
-    ("sweep",),
-    ("tidy", "rules"),
-    ("settle", "rules"),
-    ("retire",),
-    ("mend",),
-    ("mend_rules", "rules"),
-)
+    "admit", "act", "restrict", "revoke", "override", "forget", "peek", "reset", "retain", "due", "rights", "lease",
+    "look", "sample", "sweep", "tidy", "settle", "retire", "mend", "mend_rules", "use",
+)  # fmt: skip
+_ASKS_ITSELF = frozenset({"admit"})
+"""It often writes nothing, or a single key, and asks for its rights only where it writes more."""
+_READS, _FREES = ("no-writes",), ("allow-oom",)
+_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "admit": {"admit": (), "admit_reading": _READS},
+    "peek": {"peek": _READS},
+    "due": {"due": _READS},
+    "rights": {"rights": _READS},
+    "look": {"look": _READS},
+    "forget": {"forget": _FREES},
+    "reset": {"reset": _FREES},
+    "sweep": {"sweep": _FREES},
+    "tidy": {"tidy": _FREES},
+    "settle": {"settle": _FREES},
+    "retire": {"retire": _FREES},
+}
+"""Verb → the functions that call it, and their flags.
 
-SCRIPTS = {verb[0]: _read(*verb) for verb in _VERBS}
-"""Every verb, by the name of its file in `lua/`; read at import, so that no request waits for the disk."""
+A full server, one that cannot write to disk and one without enough replicas refuse a function without flags whole, also
+where it would only read: then the `_reading` one is called. What frees memory may run on a full server.
+"""
+
+LIBRARY = build()
+"""The library of this version; read at import, so that no request waits for the disk."""

@@ -229,8 +229,8 @@ def _with(*does: Callable[[Server, Relay], Any]) -> Callable[[Server, Relay], No
 
 PASS = _mode("pass")
 FAULTS = [
-    Fault("killed (kill -9), started again: scripts gone", lambda s, _: s.kill(), lambda s, _: s.start()),
-    Fault("SCRIPT FLUSH", lambda s, _: s.client.script_flush(), PASS),
+    Fault("killed (kill -9), started again: functions gone", lambda s, _: s.kill(), lambda s, _: s.start()),
+    Fault("FUNCTION FLUSH", lambda s, _: s.client.function_flush(), PASS),
     Fault("frozen (SIGSTOP)", lambda s, _: s.signal(signal.SIGSTOP), lambda s, _: s.signal(signal.SIGCONT)),
     Fault("slow: an answer takes 100 ms", _mode("slow", 0.1), PASS),
     Fault("slower than the timeout: 400 ms", _mode("slow", 0.4), PASS),

@@ -25,7 +25,7 @@ def test_a_fault_under_load_loses_nothing_that_was_acknowledged_and_is_recovered
     assert (503 in outcome.answers) == (fault.name not in UNNOTICED)
 
 
-UNNOTICED = ("SCRIPT FLUSH", "slow: an answer takes 100 ms")
+UNNOTICED = ("FUNCTION FLUSH", "slow: an answer takes 100 ms")
 """What no request fails for."""
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from service.store.rights import CLIENT_COMMANDS, least_acl, least_sentinel_acl
-from service.store.scripts import SCRIPTS
+from service.store.scripts import LIBRARY
 from tests.kit import ROOT
 
 PAGE = Path(ROOT) / "docs" / "reference" / "redis-acl.md"
-SCRIPT_COMMANDS = [script.commands for script in SCRIPTS.values()]
+SCRIPT_COMMANDS = list(LIBRARY.commands.values())
 TITLES = {"single": "One server", "sentinel": "Sentinel", "cluster": "Cluster"}
 INTRODUCTION = """# The rights that the service needs in Redis
 
@@ -39,10 +39,10 @@ def page() -> str:
                 "`?sentinel_username=…&sentinel_password=…`:\n\n"
                 f"```\n{_line(least_sentinel_acl())}\n```\n"
             )
-    scripts = "\n".join(f"| `{name}` | {_listed(script.commands)} |" for name, script in SCRIPTS.items())
+    scripts = "\n".join(f"| `{name}` | {_listed(commands)} |" for name, commands in LIBRARY.commands.items())
     parts.append(
         "## Where each right is used\n\n"
-        f"| script | commands |\n|---|---|\n{scripts}\n| (the client) | {_listed(CLIENT_COMMANDS)} |\n"
+        f"| function | commands |\n|---|---|\n{scripts}\n| (the client) | {_listed(CLIENT_COMMANDS)} |\n"
     )
     return "\n".join(parts)
 

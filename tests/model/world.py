@@ -1,13 +1,13 @@
 """The real service over real HTTP on a real Redis, whose clock is the test's; driven step by step."""
 
 import asyncio
-import hashlib
 import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -25,7 +25,7 @@ from service.store.admissions.denial_cache import SILENT_S
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded.server import find_server
 from service.store.keyspace import keys_of
-from service.store.scripts import SCRIPTS, Script, parse_record
+from service.store.scripts import LIBRARY, build, parse_record
 from tests.kit import (
     OPERATOR_TOKEN,
     OTHER_SECRET,
@@ -44,7 +44,7 @@ T = TypeVar("T")
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 TENANTS = {"acme": (TENANT_TOKEN, SECRET), "globex": (OTHER_TENANT_TOKEN, OTHER_SECRET)}
 USERS = ("alice", "bob")
-CLOCK = "{redis.call('GET', 'second'), redis.call('GET', 'microsecond')}"
+CLOCK = "{call('GET', 'second'), call('GET', 'microsecond')}"
 _STATE = re.compile(r'"([a-z-]+)";r=(\d+);t=(\d+)')
 
 
@@ -99,16 +99,17 @@ class World:
     """What the machine plays with.
 
     Args:
-        planted: script → pairs of its text and what to put in its place: a bug, to see whether it is found.
+        planted: a piece of the library's text, and what to put in its place: a bug, to see whether it is found.
     """
 
-    def __init__(self, planted: Mapping[str, tuple[str, str]] | None = None) -> None:
+    def __init__(self, planted: tuple[str, str] | None = None) -> None:
         self.redis = _Redis()
         self._clock = _Clock()
+        library = build(partial(_by_our_clock, planted=planted))
         self._patches: list[Any] = [
             mock.patch("service.web.api.authentication.time", self._clock),
             mock.patch("service.store.admissions.batcher.time", self._clock),
-            mock.patch.dict(SCRIPTS, {name: _by_our_clock(one, planted or {}) for name, one in SCRIPTS.items()}),
+            mock.patch.multiple(LIBRARY, name=library.name, text=library.text, functions=library.functions),
             mock.patch("service.store.sessions.expiry_sweep.EVERY_S", 1e6),  # it sweeps when the machine says so
         ]
         for patch in self._patches:
@@ -257,14 +258,13 @@ def _rules_keys() -> dict[tuple[str, str | None], str]:
     return own | {(tenant, user): keys_of(tenant).user_rules(user) for tenant in TENANTS for user in USERS}
 
 
-def _by_our_clock(script: Script, planted: Mapping[str, tuple[str, str]]) -> Script:
-    text = script.text.replace("redis.call('TIME')", CLOCK)
-    assert text != script.text
-    for name, (right, wrong) in planted.items():
-        assert name != script.name or right in text, "there is nothing to plant the bug in"
-        if name in (script.name, "*"):
-            text = text.replace(right, wrong)
-    return Script(script.name, text, hashlib.sha1(text.encode()).hexdigest(), script.commands)
+def _by_our_clock(text: str, planted: tuple[str, str] | None) -> str:
+    assert "call('TIME')" in text
+    text = text.replace("call('TIME')", CLOCK)
+    if planted is None:
+        return text
+    assert planted[0] in text, "there is nothing to plant the bug in"
+    return text.replace(*planted)
 
 
 def _limit(limit: Limit) -> dict[str, Any]:

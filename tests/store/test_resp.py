@@ -313,7 +313,7 @@ async def test_each_request_of_a_batch_gets_its_own_outcome_where_the_connection
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         "CROSSSLOT Keys in request don't hash to the same slot",
         "TRYAGAIN Multiple keys request during rehashing of slot",
-        "NOSCRIPT No matching script. Please use EVAL.",
+        "ERR Function not found",
         "MISCONF Redis is configured to save RDB snapshots",
         "ERR max number of clients reached",
         "ERR wrong number of arguments for 'auth' command",

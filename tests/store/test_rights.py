@@ -20,7 +20,7 @@ from service.store.connection.server_check import ServerCheck
 from service.store.events.traffic_statistics import TrafficStatistics
 from service.store.leases import Leases
 from service.store.rights import KEYLESS, commands_of, writes
-from service.store.scripts import SCRIPTS
+from service.store.scripts import LIBRARY
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.kit import redis_server
 from tests.store.making import ask_about, sweeper
@@ -134,7 +134,7 @@ def kept(root: Any) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("name", "command"), [(name, command) for name, (verb, _) in VERBS.items() for command in SCRIPTS[verb].commands]
+    ("name", "command"), [(name, command) for name, (verb, _) in VERBS.items() for command in LIBRARY.commands[verb]]
 )
 async def test_what_cannot_be_written_whole_is_not_written_at_all(
     server: str, root: Any, seeded: dict[bytes, bytes], name: str, command: str
@@ -178,7 +178,7 @@ async def test_a_channel_that_may_not_be_published_to_is_asked_about_as_well(
     assert not {key for key in changed if b":pulse:" not in key and b":refused:" not in key and key != b"rc:sweeper"}
 
 
-@pytest.mark.parametrize("command", ["zadd", "hmget", "evalsha", "script|load", "xrange", "eval"])
+@pytest.mark.parametrize("command", ["zadd", "hmget", "fcall", "function|load", "xrange", "function|delete"])
 async def test_a_missing_right_is_found_at_the_start_and_named(server: str, root: Any, command: str) -> None:
     permit(root, f"-{command}")
     async with as_limited(server) as access:
@@ -227,7 +227,7 @@ async def test_a_right_that_is_taken_away_while_it_runs_is_noticed_and_its_retur
         await ways.close()
 
 
-READS = [name for name in SCRIPTS["admit"].commands if not writes([name]) and name not in KEYLESS]
+READS = [name for name in LIBRARY.commands["admit"] if not writes([name]) and name not in KEYLESS]
 
 
 @pytest.mark.parametrize("command", READS)
@@ -262,8 +262,9 @@ async def test_a_read_that_is_not_allowed_any_more_opens_the_breaker_at_once_and
         await ways.close()
 
 
-def test_the_commands_of_a_script_are_those_that_it_leads_to() -> None:
+def test_the_commands_of_a_function_are_those_that_it_leads_to() -> None:
     shared = "local function used() redis.call('SET', 'a') -- redis.call('DEL', 'a')\nend\n"
     shared += "local function not_used()\n  redis.call('HSET', 'a')\nend\n"
-    shared += "local function on(x) return used(x) end\nlocal t = call('TIME')"
-    assert commands_of([shared, "on(1)\nredis.pcall('ZADD', 'a')"]) == ["SET", "TIME", "ZADD"]
+    shared += "local function on(x) return used(x) end\n"
+    own = "local function run()\n  on(1)\n  redis.pcall('ZADD', 'a')\nend\n"
+    assert commands_of([shared, own], "run") == ["SET", "TIME", "ZADD"]

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import redis
@@ -18,7 +19,7 @@ from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Limit, LimitState, Per
 from service.store.admissions.encoding import encode
 from service.store.keyspace import keys_of
-from service.store.scripts import SCRIPTS
+from service.store.scripts import build
 from service.web.api.rate_limit_headers import limit_lines
 from tests.store.making import earlier_window
 
@@ -32,22 +33,21 @@ def limit(requests: int, window_s: int) -> Limit:
 
 
 class Windows:
-    """The admission's own script on a real Redis; its clock and the keys' ends are the test's.
+    """The admission's own function on a real Redis; its clock and the keys' ends are the test's.
 
     Args:
         url: of a Redis that is the test's alone.
-        text: of another script than the service's.
         thresholds: up to how many requests a limit is exact, and the number of buckets, where not the service's.
     """
 
-    def __init__(self, url: str, text: str = SCRIPTS["admit"].text, thresholds: tuple[int, int] | None = None) -> None:
+    def __init__(self, url: str, thresholds: tuple[int, int] | None = None) -> None:
         self.client: Any = redis.Redis.from_url(url)
         self.client.flushall()
         self.subject = "10.0.0.1"
         self.thresholds = thresholds
-        self._sha, self._retain = (
-            self.client.script_load(_by_our_clock(one, thresholds)) for one in (text, SCRIPTS["retain"].text)
-        )
+        library = build(partial(_by_our_clock, thresholds=thresholds))
+        self.client.function_load(library.text, replace=True)
+        self._functions = library.functions
         self.ends_us: float = 0
         """When the window's key ends, by the test's clock."""
 
@@ -58,13 +58,13 @@ class Windows:
     def ask(self, now_us: int, *limits: Limit, times: int = 1) -> list[tuple[int, int, bool]]:
         """Ask so often about each limit, all in one batch; returns used, µs until there is more, and over."""
         keys: list[str] = []
-        args: list[str | int] = [0, 0]
+        args: list[str | int] = ["0 0"]
         for one in limits:
             terms = Terms("acme", "some", (one,))
             encode(keys_of("acme"), [[Question(terms, self.subject, "r")] * times], keys, args)
         pipe = self.client.pipeline(transaction=False)
         self._set_clock(pipe, now_us)
-        pipe.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
+        pipe.execute_command("FCALL", self._functions["admit"], len(keys), *keys, *args)
         pipe.pttl(self.key)
         *_, answers, ttl_ms = pipe.execute()
         self.ends_us = now_us + ttl_ms * 1000
@@ -98,7 +98,7 @@ class Windows:
     def retain(self, now_us: int, window_s: int) -> None:
         """As the service does where a limit's window has become longer."""
         self._set_clock(self.client, now_us)
-        self.client.evalsha(self._retain, 1, self.key, window_s * MICRO)
+        self.client.fcall(self._functions["retain"], 1, self.key, window_s * MICRO)
         self.ends_us = now_us + self.client.pttl(self.key) * 1000
 
     def _set_clock(self, client: Any, now_us: int) -> None:
@@ -107,7 +107,7 @@ class Windows:
 
 
 def _by_our_clock(text: str, thresholds: tuple[int, int] | None) -> str:
-    text = text.replace("redis.call('TIME')", "{redis.call('GET', 'second'), redis.call('GET', 'microsecond')}")
+    text = text.replace("call('TIME')", "{call('GET', 'second'), call('GET', 'microsecond')}")
     if thresholds is None:
         return text
     scaled = text.replace("EXACT_UP_TO, BUCKETS = 1000, 100", "EXACT_UP_TO, BUCKETS = {}, {}".format(*thresholds))
@@ -313,13 +313,13 @@ class Play:
         self.log.append(f"{self.now_us}: {held.requests} in {held.window_s} s, configured {configured.window_s} s")
 
 
-def play(url: str, seeds: Iterable[int], steps: int = 18, text: str = SCRIPTS["admit"].text) -> int:
+def play(url: str, seeds: Iterable[int], steps: int = 18) -> int:
     """Play a sequence for each seed; every fiftieth with the service's own thresholds.
 
     Returns:
         How many answers were held to the plain list, and their headers to what came of them.
     """
-    scaled, real, answers = Windows(url, text, SMALL[1]), Windows(url, text), 0
+    scaled, real, answers = Windows(url, SMALL[1]), Windows(url), 0
     for seed in seeds:
         requests, thresholds, at_once = LARGE if seed % 50 == 49 else SMALL
         one = Play(scaled if thresholds else real, seed, requests, at_once)

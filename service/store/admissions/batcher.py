@@ -2,7 +2,8 @@
 
 One trip at a time is under way to a node, on one connection of its own. What arrives meanwhile waits and
 travels together on the next: an idle service asks at once, a busy one fills its trips by itself. An admission
-is sent once; it is sent again only where Redis says that it ran nothing: NOSCRIPT, and on a Cluster MOVED, ASK.
+is sent once; it is sent again only where Redis says that it ran nothing: it does not have the function, it takes no
+writes (then only what needs none is decided), and on a Cluster MOVED, ASK.
 """
 
 import asyncio
@@ -13,18 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from redis.exceptions import AskError, MovedError, NoScriptError
+from redis.exceptions import AskError, MovedError
 
 from service.core.admission import NOTHING_ASKED, Admission, Decided, OnDecided, Question, Terms
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
 from service.store.admissions.denial_cache import DenialCache
 from service.store.admissions.encoding import decode, encode
-from service.store.connection.failures import OVERLOAD, TIMEOUT, unavailable
+from service.store.connection.failures import OVERLOAD, TIMEOUT, is_unknown_function, unavailable, write_refusal
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.resp import Command, packed
 from service.store.connection.router import NodeRouter
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
-from service.store.scripts import SCRIPTS
+from service.store.scripts import LIBRARY
 
 log = structlog.get_logger()
 
@@ -48,8 +49,10 @@ class _Waiting:
     # No dataclass: there is one per request, and these are seldom set.
     over = False
     """The answer was told."""
-    with_text = False
-    """Redis does not know the script: send all of it."""
+    loads = False
+    """Redis does not have the function: load the library first."""
+    reading = ""
+    """Redis takes no writes, for this kind of reason: decide what needs none."""
     asking = False
     """A node that is giving the slot away sent it here."""
 
@@ -153,28 +156,42 @@ class Admissions:
         ]
 
     def _commands(self, call: Sequence[tuple[TenantKeys, Sequence[Sequence[_Waiting]]]]) -> list[Command]:
-        verb = SCRIPTS["admit"]
         keys: list[str] = []
-        args: list[str | int] = [self.rules.seen_every_ms, self.rules.logout_grace_ms]
-        with_text = asking = False
+        args: list[str | int] = [f"{self.rules.seen_every_ms} {self.rules.logout_grace_ms}"]
+        loads = asking = False
+        reading = ""
         for of, groups in call:
             encode(of, [[waiting.question for waiting in asked] for asked in groups], keys, args)
             for asked in groups:
                 for waiting in asked:
-                    with_text |= waiting.with_text
+                    loads |= waiting.loads
                     asking |= waiting.asking
-        script = ("EVAL", verb.text) if with_text else ("EVALSHA", verb.sha)
-        command = (*script, len(keys), *keys, *args)
-        return [("ASKING",), command] if asking else [command]
+                    reading = reading or waiting.reading
+        function = "admit"
+        if reading:
+            function, args[0] = "admit_reading", f"{args[0]} {reading}"
+        commands: list[Command] = [("FCALL", LIBRARY.functions[function], len(keys), *keys, *args)]
+        if asking:
+            commands.insert(0, ("ASKING",))
+        if loads:
+            commands.insert(0, ("FUNCTION", "LOAD", LIBRARY.text))
+        return commands
 
-    def send_again(self, asked: Sequence[_Waiting], error: Exception, pipeline: AdmissionPipeline) -> None:
-        """Redis ran nothing, and said why: ask as it wants to be asked, as long as somebody waits."""
+    def send_again(self, asked: Sequence[_Waiting], error: Exception, pipeline: AdmissionPipeline) -> bool:
+        """Ask as Redis wants to be asked where it ran nothing, as long as somebody waits; return whether it is asked.
+
+        Raises:
+            StoreUnavailable: no node is known to ask.
+        """
+        if isinstance(error, AskError):
+            pipeline = self._router.redirected(error)
+        elif not (write_refusal(error) or (is_unknown_function(error) and not any(one.loads for one in asked))):
+            return False
         for waiting in asked:
-            waiting.with_text, waiting.asking = isinstance(error, NoScriptError), False
-            if isinstance(error, AskError):
-                waiting.asking = not isinstance(error, MovedError)
-                pipeline = self._router.redirected(error)
+            waiting.asking = isinstance(error, AskError) and not isinstance(error, MovedError)
+            waiting.loads, waiting.reading = is_unknown_function(error), write_refusal(error)
             self._queue_of(pipeline).join(waiting)
+        return True
 
 
 class _NodeQueue:
@@ -266,13 +283,12 @@ class _NodeQueue:
         self._watching = self.loop.call_at(min(one.until for one in rest), self._watch, rest) if rest else None
 
     def _deliver(self, asked: Sequence[_Waiting], reply: Any) -> None:
-        if isinstance(reply, NoScriptError | AskError):
-            try:
-                self._admissions.send_again(asked, reply, self.pipeline)
-            except StoreUnavailable as error:
-                _fail(asked, error)
-            return
         if isinstance(reply, Exception):
+            try:
+                if self._admissions.send_again(asked, reply, self.pipeline):
+                    return
+            except StoreUnavailable as error:
+                reply = error
             _fail(asked, reply)
             return
         answers = iter(reply)

@@ -19,11 +19,10 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
     keys.append(of.rules)
     if known:
         keys += of.shared
-    args += (len(groups), "1" if known else "0")
+    args.append(f"{'1' if known else '0'} {len(groups)}")
     own, own_rules = of.user(""), of.user_rules("")
     for group in groups:
-        args.append(len(group))
-        args += _shape(group[0].terms)
+        args += (len(group), _shape(group[0].terms))
         windows = [(of.window(limit.name, ""), limit) for limit in group[0].terms.limits]
         before: Terms | None = None
         for question in group:
@@ -44,12 +43,14 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
 
 
 @lru_cache(maxsize=4096)
-def _shape(terms: Terms) -> tuple[str | int, ...]:
-    """Return the arguments of a group, up to its questions."""
-    parts: list[str | int] = [terms.cause.value if terms.knows_users else "", len(terms.limits)]
-    for limit in terms.limits:
-        parts += (limit.name, limit.requests, limit.window_s * MICRO, _KINDS[limit.shadow, limit.per is Per.USER])
-    return (*parts, terms.reason) if terms.knows_users else tuple(parts)
+def _shape(terms: Terms) -> str:
+    """Return the text of a group; `lua/admit.lua` reads the same text only once."""
+    limits = "\n".join(
+        f"{limit.name} {limit.requests} {limit.window_s * MICRO} {_KINDS[limit.shadow, limit.per is Per.USER]}"
+        for limit in terms.limits
+    )
+    cause, reason = (terms.cause.value, terms.reason) if terms.knows_users else ("", "")
+    return f"{cause}\n{limits}\n\n{reason}"
 
 
 @lru_cache(maxsize=4096)
@@ -112,5 +113,5 @@ def _own_error(text: bytes) -> StoreUnavailable:
 
 
 _NOBODY = ord("-")
-_KINDS = {(False, False): "", (False, True): "u", (True, False): "s", (True, True): "su"}
+_KINDS = {(False, False): "-", (False, True): "u", (True, False): "s", (True, True): "su"}
 """Whether a limit is in shadow, and per user, as the script reads it."""

@@ -1,15 +1,16 @@
-"""How everything but the admissions reaches Redis: scripts by their SHA, failures as StoreUnavailable."""
+"""How everything but the admissions reaches Redis: functions by their names, failures as StoreUnavailable."""
 
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import ClusterDownError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
 
-from service.store.connection.failures import unavailable
-from service.store.scripts import SCRIPTS
+from service.store.connection.failures import is_loaded_already, is_unknown_function, unavailable
+from service.store.scripts import LIBRARY
 
 AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What redis-py raises where Redis is not to be had. A Cluster whose slots are not known is none of its RedisErrors."""
@@ -50,18 +51,44 @@ def subscriber(client: Any) -> Any:
     return client.pubsub(node=random.choice(nodes)) if nodes else client.pubsub()  # noqa: S311  # nosec B311
 
 
-async def run(client: Redis, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-    """Run the verb `name`; where Redis does not know it any more, with its text.
+async def run(client: Redis | RedisCluster, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+    """Call the function `name`; where Redis does not have it, load the library and call it again: it was not run.
 
     A primary that was demoted keeps its connections open and answers READONLY. New ones may lead to the new primary.
     """
-    verb = SCRIPTS[name]
+    call: tuple[str | int, ...] = ("FCALL", LIBRARY.functions[name], len(keys), *keys, *map(str, args))
+    at = await _owner(client, keys)
     try:
         try:
-            return await client.evalsha(verb.sha, len(keys), *keys, *map(str, args))
-        except NoScriptError:
-            return await client.eval(verb.text, len(keys), *keys, *map(str, args))
+            return await client.execute_command(*call, **at)
+        except ResponseError as error:
+            if not is_unknown_function(error):
+                raise
+        with suppress_loaded():
+            await client.execute_command("FUNCTION LOAD", LIBRARY.text, **at)
+        return await client.execute_command(*call, **at)
     except ReadOnlyError:
         if isinstance(client, Redis):
             await client.connection_pool.disconnect(inuse_connections=False)
         raise
+
+
+async def _owner(client: Redis | RedisCluster, keys: Sequence[str]) -> dict[str, Any]:
+    """Which node of a Cluster is meant. redis-py would ask Redis for the keys of each FCALL before it sends it."""
+    if not isinstance(client, RedisCluster):
+        return {}
+    await client.initialize()
+    node = client.get_node_from_key(keys[0])
+    if node is None:
+        raise ClusterDownError("no node of the Cluster is known to own the slot")
+    return {"target_nodes": node}
+
+
+@contextmanager
+def suppress_loaded() -> Iterator[None]:
+    """Let a library be loaded that is there already: another worker was faster."""
+    try:
+        yield
+    except ResponseError as error:
+        if not is_loaded_already(error):
+            raise

@@ -21,7 +21,6 @@ KINDS = (
     (exceptions.TryAgainError, "TRYAGAIN"),
     (exceptions.MovedError, "MOVED"),
     (exceptions.AskError, "ASK"),
-    (exceptions.NoScriptError, "NOSCRIPT"),
     (exceptions.MaxConnectionsError, "max_clients"),
     (exceptions.TimeoutError, TIMEOUT),
     (TimeoutError, TIMEOUT),
@@ -42,7 +41,6 @@ _ANSWERS: dict[str, type[Exception]] = {
     "MOVED": exceptions.MovedError,
     "NOAUTH": exceptions.AuthenticationError,
     "NOPERM": exceptions.NoPermissionError,
-    "NOSCRIPT": exceptions.NoScriptError,
     "OOM": exceptions.OutOfMemoryError,
     "READONLY": exceptions.ReadOnlyError,
     "TRYAGAIN": exceptions.TryAgainError,
@@ -86,6 +84,34 @@ def kind_of_text(text: str) -> str:
     """The kind of an error that a script answered as text."""
     found = re.match(r"-?([A-Z]+)\b", text)
     return found[1] if found and found[1] in CODES else OTHER
+
+
+def is_unknown_function(error: Exception) -> bool:
+    """Whether Redis does not have the library, so that it ran nothing."""
+    return isinstance(error, exceptions.ResponseError) and str(error) == "Function not found"
+
+
+def is_loaded_already(error: Exception) -> bool:
+    """Whether FUNCTION LOAD found the same library in its place: its name carries the hash of its text."""
+    return isinstance(error, exceptions.ResponseError) and str(error).endswith("already exists")
+
+
+NO_WRITES = "redis takes no writes"
+"""How `lua/admit.lua` says that a request would have to write on a server that refuses writes."""
+
+
+def write_refusal(error: Exception) -> str:
+    """The kind of error with which a server that takes no writes refused a function whole; '' for any other."""
+    if not isinstance(error, exceptions.ResponseError) or str(error).endswith(NO_WRITES):
+        return ""
+    kind = kind_of(error)
+    return kind if kind in ("OOM", "MISCONF", "NOREPLICAS") else ""
+
+
+def ran_nothing(error: Exception) -> bool:
+    """Whether an answer says how to ask again, and that nothing was run (MOVED is an AskError too): Redis is well."""
+    in_order = isinstance(error, exceptions.AskError | exceptions.TryAgainError)
+    return in_order or is_unknown_function(error) or is_loaded_already(error) or bool(write_refusal(error))
 
 
 def reason_of(error: Exception) -> str:

@@ -10,16 +10,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import AskError, NoPermissionError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import AskError, NoPermissionError, ReadOnlyError, ResponseError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
 from service.core.tasks import end
 from service.store.connection.calls import AWAY
-from service.store.connection.failures import BREAKER, kind_of, reason_of, unavailable
+from service.store.connection.failures import BREAKER, kind_of, ran_nothing, reason_of, unavailable, write_refusal
 from service.store.connection.resp import Command, RespConnection
-from service.store.keyspace import PROBE
-from service.store.scripts import SCRIPTS
+from service.store.keyspace import PROBE, PROBE_MS
 
 log = structlog.get_logger()
 
@@ -97,9 +96,11 @@ class AdmissionPipeline:
             await self._failed(error)
             raise unavailable(error) from error
         for answer in answers:
-            if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
+            if isinstance(answer, Exception) and not ran_nothing(answer):
                 await self._failed(answer)
                 return answers
+        if any(isinstance(answer, Exception) and write_refusal(answer) for answer in answers):
+            return answers  # what is asked now, without writes, decides whether that counts
         if self._failures:
             failed_before, self._failures = self._failures, 0
             log.info("redis answers again", failed_before=failed_before)
@@ -281,10 +282,6 @@ class AdmissionPipeline:
         On a Cluster the key's slot may just have moved to another node. MOVED and ASK say so, and that this node is
         well: that it is a primary was seen when the connection was made.
         """
-        [answer] = await resp.round_trip([("EVAL", SCRIPTS["probe"].text, 1, self._probe_key())], _NEVER)
-        if isinstance(answer, Exception) and not isinstance(answer, _IN_ORDER):
+        [answer] = await resp.round_trip([("SET", self._probe_key(), "1", "PX", PROBE_MS)], _NEVER)
+        if isinstance(answer, Exception) and not isinstance(answer, AskError | TryAgainError):
             raise answer
-
-
-_IN_ORDER = (NoScriptError, AskError, TryAgainError)
-"""Answers that say how to ask again (MOVED is an AskError too): Redis is well."""

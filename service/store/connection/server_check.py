@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from redis.exceptions import NoPermissionError, ReadOnlyError
+from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
 from service.core.errors import StoreUnsuitable
+from service.store.connection.failures import is_loaded_already
 from service.store.connection.resp import Command, RespConnection
 from service.store.embedded.servers import OLDEST
 from service.store.rights import SAMPLE, questions
-from service.store.scripts import SCRIPTS
+from service.store.scripts import LIBRARY
 
 log = structlog.get_logger()
 
@@ -48,7 +49,7 @@ class ServerCheck:
         self._warnings.pop(node, None)
 
     async def examine(self, resp: RespConnection, node: str, *, cluster_url: str | None) -> None:
-        """Check the server at the other end of a new connection, and load the admission's script.
+        """Check the server at the other end of a new connection, and load the function library.
 
         All questions are one round trip: a distant Redis is slow, not away.
 
@@ -61,27 +62,30 @@ class ServerCheck:
         Raises:
             StoreUnsuitable: the server cannot be used as it is; says what to change.
             redis.exceptions.ReadOnlyError: the server is a replica.
-            redis.exceptions.ResponseError: the script cannot be loaded.
+            redis.exceptions.ResponseError: the library is not there, and cannot be loaded.
         """
         asked: list[Command] = [
             ("HELLO",),
             ("INFO", "memory"),
-            ("EVAL", SCRIPTS["rights"].text, 0, *_ASKED),
-            ("SCRIPT", "LOAD", SCRIPTS["admit"].text),
+            ("FUNCTION", "LOAD", LIBRARY.text),
+            ("FCALL", LIBRARY.functions["rights"], 0, *_ASKED),
         ]
-        hello, memory, rights, loaded = await resp.round_trip(asked, math.inf)
+        hello, memory, loaded, rights = await resp.round_trip(asked, math.inf)
         server = _fields(hello)
         if server.get("role") == "replica":
             raise ReadOnlyError("this server is a replica")
-        for answer in (rights, loaded):
-            if isinstance(answer, Exception) and not isinstance(answer, NoPermissionError):
-                raise answer  # also that the connection ended after the first answers
+        for answer in (loaded, rights):
+            if isinstance(answer, Exception) and not isinstance(answer, ResponseError):
+                raise answer  # the connection ended after the first answers
         found = Findings(node)
         if server.get("server") != "fakeredis":
             found.version(server.get("version", ""), rights)
             found.mode(server.get("mode", ""), cluster_url)
             found.rights(rights, loaded)
             found.eviction(memory, allowed=self.allow_eviction)
+        if isinstance(rights, ResponseError) and not found.blockers:
+            # What keeps the library from being loaded is why there is no function. A full server that has it runs it.
+            raise loaded if isinstance(loaded, ResponseError) and not is_loaded_already(loaded) else rights
         self._note(node, found.blockers, found.warnings)
         if found.blockers:
             raise StoreUnsuitable("; ".join(found.blockers))
@@ -167,7 +171,7 @@ def _named(command: Sequence[str]) -> str:
     return f"+{name.lower()}" + (f" ~{rest[0]}" if rest and rest[0] != SAMPLE else "")
 
 
-ASKED_ABOUT = questions(script.commands for script in SCRIPTS.values())
+ASKED_ABOUT = questions(LIBRARY.commands.values())
 """The commands that the start check asks about."""
 _ASKED: list[str | int] = []
 for _command in ASKED_ABOUT:

@@ -1,12 +1,14 @@
 -- Decide a batch of requests, each by itself: its limits, its user's standing, its transition.
 --
--- ARGV    seen_every ms, logout_grace ms, then for each tenant: how many groups of questions (of the same limits, cause
---         and reason), and whether its indexes are among the keys (1|0); for each group
---         how many questions; the cause ('' where no user is known: then only limits are asked about)
---         number of limits, and for each: name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or ''
---         with a cause: the reason that is given for it ('' none)
---         and for each question one text, of which only that is read that is needed: passive (1|0), whether the
---         configuration restricts it (1|0) and token expiry ms in one word; second in which the token was issued
+-- ARGV    seen_every ms and logout_grace ms in one word each; then, where this server refuses writes now, the kind of
+--         error that says why: nothing is written then, and what would have to be ends with that error
+--         for each tenant: whether its indexes are among the keys (1|0), and after a space how many groups of questions
+--         (of the same limits, cause and reason); for each group
+--         how many questions; its shape: the cause ('' where no user is known: then only limits are asked about), a line
+--         for each limit (name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or '-'), an empty line, and
+--         with a cause the reason that is given for it ('' none)
+--         with a cause, for each question one text, of which only that is read that is needed: passive (1|0), whether
+--         the configuration restricts it (1|0) and token expiry ms in one word; second in which the token was issued
 --         ('' unknown), client address, request id, the capabilities it needs, with commas, user
 -- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
 --         of each limit; with a cause the user's record and rules
@@ -18,91 +20,118 @@
 --         or instead of all that: nil, and the text of an error, which is that question's own
 --         (Not a list for each: Redis looks at each whether it is an error, a map, a set ..., which costs as much as a command.)
 
-local seen_every, grace = number(), number()
-local records = {}
-local ONE = string.byte('1')
+local ONE = 49  -- '1'
 
--- A tenant, and whether there are rules for it: most have none, and then there is nothing to look up.
-local function parse_tenant()
-  local tenant = { groups = number(), known = arg() == '1', rules = key(), held = {} }
-  if tenant.known then tenant.indexes = take_indexes() end
-  if redis.call('EXISTS', tenant.rules) == 1 then
-    tenant.ruled = true
-    local said = redis.pcall('HMGET', tenant.rules, ANY_USER, REVOKED, ANY_REVOKED)
-    if said.err then  -- these questions' own error, not the whole batch's
-      tenant.broken = said
-    else
-      tenant.any_user, tenant.revoked, tenant.any_revoked = said[1], tonumber(said[2]), said[3]
-    end
+-- What is read of texts that come again and again, by the text; forgotten all at once where it becomes too many.
+local settings, shapes, shape_count, MOST_SHAPES = {}, {}, 0, 1000
+
+-- The settings of this call, and the records that were read in it.
+local seen_every, grace, records, record_count = 0, 0, {}, 0
+
+local function take_settings(text)
+  local held = settings[text]
+  if not held then
+    local seen, after, why_not = match(text, '^(%d+) (%d+) ?(%u*)$')
+    held = { as_number(seen), as_number(after), why_not ~= '' and why_not or nil }
+    settings = { [text] = held }
   end
-  return tenant
+  seen_every, grace = held[1], held[2]
+  start_windows(held[3])
 end
 
--- A group, and what the tenant's rules say of its limits: asked once in a batch.
-local function parse_group(tenant)
-  local group = { tenant = tenant, questions = number(), cause = arg(), limits = {} }
-  local count, fields = number(), {}
-  for i = 1, count do
-    group.limits[i] = { name = arg(), requests = number(), length_us = number(), kind = arg() }
-    fields[i] = '=' .. group.limits[i].name
+-- A group as its text describes it: `fields` are those that the tenant's rules may have for its limits.
+local function parse_shape(text)
+  local cause, limits, reason = match(text, '^(.-)\n(.-)\n\n(.*)$')
+  local shape = { cause = cause, moves = MOVES[cause], reason = reason, limits = {}, fields = {}, configured = {} }
+  for name, requests, length_us, kind in string.gmatch(limits, '(%S+) (%d+) (%d+) (%S+)') do
+    local limit = new_limit(as_number(requests), as_number(length_us), as_number(length_us), byte(kind) == 115)
+    limit.per_user = byte(kind, -1) == 117
+    shape.limits[#shape.limits + 1] = limit
+    shape.fields[#shape.fields + 1] = '=' .. name
   end
-  if group.cause ~= '' then group.reason = arg() end
-  local said = {}
-  if tenant.ruled and count > 0 and not tenant.broken then said = redis.call('HMGET', tenant.rules, unpack(fields)) end
-  for i, limit in ipairs(group.limits) do
+  if shape_count >= MOST_SHAPES then shapes, shape_count = {}, 0 end
+  shapes[text], shape_count = shape, shape_count + 1
+  return shape
+end
+
+-- The tenant whose questions are decided now. Most have no rules, and then there is nothing to look up.
+local tenant_rules, indexes_at, ruled, broken, any_user, revoked_before, any_revoked, held_by_names
+
+local function take_tenant(known)
+  tenant_rules, ruled, broken, held_by_names = key(), false, nil, nil
+  indexes_at = key_at
+  if known then key_at = key_at + 8 end
+  if call('EXISTS', tenant_rules) == 1 then
+    ruled = true
+    local said = redis.pcall('HMGET', tenant_rules, ANY_USER, REVOKED, ANY_REVOKED)
+    if said.err then  -- these questions' own error, not the whole batch's
+      broken = said
+    else
+      any_user, revoked_before, any_revoked = said[1], as_number(said[2] or nil), said[3]
+    end
+  end
+end
+
+-- The limits of a group as they hold for the tenant: where an operator has set some, in place of the configuration's.
+local function limits_of(shape)
+  local limits = shape.limits
+  if not ruled or broken or #limits == 0 then return limits end
+  local said, own = call('HMGET', tenant_rules, unpack(shape.fields)), {}
+  for i, limit in ipairs(limits) do
     local requests, window = overridden(said[i])
-    local shadow = string.sub(limit.kind, 1, 1) == 's'
-    local length_us = requests and window * 1000000 or limit.length_us
-    local held = new_limit(requests or limit.requests, length_us, limit.length_us, shadow)
-    if requests then held.told = ' ' .. said[i] end
-    held.per_user = string.sub(limit.kind, -1) == 'u'
-    group.limits[i] = held
+    if requests then
+      local held = new_limit(requests, window * 1000000, limit.length_us, limit.shadow)
+      held.per_user, held.told = limit.per_user, ' ' .. said[i]
+      limit = held
+    end
+    own[i] = limit
   end
-  return group
+  return own
 end
 
 local function holds(until_ms)
-  return until_ms and (until_ms == '0' or tonumber(until_ms) > now_ms)
+  return until_ms and (until_ms == '0' or as_number(until_ms) > now_ms)
 end
 
 -- What the tenant's rules say of the capabilities that a question needs; asked once in a batch.
-local function held_against(tenant, question)
-  local wanted = string.match(question, '^%S+ %-?%d* %S+ %S+ (%S*) ')
-  local held = tenant.held[wanted]
+local function held_against(question)
+  local wanted = match(question, '^%S+ %-?%d* %S+ %S+ (%S*) ')
+  held_by_names = held_by_names or {}
+  local held = held_by_names[wanted]
   if not held then
     local names = {}
     for name in string.gmatch(wanted, '[^,]+') do names[#names + 1] = name end
-    held = { names = names, said = #names > 0 and redis.call('HMGET', tenant.rules, unpack(names)) or {} }
-    tenant.held[wanted] = held
+    held = { names = names, said = #names > 0 and call('HMGET', tenant_rules, unpack(names)) or {} }
+    held_by_names[wanted] = held
   end
   return held
 end
 
 -- Of the capabilities that are asked for, the first that the tenant or the user is restricted from.
-local function restricted_index(tenant, configured, question, user_rules)
+local function restricted_index(configured, question, user_rules)
   if configured then return 1 end
-  if not tenant.ruled then return 0 end
-  local any_user, held = holds(tenant.any_user), held_against(tenant, question)
+  if not ruled then return 0 end
+  local any, held = holds(any_user), held_against(question)
   for index, capability in ipairs(held.names) do
     if holds(held.said[index]) then return index end
-    if any_user and holds(redis.call('HGET', user_rules, capability)) then return index end
+    if any and holds(call('HGET', user_rules, capability)) then return index end
   end
   return 0
 end
 
 -- False, or a negative number where the token is revoked: -1, or the second up to which tokens are refused, negated,
 -- where this one was issued in the second of the act, or in those added to it for clocks that differ: perhaps a new login.
-local function is_revoked(tenant, user_rules, question)
-  local before, rules = tenant.revoked, tenant.rules
-  if tenant.any_revoked then
-    local own = tonumber(redis.call('HGET', user_rules, REVOKED))
+local function is_revoked(user_rules, question)
+  local before, rules = revoked_before, tenant_rules
+  if any_revoked then
+    local own = as_number(call('HGET', user_rules, REVOKED) or nil)
     if own and own > (before or -1) then before, rules = own, user_rules end
   end
   if not before then return false end
-  local issued = tonumber(string.match(question, '^%S+ (%-?%d*)'))
+  local issued = as_number(match(question, '^%S+ (%-?%d*)'))
   if not issued then return -1 end
   if issued > before then return false end
-  local skew = tonumber(redis.call('HGET', rules, REVOKED_SKEW)) or 0
+  local skew = as_number(call('HGET', rules, REVOKED_SKEW) or nil) or 0
   return skew > 0 and issued >= before - skew and -before or -1
 end
 
@@ -112,58 +141,76 @@ local function logged_out_at(record)
   return record.again or (record.previous ~= 's' and record.since or 0)
 end
 
+-- Raise an error, as text, where a record may not be written, with all that is written beside it.
+local asked_all
+local function may_write_records()
+  if asked_all then return end
+  be_sure()
+  local wrong = lacking(NEEDED, PUBLISHED)
+  if wrong then error(wrong, 0) end
+  asked_all = true
+end
+
 -- What becomes of the user. Returns the record after, the status before, and the restricted capability.
-local function pass(group, revoked, record_key, user_rules, question)
-  local tenant = group.tenant
-  local passive, configured = byte(question, 1, 2)
-  local record = records[record_key] or glance(record_key)
-  records[record_key] = record
+local function pass(shape, revoked, record_key, user_rules, question)
+  local record = records[record_key]
+  if not record then
+    record = glance(record_key)
+    records[record_key], record_count = record, record_count + 1
+  end
   local from = record.status
   if revoked then return record, from, revoked end
-  local restricted = restricted_index(tenant, configured == ONE, question, user_rules)
+  local passive, configured = byte(question, 1, 2)
+  local restricted = 0
+  if ruled or configured == ONE then restricted = restricted_index(configured == ONE, question, user_rules) end
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
-  local cause = restricted > 0 and 'request' or group.cause
-  local to = MOVES[cause][from]
+  local cause, moves = shape.cause, shape.moves
+  if restricted > 0 then cause, moves = 'request', MOVES.request end
+  local to = moves[from]
   if NAMES[to] == nil or (passive == ONE and cause == 'request') then return record, from, restricted end
-  local again = from == 'o' and cause == 'logout' and grace > 0
-  if from == 'o' and cause == 'request' and grace > 0 then
-    local out = logged_out_at(record)
-    local passed, issued = now_ms - out, tonumber(string.match(question, '^%S+ (%-?%d*)'))
-    -- A token that was issued after the logout is a login. By whole seconds: one of the logout's own second may be older.
-    if not (issued and issued * 1000 > out) then
-      if passed < grace then to = from end
-      if passed < 0 then again = true end  -- the clock was set back: the grace counts from now, not until it catches up
+  local again = false
+  if from == 'o' and grace > 0 then
+    again = cause == 'logout'
+    if cause == 'request' then
+      local out = logged_out_at(record)
+      local passed, issued = now_ms - out, as_number(match(question, '^%S+ (%-?%d*)'))
+      -- A token that was issued after the logout is a login. By whole seconds: one of the logout's own second may be older.
+      if not (issued and issued * 1000 > out) then
+        if passed < grace then to = from end
+        if passed < 0 then again = true end  -- the clock was set back: the grace counts from now, not until it catches up
+      end
     end
   end
-  if again then complete(record).again = now_ms end
-  local expires = tonumber(sub(question, 3, find(question, ' ', 3, true) - 1))
-  local later = expires > record.expires
-  local stale = now_ms - record.seen >= seen_every or now_ms < record.seen  -- the latter: the clock was set back
-  if later then record.expires = expires end
+  local expires = as_number(sub(question, 3, find(question, ' ', 3, true) - 1))
+  local later, seen = expires > record.expires, record.seen
+  local stale = now_ms - seen >= seen_every or now_ms < seen  -- the latter: the clock was set back
   if not (to ~= from or later or stale or again) then return record, from, restricted end
-  local issued, ip, request, user = string.match(question, '^%S+ (%-?%d*) (%S+) (%S+) %S* (.*)$')
+  may_write_records()
+  if again then complete(record).again = now_ms end
+  if later then record.expires = expires end
+  local issued, ip, request, user = match(question, '^%S+ (%-?%d*) (%S+) (%S+) %S* (.*)$')
   record.undated = issued == ''
+  local indexes = indexes_after(indexes_at)
   if to ~= from then
     record.seen = now_ms
-    local about = { by = 'user', ip = ip, request = request, reason = group.reason }
-    move(record_key, tenant.indexes, user, record, to, cause, about)
+    move(record_key, indexes, user, record, to, cause, { by = 'user', ip = ip, request = request, reason = shape.reason })
   else
     if stale then record.seen = now_ms end
-    write(record_key, tenant.indexes, user, record, from)
+    write(record_key, indexes, user, record, from)
   end
   return record, from, restricted
 end
 
-local windows = {}  -- of the question that is being decided; false where a limit does not hold for it
+-- Of the group that is decided: its shape and its limits. Of the question: its windows; false where a limit does not hold.
+local shape, limits, windows = nil, nil, {}
 
 -- Decide one question; only what it is charged is left to do, and cannot fail. Returns whether a limit refuses, and where
 -- none does the record after, the status before, and the restricted capability.
-local function decide(group, first_key, first_arg)
-  local tenant, limits, known = group.tenant, group.limits, group.cause ~= ''
-  if tenant.broken then error(tenant.broken) end
-  local count, refused = #limits, false
+local function decide(first_key, first_arg)
+  if broken then error(broken) end
+  local count, refused, revoked, known = #limits, false, false, shape.moves
   -- Who brings a revoked token is not the user: the user's own quota is none of its.
-  local revoked = known and tenant.ruled and is_revoked(tenant, KEYS[first_key + count + 2], ARGV[first_arg + 1])
+  if ruled and known then revoked = is_revoked(KEYS[first_key + count + 2], ARGV[first_arg + 1]) end
   for i = 1, count do
     local limit = limits[i]
     local window = not (revoked and limit.per_user) and open(KEYS[first_key + i], limit)
@@ -171,20 +218,20 @@ local function decide(group, first_key, first_arg)
     if window and window.used >= limit.requests and not limit.shadow then refused = true end
   end
   if refused or not known then return refused end
-  return refused, pass(group, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2], ARGV[first_arg + 1])
+  return refused, pass(shape, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2], ARGV[first_arg + 1])
 end
 
+-- One list for all calls: what is behind its end is of former calls, and the end is marked.
 local answers, at = {}, 0
 
 -- Append what a question is answered, and charge it.
-local function settle(group, refused, record, from, restricted)
+local function settle_question(refused, record, from, restricted)
   if record then
     answers[at + 1], answers[at + 2], answers[at + 3] = from, record.text, restricted
     at = at + 3
-  elseif group.cause ~= '' then
+  elseif shape.moves then
     answers[at + 1], at = '', at + 1
   end
-  local limits = group.limits
   for i = 1, #limits do
     local limit, window, used, reset_us, over = limits[i], windows[i], -1, 0, 0
     if window then
@@ -197,32 +244,51 @@ local function settle(group, refused, record, from, restricted)
   end
 end
 
--- Whether an error says that a right is missing: within a script no server says NOPERM (Redis, then Valkey).
-local function forbidden(text)
-  return find(text, 'The user executing the script', 1, true) or find(text, 'ACL failure in script', 1, true)
+-- The text of what was raised. Within a script no server says NOPERM (Redis, then Valkey).
+local function text_of(raised)
+  local wrong = tostring(type(raised) == 'table' and raised.err or raised)
+  if find(wrong, 'The user executing the script', 1, true) or find(wrong, 'ACL failure in script', 1, true) then
+    wrong = 'NOPERM ' .. wrong
+  end
+  return wrong
 end
 
-while arg_at < #ARGV do
-  local tenant = parse_tenant()
-  for _ = 1, tenant.groups do
-    local group = parse_group(tenant)
-    local keys_each, args_each = #group.limits, 0
-    if group.cause ~= '' then keys_each, args_each = keys_each + 2, 1 end
-    for _ = 1, group.questions do
-      local well, refused, record, from, restricted = pcall(decide, group, key_at, arg_at)
-      key_at, arg_at = key_at + keys_each, arg_at + args_each
-      if well then
-        settle(group, refused, record, from, restricted)
-      else
-        local wrong = tostring(type(refused) == 'table' and refused.err or refused)
-        if forbidden(wrong) then wrong = 'NOPERM ' .. wrong end
-        if SERVERS_OWN[string.match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
-        answers[at + 1], answers[at + 2] = false, wrong
-        at = at + 2
-        if args_each > 0 then records[KEYS[key_at - 1]] = nil end  -- changed, perhaps, and not written: nobody's to go on from
+-- Decide all questions. Returns an error where it is not one question's own.
+local function decide_all()
+  if record_count > 0 then records, record_count = {}, 0 end
+  at, asked_all, arg_at = 0, false, 1
+  take_settings(ARGV[1])
+  local end_of_args = #ARGV
+  while arg_at < end_of_args do
+    local said = arg()
+    take_tenant(byte(said) == ONE)
+    for _ = 1, as_number(sub(said, 3)) do
+      local questions, text = number(), arg()
+      shape = shapes[text] or parse_shape(text)
+      limits = limits_of(shape)
+      local keys_each, args_each = #limits, 0
+      if shape.moves then keys_each, args_each = keys_each + 2, 1 end
+      for _ = 1, questions do
+        local well, refused, record, from, restricted = pcall(decide, key_at, arg_at)
+        key_at, arg_at = key_at + keys_each, arg_at + args_each
+        if well then
+          settle_question(refused, record, from, restricted)
+        else
+          local wrong = text_of(refused)
+          if SERVERS_OWN[match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
+          answers[at + 1], answers[at + 2] = false, wrong
+          at = at + 2
+          if args_each > 0 then records[KEYS[key_at - 1]] = nil end  -- changed, perhaps, and not written: nobody's to go on from
+        end
       end
     end
   end
+  save_windows()
+  answers[at + 1] = nil
+  return answers
 end
-save_windows()
-return answers
+
+local function run()
+  local well, answer = pcall(decide_all)
+  return well and answer or redis.error_reply(text_of(answer))
+end

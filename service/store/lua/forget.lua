@@ -4,13 +4,15 @@
 -- ARGV    user, by, client address, request id, reason
 -- Returns the status letter before; a terminated user ('t') is not forgotten
 
-local indexes, record_key = take_indexes(), key()
-local user = arg()
-local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
+local function run()
+  local indexes, record_key = take_indexes(), key()
+  local user = arg()
+  local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 
-local from = read(record_key).status
-if from ~= '-' and from ~= 't' then
-  forget(record_key, indexes, user)
-  tell(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about)
+  local from = read(record_key).status
+  if from ~= '-' and from ~= 't' then
+    forget(record_key, indexes, user)
+    tell(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about)
+  end
+  return from
 end
-return from

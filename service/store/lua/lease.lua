@@ -5,16 +5,18 @@
 -- ARGV    who asks, for how many ms (0 gives it up)
 -- Returns 1 where it is whose who asks now, or was until now; else 0
 
-local lease = key()
-local who, for_ms = arg(), number()
+local function run()
+  local lease = key()
+  local who, for_ms = arg(), number()
 
-local owner, until_ms = string.match(redis.call('GET', lease) or '', '^(%S+) (%d+)$')
-local left_ms = tonumber(until_ms or 0) - now_ms
--- What ends later than any lease can was taken before the clock was set back.
-if owner and owner ~= who and left_ms > 0 and left_ms <= LONGEST_LEASE_MS then return 0 end
-if for_ms > 0 then
-  redis.call('SET', lease, who .. ' ' .. whole(now_ms + for_ms))
-elseif owner then
-  redis.call('DEL', lease)
+  local owner, until_ms = string.match(call('GET', lease) or '', '^(%S+) (%d+)$')
+  local left_ms = tonumber(until_ms or 0) - now_ms
+  -- What ends later than any lease can was taken before the clock was set back.
+  if owner and owner ~= who and left_ms > 0 and left_ms <= LONGEST_LEASE_MS then return 0 end
+  if for_ms > 0 then
+    call('SET', lease, who .. ' ' .. whole(now_ms + for_ms))
+  elseif owner then
+    call('DEL', lease)
+  end
+  return 1
 end
-return 1

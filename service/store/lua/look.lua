@@ -3,6 +3,8 @@
 -- KEYS    the rules (rules.lua)
 -- Returns now ms, then each field and its value
 
-local entries = redis.call('HGETALL', key())
-table.insert(entries, 1, whole(now_ms))
-return entries
+local function run()
+  local entries = call('HGETALL', key())
+  table.insert(entries, 1, whole(now_ms))
+  return entries
+end

@@ -5,36 +5,38 @@
 -- ARGV    each user
 -- Returns the users whose indexes were mended, then those whose record cannot be read, and was left as it is
 
-local indexes = take_indexes()
-local mended, unreadable = {}, {}
+local function run()
+  local indexes = take_indexes()
+  local mended, unreadable = {}, {}
 
--- What stands in an index for a record: index → score.
-local function entries_of(record)
-  local entries = { [record.status] = record.seen > 0 and record.seen or record.since }
-  if record.status == 'i' then entries.expiring = counted_from(record) end
-  if record.status == 'o' or record.status == 'e' then entries.ending = counted_from(record) end
-  return entries
-end
+  -- What stands in an index for a record: index → score.
+  local function entries_of(record)
+    local entries = { [record.status] = record.seen > 0 and record.seen or record.since }
+    if record.status == 'i' then entries.expiring = counted_from(record) end
+    if record.status == 'o' or record.status == 'e' then entries.ending = counted_from(record) end
+    return entries
+  end
 
-while arg_at < #ARGV do
-  local record_key, user = key(), arg()
-  if not readable(record_key) then
-    unreadable[#unreadable + 1] = user
-  else
-    local record, wrong = read(record_key), false
-    local wanted = record.status == '-' and {} or entries_of(record)
-    for _, index in ipairs({ 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }) do
-      local score = tonumber(redis.call('ZSCORE', indexes[index], user) or nil)
-      if score ~= wanted[index] then
-        wrong = true
-        if wanted[index] then
-          redis.call('ZADD', indexes[index], whole(wanted[index]), user)
-        else
-          redis.call('ZREM', indexes[index], user)
+  while arg_at < #ARGV do
+    local record_key, user = key(), arg()
+    if not readable(record_key) then
+      unreadable[#unreadable + 1] = user
+    else
+      local record, wrong = read(record_key), false
+      local wanted = record.status == '-' and {} or entries_of(record)
+      for _, index in ipairs(INDEXES) do
+        local score = tonumber(call('ZSCORE', indexes[index], user) or nil)
+        if score ~= wanted[index] then
+          wrong = true
+          if wanted[index] then
+            call('ZADD', indexes[index], whole(wanted[index]), user)
+          else
+            call('ZREM', indexes[index], user)
+          end
         end
       end
+      if wrong then mended[#mended + 1] = user end
     end
-    if wrong then mended[#mended + 1] = user end
   end
+  return { mended, unreadable }
 end
-return { mended, unreadable }

@@ -1,4 +1,8 @@
--- Shared by every verb: the record of a user, its indexes, and the one way to change both.
+-- Shared by every function: the state of a call, the record of a user, its indexes, and the one way to change both.
+--
+-- All files of this folder make one library, whose chunk runs once, when it is loaded. So functions and tables are made
+-- once, and nothing here may depend on what a former call left: `start` resets the state of a call. While the library is
+-- being loaded Redis hides `string`, `math`, `redis.call` and the like: `start` looks them up at the first call.
 --
 -- A record is a string of at most 44 bytes while times have 13 digits, which Redis embeds in one allocation:
 --   "io 1763838000000 1763838000000 1763841600000"
@@ -8,44 +12,62 @@
 -- `MOVES` (cause → from → to, or the name of a refusal) and `NAMES` (letter → status) stand above this
 -- text; store/scripts.py writes them from core/sessions.py.
 
--- Lua that has written is not rolled back. So a script that writes asks first whether it may run everything that it may
--- come to: `NEEDED` is found in its text (store/rights.py). A server that cannot tell (fakeredis) has no rights to lack.
-if redis.acl_check_cmd then
-  for _, command in ipairs(NEEDED) do
-    if not redis.acl_check_cmd(command, KEYS[1]) then
-      return redis.error_reply('NOPERM the right to run ' .. command .. ' is missing')
+-- The state of a call.
+local KEYS, ARGV, key_at, arg_at, now_us, now_ms
+-- Global functions as locals: an admission calls them often.
+local call, acl_check_cmd, as_number, byte, char, find, match, rep, sub, ceil, floor
+
+local function start(keys, argv)
+  if not call then
+    call, as_number, ceil, floor = redis.call, tonumber, math.ceil, math.floor
+    byte, char, find, match, rep, sub = string.byte, string.char, string.find, string.match, string.rep, string.sub
+    local told, check = pcall(function() return redis.acl_check_cmd end)
+    acl_check_cmd = told and check or false
+  end
+  KEYS, ARGV, key_at, arg_at = keys, argv, 0, 0
+  local clock = call('TIME')
+  now_us = as_number(clock[1]) * 1000000 + as_number(clock[2])
+  now_ms = floor(now_us / 1000)
+end
+
+-- The first right that is missing, as an error's text; nil where nothing is missing. What a function has written is not
+-- rolled back, so a function that writes asks this first about every command and channel that it may come to
+-- (store/rights.py finds them in its text). A server that cannot tell (fakeredis) has no rights to lack.
+local function lacking(commands, channels)
+  if not acl_check_cmd then return nil end
+  for i = 1, #commands do
+    if not acl_check_cmd(commands[i], KEYS[1]) then
+      return 'NOPERM the right to run ' .. commands[i] .. ' is missing'
     end
   end
-  for _, channel in ipairs(PUBLISHED) do
-    if not redis.acl_check_cmd('PUBLISH', channel) then
-      return redis.error_reply('NOPERM the right to PUBLISH to ' .. channel .. ' is missing')
+  for i = 1, #channels do
+    if not acl_check_cmd('PUBLISH', channels[i]) then
+      return 'NOPERM the right to PUBLISH to ' .. channels[i] .. ' is missing'
     end
   end
 end
 
-local clock = redis.call('TIME')
-local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local now_ms = math.floor(now_us / 1000)
-
 -- What a record looks like.
 local RECORD = '^[ioest][-_ioestIOEST] %d+ %d+ %d+ ?%d*$'
 
--- Looked up once: a script runs them hundreds of times.
-local KEYS, ARGV, call, byte, find, sub = KEYS, ARGV, redis.call, string.byte, string.find, string.sub
-
 -- KEYS and ARGV are read from left to right.
-local key_at, arg_at = 0, 0
 local function key() key_at = key_at + 1; return KEYS[key_at] end
 local function arg() arg_at = arg_at + 1; return ARGV[arg_at] end
-local function number() return tonumber(arg()) end
+local function number() return as_number(arg()) end
 
 -- Numbers are written whole: Lua's own tostring turns large ones into 1.76e+15.
 local function whole(n) return string.format('%.0f', n) end
 
--- The indexes of a tenant: keys by_logged_in, by_logged_out, by_expired, by_suspended, by_terminated, expiring, ending, events.
+-- The indexes of a tenant, which begin after this place in KEYS: by_logged_in, by_logged_out, by_expired, by_suspended,
+-- by_terminated, expiring, ending, events.
+local function indexes_after(at)
+  return { i = KEYS[at + 1], o = KEYS[at + 2], e = KEYS[at + 3], s = KEYS[at + 4], t = KEYS[at + 5],
+           expiring = KEYS[at + 6], ending = KEYS[at + 7], events = KEYS[at + 8] }
+end
+
 local function take_indexes()
-  return { i = key(), o = key(), e = key(), s = key(), t = key(),
-           expiring = key(), ending = key(), events = key() }
+  key_at = key_at + 8
+  return indexes_after(key_at - 8)
 end
 
 -- What an admission looks at of a record; `complete` adds the rest. `text` is the record as it is written, '' for none.
@@ -53,17 +75,21 @@ end
 local function glance(record_key)
   local text = call('GET', record_key)
   if not text then return { text = '', status = '-', previous = '-', since = 0, seen = 0, expires = 0 } end
+  if #text == 44 and byte(text, 17) == 32 and byte(text, 31) == 32 then  -- as most are
+    return { text = text, status = sub(text, 1, 1), seen = as_number(sub(text, 18, 30)),
+             expires = as_number(sub(text, 32)) }
+  end
   local seen_at = find(text, ' ', 4, true) + 1
   local expires_at = find(text, ' ', seen_at, true) + 1
   local again_at = find(text, ' ', expires_at, true) or 0
-  return { text = text, status = sub(text, 1, 1), seen = tonumber(sub(text, seen_at, expires_at - 2)),
-           expires = tonumber(sub(text, expires_at, again_at - 1)) }
+  return { text = text, status = sub(text, 1, 1), seen = as_number(sub(text, seen_at, expires_at - 2)),
+           expires = as_number(sub(text, expires_at, again_at - 1)) }
 end
 
 local function complete(record)
   if record.since then return record end
-  local previous, since, again = string.match(record.text, '^.(.) (%d+) %d+ %d+ ?(%d*)$')
-  record.previous, record.since, record.again = string.lower(previous), tonumber(since), tonumber(again)
+  local previous, since, again = match(record.text, '^.(.) (%d+) %d+ %d+ ?(%d*)$')
+  record.previous, record.since, record.again = string.lower(previous), as_number(since), as_number(again)
   if previous == '_' then record.previous = '-' end
   if record.undated == nil then record.undated = record.previous ~= previous end
   return record
@@ -74,7 +100,7 @@ local function read(record_key) return complete(glance(record_key)) end
 -- Whether a record can be read; there may be none. What nobody of ours wrote is one user's error, and no other's.
 local function readable(record_key)
   local text = redis.pcall('GET', record_key)
-  return not text or not text.err and string.match(text, RECORD) ~= nil
+  return not text or not text.err and match(text, RECORD) ~= nil
 end
 
 -- The moment (ms) from which a leeway or the retention is counted. It is the score in `expiring` (logged_in) or
@@ -91,30 +117,37 @@ local function write(record_key, indexes, user, record, from)
   if record.undated then previous = previous == '-' and '_' or string.upper(previous) end
   record.text = to .. previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
     .. ' ' .. whole(record.expires) .. (record.again and ' ' .. whole(record.again) or '')
-  if from ~= to and from ~= '-' then redis.call('ZREM', indexes[from], user) end
-  redis.call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)
+  if from ~= to and from ~= '-' then call('ZREM', indexes[from], user) end
+  call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)
   if to == 'i' then
-    redis.call('ZADD', indexes.expiring, whole(counted_from(record)), user)
+    call('ZADD', indexes.expiring, whole(counted_from(record)), user)
   elseif from == 'i' then
-    redis.call('ZREM', indexes.expiring, user)
+    call('ZREM', indexes.expiring, user)
   end
   if to == 'o' or to == 'e' then
-    redis.call('ZADD', indexes.ending, whole(counted_from(record)), user)
+    call('ZADD', indexes.ending, whole(counted_from(record)), user)
   elseif from == 'o' or from == 'e' then
-    redis.call('ZREM', indexes.ending, user)
+    call('ZREM', indexes.ending, user)
   end
-  redis.call('SET', record_key, record.text)  -- last: where an index cannot be written, the record still says what was
+  call('SET', record_key, record.text)  -- last: where an index cannot be written, the record still says what was
 end
 
--- Append an event, and wake whoever reads the tenant's stream. `about` holds by, ip, request, reason; an empty one is
--- left out.
-local function tell(events, entry, about)
-  for _, field in ipairs({ 'by', 'ip', 'request', 'reason' }) do
-    local value = about[field]
-    if value and value ~= '' then entry[#entry + 1] = field; entry[#entry + 1] = value end
+-- Append an event. `about` holds by, ip, request, reason; an empty one is left out.
+local ABOUT = { 'by', 'ip', 'request', 'reason' }
+local function append(events, entry, about)
+  for i = 1, 4 do
+    local value = about[ABOUT[i]]
+    if value and value ~= '' then entry[#entry + 1] = ABOUT[i]; entry[#entry + 1] = value end
   end
-  redis.call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
-  redis.call('PUBLISH', NEWS, string.match(events, '{(.*)}'))
+  call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
+end
+
+-- Wake whoever reads the tenant's stream.
+local function wake(events) call('PUBLISH', NEWS, match(events, '{(.*)}')) end
+
+local function tell(events, entry, about)
+  append(events, entry, about)
+  wake(events)
 end
 
 -- Make the transition from where `record` stands to `to`, and append its one event.
@@ -126,10 +159,10 @@ local function move(record_key, indexes, user, record, to, cause, about)
     { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }, about)
 end
 
+local INDEXES = { 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }
+
 -- Remove a record, and the user from every index.
 local function forget(record_key, indexes, user)
-  redis.call('DEL', record_key)
-  for _, index in ipairs({ 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }) do
-    redis.call('ZREM', indexes[index], user)
-  end
+  call('DEL', record_key)
+  for _, index in ipairs(INDEXES) do call('ZREM', indexes[index], user) end
 end

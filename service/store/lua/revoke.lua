@@ -7,34 +7,36 @@
 -- Returns whether something changed (1|0), the second up to which tokens are refused then (-1: none are), and the latest
 -- moment ms that is allowed where `before` is later: then nothing is done (0: it is not)
 
-local tenant_rules, events = key(), key()
-local user_rules = #KEYS > 3 and key() or nil
-local before, service_ms, skew_ms, replace, user = arg(), number(), number(), arg() == '1', arg()
-local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
+local function run()
+  local tenant_rules, events = key(), key()
+  local user_rules = #KEYS > 3 and key() or nil
+  local before, service_ms, skew_ms, replace, user = arg(), number(), number(), arg() == '1', arg()
+  local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 
-local rules = user_rules or tenant_rules
-local held_s = tonumber(redis.call('HGET', rules, REVOKED))
-local before_s, skew_s
-if before == 'now' then
-  before_s, skew_s = newest_issue_s(service_ms, skew_ms)
-elseif before ~= '' then
-  local latest_ms = math.max(now_ms, service_ms) + skew_ms
-  if tonumber(before) > latest_ms then return { 0, held_s or -1, latest_ms } end
-  before_s, skew_s = math.floor(tonumber(before) / 1000), 0
-end
-if before_s and held_s and (held_s == before_s or (held_s > before_s and not replace)) then return { 0, held_s, 0 } end
+  local rules = user_rules or tenant_rules
+  local held_s = tonumber(call('HGET', rules, REVOKED))
+  local before_s, skew_s
+  if before == 'now' then
+    before_s, skew_s = newest_issue_s(service_ms, skew_ms)
+  elseif before ~= '' then
+    local latest_ms = math.max(now_ms, service_ms) + skew_ms
+    if tonumber(before) > latest_ms then return { 0, held_s or -1, latest_ms } end
+    before_s, skew_s = math.floor(tonumber(before) / 1000), 0
+  end
+  if before_s and held_s and (held_s == before_s or (held_s > before_s and not replace)) then return { 0, held_s, 0 } end
 
-local entry = { 'type', 'revocation', 'change', before_s and 'set' or 'lifted' }
-if user ~= '' then entry[#entry + 1] = 'user'; entry[#entry + 1] = user end
-local changed
-if before_s then
-  changed = true
-  revoke(tenant_rules, user_rules, before_s, skew_s)
-  entry[#entry + 1] = 'before'; entry[#entry + 1] = whole(before_s)
-else
-  changed = redis.call('HDEL', rules, REVOKED) == 1
-  redis.call('HDEL', rules, REVOKED_SKEW)
-  settle(rules)
+  local entry = { 'type', 'revocation', 'change', before_s and 'set' or 'lifted' }
+  if user ~= '' then entry[#entry + 1] = 'user'; entry[#entry + 1] = user end
+  local changed
+  if before_s then
+    changed = true
+    revoke(tenant_rules, user_rules, before_s, skew_s)
+    entry[#entry + 1] = 'before'; entry[#entry + 1] = whole(before_s)
+  else
+    changed = call('HDEL', rules, REVOKED) == 1
+    call('HDEL', rules, REVOKED_SKEW)
+    settle(rules)
+  end
+  if changed then tell(events, entry, about) end
+  return { changed and 1 or 0, before_s or -1, 0 }
 end
-if changed then tell(events, entry, about) end
-return { changed and 1 or 0, before_s or -1, 0 }

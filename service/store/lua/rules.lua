@@ -12,23 +12,23 @@
 -- ended up to `over_ms` are removed; without it none is: an act knows one clock alone, and that may be ahead.
 local function settle(rules, over_ms)
   local ends_first
-  local entries = redis.call('HGETALL', rules)
+  local entries = call('HGETALL', rules)
   for i = 1, #entries, 2 do
     local field, ends = entries[i], tonumber(entries[i + 1])
     if string.find(field, '^[<=]') or not ends or ends == 0 then
       -- It stays until an operator lifts it; so does what is no moment, which nobody of ours wrote.
     elseif over_ms and ends <= over_ms then
-      redis.call('HDEL', rules, field)
+      call('HDEL', rules, field)
     else
       ends_first = math.min(ends_first or ends, ends)
     end
   end
-  redis.call('PERSIST', rules)  -- an earlier version let it run out
+  call('PERSIST', rules)  -- an earlier version let it run out
   local user = string.match(rules, '}:rules:?(.*)$')
   if ends_first then
-    redis.call('ZADD', KEYS[#KEYS], whole(ends_first), user)
+    call('ZADD', KEYS[#KEYS], whole(ends_first), user)
   else
-    redis.call('ZREM', KEYS[#KEYS], user)
+    call('ZREM', KEYS[#KEYS], user)
   end
 end
 
@@ -43,11 +43,11 @@ end
 -- Refuse the tokens that were issued up to a second; the user's, or without one the tenant's. Workers forget whom they
 -- refuse: whoever brings such a token is told that, not that the user's quota is used up.
 local function revoke(tenant_rules, user_rules, before_s, skew_s)
-  redis.call('HSET', user_rules or tenant_rules, REVOKED, whole(before_s), REVOKED_SKEW, whole(skew_s))
-  redis.call('PERSIST', user_rules or tenant_rules)
+  call('HSET', user_rules or tenant_rules, REVOKED, whole(before_s), REVOKED_SKEW, whole(skew_s))
+  call('PERSIST', user_rules or tenant_rules)
   if user_rules then
-    redis.call('HSET', tenant_rules, ANY_REVOKED, '1')
-    redis.call('PERSIST', tenant_rules)
+    call('HSET', tenant_rules, ANY_REVOKED, '1')
+    call('PERSIST', tenant_rules)
   end
-  redis.call('PUBLISH', PUSHES, string.match(tenant_rules, '{(.*)}'))
+  call('PUBLISH', PUSHES, string.match(tenant_rules, '{(.*)}'))
 end

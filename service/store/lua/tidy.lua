@@ -6,14 +6,16 @@
 --         last, ms; how many users and webhooks at most
 -- Returns the users whose rules are due, then the names of the webhooks
 
-local rules, events, hooks, timed = key(), key(), key(), key()
-local over_ms, lifetime, most = math.min(now_ms, number()), number(), number()
+local function run()
+  local rules, events, hooks, timed = key(), key(), key(), key()
+  local over_ms, lifetime, most = math.min(now_ms, number()), number(), number()
 
-settle(rules, over_ms)
-redis.call('PERSIST', events)  -- an earlier version let it run out
-local newest = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
-if newest and tonumber(string.match(newest[1], '^%d+')) <= over_ms - lifetime then redis.call('DEL', events) end
-return {
-  redis.call('ZRANGEBYSCORE', timed, '-inf', whole(over_ms), 'LIMIT', 0, most),
-  redis.call('ZRANGEBYSCORE', hooks, '-inf', whole(over_ms - lifetime), 'LIMIT', 0, most),
-}
+  settle(rules, over_ms)
+  call('PERSIST', events)  -- an earlier version let it run out
+  local newest = call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  if newest and tonumber(string.match(newest[1], '^%d+')) <= over_ms - lifetime then call('DEL', events) end
+  return {
+    call('ZRANGEBYSCORE', timed, '-inf', whole(over_ms), 'LIMIT', 0, most),
+    call('ZRANGEBYSCORE', hooks, '-inf', whole(over_ms - lifetime), 'LIMIT', 0, most),
+  }
+end

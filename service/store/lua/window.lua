@@ -29,8 +29,6 @@ local EXACT, COUNTED, FIRST_EARLIER = 16, 32, 65  -- from the last on: what an e
 -- (store/admissions/window_retention.py).
 local GRACE_MS = 10000
 
-local ceil, floor, char = math.ceil, math.floor, string.char
-
 local function u32(text, at)
   local a, b, c, d = byte(text, at, at + 3)
   return ((a * 256 + b) * 256 + c) * 256 + d
@@ -46,15 +44,17 @@ local function head(form, base_us)
   return char(form, floor(high / 65536), floor(high / 256) % 256, high % 256) .. pack(base_us % MODULUS)
 end
 
--- A limit as its windows need it. `configured_us` is the configuration's window, where an operator has set another.
+-- A limit as its windows need it. `ttl` is its `ttl_ms` as text: Redis would write a number with 17 digits. `configured_us` is the configuration's window, where an operator has set another.
 local function new_limit(requests, length_us, configured_us, shadow)
   local keep_us, exact, exponent = math.max(length_us, configured_us), requests <= EXACT_UP_TO, 0
   while keep_us / 2 ^ exponent > MOST_TICKS do exponent = exponent + 1 end
   local tick_us, width_us = 2 ^ exponent, exact and 1 or floor(length_us / BUCKETS)
+  local ttl_ms = ceil((keep_us + width_us) / 1000) + GRACE_MS
   return {
     requests = requests, length_us = length_us, keep_us = keep_us, shadow = shadow, exact = exact, exponent = exponent,
-    tick_us = tick_us, width_us = width_us, ttl_ms = ceil((keep_us + width_us) / 1000) + GRACE_MS,
+    tick_us = tick_us, width_us = width_us, ttl_ms = ttl_ms, ttl = whole(ttl_ms),
     glanced = exact and keep_us == length_us and EXACT + exponent,  -- the form that `glance_at` reads
+    summed = not exact and keep_us == length_us and COUNTED + exponent,  -- the form that `glance_at_counted` reads
     longest_us = length_us + tick_us - 1,  -- that an entry of it which is not later than now has left
   }
 end
@@ -62,8 +62,8 @@ end
 -- What an operator has set in place of a limit's requests and window (s); nothing where the configuration holds.
 local function overridden(text)
   if not text then return nil end
-  local requests, window = string.match(text, '^(%d+) (%d+)$')
-  return tonumber(requests), tonumber(window)
+  local requests, window = match(text, '^(%d+) (%d+)$')
+  return as_number(requests), as_number(window)
 end
 
 local function time_at(window, i)
@@ -116,61 +116,56 @@ local function empty(key, limit)
   return parse(key, limit, limit.glanced and text or text .. pack(0))
 end
 
--- What is seldom needed is made when it is: a script makes all its functions anew at each call.
-local function conversions()
-  -- The text that an earlier version wrote: a capital letter, or a small one and a count, then the same entries; the
-  -- letter is the tick (A, a: 1 µs), and the times are ticks since 1970, modulo 2^32, rounded down.
-  local function adopt(text)
-    local letter = byte(text)
-    local counted = letter >= 97
-    local exponent, from, stride = letter - (counted and 97 or 65), counted and 6 or 2, counted and 8 or 4
-    if exponent > 15 or (#text - from + 1) % stride ~= 0 then error('not a window') end
-    local tick_us = 2 ^ exponent
-    local now, base, before, entries = floor(now_us / tick_us), nil, 0, {}
-    for at = from, #text, stride do
-      local ticks = (now - u32(text, at)) % MODULUS
-      if ticks >= 3758096384 then ticks = ticks - MODULUS end  -- an eighth lies ahead: the end of a bucket
-      base = base or now - ticks
-      before = math.max(before, now - ticks - base)
-      entries[#entries + 1] = pack(before) .. (counted and sub(text, at + 4, at + 7) or '')
-    end
-    local base_us = ((base or now) + 1) * tick_us - 1
-    return head((counted and COUNTED or EXACT) + exponent, base_us) .. (counted and sub(text, 2, 5) or '')
-      .. table.concat(entries)
+-- The text that an earlier version wrote: a capital letter, or a small one and a count, then the same entries; the
+-- letter is the tick (A, a: 1 µs), and the times are ticks since 1970, modulo 2^32, rounded down.
+local function adopt(text)
+  local letter = byte(text)
+  local counted = letter >= 97
+  local exponent, from, stride = letter - (counted and 97 or 65), counted and 6 or 2, counted and 8 or 4
+  if exponent > 15 or (#text - from + 1) % stride ~= 0 then error('not a window') end
+  local tick_us = 2 ^ exponent
+  local now, base, before, entries = floor(now_us / tick_us), nil, 0, {}
+  for at = from, #text, stride do
+    local ticks = (now - u32(text, at)) % MODULUS
+    if ticks >= 3758096384 then ticks = ticks - MODULUS end  -- an eighth lies ahead: the end of a bucket
+    base = base or now - ticks
+    before = math.max(before, now - ticks - base)
+    entries[#entries + 1] = pack(before) .. (counted and sub(text, at + 4, at + 7) or '')
   end
+  local base_us = ((base or now) + 1) * tick_us - 1
+  return head((counted and COUNTED or EXACT) + exponent, base_us) .. (counted and sub(text, 2, 5) or '')
+    .. table.concat(entries)
+end
 
-  -- Write a window as its limit wants it, entry by entry, without what is gone. Where the clock was set `back`, what is
-  -- later than now is now. Where it has too `many` entries, each but the last of a bucket is left out: the count of the
-  -- last includes theirs. Otherwise no time becomes later than it is, apart from the rounding to a longer tick, or to
-  -- ticks that `meet` this moment.
-  local function rebuild(window, counted, back, many, meet)
-    local limit, base_us, bucket = window.limit, nil, nil
-    local entries, size, before = {}, 0, count_at(window, window.gone)
-    local start = counted and pack(before) or ''
-    for i = window.gone + 1, window.size do
-      local time_us, count = time_at(window, i), count_at(window, i)
-      if back and time_us > now_us then time_us = now_us end
-      base_us = base_us or time_us + (meet and (now_us - time_us) % limit.tick_us or 0)
-      local ticks = math.max(0, ceil((time_us - base_us) / limit.tick_us))
-      if counted then
-        local old, at = i <= window.out, ticks
-        if many then at = floor((time_us - base_us) / (old and limit.keep_us / BUCKETS or limit.width_us)) end
-        if old then at = -1 - at end  -- what counts does not speak for what does not
-        if at ~= bucket then bucket, size = at, size + 1 end
-        entries[size] = pack(ticks) .. pack(count)
-      else
-        entries[#entries + 1] = string.rep(pack(ticks), (count - before) % MODULUS)
-      end
-      before = count
+-- Write a window as its limit wants it, entry by entry, without what is gone. Where the clock was set `back`, what is
+-- later than now is now. Where it has too `many` entries, each but the last of a bucket is left out: the count of the
+-- last includes theirs. Otherwise no time becomes later than it is, apart from the rounding to a longer tick, or to
+-- ticks that `meet` this moment.
+local function rebuild(window, counted, back, many, meet)
+  local limit, base_us, bucket = window.limit, nil, nil
+  local entries, size, before = {}, 0, count_at(window, window.gone)
+  local start = counted and pack(before) or ''
+  for i = window.gone + 1, window.size do
+    local time_us, count = time_at(window, i), count_at(window, i)
+    if back and time_us > now_us then time_us = now_us end
+    base_us = base_us or time_us + (meet and (now_us - time_us) % limit.tick_us or 0)
+    local ticks = math.max(0, ceil((time_us - base_us) / limit.tick_us))
+    if counted then
+      local old, at = i <= window.out, ticks
+      if many then at = floor((time_us - base_us) / (old and limit.keep_us / BUCKETS or limit.width_us)) end
+      if old then at = -1 - at end  -- what counts does not speak for what does not
+      if at ~= bucket then bucket, size = at, size + 1 end
+      entries[size] = pack(ticks) .. pack(count)
+    else
+      entries[#entries + 1] = rep(pack(ticks), (count - before) % MODULUS)
     end
-    local form = (counted and COUNTED or EXACT) + limit.exponent
-    local rebuilt = parse(window.key, limit, head(form, base_us) .. start .. table.concat(entries))
-    rebuilt.out = count_until(rebuilt, 0, now_us - limit.length_us)
-    rebuilt.used, rebuilt.changed = admitted_after(rebuilt, rebuilt.out), true
-    return rebuilt
+    before = count
   end
-
-  return adopt, rebuild
+  local form = (counted and COUNTED or EXACT) + limit.exponent
+  local rebuilt = parse(window.key, limit, head(form, base_us) .. start .. table.concat(entries))
+  rebuilt.out = count_until(rebuilt, 0, now_us - limit.length_us)
+  rebuilt.used, rebuilt.changed = admitted_after(rebuilt, rebuilt.out), true
+  return rebuilt
 end
 
 -- A window as most are, read without being parsed: an exact one with the tick of its limit, in which no more counts
@@ -207,10 +202,39 @@ local function glance_at(key, limit, text)
   }
 end
 
+-- The same for a counted one with the ticks and buckets of its limit, in which something counts, and no more than the
+-- limit has requests.
+local function glance_at_counted(key, limit, text)
+  local form, a, b, c, d, e, f, g = byte(text, 1, 8)
+  local size, length_us, tick_us = #text, limit.length_us, limit.tick_us
+  if form ~= limit.summed or size < 20 or size % 8 ~= 4 then return nil end
+  local base_us = (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
+  local edge = (now_us - length_us - base_us) / tick_us  -- what is not after it has run out
+  local newest = (now_us + limit.width_us + tick_us - 2 - base_us) / tick_us  -- what is later was written by another clock
+  local last = u32(text, size - 7)
+  if last <= edge or last > newest or newest + 1 >= MODULUS then return nil end
+  local at, ticks = 13, u32(text, 13)
+  if ticks <= edge then
+    local low, high = 1, (size - 20) / 8  -- entries, from 0
+    while low < high do
+      local middle = floor((low + high) / 2)
+      if u32(text, middle * 8 + 13) > edge then high = middle else low = middle + 1 end
+    end
+    at = low * 8 + 13
+    ticks = u32(text, at)
+  end
+  local used = (u32(text, size - 3) - u32(text, at == 13 and 9 or at - 4)) % MODULUS
+  if used == 0 or used > limit.requests or size - at > 24 * BUCKETS then return nil end
+  return {
+    key = key, limit = limit, used = used, reset_us = base_us + ticks * tick_us + length_us - now_us, charged = 0,
+    from = at, text = text, base_us = base_us,
+  }
+end
+
 local function load(key, limit, text)
   if not text then return empty(key, limit) end
   local is_earlier = (byte(text) or 0) >= FIRST_EARLIER
-  local window = parse(key, limit, is_earlier and conversions()(text) or text)
+  local window = parse(key, limit, is_earlier and adopt(text) or text)
   window.changed = is_earlier
   window.gone = count_until(window, 0, now_us - limit.keep_us)
   if window.gone == window.size then return empty(key, limit) end
@@ -228,7 +252,6 @@ local function load(key, limit, text)
     and time_at(window, window.size) + limit.tick_us + limit.length_us <= now_us
   if many or back or meet or counted ~= window.counted or window.exponent ~= limit.exponent
     or (latest_us + limit.tick_us - window.base_us) / limit.tick_us >= MODULUS then
-    local _, rebuild = conversions()
     window = rebuild(window, counted, back, many, meet)
   end
   if window.used > 0 then
@@ -255,7 +278,7 @@ local function add(window)
   local count = (count_at(window, size) + many) % MODULUS
   window.size = size + (window.counted and 1 or many)
   if not window.counted then
-    window.text = window.text .. string.rep(pack(ticks_to(window, now_us)), many)
+    window.text = window.text .. rep(pack(ticks_to(window, now_us)), many)
   elseif size > 0 and time_at(window, size) >= now_us then  -- its bucket has not ended
     window.text, window.size = sub(window.text, 1, -5) .. pack(count), size
     return false
@@ -267,24 +290,62 @@ local function add(window)
   return size > 0
 end
 
+-- What windows are written with, and up to how many bytes an exact one is written anew: one command in place of two.
+local WRITTEN_WITH, NO_CHANNELS, ANEW_UP_TO = { 'APPEND', 'PEXPIRE', 'SET' }, {}, 256
+
+-- Of this call: why nothing may be written (a kind of error; nil: it may), whether it may write all that windows need,
+-- and whether that is to be asked before the first write: a SET alone is written or not.
+local refused_writes, sure, careful
+
+-- Raise an error, as text, where something that windows need may not be written.
+local function be_sure()
+  if sure then return end
+  local wrong = refused_writes and refused_writes .. ' redis takes no writes' or lacking(WRITTEN_WITH, NO_CHANNELS)
+  if wrong then error(wrong, 0) end
+  sure = true
+end
+
+local function append_entries(key, limit, entries)
+  be_sure()
+  call('APPEND', key, entries)
+  call('PEXPIRE', key, limit.ttl)
+end
+
+-- Write what a counted window is charged that was read without being parsed.
+local function save_counted(window, key, limit, text, from)
+  local size, base_us, tick_us = #text, window.base_us, limit.tick_us
+  local count = pack((u32(text, size - 3) + window.charged) % MODULUS)
+  local kept = from == 13 and '' or sub(text, 1, 8) .. sub(text, from - 4, from - 1)
+  if base_us + u32(text, size - 7) * tick_us >= now_us then  -- its bucket has not ended
+    kept = kept .. sub(text, from == 13 and 1 or from, size - 4) .. count
+  else
+    local ends = ceil((now_us + limit.width_us - 1 - base_us) / tick_us)
+    kept = kept .. (from == 13 and text or sub(text, from)) .. pack(ends) .. count
+  end
+  call('SET', key, kept, 'PX', limit.ttl)
+end
+
 local function save(window)
   local limit, key, charged, text = window.limit, window.key, window.charged, window.text
   if charged == 0 and not window.changed then return end
+  if careful then be_sure() end
   if not text then  -- glanced, and nothing was there that counts
-    call('SET', key, head(limit.glanced, now_us) .. string.rep('\0\0\0\0', charged), 'PX', limit.ttl_ms)
+    call('SET', key, head(limit.glanced, now_us) .. rep('\0\0\0\0', charged), 'PX', limit.ttl)
     return
   end
   local from, size = window.from, #text
+  if from and limit.summed then return save_counted(window, key, limit, text, from) end
   if from then
     local ticks = ceil((now_us - window.base_us) / limit.tick_us)
     if ticks < MODULUS and ticks >= u32(text, size - 3) then
       local entries = pack(ticks)
-      if charged > 1 then entries = string.rep(entries, charged) end
-      if from > 9 and (from - 9) * 4 >= size then
-        call('SET', key, sub(text, 1, 8) .. sub(text, from) .. entries, 'PX', limit.ttl_ms)
+      if charged > 1 then entries = rep(entries, charged) end
+      if from > 9 and (size <= ANEW_UP_TO or (from - 9) * 4 >= size) then
+        call('SET', key, sub(text, 1, 8) .. sub(text, from) .. entries, 'PX', limit.ttl)
+      elseif size <= ANEW_UP_TO then
+        call('SET', key, text .. entries, 'PX', limit.ttl)
       else
-        call('APPEND', key, entries)
-        call('PEXPIRE', key, limit.ttl_ms)
+        append_entries(key, limit, entries)
       end
       return
     end
@@ -293,28 +354,43 @@ local function save(window)
   end
   local before, appended = #window.text, window.charged > 0 and add(window)
   if window.changed or not appended or (window.gone > 0 and window.gone * 4 >= window.size) then
-    local start = window.counted and pack(count_at(window, window.gone)) or ''
+    local start_count = window.counted and pack(count_at(window, window.gone)) or ''
     local kept = sub(window.text, window.offset + window.stride * window.gone)
-    call('SET', key, sub(window.text, 1, 8) .. start .. kept, 'PX', limit.ttl_ms)
+    call('SET', key, sub(window.text, 1, 8) .. start_count .. kept, 'PX', limit.ttl)
   else
-    call('APPEND', key, sub(window.text, before + 1))
-    call('PEXPIRE', key, limit.ttl_ms)
+    append_entries(key, limit, sub(window.text, before + 1))
   end
 end
 
-local opened = {}
+-- The windows of this call by their keys, and how many they are.
+local opened, open_count = {}, 0
+
+local function start_windows(why_not)
+  if open_count > 0 then opened, open_count = {}, 0 end
+  refused_writes, sure, careful = why_not, false, why_not ~= nil
+end
 
 -- The window at `key` as a limit sees it: what is `used` of it.
 local function open(key, limit)
   local window = opened[key]
   if window then
     local as = window.limit
-    local alike = as.requests == limit.requests and as.length_us == limit.length_us and as.keep_us == limit.keep_us
-    if alike then return window end
+    if as == limit or (as.requests == limit.requests and as.length_us == limit.length_us
+        and as.keep_us == limit.keep_us) then
+      return window
+    end
+    careful = true
     save(window)  -- two configurations in one batch: a reload came in between
+  else
+    open_count = open_count + 1
   end
   local text = call('GET', key)
-  window = glance_at(key, limit, text) or load(key, limit, text)
+  if limit.glanced then
+    window = glance_at(key, limit, text)
+  else
+    window = text and limit.summed and glance_at_counted(key, limit, text)
+  end
+  window = window or load(key, limit, text)
   opened[key] = window
   return window
 end
@@ -331,5 +407,6 @@ local function charge(window)
 end
 
 local function save_windows()
+  careful = careful or open_count > 1
   for _, window in pairs(opened) do save(window) end
 end

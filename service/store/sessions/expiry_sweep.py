@@ -21,6 +21,7 @@ from service.core.tasks import round_completed
 from service.store.connection.calls import AWAY, redis_call, run
 from service.store.keyspace import ADOPTED, SWEEPER, TENANTS, keys_of
 from service.store.leases import Leases
+from service.store.libraries import Libraries
 from service.store.sessions.expired_rules import Tidier
 from service.store.sessions.repair import Repair
 
@@ -75,12 +76,15 @@ class Sweeper:
         self._adopted = False
         self._clock_ms = clock_ms
         self._tidier = Tidier(client, clock_ms=clock_ms)
+        self._libraries = Libraries(client)
 
     async def run_forever(self) -> None:
         """Sweep every few seconds. Redis being away is waited out."""
         while True:
             wait_s = EVERY_S
             try:
+                with suppress(StoreUnavailable):  # while a node is away, its libraries can wait
+                    await self._libraries.keep()
                 if await self._may_sweep():
                     with suppress(StoreUnavailable):  # one node that is away does not stop the sweep of the others
                         await self._adopt_once()
