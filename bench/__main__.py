@@ -1,8 +1,8 @@
 """What a request costs, side by side on this machine: `make bench`.
 
 Prints the median of interleaved rounds of the server's CPU microseconds per request (user and system, of the server's
-processes only). That is steadier than requests per second, which depend on what else the machine does. The server has the first
-core, the load and Redis the last.
+processes only). That is steadier than requests per second, which depend on what else the machine does. The server has
+the first core, the load and Redis the last.
 """
 
 import argparse

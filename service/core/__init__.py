@@ -1,1 +1,1 @@
-"""What is decided, in plain Python: no I/O, no HTTP, no Redis."""
+"""Decisions in plain Python: no I/O, no HTTP, no Redis."""

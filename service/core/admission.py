@@ -1,6 +1,6 @@
-"""The one decision about a request: what is asked, what came back, and what to answer to it.
+"""The admission of a request: the question to Redis, the decision, and the error that follows from it.
 
-`judge` is the order of judgement of the contract, section 4, step by step.
+`judge` checks in the order that docs/reference/http-api.md documents.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,34 +25,34 @@ from service.core.text.timestamps import timestamp
 from service.core.tokens.claims import Identity
 
 CAPABILITY = r"^[A-Za-z0-9._:-]{1,64}$"
-"""What a capability may be called."""
+"""The pattern of a capability's name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Terms:
-    """On what terms a tenant's requests for one operation are admitted. Made once, and compared as itself."""
+    """What applies to all requests of a tenant for one operation. Made once, and compared by identity."""
 
     tenant: str | None
-    """None: no tenant is known, and only limits are asked about."""
+    """None: no tenant is known, and only limits apply."""
     operation: str
     limits: tuple[Limit, ...] = ()
     capabilities: tuple[str, ...] = ()
-    """What a tenant or a user may be restricted from, and this needs; the operation's own name among them."""
+    """The capabilities that a request needs, the operation's own name among them."""
     restricted: str | None = None
     """The capability of these that the configuration already restricts."""
     cause: Cause = Cause.REQUEST
     reason: str = ""
-    """Why, where a request says so; then the terms are its own."""
+    """The reason of the change, if the request gives one; the terms are then of that request only."""
     open: bool = False
-    """Needs no credentials, and looks at none."""
+    """Requests need no credentials, and none are checked."""
     forbidden: bool = False
-    """No rule admits it, whoever asks."""
+    """No rule admits the request, whoever the user is."""
     shape: tuple[object, ...] = field(init=False, repr=False)
-    """What requests have in common that are asked about together: all but the capabilities."""
+    """What requests of one batch have in common: everything but the capabilities."""
     counts_users: bool = field(init=False, repr=False)
-    """Some limit is per user."""
+    """Whether a limit is per user."""
     knows_users: bool = field(init=False, repr=False)
-    """They are for requests whose user is known."""
+    """The terms are for requests whose user is known."""
     anonymous: "Terms" = field(init=False, repr=False)
     """The same for a request whose user is not known: limits per user are skipped."""
 
@@ -72,12 +72,12 @@ class Terms:
 
 
 Failure = Unauthenticated | UnreadableRequest | InvalidRequest | KeysUnavailable
-"""What is told once no limit has refused."""
+"""The errors that apply if no limit refuses the request."""
 
 
-@dataclass(slots=True)  # not frozen: those are made several times slower, and there is one per request
+@dataclass(slots=True)  # not frozen, which is several times slower to make, and there is one per request
 class Question:
-    """Everything that Redis needs to know to decide a request, in one trip."""
+    """Everything that Redis needs to decide a request in one round trip."""
 
     terms: Terms
     client: str
@@ -86,15 +86,15 @@ class Question:
     user: Identity | None = None
     passive: bool = False
     failure: Failure | None = None
-    """Why the credentials are not good, or the request is not to be understood; told once no limit has refused."""
+    """Why the credentials or the request are refused, unless a limit refuses first."""
 
     @property
     def needs_store(self) -> bool:
-        """Whether there is anything to ask: no user and no limit need no trip."""
+        """Whether Redis has to be asked: without a user and without limits it does not."""
         return self.user is not None or bool(self.terms.limits)
 
     def subject(self, limit: Limit) -> str:
-        """Whom `limit` charges for this request."""
+        """Return the subject that `limit` charges for this request."""
         if limit.per is Per.IP:
             return self.client
         return self.user.user if limit.per is Per.USER and self.user is not None else "-"
@@ -102,65 +102,65 @@ class Question:
 
 @dataclass(slots=True)
 class Admission:
-    """What was decided."""
+    """The decision about a request."""
 
     limit_states: Sequence[LimitState] = ()
     session: Session | None = None
-    """As it stands after this request; None where no user was asked about, or Redis was not there."""
+    """The session after this request; None: the request has no user, or Redis was away."""
     came_from: Status | None = None
-    """The status before, where this request made a transition."""
+    """The status before, if this request made a transition."""
     restricted: str | None = None
     """The capability that this tenant or user is restricted from."""
     may_be_full: bool = True
-    """False: every limit has room left, also those in shadow, so that the standings need not be looked at."""
+    """False: every limit has room left, shadow limits included, so that `limit_states` need not be read."""
     revoked: bool = False
-    """An operator has refused the tokens that were issued up to a moment, and this is one."""
+    """The token is revoked: it was issued up to the moment that an operator has set."""
     accepted_from_s: int | None = None
-    """Tokens issued from this second on are accepted, and this revoked one was issued in the second of the revocation
-    or in those that were added to it because clocks differ: it may be that of a new login."""
+    """Tokens issued from this second on are accepted. Set if the revoked token was issued within the clock skew after
+    the revocation: it may come from a new login."""
     degraded: tuple[str, ...] = ()
-    """What Redis was not there to decide: `limits`, `sessions`."""
+    """What was decided without Redis: `limits`, `sessions`."""
     unavailable: str | None = None
-    """Of these, what may not be decided without it."""
+    """The one of these that may not be decided without Redis."""
     remembered: bool = False
-    """It was refused a moment ago, for the same limit; the log need not have it by itself again."""
+    """The same limit refused the subject a moment ago; the log counts it instead of writing a line."""
 
     @property
     def refused(self) -> bool:
-        """Whether a limit keeps the request out."""
+        """Whether a limit refuses the request."""
         return self.may_be_full and any(limit_state.refuses for limit_state in self.limit_states)
 
     @property
     def is_remarkable(self) -> bool:
-        """Whether it is more than one of many that were simply admitted."""
+        """Whether there is more to report than that the request was admitted."""
         over = self.may_be_full and any(limit_state.over for limit_state in self.limit_states)
         return over or self.came_from is not None or bool(self.degraded)
 
     @property
     def retry_after_s(self) -> int:
-        """The longest wait among the limits that refuse, in whole seconds, at least one."""
+        """Return the longest wait of the limits that refuse, in whole seconds, at least one."""
         return max([s.reset_s for s in self.limit_states if s.refuses], default=1) or 1
 
 
 NOTHING_ASKED = Admission()
 
 Decided = Admission | StoreUnavailable
-"""What was decided, or why it could not be."""
+"""The decision, or why there is none."""
 OnDecided = Callable[[Decided], None]
-"""Is called with it, by who does not let wait."""
+"""A callback that receives it."""
 
 
 def judge(question: Question, admission: Admission) -> None:
-    """Return where the request is admitted; otherwise raise what stands in its way, in the contract's order.
+    """Return if the request is admitted; otherwise raise the first error in the documented order of checks.
 
     Raises:
-        TooManyRequests: a limit refuses; it wins over everything below.
-        StoreUnavailable: Redis was away and what it was asked may not be decided without it.
-        Unauthenticated: the credentials were not good.
-        KeysUnavailable: there is no key set to judge them with.
-        UnreadableRequest: what a proxy asked about is not to be understood.
-        InvalidRequest: a field that decides something is repeated.
-        Denied: the user is suspended or terminated, or restricted from what is asked, or no rule admits it.
+        TooManyRequests: a limit refuses; this has priority over everything below.
+        StoreUnavailable: Redis was away, and the request may not be decided without it.
+        Unauthenticated: the credentials are missing or wrong.
+        KeysUnavailable: there is no key set to check the token with.
+        UnreadableRequest: the original request of verify cannot be read.
+        InvalidRequest: a field has a wrong value, or is repeated.
+        Denied: the user is suspended, terminated or restricted, or no rule admits the request.
     """
     if admission.refused:
         raise TooManyRequests(admission.retry_after_s)
@@ -172,7 +172,7 @@ def judge(question: Question, admission: Admission) -> None:
         raise InvalidUserToken(_why_revoked(question, admission))
     if admission.unavailable == "sessions":
         raise StoreUnavailable("sessions")
-    # Who ended its own account with this request is suspended or terminated by it, and was not before.
+    # A user who ends its own account is suspended or terminated by this request, and was not before.
     if admission.session is not None and admission.came_from is None:
         if admission.session.status is Status.SUSPENDED:
             raise UserSuspended
@@ -202,11 +202,11 @@ class OutagePolicy:
     allow_sessions: bool
     clock_us: Callable[[], int]
     held: Callable[[str | None, Limit], Limit] = lambda tenant, limit: limit
-    """A tenant's limit → what an operator had set in its place when Redis was last asked."""
+    """A tenant's limit → the limit that an operator has set in its place, as last read from Redis."""
     windows: LocalWindows = field(default_factory=LocalWindows)
 
     def decide(self, question: Question) -> Admission:
-        """Answer `question` without Redis. What is to be recorded, a logout or an account's end, is refused."""
+        """Decide `question` without Redis. A logout and the end of an account must be recorded, so they are refused."""
         terms = question.terms
         local = [
             (terms.tenant or "", Charge(self.held(terms.tenant, limit), question.subject(limit)))
@@ -214,7 +214,7 @@ class OutagePolicy:
             if limit.on_outage is OnOutage.LOCAL
         ]
         denies = any(limit.on_outage is OnOutage.DENY and not limit.shadow for limit in terms.limits)
-        # A request that is going to be refused for want of Redis uses up nothing.
+        # A request that is refused because Redis is away uses no quota.
         limit_states = () if denies else tuple(self.windows.decide(local, self.clock_us()))
         sessions_denied = question.user is not None and (not self.allow_sessions or terms.cause is not Cause.REQUEST)
         degraded = ("limits",) * bool(terms.limits) + ("sessions",) * (question.user is not None)

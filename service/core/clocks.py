@@ -1,4 +1,4 @@
-"""Clocks that differ: the skew that is forgiven between them, and how far Redis's clock is from the service's."""
+"""Clock skew: how much of it is tolerated, and how far Redis's clock is from the service's."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ import structlog
 log = structlog.get_logger()
 
 FORGIVEN_SKEW_S = 5
-"""By how much the clocks of issuers, hosts and Redis may differ; a tenant's `leeway` counts where it is more."""
+"""How much the clocks of issuers, hosts and Redis may differ; a larger `leeway` of the tenant has priority."""
 WARN_ABOVE_S = 1.0
 """A larger difference between the service's clock and Redis's is a warning."""
 WARN_EVERY_S = 60.0
@@ -16,12 +16,12 @@ WARN_EVERY_S = 60.0
 
 
 def now_ms() -> int:
-    """Return milliseconds since the epoch, by the service's clock, which judges tokens."""
+    """Return milliseconds since the epoch by the service's clock, which decides about tokens."""
     return time.time_ns() // 1_000_000
 
 
 def forgiven_skew_ms(leeway_s: float) -> int:
-    """Return the skew that a tenant with this leeway forgives, in milliseconds."""
+    """Return the skew that a tenant with this leeway tolerates, in milliseconds."""
     return int(max(FORGIVEN_SKEW_S, leeway_s) * 1000)
 
 

@@ -1,4 +1,4 @@
-"""Domain errors. They know nothing of HTTP; `web/api/error_responses.py` maps each to its answer.
+"""Domain errors, independent of HTTP; `web/api/error_responses.py` maps each to its answer.
 
 DomainError
 ├── Unauthenticated
@@ -13,25 +13,25 @@ DomainError
 │   ├── UserTerminated
 │   ├── RestrictedCapability
 │   └── Forbidden
-├── UnreadableRequest            what a proxy asks about was not told, or servers read it differently
-├── InvalidRequest               what was sent is not what was asked for, field by field
+├── UnreadableRequest            the original request is missing, or servers read it differently
+├── InvalidRequest               fields with wrong values
 ├── NotFound
-├── Conflict                     the act makes no sense as things stand
+├── Conflict                     the action does not fit the status
 ├── TooManyRequests
-├── KeysUnavailable              there is no key set to judge the user token with
-├── StoreUnavailable             Redis did not answer; what was asked may have taken effect
-├── StoreUnsuitable              Redis answered, and cannot be used as it is
-└── UnexpectedState              a mistake of ours, told without its details
+├── KeysUnavailable              there is no key set to check the user token with
+├── StoreUnavailable             Redis did not answer; the request may have taken effect
+├── StoreUnsuitable              Redis answers, but cannot be used as it is
+└── UnexpectedState              an error in the service, reported without details
 """
 
 from collections.abc import Sequence
 
 BREAKER_IS_OPEN = "the circuit breaker is open"
-"""Why StoreUnavailable is raised at once, where nobody is let to wait for Redis."""
+"""The reason of a StoreUnavailable that is raised without waiting for Redis."""
 
 
 class DomainError(Exception):
-    """What keeps a request from being answered as asked. `str()` of it is safe to show to a client."""
+    """The base of all domain errors. `str()` of it is safe to show to a client."""
 
     message = "Something went wrong on our side."
 
@@ -69,27 +69,27 @@ class InvalidUserToken(Unauthenticated):
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
-        """For the log, never for the client: which of these it is, without quoting it."""
+        """The reason, for the log and never for the client. It does not quote the token."""
 
 
 class UnknownKey(InvalidUserToken):
-    """The token names a `kid` that the tenant's key ring does not hold; a refetch may bring it."""
+    """The token names a `kid` that the tenant's key ring does not have; a fetch may bring it."""
 
 
 class ExpiredUserToken(Unauthenticated):
-    """The token is genuine, but its `exp` (plus the tenant's leeway) has passed."""
+    """The token's signature is good, but its `exp` (plus the tenant's leeway) has passed."""
 
     message = "User token has expired"
 
 
 class Unauthorized(Unauthenticated):
-    """No operator's token, or one that nobody has."""
+    """The operator's token is missing, or no operator has it."""
 
     message = "Unauthorized"
 
 
 class Denied(DomainError):
-    """The credentials are good, what they ask for is not allowed."""
+    """The credentials are good, but the request is not allowed."""
 
 
 class UserSuspended(Denied):
@@ -113,45 +113,45 @@ class RestrictedCapability(Denied):
 
 
 class Forbidden(Denied):
-    """Not for this caller, for a reason that is none of the above."""
+    """The request is not allowed, for another reason."""
 
     message = "Forbidden"
 
 
 class UnreadableRequest(DomainError):
-    """What is asked cannot be understood, so no rule can be held to it."""
+    """The original request cannot be read, so no rule can be applied to it."""
 
     message = "Bad Request"
 
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
-        """For the log: what was wrong, without quoting it."""
+        """What is wrong, for the log. It does not quote the request."""
 
 
 class InvalidRequest(DomainError):
-    """What was sent is not what was asked for."""
+    """Fields of the request have wrong values."""
 
     message = "The request could not be processed"
 
     def __init__(self, validation: Sequence[tuple[str, str]]) -> None:
         super().__init__()
         self.validation = tuple(validation)
-        """Field (dots between its steps) and what is wrong with it, of each mistake."""
+        """The field (its path with dots) and what is wrong with it, for each mistake."""
 
 
 class Conflict(DomainError):
-    """The act makes no sense as things stand; says what conflicts with what."""
+    """The action conflicts with the status; says what conflicts with what."""
 
 
 class NotFound(DomainError):
-    """There is nothing of that name, or nothing that this caller may know of."""
+    """Nothing has that name, or the client may not know of it."""
 
     message = "Not Found"
 
 
 class TooManyRequests(DomainError):
-    """A limit refuses. `retry_after_s` is in whole seconds: whoever waits so long is admitted."""
+    """A limit refuses. A client that waits for `retry_after_s` (whole seconds) is admitted."""
 
     message = "Too many requests"
 
@@ -161,34 +161,34 @@ class TooManyRequests(DomainError):
 
 
 class KeysUnavailable(DomainError):
-    """The tenant's key set could not be fetched, so the user token can be judged neither good nor bad."""
+    """The tenant's key set could not be fetched, so the user token cannot be checked."""
 
     message = "Service Unavailable"
     retry_after_s = 10
-    """By then the next fetch has begun."""
+    """Seconds after which the next fetch has begun."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
         self.reason = reason
-        """For the log, never for the client."""
+        """The reason, for the log and never for the client."""
 
 
 class StoreUnavailable(DomainError):
-    """Redis did not answer in time, or not at all. What was asked may have taken effect."""
+    """Redis did not answer in time, or not at all. The request may have taken effect."""
 
     message = "Service Unavailable"
 
     def __init__(self, reason: str = "", kind: str = "") -> None:
         super().__init__()
         self.reason = reason
-        """For the log alone: may name hosts."""
+        """The reason, for the log only: it may name hosts."""
         self.kind = kind
-        """For the metric: a word such as READONLY or timeout; empty where Redis did not fail, or that is counted."""
+        """A word for the metric, such as READONLY or timeout; empty: Redis did not fail, or the failure was counted."""
 
 
 class StoreUnsuitable(DomainError):
-    """The server at `redis.url` cannot be used as it is: says what has to be changed. For the log alone."""
+    """The server at `redis.url` cannot be used as it is. Says what to change, for the log only."""
 
 
 class UnexpectedState(DomainError):
-    """Something that our own code should have made sure of is not so. Says what was missing."""
+    """The service's own code did not ensure something. Says what was missing."""

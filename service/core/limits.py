@@ -1,4 +1,4 @@
-"""Limits, and where a subject stands within them.
+"""Limits, and how much of them a subject has used.
 
 A limit admits at most `requests` in any `window_s` seconds. The windows themselves are Redis's
 (`store/lua/window.lua`); here are those that stand in while it is away: a list of times each, oldest first. When it is
@@ -13,13 +13,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MICRO = 1_000_000
-"""Windows are kept in microseconds, the resolution of Redis's own clock."""
+"""Microseconds in a second. Windows are kept in microseconds, the resolution of Redis's clock."""
 MAX_REQUESTS, MAX_WINDOW_S = 10_000_000, 31 * 86_400
-"""What a limit may be."""
+"""The largest values of a limit."""
 
 
 class Per(StrEnum):
-    """Whom a limit counts."""
+    """The kinds of subjects that a limit counts."""
 
     IP = "ip"
     USER = "user"
@@ -30,7 +30,7 @@ class OnOutage(StrEnum):
     """What a limit does while Redis is away."""
 
     LOCAL = "local"
-    """Each worker enforces it by itself, from what it saw since the outage began."""
+    """Each worker enforces the limit by itself, counting from the beginning of the outage."""
     ALLOW = "allow"
     DENY = "deny"
 
@@ -47,17 +47,17 @@ class Limit:
     requests: int
     window_s: int
     shadow: bool = False
-    """Counted and reported, never refusing."""
+    """The limit is counted and reported, but never refuses."""
     on_outage: OnOutage = OnOutage.LOCAL
 
     @lru_cache(maxsize=1024)  # noqa: B019  # bounded, and a limit lives as long as the configuration
     def changed(self, requests: int, window_s: int) -> "Limit":
-        """The same limit, as an operator has set it for a tenant; one object for one setting."""
+        """Return this limit with an operator's values; the same object for the same values."""
         return replace(self, requests=requests, window_s=window_s)
 
 
 class Charge(NamedTuple):
-    """One limit of a question, and the subject it would be charged to."""
+    """A limit, and the subject that it charges."""
 
     limit: Limit
     subject: str
@@ -65,34 +65,34 @@ class Charge(NamedTuple):
 
 @dataclass(slots=True)
 class LimitState:
-    """Where a subject stands within one limit, after the decision."""
+    """How much of a limit a subject has used, after the decision."""
 
     limit: Limit
     used: int
     reset_us: int
-    """Microseconds until there is more quota; 0 where nothing is used."""
+    """Microseconds until there is more quota; 0: nothing is used."""
     over: bool
     """The limit has no room for this request."""
 
     @property
     def refuses(self) -> bool:
-        """Whether this limit keeps the request out."""
+        """Whether this limit refuses the request."""
         return self.over and not self.limit.shadow
 
     @property
     def remaining(self) -> int:
-        """How many more are admitted now."""
+        """How many more requests are admitted now."""
         left = self.limit.requests - self.used
         return left if left > 0 else 0
 
     @property
     def reset_s(self) -> int:
-        """Whole seconds until there is more quota, rounded up: waiting so long is always enough."""
+        """Whole seconds until there is more quota, rounded up."""
         return -(-self.reset_us // MICRO)
 
 
 class LocalWindows:
-    """The same windows in this process's memory, for limits that say `on_outage: local`.
+    """Windows in the memory of this process, for limits with `on_outage: local`.
 
     Bounded: past `subjects`, the one that was longest unused is forgotten.
     """

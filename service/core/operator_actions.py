@@ -1,4 +1,4 @@
-"""What operators do, and what they have set: types, and who provides it.
+"""Actions of operators and their results: types, and the protocol of the store that performs them.
 
 The protocol lets `web` offer what `store` does without either knowing the other.
 """
@@ -14,7 +14,7 @@ from service.core.sessions import Cause, Refusal, Session, Status
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who does it, and why: each event tells it."""
+    """The author and the reason of a change, which its event shows."""
 
     by: str
     client: str = ""
@@ -25,52 +25,52 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What an act on one user came to."""
+    """The result of an action on one user."""
 
     user: str
     came_from: Status
-    """NONE as well where what is kept cannot be read."""
+    """The status before; also NONE if the record cannot be read."""
     outcome: Status | Refusal
     session: Session | None
     revoked_before_s: int | None = None
-    """With a logout everywhere: tokens issued up to this second are refused."""
+    """Tokens issued up to this second are refused, after a logout everywhere."""
     revokes: bool = False
-    """The act moved that second forward."""
+    """The action moved that second forward."""
 
     @property
     def applied(self) -> bool:
-        """Whether the act changed anything."""
+        """Whether the action changed anything."""
         return self.revokes or (isinstance(self.outcome, Status) and self.outcome is not self.came_from)
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What a revocation came to."""
+    """The result of a revocation."""
 
     before_s: int
     """Tokens issued up to this second are refused now."""
     applied: bool
-    """False: that held already, or a later second does."""
+    """False: this or a later second was set already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restriction:
-    """What a restriction came to."""
+    """The result of a restriction."""
 
     until_ms: int | None
-    """Until when it holds now; None: until it is lifted."""
+    """When the restriction ends; None: when it is lifted."""
     applied: bool
-    """False: that held already, or a longer one does."""
+    """False: this or a longer restriction was set already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What setting a limit came to."""
+    """The result of setting a limit."""
 
     applied: bool
-    """False: the same was set already."""
+    """False: the same values were set already."""
     previous: tuple[int, int]
-    """Requests and window (s) that held before."""
+    """The requests and the window (seconds) before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class Rules:
     revoked_before_s: int | None = None
     """Tokens issued up to this second are refused."""
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Limit → requests and window (s), over the configuration's."""
+    """Limit → requests and window (seconds) in place of the configured ones."""
 
 
 class OperatorActions(Protocol):
-    """Does what operators ask.
+    """Performs the actions of operators.
 
     Every method raises StoreUnavailable where Redis does not answer; it may have been done. An act that comes late or
     twice weakens no earlier one: a revocation only moves forward, and a restriction is not shortened, unless it is to
@@ -103,7 +103,7 @@ class OperatorActions(Protocol):
         everywhere: bool = False,
         skew_ms: int = FORGIVEN_SKEW_S * 1000,
     ) -> list[ActionResult]:
-        """Move users where the table of transitions allows it; `everywhere` refuses the tokens that exist as well.
+        """Change the status of users as the table of transitions allows; `everywhere` also revokes their tokens.
 
         Args:
             tenant: whose users they are.
@@ -146,7 +146,7 @@ class OperatorActions(Protocol):
         skew_ms: int = FORGIVEN_SKEW_S * 1000,
         replace: bool = False,
     ) -> Revocation:
-        """Refuse the tokens of a user (None: the whole tenant) that were issued up to the second of a moment.
+        """Revoke the tokens of a user (None: the whole tenant) that were issued up to the second of a moment.
 
         Args:
             tenant: whose tokens they are.
@@ -162,16 +162,16 @@ class OperatorActions(Protocol):
         """
 
     async def restore(self, tenant: str, user: str | None, author: Author) -> bool:
-        """Refuse no token for when it was issued any more. Returns whether any was."""
+        """Lift a revocation. Returns whether there was one."""
 
     async def rules(self, tenant: str, user: str | None = None) -> Rules:
-        """What is set for a tenant, or for one user."""
+        """Return what is set for a tenant, or for one user."""
 
     async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[LimitState]:
-        """Where subjects stand within limits, as they hold, without using any up."""
+        """Return how much subjects have used of limits, without using any."""
 
     async def reset_limit(self, tenant: str, limit: str, subject: str, author: Author) -> bool:
-        """Give a subject of a limit its whole quota back, on every worker. Returns whether any was used.
+        """Restore the whole quota of a subject, on every worker. Returns whether any was used.
 
         Args:
             tenant: whose limit it is.
@@ -181,7 +181,7 @@ class OperatorActions(Protocol):
         """
 
     async def set_limit(self, tenant: str, limit: Limit, requests: int, window_s: int, author: Author) -> Override:
-        """Set a tenant's limit over the configured one, `limit`. The last one set holds; the event tells both."""
+        """Set a tenant's limit in place of the configured one, `limit`. The last value applies; the event has both."""
 
     async def unset_limit(self, tenant: str, name: str, limit: Limit | None, author: Author) -> bool:
-        """Let the configured limit hold again (None: none of that name is configured). Returns whether another did."""
+        """Return to the configured limit (None: no limit has that name). Returns whether another value was set."""

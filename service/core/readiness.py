@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 
 Source = Callable[[], Iterable[str]]
-"""Returns sentences for an operator, none where nothing is wrong. Does no I/O."""
+"""Returns sentences for an operator, or none if nothing is wrong. Does no I/O."""
 
 
 class Readiness:
-    """Collects sentences from the parts that registered themselves, at the moment of each question."""
+    """Collects sentences from its sources, each time that it is asked."""
 
     def __init__(self) -> None:
         self._blockers: list[Source] = []

@@ -1,4 +1,4 @@
-"""What operators look at: pages of sessions, and histories; and who provides them.
+"""Lists for operators: pages of sessions, events, charts; and the protocols of the stores that read them.
 
 The protocols let `web` show what `store` reads without either knowing the other.
 """
@@ -17,13 +17,13 @@ from service.core.traffic_statistics import Activity
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in the list: after the session with this last-seen (ms) and user."""
+    """A position in the list: after the session with this last-seen (ms) and user."""
 
     seen_ms: int
     user: str
 
     def __str__(self) -> str:
-        """As addresses and the API spell it."""
+        """Return the form that URLs and the API use."""
         return f"{self.seen_ms}.{self.user}"
 
     @classmethod
@@ -47,11 +47,11 @@ class Page:
     after: Cursor | None
     """None: this is the last page."""
     examined: int | None = None
-    """How many newest sessions a prefix was looked for among; None where no prefix was asked for."""
+    """How many of the newest sessions were searched for the prefix; None: no prefix was given."""
 
 
 EVENT_TYPES = ("transition", "restriction", "revocation", "limit", "forgotten", "refusal")
-"""What an event may be."""
+"""The types of events."""
 
 _NAMES = {"user": "userId", "request": "requestId"}
 _NUMBERS = ("requests", "window", "previousRequests", "previousWindow", "count", "all")
@@ -59,11 +59,11 @@ _NUMBERS = ("requests", "window", "previousRequests", "previousWindow", "count",
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened, as its stream entry tells it."""
+    """An event, as its stream entry has it."""
 
     id: str
     at_ms: int
-    """When, by Redis's clock, in milliseconds since the epoch."""
+    """When it happened, by Redis's clock, in milliseconds since the epoch."""
     fields: dict[str, str]
     """`type`, and with it: for a `transition` user, from, to, cause; for a `restriction` capability, change, until; for
     a `revocation` change, before; for a `limit` limit, change, requests, window, previousRequests, previousWindow,
@@ -71,7 +71,7 @@ class Event:
     Where known user, by, ip, request, reason."""
 
     def as_dict(self) -> dict[str, Any]:
-        """What it tells, with its moments as timestamps and its numbers as numbers."""
+        """Return its members, with moments as timestamps and numbers as numbers."""
         shown: dict[str, Any] = {"id": self.id, "at": timestamp(self.at_ms)}
         for name, value in self.fields.items():
             if name in _NUMBERS:
@@ -86,18 +86,18 @@ class Event:
 
     @cached_property
     def text(self) -> str:
-        """The same as JSON: written once, however many listen."""
+        """The same as JSON, encoded once for all listeners."""
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events that a listener was not, or may not have been, told of."""
+    """Events that a listener did not get, or may not have got."""
 
     after: str | None
-    """The last one that it knows of."""
+    """The last event that the listener has."""
     dropped: bool = False
-    """It was too slow, and is told no more; else the capped stream does not reach back so far."""
+    """True: the listener was too slow, and gets no more. False: the capped stream does not reach back so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +106,17 @@ class History:
 
     events: tuple[Event, ...]
     reaches_back_to_ms: int | None
-    """The oldest entry that was looked at; None where the stream is empty."""
+    """The oldest entry that was searched; None: the stream is empty."""
 
 
 class SessionLists(Protocol):
-    """Reads sessions. Every method raises StoreUnavailable where Redis does not answer."""
+    """Reads sessions. Every method raises StoreUnavailable if Redis does not answer."""
 
     async def get(self, tenant: str, user: str) -> Session | None:
-        """The session of exactly this user."""
+        """Return the session of exactly this user."""
 
     async def counts(self, tenants: Sequence[str]) -> Mapping[str, Mapping[Status, int]]:
-        """How many users each tenant has in each status."""
+        """Return how many users each tenant has in each status."""
 
     async def page(
         self,
@@ -127,26 +127,26 @@ class SessionLists(Protocol):
         after: Cursor | None = None,
         size: int = 50,
     ) -> Page:
-        """A page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
+        """Return a page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
 
 
 class Subscription(Protocol):
-    """What one listener is told."""
+    """The events for one listener."""
 
     since: str
-    """The event that it begins after."""
+    """The event after which it begins."""
     end: Callable[[], None]
     """Tell no more."""
 
     def __aiter__(self) -> AsyncIterator[Event | Gap]:
-        """What happens, in order."""
+        """Yield events in order."""
 
 
 class EventFeeds(Protocol):
-    """Tells what happens as it happens."""
+    """Delivers events as they happen."""
 
     def follow(self, tenant: str, after: str | None) -> AbstractAsyncContextManager[Subscription]:
-        """What happens from now on, or from after the event of that id. Raises StoreUnavailable."""
+        """Subscribe to events from now on, or after the event with that id. Raises StoreUnavailable."""
 
     @property
     def ending(self) -> bool:
@@ -164,17 +164,17 @@ class EventFeeds(Protocol):
 
 
 class ActivityCharts(Protocol):
-    """Reads the last hour. Raises StoreUnavailable where Redis does not answer."""
+    """Reads the charts of the last hour. Raises StoreUnavailable if Redis does not answer."""
 
     async def activity(self, tenant: str) -> Activity:
-        """Of one tenant."""
+        """Return the charts of one tenant."""
 
 
 class Histories(Protocol):
-    """Reads what happened. Raises StoreUnavailable where Redis does not answer."""
+    """Reads past events. Raises StoreUnavailable if Redis does not answer."""
 
     async def latest(self, tenant: str, *, most: int) -> list[Event]:
-        """What happened last to a tenant, newest first."""
+        """Return the latest events of a tenant, newest first."""
 
     async def history(self, tenant: str, user: str, *, most: int) -> History:
-        """The latest events of one user, newest first."""
+        """Return the latest events of one user, newest first."""

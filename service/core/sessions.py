@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a user stands. `NONE` is a user of whom nothing is recorded; it is never stored."""
+    """The status of a user. `NONE` means that nothing is recorded; it is never stored."""
 
     NONE = "none"
     LOGGED_IN = "logged_in"
@@ -24,7 +24,7 @@ RECORDED = tuple(status for status in Status if status is not Status.NONE)
 
 
 class Cause(StrEnum):
-    """What can move a status."""
+    """What can change a status."""
 
     REQUEST = "request"
     LOGOUT = "logout"
@@ -33,22 +33,22 @@ class Cause(StrEnum):
     REINSTATE = "reinstate"
     TERMINATE = "terminate"
     OWN_SUSPEND = "own_suspend"
-    """Of one's own account."""
+    """The user suspends its own account."""
     OWN_TERMINATE = "own_terminate"
     EXPIRY = "expiry"
 
 
 class Refusal(StrEnum):
-    """Why a cause does not move a status."""
+    """Why a cause does not change a status."""
 
     DENIED = "denied"
     """The user is suspended or terminated."""
     CONFLICT = "conflict"
-    """The act makes no sense from this status."""
+    """The action does not fit this status."""
     UNKNOWN = "unknown"
     """There is no such user."""
     UNREADABLE = "unreadable"
-    """What is kept of the user cannot be read. No transition of the table: the store reports it."""
+    """The record of the user cannot be read. The store reports this; the table does not have it."""
 
 
 _N, _I, _O, _E, _S, _T = Status
@@ -66,16 +66,16 @@ TRANSITIONS: dict[Cause, dict[Status, Status | Refusal]] = {
     Cause.OWN_TERMINATE:   {_N: _T,       _I: _T,        _O: _T,        _E: _T,        _S: _DENIED,   _T: _DENIED},
     Cause.EXPIRY:          {_N: _N,       _I: _E,        _O: _O,        _E: _E,        _S: _S,        _T: _T},
 }  # fmt: skip
-"""Section 2 of the contract: cause → from → to. The same status means: stays, and nothing is told."""
+"""Cause → from → to. The same status: it stays, without an event."""
 
 
 MOST_SESSIONS = 16_384
-"""How many records are remembered, read, and how many are remembered as they were told (in each process)."""
+"""How many parsed records, and how many encoded ones, each process caches."""
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """What is kept of one user. Times are milliseconds since the epoch; None is unknown.
+    """The session of one user. Times are milliseconds since the epoch; None: not known.
 
     Not to be changed: who reads the same record again may get the same object; compared, and hashed, as itself. It does
     not say whose user it is: tenants may have one of the same name, with the same record.
@@ -88,16 +88,16 @@ class Session:
     seen_ms: int | None
     """Exact to `sessions.seen_every` seconds."""
     expires_ms: int | None
-    """The latest token expiry that was seen, without the tenant's leeway."""
+    """The latest token expiry that the service has seen, without the tenant's leeway."""
     undated: bool = False
-    """The token that was seen last carries no `iat`, so a revocation refuses such tokens until it is lifted."""
+    """The last token carries no `iat`, so a revocation refuses such tokens until it is lifted."""
 
     @property
     def tokens_carry_iat(self) -> bool | None:
-        """Whether the token that was seen last carries `iat`; None: none was seen."""
+        """Whether the last token carries `iat`; None: there was no token."""
         return None if self.seen_ms is None else not self.undated
 
     @property
     def changed_ms(self) -> int:
-        """The latest of its moments that has passed, by Redis's clock; 0: none is known."""
+        """The latest of its past moments, by Redis's clock; 0: none is known."""
         return max(self.since_ms or 0, self.seen_ms or 0)

@@ -1,4 +1,4 @@
-"""Tasks that run beside the requests."""
+"""Background tasks: they are restarted after an error, and report when they last ran."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ import structlog
 log = structlog.get_logger()
 
 AGAIN_S = 0.3
-"""So long a task may take to clear up (a round trip or two)."""
+"""How long a task may take to end (a round trip or two)."""
 
 RESTART_AFTER_S = 1.0
 
@@ -21,7 +21,7 @@ _current: ContextVar[tuple["LastRuns", str] | None] = ContextVar("current task",
 
 
 class LastRuns:
-    """When each background task last completed a round, so that one that hangs can be seen from outside."""
+    """When each background task last completed a round, so that monitoring can see one that hangs."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -34,14 +34,14 @@ class LastRuns:
 
 
 def round_completed() -> None:
-    """Note that the background task that runs this completed a round. Outside of `keep_running` it does nothing."""
+    """Note that the current background task completed a round. Outside of `keep_running` it does nothing."""
     if (current := _current.get()) is not None:
         runs, name = current
         runs.mark(name)
 
 
 async def keep_running(name: str, work: Callable[[], Awaitable[None]], runs: LastRuns | None = None) -> None:
-    """Run `work`, which never ends by itself, for ever. Whatever ends it is logged, and it begins again.
+    """Run `work`, which does not end by itself, for ever. If an error ends it, log the error and start it again.
 
     Args:
         name: the task's name in the log and in the metric.
@@ -54,14 +54,14 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], runs: Las
     while True:
         try:
             await work()
-        except Exception as error:  # whatever it is: the service serves on, and so shall this
-            with suppress(Exception):  # a report that fails ends no task either
+        except Exception as error:  # of any kind: neither the service nor the task may end
+            with suppress(Exception):  # a log that fails must not end the task
                 log.error("a task failed and begins anew", task=name, exc_info=error)
         await asyncio.sleep(RESTART_AFTER_S)
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel until it is heard: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation.
+    """Cancel until the task ends: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation.
 
     Whoever ends this meanwhile waits as well: a task that ends others leaves none of them behind.
     """

@@ -1,4 +1,4 @@
-"""What happens per second, counted in the worker until it is poured into Redis: for the charts, and sampled events.
+"""Counts of transitions and refusals in a worker, for the charts and for sampled events, until they go to Redis.
 
 Bounded whatever clients send: past `MOST` addresses of a second the rest is counted without its address.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 MOST = 1000
-"""Addresses told apart between two pourings, of each tenant."""
+"""The most addresses of a tenant that are counted one by one between two flushes."""
 
 
 class Refused(NamedTuple):
@@ -21,16 +21,16 @@ class Refused(NamedTuple):
 
 @dataclass(slots=True)
 class TrafficSample:
-    """What happened to one tenant since it was last poured."""
+    """The counts of one tenant since the last flush."""
 
     transitions: int = 0
     refusals: Counter[Refused] = field(default_factory=Counter)
     shadow: Counter[str] = field(default_factory=Counter)
-    """Limit → how often it would have refused."""
+    """Shadow limit → how often it would have refused."""
 
 
 class TrafficCounters:
-    """Counts, by tenant."""
+    """Counts events by tenant."""
 
     def __init__(self) -> None:
         self._samples: dict[str, TrafficSample] = {}
@@ -52,7 +52,7 @@ class TrafficCounters:
         self._count_traffic(tenant).shadow[limit] += 1
 
     def take(self) -> dict[str, TrafficSample]:
-        """All that was counted, by tenant; counting begins anew."""
+        """Return all counts by tenant, and start from zero."""
         samples, self._samples = self._samples, {}
         return samples
 
@@ -68,14 +68,14 @@ class Activity:
     """The last hour of a tenant."""
 
     bucket_s: int
-    """How long each bucket is."""
+    """The length of a bucket in seconds."""
     ends_s: int
-    """When the last one ends, in seconds since the epoch."""
+    """When the last bucket ends, in seconds since the epoch."""
     transitions: list[int]
-    """Of each bucket, the oldest first."""
+    """The count of each bucket, the oldest first."""
     refusals: list[int]
     shadow: list[int]
     addresses: list[tuple[str, int]]
-    """The most refused, and how often."""
+    """The addresses that were refused most, with their counts."""
     shadow_limits: dict[str, int]
     """Shadow limit → how often it would have refused."""

@@ -1,4 +1,4 @@
-"""Webhooks: what is configured, how it goes, and how a message is signed.
+"""Webhooks: their configuration and state, and the signature of a message.
 
 Source: Standard Webhooks (standardwebhooks.com), version 1: symmetric signatures.
 """
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 PREFIX = "whsec_"
 MIN_SECRET_BYTES = 24
 MOST_SECRETS = 8
-"""Of one webhook: each adds a signature to every message."""
+"""The most secrets of one webhook: each adds a signature to every message."""
 MAX_AHEAD_S = 60
-"""How far a message's timestamp may follow an event ahead of the service's clock: receivers forgive 5 minutes."""
+"""How far a message's timestamp may be ahead of the service's clock: receivers tolerate 5 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,20 @@ class Webhook:
     keys: tuple[bytes, ...] = field(repr=False)
     """Each message is signed with all of them, in this order."""
     types: frozenset[str]
-    """Of the events that it wants."""
+    """The types of events that it receives."""
     give_up_after_s: int | None = None
     """For how long a message is attempted before it is set aside; None: for ever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a receiver gets once: its id stays the same over all attempts."""
+    """A message for a receiver. Its id is the same for all attempts."""
 
     id: str
     content: Mapping[str, Any]
     """`type`, `timestamp`, `data`."""
     event_ms: int = 0
-    """When its event happened, by Redis's clock, in milliseconds since the epoch; 0: it has none."""
+    """When its event happened, by Redis's clock, in milliseconds since the epoch; 0: it has no event."""
     cursor: str | None = None
     """The event that the webhook has passed once this is delivered; None: it stays where it is."""
 
@@ -74,16 +74,16 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The message that a webhook cannot go past, and how its delivery goes."""
+    """The message that is being delivered, with its failed attempts."""
 
     message_id: str
     content: Mapping[str, Any]
     attempts: int = 0
-    """That failed."""
+    """How many attempts failed."""
     error: str = ""
     """Why the last of them failed."""
     since_ms: int = 0
-    """When the first of them failed; 0: none did, or an operator resumed the webhook since."""
+    """When the first attempt failed; 0: none did, or an operator has resumed the webhook since."""
     next_ms: int = 0
     """When the next attempt is due; 0: at once."""
 
@@ -104,7 +104,7 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a worker looks at before each attempt: it may have been changed by an operator."""
+    """What a worker reads before each attempt, because an operator may have changed it."""
 
     paused: Pause | None
     skip: Skip | None
@@ -113,7 +113,7 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class WebhookState:
-    """How far a webhook has come, and how it goes."""
+    """The position of a webhook in the events, and the state of its delivery."""
 
     cursor: str | None
     """The last event that was delivered or set aside; None: the webhook has not begun."""
@@ -121,9 +121,9 @@ class WebhookState:
     waiting: Waiting | None = None
     skip: Skip | None = None
     gap: Message | None = None
-    """Reports what was set aside; to be delivered before anything else."""
+    """The message that reports what was set aside; it is delivered before anything else."""
     set_aside: tuple[SetAside, ...] = ()
-    """The latest, newest first."""
+    """The latest messages that were set aside, newest first."""
 
     @property
     def attempts(self) -> int:
@@ -144,7 +144,7 @@ class WebhookState:
 
 
 class WebhookStates(Protocol):
-    """Reads how webhooks go, and takes operators' orders. Raises StoreUnavailable where Redis does not answer."""
+    """Reads the state of webhooks, and keeps operators' orders. Raises StoreUnavailable if Redis does not answer."""
 
     async def state(self, tenant: str, webhook: str) -> WebhookState:
         """Of one."""
@@ -160,13 +160,13 @@ class WebhookStates(Protocol):
 
 
 class WebhookLedger(WebhookStates, Protocol):
-    """Keeps how webhooks go, and which worker delivers each. Raises StoreUnavailable where Redis does not answer."""
+    """Keeps the state of webhooks, and which worker delivers each. Raises StoreUnavailable if Redis does not answer."""
 
     async def hold(self, tenant: str, webhook: str) -> bool:
         """Take or keep the lease; a worker that dies loses it after a while."""
 
     async def release(self, tenant: str, webhook: str) -> None:
-        """Give the lease up."""
+        """Release the lease."""
 
     async def take_up(self, tenant: str, webhook: str) -> WebhookState:
         """Return the state of a webhook that this worker delivers from now on.
@@ -175,10 +175,10 @@ class WebhookLedger(WebhookStates, Protocol):
         """
 
     async def orders(self, tenant: str, webhook: str) -> Orders:
-        """Return what holds for the next attempt."""
+        """Return what applies to the next attempt."""
 
     async def wait(self, tenant: str, webhook: str, waiting: Waiting) -> None:
-        """Keep the message that waits, and how its delivery goes."""
+        """Store the message that waits, with the state of its delivery."""
 
     async def delivered(self, tenant: str, webhook: str, cursor: str | None) -> None:
         """Note that a message arrived, and with it everything up to `cursor` (None: the cursor stays)."""
@@ -186,7 +186,7 @@ class WebhookLedger(WebhookStates, Protocol):
     async def set_aside(
         self, tenant: str, webhook: str, one: SetAside, cursor: str | None, gap: Message | None
     ) -> None:
-        """List a message that is not delivered, and go past it; `gap` reports that to the receiver."""
+        """List a message that is not delivered, and continue after it; `gap` reports it to the receiver."""
 
 
 def gap_message(tenant: str, number: str, at: str, **data: Any) -> Message:

@@ -1,1 +1,1 @@
-"""Which rule holds for a proxied request: how its path is read, and the rules in a tree."""
+"""Rules for proxied requests: reading a path, and finding the rule in a tree."""

@@ -1,15 +1,16 @@
-"""Reading the path of a request target: the one form that all servers read alike, and the few that they do not.
+"""Reading of the path of a request target, also of the forms that servers read differently.
 
-A proxy asks about a path that another server reads afterwards. Servers differ in what they decode, resolve, merge and
-cut off, and a path that means one thing here and another there passes by a rule that is meant for something else. So a
-target in which servers resolve something is refused, as no client of an API sends it:
+A proxy asks about a path, and another server reads it afterwards. Servers differ in what they decode, resolve, merge
+and cut off. A path that means one thing here and another there could be admitted by a rule for something else. So a
+target in which servers resolve something is refused; no client of an API sends one:
 
 - dot segments, of any number of dots, encoded or not, also with parameters or white space beside the dots (`/..;x/`);
 - a leading `//` (servers take the next name for a host), also where a reader makes one by cutting off `;…` or decoding;
 - backslashes, control characters, spaces and fragments, encoded backslashes and control characters;
 - an encoding within an encoding, a `%` that encodes nothing, and what is not UTF-8.
 
-What real APIs do send and servers read differently has several readings, and the rules of all of them hold:
+Other forms that servers read differently, and that clients do send, have several readings. The rules of all readings
+apply:
 
 - an empty segment within the path is a name, or nothing;
 - an encoded slash is part of a name, or separates two;
@@ -33,15 +34,15 @@ State = TypeVar("State")
 Step = Callable[[State, str], State]
 
 MAX_CHARS = 8192
-"""Of a target that is not plain; a longer one is refused."""
+"""The most characters of a target that is not plain; a longer one is refused."""
 MAX_AMBIGUITIES = 64
-"""Places that have more than one reading, and states that all readings together may lead to."""
+"""The most places with more than one reading, and the most states that all readings lead to."""
 JOINED = "/"
-"""Stands for any name that holds an encoded slash: no rule can name one."""
+"""Replaces any name that contains an encoded slash: no rule can name one."""
 
 _NAME = r"[A-Za-z0-9_~!$&'()*+,=:@-]"
 _PLAIN = re.compile(rf"(?:/{_NAME}+(?:\.+{_NAME}+)*)*/?")
-"""What every server reads alike, which is nearly every path: dots within names, nothing encoded, no parameters."""
+"""Paths that every server reads alike, which are nearly all: dots within names, nothing encoded, no parameters."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+", re.IGNORECASE)
 _UNPRINTABLE = re.compile(rb"[\x00-\x20\x7f\\#]")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -57,11 +58,11 @@ def walk(target: str, start: State, step: Step[State]) -> Collection[State]:
 
     Args:
         target: as the client sent it: `/path?query`, or in absolute form. Bytes that are not UTF-8 as surrogates.
-        start: where every reading begins; hashable.
-        step: where a name leads to.
+        start: the state in which every reading begins; hashable.
+        step: returns the state that a name leads to.
 
     Returns:
-        Where the readings end. For most targets there is one reading.
+        The states in which the readings end. Most targets have one reading.
 
     Raises:
         UnreadableRequest: servers do not agree on what the target means.
@@ -77,7 +78,7 @@ def walk(target: str, start: State, step: Step[State]) -> Collection[State]:
 
 
 def _segments(path: str) -> list[str]:
-    """The decoded text between the slashes, without a trailing slash. A slash in it was encoded.
+    """Return the decoded text between the slashes, without a trailing slash. A slash in it was encoded.
 
     Raises:
         UnreadableRequest: as `walk` does.
@@ -124,7 +125,7 @@ def _is_dots(part: str) -> bool:
 
 
 def _names(part: str) -> set[str]:
-    """What servers make of a name: whole, without its parameters, without what it ends in."""
+    """Return the readings of a name: whole, without its parameters, without dots and spaces at its end."""
     if _CLEAR.fullmatch(part):
         return {part}
     bare = part.partition(";")[0]
@@ -132,14 +133,14 @@ def _names(part: str) -> set[str]:
 
 
 def _in_all_readings(segments: list[str], start: State, step: Step[State]) -> set[State]:
-    """Where all combinations of readings end."""
+    """Return the states in which all combinations of readings end."""
     states, ends = {start}, set[State]()
     for segment in segments:
         if _CLEAR.fullmatch(segment):
             states = {step(state, segment) for state in states}
             continue
-        begun = set[State]()  # where a name may have begun that goes on over an encoded slash
-        cut_off = set[State]()  # where readings are that ignore the rest of the segment, as parameters
+        begun = set[State]()  # where a name with an encoded slash may have begun
+        cut_off = set[State]()  # readings that ignore the rest of the segment, as parameters
         for part in segment.split("/"):
             joined = {step(state, JOINED) for state in begun}
             for mark in "?#":
@@ -156,6 +157,6 @@ def _in_all_readings(segments: list[str], start: State, step: Step[State]) -> se
 
 
 def _past(names: set[str], states: set[State], step: Step[State]) -> set[State]:
-    """Where each of `names` leads to from each of `states`; an empty one may be no name at all."""
+    """Return the states that `names` lead to from `states`; an empty name may be no name at all."""
     past = {step(state, name) for state in states for name in names}
     return past | states if "" in names else past

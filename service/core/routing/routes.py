@@ -1,4 +1,4 @@
-"""Protected routes: which rule holds for a request, and on what terms it is then admitted.
+"""Protected routes: the rule that matches a request, and the terms that follow from it.
 
 The rules are compiled into a tree by segment, so that a thousand cost what ten cost. The first rule of the list
 that matches holds, as if they were tried one after the other.
@@ -13,9 +13,9 @@ from service.core.limits import Limit
 from service.core.routing.paths import walk
 
 REMEMBERED, MOST_REMEMBERED = 8192, 512
-"""Requests of which it is remembered what holds for them, and how many characters such a path may have."""
+"""How many requests the cache has, and how many characters the path of one may have."""
 _NEVER = 1 << 30
-"""Behind every rule of a list."""
+"""A number after every rule of a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,18 @@ class Route:
     """One rule."""
 
     pattern: tuple[str, ...]
-    """`*` stands for one segment; at the end for whatever follows, nothing included."""
+    """`*` matches one segment; at the end it matches everything that follows, nothing included."""
     methods: frozenset[str] = frozenset()
-    """None named: all. Who names GET means HEAD too, as servers do."""
+    """None: all methods. GET includes HEAD, as in servers."""
     capability: str | None = None
     limits: tuple[Limit, ...] = ()
     open: bool = False
-    """Needs no credentials."""
+    """The rule needs no credentials."""
 
 
 @dataclass(slots=True, eq=False)  # compared and hashed by identity
 class _Node:
-    """Where some rules have come to. A rule's number is its place in the list; by method, None for all methods."""
+    """A node of the tree. A rule's number is its place in the list; by method, None for all methods."""
 
     subscription: dict[str, "_Node"] = field(default_factory=dict)
     ending: dict[str | None, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class _Node:
 
 
 _State = tuple[tuple[_Node, ...], int]
-"""Where the names so far lead in the tree, and the first rule that matches whatever follows."""
+"""The nodes that the names so far lead to, and the first rule that matches whatever follows."""
 
 
 class RouteTable:
@@ -65,7 +65,7 @@ class RouteTable:
             (node.below if open_ended else node.ending).setdefault(method, number)
 
     def find(self, method: str, target: str) -> set[int | None]:
-        """The number of the first rule that matches, for each reading of the path; None where none does.
+        """Return the number of the first rule that matches, for each reading of the path; None: none does.
 
         Raises:
             UnreadableRequest: servers do not agree on what the target means.
@@ -114,11 +114,11 @@ class Protected:
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        """All that its rules name."""
+        """All limits that its rules name."""
         return tuple(limit for route in self._table.routes for limit in route.limits)
 
     def terms(self, method: str, target: str) -> Terms:
-        """On what terms a request is admitted: those of its rule, and of the operation.
+        """Return the terms for a request: those of its rule, and of the operation.
 
         Raises:
             UnreadableRequest: servers do not agree on what the target means.
@@ -128,7 +128,7 @@ class Protected:
 
     @staticmethod
     def forget() -> None:
-        """Forget what was found for paths: it keeps the rules alive, also those that a reload has replaced."""
+        """Clear the cache, which keeps rules alive that a reload has replaced."""
         Protected._known.cache_clear()
 
     @lru_cache(maxsize=REMEMBERED)  # noqa: B019  # for all tenants together, and `forget`
@@ -141,14 +141,14 @@ class Protected:
             return self._made[None]
         rules = sorted(number for number in numbers if number is not None)
         if len(rules) > 1:
-            return self._make(rules)  # not kept for other paths: clients could ask for any combination of rules
+            return self._make(rules)  # not cached: clients could request any combination of rules
         made = self._made.get(rules[0])
         if made is None:
             made = self._made[rules[0]] = self._make(rules)
         return made
 
     def _make(self, numbers: Iterable[int]) -> Terms:
-        """Terms that hold for all of these rules."""
+        """Return terms with everything that these rules need."""
         routes = [self._table.routes[number] for number in numbers]
         asked = (*self._terms.capabilities, *(route.capability for route in routes))
         limits = (*self._terms.limits, *(limit for route in routes for limit in route.limits))
@@ -164,6 +164,6 @@ class Protected:
 
 
 def with_capabilities(terms: Terms, capabilities: Iterable[str], restricted: Collection[str]) -> Terms:
-    """The same terms, with these capabilities needed, of which `restricted` may name some."""
+    """Return the same terms with these capabilities; `restricted` may name some of them."""
     needed = tuple(dict.fromkeys(capabilities))
     return replace(terms, capabilities=needed, restricted=next((one for one in needed if one in restricted), None))

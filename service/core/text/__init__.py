@@ -1,1 +1,1 @@
-"""How values are written for people and programs: timestamps, validation messages."""
+"""Text forms of values: timestamps, validation messages."""

@@ -1,16 +1,16 @@
-"""Moments, as everything that is told spells them."""
+"""Timestamps in the format of every answer and event."""
 
 import time
 from functools import lru_cache
 
 
 def timestamp(ms: int) -> str:
-    """Milliseconds since the epoch as `2025-01-15T10:30:00.000Z`."""
+    """Return milliseconds since the epoch as `2025-01-15T10:30:00.000Z`."""
     return _to_the_second(ms // 1000) + _MILLISECONDS[ms % 1000]
 
 
 def quoted_timestamp(ms: int | None) -> str:
-    """The same as JSON: in quotes, or `null` for a moment that is not known."""
+    """Return the same as JSON: in quotes, or `null` for a moment that is not known."""
     return "null" if ms is None else f'"{timestamp(ms)}"'
 
 

@@ -1,4 +1,4 @@
-"""Mistakes that pydantic finds, in plain words."""
+"""Sentences for the mistakes that pydantic finds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +41,7 @@ _WORDS = {
     "url_too_long": "must be a URL of at most {max_length} characters",
     "recursion_loop": "contains itself",
 }
-"""pydantic's type of error (docs.pydantic.dev, "Validation Errors") → our sentence, with the error's context."""
+"""pydantic's type of error (docs.pydantic.dev, "Validation Errors") → a sentence with the error's context."""
 _SIZES = {
     "string_too_short": ("at least", "min_length", "character"),
     "string_too_long": ("at most", "max_length", "character"),

@@ -1,1 +1,1 @@
-"""Users' tokens: verifying them, and which kinds of token are meant."""
+"""Users' tokens: verification, keys, claims, and the kinds of token that are accepted."""

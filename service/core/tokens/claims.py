@@ -13,14 +13,14 @@ from service.core.tokens.kinds import TokenRules
 
 MAX_USER_CHARS = 512
 MIN_CLOCK_LEEWAY_S = 5.0
-"""`iat` and `nbf` may always lie so far ahead: the clocks of issuer and service differ, and some issuers round up."""
+"""How far `iat` and `nbf` may always be ahead: the clocks of issuer and service differ, and some issuers round up."""
 YEAR_10000_S = 253_402_300_800
-"""Seconds since the epoch; `exp`, `nbf` and `iat` lie before it."""
+"""Seconds since the epoch. `exp`, `nbf` and `iat` must be before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a verified token names."""
+    """The tenant and the user that a verified token names."""
 
     tenant: str
     user: str
@@ -31,7 +31,7 @@ class Identity:
 
 
 def is_user_id(value: object) -> TypeGuard[str]:
-    """Whether `value` can be a user: 1 to 512 characters, no control characters, no lone surrogates."""
+    """Return whether `value` can be a user: 1 to 512 characters, no control characters, no lone surrogates."""
     return isinstance(value, str) and not _fault_of(value)
 
 
@@ -39,14 +39,14 @@ def _fault_of(user: str) -> str:
     """Return why this text cannot be a user; empty: it can."""
     if not 1 <= len(user) <= MAX_USER_CHARS:
         return f"has more than {MAX_USER_CHARS} characters" if user else "is empty"
-    # What is printable holds neither; only other text is looked at character by character.
+    # Printable text contains neither; only other text is checked character by character.
     if not user.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in user):
         return "holds a control character"
     return ""
 
 
 class ClaimRules:
-    """Judges the claims of the tokens of one issuer.
+    """Checks the claims of one issuer's tokens.
 
     Args:
         tenant: whose users the tokens name.
@@ -87,7 +87,7 @@ class ClaimRules:
         self._accept_bound_tokens = accept_bound_tokens
 
     def identity(self, claims: Mapping[str, Any], now_s: float) -> Identity:
-        """Return whom the claims name.
+        """Return the identity that the claims name.
 
         Args:
             claims: of a token whose signature is good.
@@ -121,7 +121,7 @@ class ClaimRules:
         return Identity(self.tenant, user, int(expires_s * 1000), issued_s)
 
     def expiry_s(self, identity: Identity) -> float:
-        """When the token's time is over, the leeway included, in seconds since the epoch."""
+        """Return when the token expires, with the leeway, in seconds since the epoch."""
         return identity.expires_ms / 1000 + self.leeway_s
 
     def _user(self, claims: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from service.core.errors import InvalidUserToken
 
 _TO_STANDARD = bytes.maketrans(b"-_+/", b"+/..")
-"""Base64url → Base64. The characters that only Base64 has become one that it has not."""
+"""Translates Base64url to Base64. Characters that only Base64 has become an invalid one."""
 _TO_URL = bytes.maketrans(b"+/", b"-_")
 
 
@@ -47,7 +47,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def header_of(part: bytes) -> dict[str, Any]:
-    """Parse the header, and refuse what changes how the rest is read.
+    """Parse the header. Refuse members that change how the rest is read.
 
     Raises:
         InvalidUserToken: it is malformed, its `kid` is no string, or it needs an extension (RFC 7515, section 4.1.11)

@@ -1,4 +1,4 @@
-"""Verification keys: each is prepared once, for one algorithm, and then only verifies."""
+"""Verification keys. Each is prepared once, for one algorithm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ALGORITHMS = (
     *("PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"),
 )
 ASYMMETRIC = tuple(alg for alg in ALGORITHMS if not alg.startswith("HS"))
-"""Those that a JWKS URL may bring: a secret is never taken from one."""
+"""The algorithms that a JWKS URL may bring: the service never takes a secret from a URL."""
 _CURVES = {"ES256": "secp256r1", "ES384": "secp384r1"}
 _VERIFIERS = {alg: jwt.get_algorithm_by_name(alg) for alg in ALGORITHMS}
 
@@ -25,13 +25,13 @@ class Key:
     kid: str | None
     alg: str
     material: Any
-    """What PyJWT prepared of the secret or the PEM; never shown."""
+    """The key object that PyJWT prepared; never shown."""
 
     def __repr__(self) -> str:
         return f"Key(kid={self.kid!r}, alg={self.alg!r})"
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` is this key's signature of `message`."""
+        """Return whether `signature` is this key's signature of `message`."""
         return _VERIFIERS[self.alg].verify(message, self.material, signature)
 
 

@@ -1,4 +1,4 @@
-"""Which tokens are meant: the header's `typ`, and what the claims must say (RFC 8725, sections 3.11 and 3.12).
+"""The kinds of token that are accepted: the header's `typ`, and required claims (RFC 8725, sections 3.11 and 3.12).
 
 An issuer signs more than its users' tokens with the same keys: logout tokens, security events, introspection
 responses. None of these may pass for a user's token.
@@ -11,7 +11,7 @@ from typing import Any
 from service.core.errors import InvalidUserToken
 
 Scalar = str | int | float | bool
-"""What a claim can be required to be."""
+"""The values that a claim can be required to have."""
 
 FOREIGN_TYPES = frozenset(
     {
@@ -22,14 +22,14 @@ FOREIGN_TYPES = frozenset(
         "global-token-revocation+jwt",  # draft-parecki-oauth-global-token-revocation
     }
 )
-"""Types that are registered for something else than a user's token. No setting admits them."""
+"""Types that are registered for something other than a user's token. No setting accepts them."""
 
 _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]*")
-"""RFC 3986, section 4.3; characters beyond ASCII are taken as well, as RFC 3987 does."""
+"""An absolute URI (RFC 3986, section 4.3), also with characters beyond ASCII (RFC 3987)."""
 
 
 def normalized_type(typ: str) -> str:
-    """Return a media type as it is compared: in lower case, without `application/` and without parameters.
+    """Return a media type for comparison: in lower case, without `application/` and without parameters.
 
     RFC 7515, section 4.1.9: a type without a slash stands for the same with `application/` before it.
     """
@@ -37,7 +37,7 @@ def normalized_type(typ: str) -> str:
 
 
 class TokenRules:
-    """Decides whether a token that is genuine is of the kind that is meant.
+    """Decides whether a token with a good signature is of a kind that is accepted.
 
     Args:
         types: the header types that are taken, `None` among them for a token without one; None instead of a list:
@@ -68,7 +68,7 @@ class TokenRules:
             raise InvalidUserToken("of a type that jwt.types does not list")
 
     def check_claims(self, claims: Mapping[str, Any]) -> None:
-        """Check that the claims are not those of a security event, and hold what is required.
+        """Check that the claims are not those of a security event, and have the required values.
 
         Raises:
             InvalidUserToken: they are, or they do not.

@@ -1,4 +1,4 @@
-"""JWT → Identity: key rings, what a token must be, and the cache of tokens already verified.
+"""Verification of JWTs: key rings, and the cache of verified tokens.
 
 PyJWT's algorithms verify signatures. Header and claims are checked here, because the contract is stricter than
 RFC 7519 where it matters: no duplicate members, numbers that are numbers, a bounded `sub`, and a clock that is
@@ -16,15 +16,15 @@ from service.core.tokens.compact import decoded, header_of, json_object
 from service.core.tokens.keys import ASYMMETRIC, Key
 
 MAX_TOKEN_CHARS = 12 * 1024
-"""A longer token is refused unread. Entra ID writes up to 200 groups into a token, which makes 11,687 characters."""
+"""The most characters of a token; a longer one is refused unread. Entra ID's with 200 groups has 11,687."""
 MAX_HEADERS = 1000
-"""How many headers a ring remembers."""
+"""How many headers a ring caches."""
 MAX_HEADER_CHARS = 1024
-"""A longer header is not remembered."""
+"""The most characters of a header that is cached."""
 
 
 class RemoteKeys(Enum):
-    """What a tenant's ring has of a JWKS URL."""
+    """The state of the keys from a JWKS URL."""
 
     NONE = "no URL is configured"
     CURRENT = "what the last fetch brought"
@@ -33,7 +33,7 @@ class RemoteKeys(Enum):
 
 
 class KeyRing:
-    """A tenant's keys, and what its tokens must say.
+    """A tenant's keys, and what its tokens must have.
 
     Keys of the configuration stay as they are; those of a JWKS URL come and go by `replace_remote`.
     """
@@ -46,12 +46,12 @@ class KeyRing:
         self._remote_keys: tuple[Key, ...] = ()
         self._remote = RemoteKeys.NONE
         self._proven: dict[bytes, Key] = {}
-        """Header, as it was sent → the key that verified a token with it. An issuer's tokens share a few headers."""
+        """Header as sent → the key that verified a token with it. An issuer's tokens share few headers."""
         self.generation = object()
-        """Another object whenever the keys change: what was verified by an older one counts no more."""
+        """A new object whenever the keys change: tokens that older keys verified are checked again."""
 
     def replace_remote(self, keys: Iterable[Key], state: RemoteKeys = RemoteKeys.CURRENT) -> None:
-        """Take `keys` as what the JWKS URL holds now. A configured key wins over one of the same `kid`."""
+        """Set the keys that the JWKS URL has now. A configured key has priority over one with the same `kid`."""
         self._remote, keys = state, tuple(keys)
         if keys == self._remote_keys:
             return  # what was verified stays verified
@@ -62,7 +62,7 @@ class KeyRing:
         self.generation = object()
 
     def verify(self, token: str, now_s: float) -> Identity:
-        """Return who `token` names.
+        """Return the identity that `token` names.
 
         Args:
             token: a JWS in compact serialisation (RFC 7515, section 7.1).
@@ -92,11 +92,11 @@ class KeyRing:
         return self.claims.leeway_s
 
     def expiry_s(self, identity: Identity) -> float:
-        """When the token's time is over, the leeway included, in seconds since the epoch."""
+        """Return when the token expires, with the leeway, in seconds since the epoch."""
         return self.claims.expiry_s(identity)
 
     def _prove(self, raw_header: bytes, message: bytes, signature: bytes, failed: Key | None) -> None:
-        """Find the key, other than `failed`, that verifies the signature, and remember it with the header."""
+        """Find the key, other than `failed`, that verifies the signature, and cache it with the header."""
         header = header_of(raw_header)
         self.claims.rules.check_header(header)
         for key in self._candidates(header):
@@ -111,7 +111,7 @@ class KeyRing:
         raise InvalidUserToken("no key verifies the signature")
 
     def _candidates(self, header: Mapping[str, Any]) -> list[Key]:
-        """The keys that may verify a token: the one its `kid` names, or all of its algorithm."""
+        """Return the keys that may verify a token: the one that its `kid` names, or all of its algorithm."""
         alg, kid = header.get("alg"), header.get("kid")
         if kid is None:
             return [key for key in self._keys if key.alg == alg]
@@ -126,19 +126,19 @@ class KeyRing:
 
 
 class VerifiedTokens:
-    """Tokens already verified, until their expiry. Bounded by the characters it holds, oldest out first."""
+    """A cache of verified tokens, until their expiry. It has a bound of characters, and drops the oldest first."""
 
     def __init__(self, max_chars: int = 32 * 1024 * 1024) -> None:
         self._max_chars = max_chars
         self._chars = 0
         self._entries: OrderedDict[str, tuple[object, float, Identity]] = OrderedDict()
-        """Token → the generation of the keys that verified it, when it expires (s), whom it names."""
+        """Token → the generation of the keys that verified it, its expiry (s), its identity."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def verify(self, ring: KeyRing, token: str, now_s: float) -> Identity:
-        """Like `ring.verify(token, now_s)`, remembered for as long as the ring's keys stay the same."""
+        """Do the same as `ring.verify(token, now_s)`, with a cache that is valid as long as the ring's keys."""
         entry = self._entries.get(token)
         if entry is not None and entry[0] is ring.generation:
             if now_s < entry[1]:
