@@ -136,7 +136,7 @@ class Subscription(Protocol):
     since: str
     """The event after which it begins."""
     end: Callable[[], None]
-    """Tell no more."""
+    """End the subscription."""
 
     def __aiter__(self) -> AsyncIterator[Event | Gap]:
         """Yield events in order."""
