@@ -116,7 +116,7 @@ class Runtime:
         self.key_sets.follow(
             {
                 name: (
-                    Source(str(section.jwt.jwks_url), section.jwt.jwks_alg, section.jwt.jwks_max_age),
+                    Source(str(section.jwt.jwks_url), section.jwt.key_rules, section.jwt.jwks_max_age),
                     policy.directory.tenants[name].ring,
                 )
                 for name, section in settings.tenants.items()
@@ -137,6 +137,7 @@ class Runtime:
             start=self.admissions.start,
             without_store=self.outage.decide,
             refetch_keys=self.key_sets.refetch,
+            may_refetch_keys=self.key_sets.may_refetch,
             is_down=lambda: self.router.is_down,
             is_ready=self.is_ready,
             readiness=self.readiness,

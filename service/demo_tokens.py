@@ -27,8 +27,8 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     if not 1 <= ttl_s < YEAR_10000_S - now_s:
         raise ValueError("a token lives for at least a second, and ends before the year 10000")
     rules = settings.tenants[tenant].jwt
-    key = next((key for key in rules.keys if key.secret is not None), None)
-    if key is None or key.secret is None:
+    key = next((key for key in rules.keys if key.signing_secret is not None), None)
+    if key is None or key.signing_secret is None:
         raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")
     claims: dict[str, object] = {name: values[0] for name, values in rules.require.items()}
     claims |= {rules.subject_claim: user, "iat": now_s, "exp": now_s + ttl_s}
@@ -41,4 +41,4 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     headers: dict[str, object] = {"kid": key.kid} if key.kid is not None else {}
     if rules.types is not None:
         headers["typ"] = rules.types[0]  # PyJWT leaves out a type that is None
-    return jwt.encode(claims, key.secret.get_secret_value(), algorithm=key.alg, headers=headers)
+    return jwt.encode(claims, key.signing_secret, algorithm=key.alg or "HS256", headers=headers)

@@ -13,6 +13,7 @@ from service.core.routing.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant, TermsByOperation, digest
 from service.core.tokens.claims import ClaimRules
+from service.core.tokens.keys import ALGORITHMS
 from service.core.tokens.kinds import TokenRules
 from service.core.tokens.verification import KeyRing
 from service.core.webhooks import Webhook
@@ -106,7 +107,13 @@ def _ring(name: str, section: TenantSection) -> KeyRing:
         accept_bound_tokens=jwt.accept_bound_tokens,
         rules=TokenRules(jwt.types, jwt.require),
     )
-    return KeyRing(name, [key.key() for key in jwt.keys], claims)
+    return KeyRing(
+        name,
+        jwt.verification_keys,
+        claims,
+        algorithms=ALGORITHMS if jwt.algorithms is None else jwt.algorithms,
+        allow_unknown_kid=jwt.allow_unknown_kid,
+    )
 
 
 def _terms(tenant: str | None, restricted: frozenset[str], operation: str, limits: tuple[Limit, ...]) -> Terms:

@@ -1,39 +1,42 @@
-"""Remote key sets (RFC 7517): fetched at start and every ten minutes, on SIGHUP, and once more for an unknown `kid`.
+"""Remote key sets (RFC 7517): when they are fetched, and how long what was fetched is used.
 
 What a successful fetch brings is the truth, also when nothing in it can be used: a key that the issuer withdraws
 verifies nothing any more. Only a fetch that fails keeps the old keys, and no longer than `jwt.jwks_max_age`.
 
-Requests never wait for a regular fetch. A request whose token names an unknown `kid` waits up to a second
-for one refetch that all such requests share; after it a cool-down holds, so that made-up `kid`s cost the
-other side nothing.
+Requests never wait for a regular fetch. A request whose token no held key verifies waits up to a second for one fetch
+that all such requests share. Such fetches have a budget, so that made-up tokens cost the issuer next to nothing; the
+budget is short, so that they cannot hold up a rotation. Regular fetches, and those that SIGHUP asks for, do not count.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import aiohttp
 import structlog
 
-from service.core.errors import KeysUnavailable
+from service.background.key_set_fetching import Fetcher, FetchFailed
+from service.core.errors import KeysUnavailable, UnknownKey
 from service.core.tasks import round_completed
-from service.core.tokens.keys import ASYMMETRIC, Key, make_key
+from service.core.tokens.key_sets import KeyRules, read_key_set
+from service.core.tokens.keys import Key
 from service.core.tokens.verification import KeyRing, RemoteKeys
 
 log = structlog.get_logger()
 
 EVERY_S = 600.0
+"""Between regular fetches, unless the issuer's `Cache-Control: max-age` says otherwise."""
 RETRY_S = float(KeysUnavailable.retry_after_s)
 """How long after a fetch that failed the next one begins."""
-COOL_DOWN_S = 30.0
+BUDGET_S = 6.0
+"""Tokens with an unknown `kid` cause one fetch in so many seconds; tokens that a held key does not verify, another."""
+WITHOUT_KEYS_S = 0.5
+"""While no key set is held, fetches that requests ask for begin so far apart."""
 WAIT_S = 1.0
 """How long a request waits for the keys."""
-FETCH_TIMEOUT_S = 5.0
-MAX_BYTES = 1024 * 1024
 MAX_AGE_S = 86_400.0
+MAX_TOLD = 1000
+"""How many sentences about keys that are not used are remembered, so that each is logged once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,7 @@ class Source:
     """A tenant's JWKS URL, and how its keys are read."""
 
     url: str
-    alg: str
-    """The algorithm of keys that name none."""
+    rules: KeyRules = field(default_factory=KeyRules)
     max_age_s: float = field(default=MAX_AGE_S, compare=False)
     """How long after the last fetch that succeeded its keys are used, while further ones fail."""
 
@@ -54,17 +56,21 @@ class _Remote:
     keys: tuple[Key, ...] = ()
     raw: bytes | None = None
     """What the keys were read from; None: there is nothing to judge by."""
+    etag: str | None = None
+    every_s: float = EVERY_S
     began_at: float = float("-inf")
     """When the last fetch began, on the monotonic clock."""
     succeeded_at: float = float("-inf")
     """When the last fetch that succeeded began: what it brought is at least as young."""
     failure: str = ""
     """Why the last fetch failed; empty where it succeeded, or none has ended."""
-    refetched_at: float = float("-inf")
-    """When an unknown `kid` last asked for one: the cool-down counts from here, not from a regular fetch."""
+    asked_at: dict[bool, float] = field(default_factory=dict)
+    """When tokens last asked for a fetch: those that name an unknown key (True), and those that a held one fails."""
     fetch: asyncio.Task[None] | None = field(default=None, repr=False)
     again: bool = False
     """Fetch once more as soon as the fetch that is under way has ended."""
+    told: set[str] = field(default_factory=set, repr=False)
+    """What the log already says about keys of this set."""
 
     @property
     def state(self) -> RemoteKeys:
@@ -73,8 +79,17 @@ class _Remote:
         return RemoteKeys.STALE if self.failure else RemoteKeys.CURRENT
 
     def hand_over(self) -> None:
-        """Tell the ring what holds now."""
+        """Give the ring what holds now."""
         self.ring.replace_remote(self.keys, self.state)
+
+    def untold(self, sentences: tuple[str, ...]) -> Iterator[str]:
+        """Yield those that the log does not say yet."""
+        if len(self.told) > MAX_TOLD:
+            self.told.clear()
+        for sentence in sentences:
+            if sentence not in self.told:
+                self.told.add(sentence)
+                yield sentence
 
 
 def _nothing(*_: object) -> None:
@@ -88,6 +103,7 @@ class RemoteKeySets:
         clock: monotonic, in seconds.
         on_fetch: is called with the tenant and whether the fetch succeeded, after each one.
         on_forget: is called with a tenant whose URL is no longer followed.
+        fetcher: fetches over HTTP.
     """
 
     def __init__(
@@ -95,9 +111,11 @@ class RemoteKeySets:
         clock: Callable[[], float] = time.monotonic,
         on_fetch: Callable[[str, bool], None] = _nothing,
         on_forget: Callable[[str], None] = _nothing,
+        fetcher: Fetcher | None = None,
     ) -> None:
         self._remotes: dict[str, _Remote] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._by_ring: dict[int, _Remote] = {}
+        self._fetcher = fetcher or Fetcher()
         self._clock = clock
         self._on_fetch = on_fetch
         self._on_forget = on_forget
@@ -114,6 +132,7 @@ class RemoteKeySets:
                 remote.source, remote.ring = source, ring
             remote.hand_over()
             self._remotes[tenant] = remote
+        self._by_ring = {id(remote.ring): remote for remote in self._remotes.values()}
         for tenant, remote in before.items():
             if remote.fetch is not None:
                 remote.fetch.cancel()
@@ -153,35 +172,44 @@ class RemoteKeySets:
             for remote in self._remotes.values():
                 if remote.fetch is not None:
                     remote.fetch.cancel()
-            if self._session is not None:
-                await self._session.close()
-                self._session = None
+            await self._fetcher.close()
 
     def look_after(self) -> None:
         """Start the fetches that are due, and drop the keys that are too old."""
         now = self._clock()
         for remote in self._remotes.values():
             self._drop_too_old(remote)
-            wait = EVERY_S if remote.state is RemoteKeys.CURRENT else RETRY_S
+            wait = remote.every_s if remote.state is RemoteKeys.CURRENT else RETRY_S
             if now - remote.began_at >= wait:
                 self._start(remote)
 
-    async def refetch(self, tenant: str) -> None:
-        """Wait up to a second for fresh keys of `tenant`; at once where the cool-down holds."""
-        remote = self._remotes.get(tenant)
+    def may_refetch(self, error: UnknownKey | KeysUnavailable) -> bool:
+        """Tell whether a fetch that this error's request asks for is under way, or may begin."""
+        remote = self._by_ring.get(id(error.ring))
         if remote is None:
-            return
-        if remote.fetch is None:
-            now = self._clock()
-            if now - remote.refetched_at < COOL_DOWN_S:
-                return
-            remote.refetched_at = now
-        await asyncio.wait([self._start(remote)], timeout=WAIT_S)
+            return False
+        if remote.fetch is not None or remote.raw is None:
+            return True
+        return self._clock() - remote.asked_at.get(_is_announced(error), float("-inf")) >= BUDGET_S
 
-    def _start(self, remote: _Remote) -> asyncio.Task[None]:
+    async def refetch(self, error: UnknownKey | KeysUnavailable) -> None:
+        """Wait up to a second for fresh keys of the key set that this error's request needs.
+
+        Return at once where the budget of such requests is used up.
+        """
+        remote = self._by_ring.get(id(error.ring))
+        if remote is None or not self.may_refetch(error):
+            return
+        if remote.fetch is None and remote.raw is not None:
+            remote.asked_at[_is_announced(error)] = self._clock()
+        # Without keys every request asks. The issuer is asked again as soon as it may be back, and not in a tight loop.
+        wait_s = 0.0 if remote.raw is not None else remote.began_at + WITHOUT_KEYS_S - self._clock()
+        await asyncio.wait([self._start(remote, max(0.0, wait_s))], timeout=WAIT_S)
+
+    def _start(self, remote: _Remote, delay_s: float = 0) -> asyncio.Task[None]:
         if remote.fetch is None:
-            remote.began_at = self._clock()
-            remote.fetch = asyncio.create_task(self._fetch(remote))
+            remote.began_at = self._clock() + delay_s
+            remote.fetch = asyncio.create_task(self._fetch(remote, delay_s))
             remote.fetch.add_done_callback(lambda task: self._ended(remote, task))
         return remote.fetch
 
@@ -191,24 +219,47 @@ class RemoteKeySets:
         if again and not task.cancelled():
             self._start(remote)
 
-    async def _fetch(self, remote: _Remote) -> None:
-        tenant = remote.ring.tenant
+    async def _fetch(self, remote: _Remote, delay_s: float) -> None:
+        if delay_s:
+            await asyncio.sleep(delay_s)
         try:
-            raw = await self._get(remote.source.url)
-            keys = remote.keys if raw == remote.raw else read_key_set(raw, remote.source.alg)
-        except ValueError as error:
+            answer = await self._fetcher.get(remote.source.url, remote.etag)
+            raw = remote.raw if answer.raw is None else answer.raw
+            if raw is None:
+                raise FetchFailed("it answered 304 to a first request")  # like all that it may answer
+            if raw != remote.raw:
+                self._take(remote, raw)
+        except FetchFailed as error:
             self._failed(remote, str(error))
         except Exception as error:  # whatever it is, the fetch has failed
             # Its text may hold the URL, and that a password.
             self._failed(remote, type(error).__name__)
         else:
-            remarkable = raw != remote.raw or bool(remote.failure)
-            remote.keys, remote.raw, remote.failure, remote.succeeded_at = keys, raw, "", remote.began_at
+            remote.etag, remote.every_s = answer.etag, answer.max_age_s or EVERY_S
+            if remote.failure:
+                log.info("jwks fetched again", tenant=remote.ring.tenant)
+            remote.failure, remote.succeeded_at = "", remote.began_at
             remote.hand_over()
-            if remarkable:
-                write = log.info if keys else log.warning
-                write("jwks fetched", tenant=tenant, keys=[key.kid for key in keys])
-            self._on_fetch(tenant, True)
+            self._on_fetch(remote.ring.tenant, True)
+
+    def _take(self, remote: _Remote, raw: bytes) -> None:
+        """Read the keys of what was fetched.
+
+        Raises:
+            FetchFailed: it is not a JWK Set.
+        """
+        try:
+            found, tenant = read_key_set(raw, remote.source.rules), remote.ring.tenant
+        except ValueError as error:
+            raise FetchFailed(str(error)) from None
+        remote.keys, remote.raw = found.keys, raw
+        write = log.info if found.keys else log.warning
+        write("jwks fetched", tenant=tenant, keys=[_described(key) for key in found.keys])
+        for sentence in remote.untold(found.skipped):
+            log.warning("jwks key not used", tenant=tenant, reason=sentence)
+        for sentence in remote.untold(found.undecided):
+            one = "if the issuer signs with one of these, set it: algorithms: [RS256]"
+            log.warning("jwks key without alg", tenant=tenant, reason=f"{sentence} are accepted; {one}")
 
     def _failed(self, remote: _Remote, reason: str) -> None:
         remote.failure = reason
@@ -220,53 +271,15 @@ class RemoteKeySets:
 
     def _drop_too_old(self, remote: _Remote) -> None:
         if remote.state is RemoteKeys.STALE and self._clock() - remote.succeeded_at > remote.source.max_age_s:
-            remote.keys, remote.raw = (), None
+            remote.keys, remote.raw, remote.etag = (), None, None
             remote.hand_over()
             log.error("jwks too old, its keys are dropped", tenant=remote.ring.tenant, reason=remote.failure)
 
-    async def _get(self, url: str) -> bytes:
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S)
-            self._session = aiohttp.ClientSession(timeout=timeout)
-        async with self._session.get(url, allow_redirects=False) as response:
-            if response.status != 200:
-                raise ValueError(f"it answered {response.status}")
-            raw = await response.content.read(MAX_BYTES + 1)
-            while len(raw) <= MAX_BYTES and (more := await response.content.read(MAX_BYTES)):
-                raw += more
-        if len(raw) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-        return raw
+
+def _is_announced(error: UnknownKey | KeysUnavailable) -> bool:
+    return error.is_announced if isinstance(error, UnknownKey) else True
 
 
-def read_key_set(raw: bytes, default_alg: str) -> tuple[Key, ...]:
-    """The keys of a JWK Set that can verify, perhaps none; the others are skipped, as RFC 7517, section 5 asks.
-
-    Symmetric keys are never taken from a URL.
-
-    Raises:
-        ValueError: this is not a JWK Set.
-    """
-    try:
-        members = json.loads(raw)["keys"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError("this is not a JWK Set") from error
-    if not isinstance(members, list):
-        raise ValueError("this is not a JWK Set")
-    return tuple(key for member in members if (key := _read_key(member, default_alg)) is not None)
-
-
-def _read_key(member: Any, default_alg: str) -> Key | None:
-    if not isinstance(member, dict) or member.get("kty") == "oct" or member.get("use", "sig") != "sig":
-        return None
-    kid, alg = member.get("kid"), member.get("alg", default_alg)
-    if not isinstance(alg, str) or alg not in ASYMMETRIC or not isinstance(kid, str | None):
-        return None
-    public = {name: value for name, value in member.items() if name not in _PRIVATE}
-    try:
-        return make_key(kid, alg, public)
-    except ValueError:
-        return None
-
-
-_PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth")
+def _described(key: Key) -> str:
+    """Describe a key for the log: its `kid`, its algorithm, and its thumbprint (RFC 7638)."""
+    return f"{key.kid or '-'} {key.alg} {key.thumbprint()}"

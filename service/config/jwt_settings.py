@@ -1,44 +1,93 @@
 """`tenants.NAME.jwt`: the keys of a tenant's user tokens, and which tokens are meant."""
 
+import base64
+from functools import cached_property
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AnyHttpUrl, Field, PlainValidator, SecretStr, model_validator
 
-from service.config.setting_types import Int, ReadableFile, Section, mistake
-from service.core.tokens.keys import ALGORITHMS, ASYMMETRIC, Key, make_key
+from service.config.setting_types import Int, ReadableFile, SecretFromFile, Section, mistake
+from service.core.tokens.key_sets import KeyRules
+from service.core.tokens.keys import ASYMMETRIC, NAMES, SYMMETRIC, Key, algorithms_of, canonical, make_key
 from service.core.tokens.kinds import FOREIGN_TYPES, Scalar, normalized_type
+
+Algorithm = Literal[NAMES]  # type: ignore[valid-type]  # the tuple is the one list of them
+KEY_SOURCES = ("secret", "secret_file", "secret_base64", "secret_base64_file", "public_key", "public_key_file")
+
+
+def _base64(text: str) -> bytes:
+    """Decode Base64 or Base64url, with or without padding and white space at the end."""
+    text = text.strip().rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise ValueError("this is not Base64") from None
 
 
 class KeySection(Section):
     """One verification key, with the one algorithm it is for."""
 
     kid: str | None = Field(None, min_length=1, max_length=256)
-    alg: Literal[ALGORITHMS]  # type: ignore[valid-type]  # the tuple is the one list of them
+    alg: Algorithm | None = None
     secret: SecretStr | None = None
+    secret_file: SecretFromFile | None = None
+    secret_base64: SecretStr | None = None
+    secret_base64_file: SecretFromFile | None = None
     public_key: str | None = None
     public_key_file: ReadableFile | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        given = [name for name in ("secret", "public_key", "public_key_file") if getattr(self, name) is not None]
-        wanted = "secret" if self.alg.startswith("HS") else "public_key or public_key_file"
-        if len(given) != 1 or given[0] not in wanted.split(" or "):
-            raise mistake(f"{self.alg} needs {wanted}, and nothing else; given: {' and '.join(given) or 'nothing'}")
+        given = [name for name in KEY_SOURCES if getattr(self, name) is not None]
+        if self.alg is None:
+            wanted, named = list(KEY_SOURCES), "a key"
+        else:
+            wanted, named = list(KEY_SOURCES[:4] if self.alg in SYMMETRIC else KEY_SOURCES[4:]), self.alg
+        if len(given) != 1 or given[0] not in wanted:
+            needed = f"{', '.join(wanted[:-1])} or {wanted[-1]}"
+            raise mistake(f"{named} needs {needed}, and nothing else; given: {' and '.join(given) or 'nothing'}")
         try:
-            self.key()
+            keys = self.prepared
         except OSError as error:  # it went away, or is no file that can be read whole
             raise mistake(f"public_key_file cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise mistake(str(error)) from None
+        if not keys:
+            raise mistake("this is not a public key or certificate in PEM, of a kind that is supported")
         return self
 
-    def key(self) -> Key:
-        """The key, ready to verify with."""
-        if self.secret is not None:
-            return make_key(self.kid, self.alg, self.secret.get_secret_value().encode())
-        pem = self.public_key or (self.public_key_file.read_text() if self.public_key_file else "")
-        return make_key(self.kid, self.alg, pem)
+    @cached_property
+    def prepared(self) -> tuple[Key, ...]:
+        """The key, ready to verify with: one for each algorithm that it can be for, where `alg` does not say.
+
+        Raises:
+            ValueError: it is not a key for the algorithm, or too weak.
+            OSError: its file cannot be read.
+        """
+        material = self._material()
+        if self.alg is not None:
+            return (make_key(self.kid, self.alg, material),)
+        algorithms = SYMMETRIC if isinstance(material, bytes) else algorithms_of(material)
+        if not algorithms:
+            return ()
+        first = make_key(self.kid, algorithms[0], material)
+        return tuple(Key(self.kid, alg, first.material) for alg in algorithms)
+
+    @property
+    def signing_secret(self) -> bytes | None:
+        """The secret of a symmetric key."""
+        material = self._material()
+        return material if isinstance(material, bytes) else None
+
+    def _material(self) -> bytes | str:
+        for plain in (self.secret, self.secret_file):
+            if plain is not None:
+                return plain.get_secret_value().encode()
+        for encoded in (self.secret_base64, self.secret_base64_file):
+            if encoded is not None:
+                return _base64(encoded.get_secret_value())
+        return self.public_key or (self.public_key_file.read_text() if self.public_key_file else "")
 
 
 def _header_type(value: Any) -> str | None:
@@ -55,6 +104,12 @@ def _some_types(types: tuple[str | None, ...]) -> tuple[str | None, ...]:
     if not types:
         raise mistake("an empty list takes no token at all: leave types out for all that are not registered otherwise")
     return types
+
+
+def _some_algorithms(algorithms: tuple[str, ...]) -> tuple[str, ...]:
+    if not algorithms:
+        raise mistake("an empty list accepts no token at all: leave algorithms out for all that are supported")
+    return canonical(algorithms)
 
 
 HeaderType = Annotated[str | None, PlainValidator(_header_type)]
@@ -77,8 +132,10 @@ class Jwt(Section):
 
     keys: tuple[KeySection, ...] = ()
     jwks_url: AnyHttpUrl | None = None
-    jwks_alg: Literal[ASYMMETRIC] = "RS256"  # type: ignore[valid-type]  # as above
+    jwks_alg: Literal[ASYMMETRIC] | None = None  # type: ignore[valid-type]  # as above
     jwks_max_age: Int = Field(86_400, ge=0, le=31_536_000)
+    algorithms: Annotated[tuple[Algorithm, ...], AfterValidator(_some_algorithms)] | None = None
+    allow_unknown_kid: bool = False
     issuer: str | None = None
     audience: str | tuple[str, ...] | None = None
     types: Annotated[tuple[HeaderType, ...], AfterValidator(_some_types)] | None = None
@@ -93,10 +150,31 @@ class Jwt(Section):
     def _has_keys(self) -> Self:
         if not self.keys and self.jwks_url is None:
             raise mistake("needs at least one of keys and jwks_url: without a key no token can be verified")
-        kids = [key.kid for key in self.keys if key.kid is not None]
-        for kid in sorted({kid for kid in kids if kids.count(kid) > 1}):
-            raise mistake(f"the kid {kid} stands twice; a token names exactly one key")
+        kept = [key for section in self.keys for key in section.prepared]
+        named = [(key.kid, key.alg) for key in kept if key.kid is not None]
+        for kid, alg in sorted({one for one in named if named.count(one) > 1}):
+            raise mistake(f"two keys have the kid {kid} and the algorithm {alg}; a token names exactly one key")
+        if self.algorithms is not None and (lost := [key for key in self.keys if not self._accepted(key)]):
+            what = ", ".join(dict.fromkeys(key.alg or "the algorithms of a key" for key in lost))
+            raise mistake(f"algorithms does not list {what}, so a key of keys verifies nothing")
+        if self.algorithms is not None and self.jwks_alg is not None:
+            raise mistake("set algorithms or jwks_alg, not both; jwks_alg is deprecated")
+        if self.allow_unknown_kid and all(section.kid is not None for section in self.keys):
+            raise mistake("allow_unknown_kid needs a key without kid in keys, which such tokens are checked with")
         return self
+
+    def _accepted(self, section: KeySection) -> list[Key]:
+        return [key for key in section.prepared if self.algorithms is None or key.alg in self.algorithms]
+
+    @property
+    def verification_keys(self) -> tuple[Key, ...]:
+        """The keys of the file, of the algorithms that are accepted."""
+        return tuple(key for section in self.keys for key in self._accepted(section))
+
+    @property
+    def key_rules(self) -> KeyRules:
+        """How the keys of the JWKS URL are read."""
+        return KeyRules(ASYMMETRIC if self.algorithms is None else self.algorithms, self.jwks_alg)
 
     @property
     def audiences(self) -> tuple[str, ...]:

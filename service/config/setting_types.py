@@ -21,7 +21,7 @@ UNMATCHABLE = "unmatchable"
 MAX_TOKEN_CHARS = 1024
 MAX_FILE_BYTES = 64 * 1024
 """Of a file that holds one value."""
-TAKEN_EXACTLY = frozenset({"secret", "public_key"})
+TAKEN_EXACTLY = frozenset({"secret", "secret_base64", "public_key"})
 """Settings whose text is used byte for byte: white space in them can be meant, so it is at most a warning."""
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 """Not white space to Python, and yet nobody sees them: the byte order mark and characters without width."""

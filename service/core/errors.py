@@ -73,7 +73,14 @@ class InvalidUserToken(Unauthenticated):
 
 
 class UnknownKey(InvalidUserToken):
-    """The token names a `kid` that the tenant's key ring does not have; a fetch may bring it."""
+    """No key that is held verifies the token; a refetch of the key set may bring one that does."""
+
+    def __init__(self, reason: str, ring: object = None, *, is_announced: bool = True) -> None:
+        super().__init__(reason)
+        self.ring = ring
+        """The key ring whose key set may hold the key."""
+        self.is_announced = is_announced
+        """The token names a key that is not held. False: it names one that is held, and that does not verify it."""
 
 
 class ExpiredUserToken(Unauthenticated):
@@ -167,10 +174,12 @@ class KeysUnavailable(DomainError):
     retry_after_s = 10
     """Seconds after which the next fetch has begun."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, ring: object = None) -> None:
         super().__init__()
         self.reason = reason
         """The reason, for the log and never for the client."""
+        self.ring = ring
+        """The key ring that lacks the key set."""
 
 
 class StoreUnavailable(DomainError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from service.core.admission import Admission, OnDecided, Question, Terms
-from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, UnexpectedState
+from service.core.errors import BREAKER_IS_OPEN, KeysUnavailable, StoreUnavailable, UnexpectedState, UnknownKey
 from service.core.operator_actions import OperatorActions
 from service.core.readiness import Readiness
 from service.core.session_lists import ActivityCharts, EventFeeds, Histories, SessionLists
@@ -76,8 +76,10 @@ class RequestServices:
     """The same for who does not wait: what is known at once, or nothing, and then it is told."""
     without_store: Callable[[Question], Admission]
     """What the configuration says of outages."""
-    refetch_keys: Callable[[str], Awaitable[None]]
-    """Waits a moment for fresh keys of a tenant that has a JWKS URL."""
+    refetch_keys: Callable[[UnknownKey | KeysUnavailable], Awaitable[None]]
+    """Waits a moment for fresh keys of the key set that the error's request needs."""
+    may_refetch_keys: Callable[[UnknownKey | KeysUnavailable], bool]
+    """Whether that fetch is under way or may begin."""
     is_down: Callable[[], bool]
     """Whether the circuit breaker is open."""
     is_ready: Callable[[], Awaitable[bool]]

@@ -93,6 +93,9 @@ def test_a_kid_names_the_one_key_and_none_tries_each_of_the_algorithm() -> None:
     assert both.verify(sign(headers={"kid": "k"}), NOW).user == "alice"
     with pytest.raises(InvalidUserToken):
         both.verify(sign(headers={"kid": "other"}), NOW)
+    with pytest.raises(InvalidUserToken):
+        both.verify(sign("RS256", headers={"kid": "nobody"}), NOW)
+    both.replace_remote([])
     with pytest.raises(UnknownKey):
         both.verify(sign("RS256", headers={"kid": "nobody"}), NOW)
     with pytest.raises(InvalidUserToken) as told:

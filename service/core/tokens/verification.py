@@ -6,14 +6,13 @@ passed in. Each part of a token is read once.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
-from typing import Any
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, KeysUnavailable, UnknownKey
 from service.core.tokens.claims import ClaimRules, Identity
 from service.core.tokens.compact import decoded, header_of, json_object
-from service.core.tokens.keys import ASYMMETRIC, Key
+from service.core.tokens.keys import ALGORITHMS, NAMES, SYMMETRIC, SYNONYMS, Key
 
 MAX_TOKEN_CHARS = 12 * 1024
 """The most characters of a token; a longer one is refused unread. Entra ID's with 200 groups has 11,687."""
@@ -33,33 +32,64 @@ class RemoteKeys(Enum):
 
 
 class KeyRing:
-    """A tenant's keys, and what its tokens must have.
+    """The keys of one issuer of a tenant, and what its tokens must have.
 
     Keys of the configuration stay as they are; those of a JWKS URL come and go by `replace_remote`.
+
+    Args:
+        tenant: whose users the tokens name.
+        keys: those of the configuration.
+        claims: what tokens must say.
+        algorithms: those that are accepted.
+        allow_unknown_kid: whether a token whose `kid` is not held is checked with the configured keys without `kid`.
     """
 
-    def __init__(self, tenant: str, keys: Sequence[Key], claims: ClaimRules | None = None) -> None:
+    def __init__(
+        self,
+        tenant: str,
+        keys: Sequence[Key],
+        claims: ClaimRules | None = None,
+        *,
+        algorithms: Collection[str] = ALGORITHMS,
+        allow_unknown_kid: bool = False,
+    ) -> None:
         self.tenant = tenant
+        self._names = frozenset(name for name in NAMES if SYNONYMS.get(name, name) in algorithms)
         self.claims = claims or ClaimRules(tenant)
         self._configured = tuple(keys)
-        self._keys = self._configured
+        self._allow_unknown_kid = allow_unknown_kid
         self._remote_keys: tuple[Key, ...] = ()
         self._remote = RemoteKeys.NONE
         self._proven: dict[bytes, Key] = {}
         """Header as sent → the key that verified a token with it. An issuer's tokens share few headers."""
+        self._index()
         self.generation = object()
         """A new object whenever the keys change: tokens that older keys verified are checked again."""
 
     def replace_remote(self, keys: Iterable[Key], state: RemoteKeys = RemoteKeys.CURRENT) -> None:
-        """Set the keys that the JWKS URL has now. A configured key has priority over one with the same `kid`."""
+        """Take `keys` as what the JWKS URL holds now. A configured one wins over one of its `kid` and algorithm."""
         self._remote, keys = state, tuple(keys)
         if keys == self._remote_keys:
             return  # what was verified stays verified
         self._remote_keys = keys
-        own = {key.kid for key in self._configured}
-        self._keys = self._configured + tuple(key for key in keys if key.kid not in own)
+        self._index()
         self._proven.clear()
         self.generation = object()
+
+    def _index(self) -> None:
+        own = {(key.kid, key.alg) for key in self._configured if key.kid is not None}
+        remote = [key for key in self._remote_keys if (key.kid, key.alg) not in own]
+        self._by_kid: dict[tuple[str, str], list[Key]] = {}
+        """(`kid`, a token's `alg`) → the keys of it: usually one."""
+        self._by_alg: dict[str, list[Key]] = {}
+        """A token's `alg` → all keys that it can be of."""
+        for key in (*self._configured, *remote):
+            for name in key.names:
+                self._by_alg.setdefault(name, []).append(key)
+                if key.kid is not None:
+                    self._by_kid.setdefault((key.kid, name), []).append(key)
+        self._kids = {kid for kid, _ in self._by_kid}
+        self._from_url = {id(key) for key in remote}
 
     def verify(self, token: str, now_s: float) -> Identity:
         """Return the identity that `token` names.
@@ -69,7 +99,7 @@ class KeyRing:
             now_s: seconds since the epoch.
 
         Raises:
-            UnknownKey: the token's `kid` is not on the ring; a refetch may bring it.
+            UnknownKey: no key that is held verifies it, and a refetch of the key set may bring one that does.
             KeysUnavailable: no key on the ring is the token's, and the key set that may hold it could not be fetched.
             InvalidUserToken: malformed, forged, or not for this tenant; or not valid yet.
             ExpiredUserToken: all is well but its time is over.
@@ -99,30 +129,52 @@ class KeyRing:
         """Find the key, other than `failed`, that verifies the signature, and cache it with the header."""
         header = header_of(raw_header)
         self.claims.rules.check_header(header)
-        for key in self._candidates(header):
+        alg, kid = header.get("alg"), header.get("kid")
+        if not isinstance(alg, str) or alg not in self._names:
+            listed = "jwt.algorithms lists" if alg in NAMES else "are supported"
+            raise InvalidUserToken(f"its alg is none of those that {listed}")
+        candidates = self._candidates(alg, kid)
+        for key in candidates:
             if key is not failed and key.verifies(message, signature):
                 if len(raw_header) <= MAX_HEADER_CHARS:
                     if len(self._proven) >= MAX_HEADERS:
                         self._proven.clear()
                     self._proven[raw_header] = key
                 return
-        if self._remote is RemoteKeys.ABSENT and header.get("kid") is None and header.get("alg") in ASYMMETRIC:
-            raise KeysUnavailable("the key set could not be fetched")
-        raise InvalidUserToken("no key verifies the signature")
+        raise self._refusal(alg, kid, candidates)
 
-    def _candidates(self, header: Mapping[str, Any]) -> list[Key]:
-        """Return the keys that may verify a token: the one that its `kid` names, or all of its algorithm."""
-        alg, kid = header.get("alg"), header.get("kid")
+    def _candidates(self, alg: str, kid: str | None) -> list[Key]:
+        """The keys that may verify a token: the one its `kid` names, or all of its algorithm."""
         if kid is None:
-            return [key for key in self._keys if key.alg == alg]
-        named = [key for key in self._keys if key.kid == kid]
-        if not named:
-            if alg not in ASYMMETRIC:  # no URL can bring it
-                raise InvalidUserToken("unknown kid")
-            if self._remote in (RemoteKeys.ABSENT, RemoteKeys.STALE):
-                raise KeysUnavailable("unknown kid, and the key set could not be fetched")
-            raise UnknownKey("unknown kid")
-        return [key for key in named if key.alg == alg]
+            return self._by_alg.get(alg, [])
+        if kid not in self._kids and self._allow_unknown_kid:
+            return [key for key in self._configured if key.kid is None and alg in key.names]
+        return self._by_kid.get((kid, alg), [])
+
+    def _refusal(self, alg: str, kid: str | None, candidates: Sequence[Key]) -> InvalidUserToken | KeysUnavailable:
+        """Return the error for a token that no key verifies: whether the keys are at fault, or the token."""
+        reason = self._reason(alg, kid, candidates)
+        if self._remote is RemoteKeys.NONE or alg in SYMMETRIC:  # no URL brings a secret
+            return InvalidUserToken(reason)
+        is_known = kid is not None and (kid, alg) in self._by_kid
+        if self._remote is RemoteKeys.ABSENT and not is_known:
+            return KeysUnavailable("the key set could not be fetched", self)
+        if self._remote is RemoteKeys.STALE and kid is not None and kid not in self._kids:
+            return KeysUnavailable("unknown kid, and the key set could not be fetched", self)
+        if any(id(key) in self._from_url for key in candidates):
+            return UnknownKey(reason, self, is_announced=False)  # perhaps the issuer rotated without another kid
+        # Keys of the configuration do not rotate by themselves.
+        return InvalidUserToken(reason) if is_known else UnknownKey(reason, self)
+
+    def _reason(self, alg: str, kid: str | None, candidates: Sequence[Key]) -> str:
+        if candidates:
+            return "no key verifies the signature"
+        if kid is None:
+            return f"without kid, and no key is for {alg}"
+        if kid not in self._kids:
+            return "unknown kid"
+        held = ", ".join(dict.fromkeys(name for one, name in self._by_kid if one == kid))
+        return f"signed with {alg}, and the key of its kid is for {held} (its alg, jwt.algorithms, jwt.jwks_alg)"
 
 
 class VerifiedTokens:

@@ -183,8 +183,8 @@ class Middlewares:
                 mistake = error
         try:
             question = self.question(request, context, operation, capability, own)
-        except (UnknownKey, KeysUnavailable):  # wait a moment for the tenant's keys
-            await services.refetch_keys(context.tenant or "")
+        except (UnknownKey, KeysUnavailable) as error:  # wait a moment for the tenant's keys
+            await services.refetch_keys(error)
             question = self.question(request, context, operation, capability, own, last=True)
         self.settle(context, question, await services.decide(question), mistake)
 
@@ -244,7 +244,9 @@ class Middlewares:
             try:
                 identity = self._services.verified.verify(tenant.ring, user_token(headers, repeated), time.time())
             except (Unauthenticated, KeysUnavailable) as error:
-                if isinstance(error, UnknownKey | KeysUnavailable) and not last:
+                if last or not isinstance(error, UnknownKey | KeysUnavailable):
+                    pass
+                elif self._services.may_refetch_keys(error):
                     raise
                 refusal = error
         if identity is None:

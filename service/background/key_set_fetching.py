@@ -1,0 +1,106 @@
+"""One fetch of a key set over HTTP: redirects, what the cache of the service already holds, and sizes."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from service import __version__
+
+TIMEOUT_S = 5.0
+MAX_BYTES = 1024 * 1024
+MAX_REDIRECTS = 3
+MIN_AGE_S, MAX_AGE_S = 60.0, 3600.0
+"""What `Cache-Control: max-age` is held to."""
+_MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a fetch brought."""
+
+    raw: bytes | None
+    """None: what was fetched before still holds (304)."""
+    etag: str | None
+    max_age_s: float | None
+    """As the answer says, within bounds; None: it says nothing."""
+
+
+class FetchFailed(Exception):
+    """The other side answered something else than a document; says what."""
+
+
+class Fetcher:
+    """Fetches documents; keeps connections between fetches. Follows `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+
+    Args:
+        make_connector: makes the connector of the connections, within the event loop; None: aiohttp's own.
+    """
+
+    def __init__(self, make_connector: Callable[[], aiohttp.BaseConnector] | None = None) -> None:
+        self._make_connector = make_connector
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def get(self, url: str, etag: str | None = None) -> Answer:
+        """Fetch a document.
+
+        Args:
+            url: where it is. Up to three redirects are followed, within https alone.
+            etag: of the document that is held already (RFC 9110, section 13.1.2).
+
+        Raises:
+            FetchFailed: another status than 200, too many redirects, or too many bytes.
+            TimeoutError, aiohttp.ClientError: no answer.
+        """
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=None if self._make_connector is None else self._make_connector(),
+                trust_env=True,
+                headers={"user-agent": f"rollcall/{__version__}", "accept": "application/json, */*;q=0.1"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        headers = {} if etag is None else {"if-none-match": etag}
+        target = URL(url)
+        async with asyncio.timeout(TIMEOUT_S):
+            for _ in range(MAX_REDIRECTS + 1):
+                async with self._session.get(target, headers=headers, allow_redirects=False) as response:
+                    if response.status in (301, 302, 303, 307, 308):
+                        target = _redirected(response)
+                        continue
+                    return await _read(response, etag)
+        raise FetchFailed(f"it redirects more than {MAX_REDIRECTS} times")
+
+
+def _redirected(response: aiohttp.ClientResponse) -> URL:
+    """Return where to, within https: a redirect elsewhere would hand the choice of keys to whoever sits in between."""
+    try:
+        target = response.url.join(URL(response.headers.get("location", "")))
+    except ValueError:
+        raise FetchFailed("it redirects to what is no URL") from None
+    if response.url.scheme != "https" or target.scheme != "https":
+        raise FetchFailed(f"it answered {response.status}; redirects are followed within https alone")
+    return target
+
+
+async def _read(response: aiohttp.ClientResponse, etag: str | None) -> Answer:
+    said = _MAX_AGE.search(response.headers.get("cache-control", ""))
+    max_age_s = None if said is None else min(max(float(said[1]), MIN_AGE_S), MAX_AGE_S)
+    if response.status == 304 and etag is not None:
+        return Answer(None, response.headers.get("etag", etag), max_age_s)
+    if response.status != 200:
+        raise FetchFailed(f"it answered {response.status}")
+    raw = await response.content.read(MAX_BYTES + 1)
+    while len(raw) <= MAX_BYTES and (more := await response.content.read(MAX_BYTES)):
+        raw += more
+    if len(raw) > MAX_BYTES:
+        raise FetchFailed(f"it is larger than {MAX_BYTES} bytes")
+    return Answer(raw, response.headers.get("etag"), max_age_s)
