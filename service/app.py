@@ -85,7 +85,8 @@ class Runtime:
         self.actions = RedisOperatorActions(access.client, forget_refusals=self.admissions.refusals.forget)
         self.subscriber = EventSubscriber(access.client)
         self.webhook_states = RedisWebhookStates(access.client)
-        self.webhooks = Webhooks(self.webhook_states, self.subscriber)
+        self.webhooks = Webhooks(self.webhook_states, self.subscriber, on_failure=self.metrics.count_webhook_failure)
+        self.metrics.watch_webhooks(self.webhooks.oldest_waiting_s)
         self.traffic = TrafficCounters()
         self.traffic_statistics = TrafficStatistics(access.client)
         self.sweeper = Sweeper(
@@ -101,6 +102,7 @@ class Runtime:
         if access.monitor is not None:
             self.readiness.add_warning(access.monitor.warnings)
         self.apply(settings, self.policy.current)
+        self.metrics.note_reload(True)
 
     def apply(self, settings: Settings, policy: Policy) -> None:
         """Judge by these settings from now on. What the server listens on and which Redis it uses stay."""

@@ -17,6 +17,7 @@ from aiohttp import web
 from watchfiles import awatch
 
 from service.app import RUNTIME, Runtime
+from service.background.override_report import report_overrides
 from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.core.tasks import end, keep_running, round_completed
@@ -45,6 +46,7 @@ class Reloader:
         self._lock = asyncio.Lock()
         self._asked = asyncio.Event()
         self._read_from = read_from
+        self._reports: set[asyncio.Task[None]] = set()
 
     @classmethod
     def follow(cls, app: web.Application, path: Path, read_from: bytes) -> None:
@@ -63,7 +65,7 @@ class Reloader:
         tasks = [asyncio.create_task(keep_running(name, work, runs)) for name, work in beside.items()]
         yield
         loop.remove_signal_handler(signal.SIGHUP)
-        await end(tasks)
+        await end([*tasks, *self._reports])
 
     async def reload_when_asked(self) -> None:
         """Reload for each signal and each change; those that come within `MERGE_S` of a reload share the next one."""
@@ -95,9 +97,15 @@ class Reloader:
             except (ConfigurationError, OSError, ValueError) as error:
                 mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]
                 log.error("configuration not reloaded, the old one stays", mistakes=mistakes)
+                self._runtime.metrics.note_reload(False)
                 return False
             stays = [name for name in NEEDS_RESTART if _at(settings, name) != _at(self._began_with, name)]
+            before = self._runtime.policy.current.directory
             self._runtime.apply(settings, policy)
+            self._runtime.metrics.note_reload(True)
+            report = asyncio.create_task(report_overrides(self._runtime.actions, before, policy.directory))
+            self._reports.add(report)
+            report.add_done_callback(self._reports.discard)
             log.info("configuration reloaded", tenants=len(settings.tenants))
             if stays:
                 log.warning("some changes hold after a restart only", settings=stays)

@@ -42,6 +42,7 @@ class Webhooks:
         event_feeds: the events.
         waits: how long to wait before an attempt (s), by how many have failed.
         orders_every_s: how often to look for an operator's orders while a message waits.
+        on_failure: is called with tenant and webhook after each attempt that failed.
     """
 
     def __init__(
@@ -50,11 +51,15 @@ class Webhooks:
         event_feeds: EventFeeds,
         waits: Callable[[int], float] | None = None,
         orders_every_s: float = ORDERS_EVERY_S,
+        on_failure: Callable[[str, str], None] = lambda tenant, webhook: None,
     ) -> None:
         self._webhook_states = webhook_states
         self._event_feeds = event_feeds
         self._waits = waits or _wait_s
         self._orders_every_s = orders_every_s
+        self._on_failure = on_failure
+        self._waiting_ms: dict[tuple[str, str], int] = {}
+        """When the event happened that each webhook is about to deliver, in ms."""
         self._wanted: tuple[Webhook, ...] = ()
         self._changed = asyncio.Event()
 
@@ -62,6 +67,11 @@ class Webhooks:
         """Work these from now on."""
         self._wanted = tuple(webhook_states)
         self._changed.set()
+
+    def oldest_waiting_s(self) -> dict[tuple[str, str], float]:
+        """Return for how long the oldest undelivered event waits, of each webhook that this worker delivers."""
+        now_ms = _now_ms()
+        return {webhook: max(0.0, (now_ms - at_ms) / 1000) for webhook, at_ms in self._waiting_ms.items()}
 
     async def run_forever(self) -> None:
         """Work all of them, until cancelled."""
@@ -80,6 +90,8 @@ class Webhooks:
                                 session,
                                 self._waits,
                                 self._orders_every_s,
+                                self._on_failure,
+                                self._waiting_ms,
                             )
                             name = f"webhook {webhook.name} of {webhook.tenant}"
                             tasks[webhook] = asyncio.create_task(keep_running(name, worker.run_forever))
@@ -102,6 +114,8 @@ class _DeliveryWorker:
         session: aiohttp.ClientSession,
         waits: Callable[[int], float],
         orders_every_s: float,
+        on_failure: Callable[[str, str], None],
+        waiting_ms: dict[tuple[str, str], int],
     ) -> None:
         self._webhook = webhook
         self._webhook_states = webhook_states
@@ -109,6 +123,8 @@ class _DeliveryWorker:
         self._session = session
         self._waits = waits
         self._orders_every_s = orders_every_s
+        self._on_failure = on_failure
+        self._waiting_ms = waiting_ms
         self._at = (webhook.tenant, webhook.name)
         self._log = log.bind(tenant=webhook.tenant, webhook=webhook.name)
 
@@ -157,6 +173,13 @@ class _DeliveryWorker:
 
     async def _deliver(self, message: Message) -> Message | None:
         """Send it until it arrives, or is set aside: then return the message that reports the gap, if there is one."""
+        self._waiting_ms[self._at] = message.event_ms or _now_ms()
+        try:
+            return await self._attempt(message)
+        finally:
+            del self._waiting_ms[self._at]
+
+    async def _attempt(self, message: Message) -> Message | None:
         failed = 0
         while True:
             orders = await self._webhook_states.orders(*self._at)
@@ -188,6 +211,7 @@ class _DeliveryWorker:
 
     async def _fail(self, waiting: Waiting, failure: webhook_sending.Failure) -> Waiting:
         """Keep that an attempt failed, and when the next is due."""
+        self._on_failure(*self._at)
         now_ms, attempts = _now_ms(), waiting.attempts + 1
         wait_s = max(self._waits(attempts), failure.retry_after_s)
         since_ms = waiting.since_ms or now_ms

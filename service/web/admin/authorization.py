@@ -105,7 +105,11 @@ def _guarded(
         admin = AdminServices(
             operator, tenant, app[app_keys.SESSIONS], app[app_keys.OPERATOR_ACTIONS], app[app_keys.HISTORIES], request
         )
-        return await view(request, admin)
+        response = await view(request, admin)
+        if changes:
+            act: str = request.match_info.get("act", "") or getattr(view, "__name__", "other")
+            context.services.metrics.count_act(act)
+        return response
 
     return guarded
 

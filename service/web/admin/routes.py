@@ -175,6 +175,10 @@ async def _act(request: web.Request, admin: AdminServices, users: Sequence[str],
     actions = await admin.actions.act(
         admin.at, users, CAUSES[name], admin.author(body.reason), everywhere=body.everywhere, skew_ms=admin.skew_ms
     )
+    metrics = request[app_keys.REQUEST_CONTEXT].services.metrics
+    for one in actions:
+        if isinstance(one.outcome, Status) and one.outcome is not one.came_from:
+            metrics.count_transition(one.came_from, one.outcome, CAUSES[name])
     made = sum(isinstance(done.outcome, Status) and done.outcome is not done.came_from for done in actions)
     request[app_keys.REQUEST_CONTEXT].services.traffic.transition(admin.at, made)
     return actions
@@ -351,9 +355,9 @@ def routes(root: str) -> list[web.RouteDef]:
         web.get(f"{at}/activity", activity),
         web.get(f"{at}/webhooks", webhooks.webhooks),
         web.get(f"{at}/webhooks/{{webhook}}", webhooks.webhook),
-        web.post(f"{at}/webhooks/{{webhook}}/pause", webhooks.pause),
-        web.post(f"{at}/webhooks/{{webhook}}/resume", webhooks.resume),
-        web.post(f"{at}/webhooks/{{webhook}}/skip", webhooks.skip),
+        web.post(f"{at}/webhooks/{{webhook}}/pause", webhooks.pause_webhook),
+        web.post(f"{at}/webhooks/{{webhook}}/resume", webhooks.resume_webhook),
+        web.post(f"{at}/webhooks/{{webhook}}/skip", webhooks.skip_message),
         web.get(f"{at}/sessions", sessions),
         web.post(f"{at}/sessions/{acting}", act_on_many),
         web.get(f"{at}/limits", limits),

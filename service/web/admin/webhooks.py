@@ -33,7 +33,7 @@ async def webhook(request: web.Request, admin: AdminServices) -> web.StreamRespo
 
 
 @for_operators
-async def pause(request: web.Request, admin: AdminServices) -> web.StreamResponse:
+async def pause_webhook(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """Send nothing until the webhook is resumed."""
     name, body = _name_of(request, admin), await read_body(request, ReasonBody)
     one = Pause(admin.operator.name, body.reason, time.time_ns() // 1_000_000)
@@ -42,7 +42,7 @@ async def pause(request: web.Request, admin: AdminServices) -> web.StreamRespons
 
 
 @for_operators
-async def resume(request: web.Request, admin: AdminServices) -> web.StreamResponse:
+async def resume_webhook(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """Send again. The message that waits is attempted at once, even if the webhook was not paused."""
     name = _name_of(request, admin)
     await read_body(request, ReasonBody)
@@ -51,7 +51,7 @@ async def resume(request: web.Request, admin: AdminServices) -> web.StreamRespon
 
 
 @for_operators
-async def skip(request: web.Request, admin: AdminServices) -> web.StreamResponse:
+async def skip_message(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """Skip the message that waits; the receiver gets a `gap` in its place."""
     name, body = _name_of(request, admin), await read_body(request, SkipBody)
     states = request.app[app_keys.WEBHOOK_STATES]

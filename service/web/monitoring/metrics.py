@@ -7,16 +7,22 @@ requests are counted in a plain dictionary, which is added to the counters once 
 import asyncio
 import os
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess, values
 
 from service.core.admission import Admission
-from service.core.sessions import Status
+from service.core.sessions import Cause, Status
 from service.core.tasks import LastRuns, round_completed
 
 POUR_EVERY_S = 1.0
+_OWN_CAUSES = {
+    Status.LOGGED_OUT: Cause.LOGOUT,
+    Status.SUSPENDED: Cause.OWN_SUSPEND,
+    Status.TERMINATED: Cause.OWN_TERMINATE,
+}
+"""Where a request moved its user → why; anywhere else by its token alone."""
 
 
 def share_metrics(folder: Path) -> None:
@@ -43,7 +49,34 @@ class Metrics:
         self._refusals = self._counter(
             "limit_refusals", "Requests that a limit refused, or would have (shadow)", "limit", "shadow"
         )
-        self._transitions = self._counter("transitions", "Transitions that requests made", "from_status", "to_status")
+        self._transitions = self._counter(
+            "transitions", "Transitions, by what caused them", "from_status", "to_status", "cause"
+        )
+        self._acts = self._counter("acts", "Changes that operators made, by kind", "act")
+        self._webhook_failures = self._counter(
+            "webhook_failures", "Attempts to deliver a message that failed", "tenant", "webhook"
+        )
+        self._oldest_waiting_s: Callable[[], Mapping[tuple[str, str], float]] = dict
+        self._waited: set[tuple[str, str]] = set()
+        self._oldest_waiting = Gauge(
+            "rollcall_webhook_oldest_waiting_seconds",
+            "For how long the oldest event that a webhook has not delivered waits; 0: none does",
+            ("tenant", "webhook"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self._reload_successful = Gauge(
+            "rollcall_config_last_reload_successful",
+            "1 where the last reload of the configuration succeeded (with several workers: on all of them)",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self._reload_succeeded_at = Gauge(
+            "rollcall_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last loaded",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
         self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
         self._failures = self._counter("redis_failures", "Admissions that Redis did not decide, by reason", "kind")
         self._address_problems = self._counter(
@@ -129,10 +162,30 @@ class Metrics:
         for what in admission.degraded:
             self._tally[self._degraded, (what,)] += 1
         if admission.came_from is not None and admission.session is not None:
-            self._count_transition(admission.came_from, admission.session.status)
+            to = admission.session.status
+            self.count_transition(admission.came_from, to, _OWN_CAUSES.get(to, Cause.REQUEST))
 
-    def _count_transition(self, came_from: Status, to: Status) -> None:
-        self._tally[self._transitions, (came_from.value, to.value)] += 1
+    def count_transition(self, came_from: Status, to: Status, cause: Cause, number: int = 1) -> None:
+        """Count transitions."""
+        self._tally[self._transitions, (came_from.value, to.value, cause.value)] += number
+
+    def count_act(self, act: str) -> None:
+        """Count a change that an operator made."""
+        self._tally[self._acts, (act,)] += 1
+
+    def count_webhook_failure(self, tenant: str, webhook: str) -> None:
+        """Count an attempt to deliver a message that failed."""
+        self._tally[self._webhook_failures, (tenant, webhook)] += 1
+
+    def watch_webhooks(self, oldest_waiting_s: Callable[[], Mapping[tuple[str, str], float]]) -> None:
+        """Report how long the oldest undelivered event of each webhook waits: tenant and name → seconds."""
+        self._oldest_waiting_s = oldest_waiting_s
+
+    def note_reload(self, succeeded: bool) -> None:
+        """Report what the last reload of the configuration came to; the start counts as one."""
+        self._reload_successful.set(succeeded)
+        if succeeded:
+            self._reload_succeeded_at.set_to_current_time()
 
     def count_failure(self, kind: str) -> None:
         """Count an admission that Redis did not decide."""
@@ -149,6 +202,8 @@ class Metrics:
     def count_swept(self, expired: int, removed: int) -> None:
         """Count the users of one round of the sweep."""
         self._tally[self._swept, ("expired",)] += expired
+        if expired:
+            self.count_transition(Status.LOGGED_IN, Status.EXPIRED, Cause.EXPIRY, expired)
         self._tally[self._swept, ("removed",)] += removed
 
     def count_key_set_fetch(self, tenant: str, succeeded: bool) -> None:
@@ -177,6 +232,10 @@ class Metrics:
             self._requests.labels(operation, str(status)).inc(number)
         for (counter, labels), number in tally.items():
             counter.labels(*labels).inc(number)
+        waiting = self._oldest_waiting_s()
+        for webhook in self._waited | waiting.keys():
+            self._oldest_waiting.labels(*webhook).set(waiting.get(webhook, 0.0))
+        self._waited |= waiting.keys()
         lost = self._count_lost_lines()
         self._lost_lines.inc(lost - self._lost_before)
         self._lost_before = lost
