@@ -104,9 +104,9 @@ def _write_initial_file(path: Path) -> int:
 
 def _check_redis(settings: Settings, path: Path) -> int:
     """Print what the start check finds at the configured Redis; returns the exit code."""
-    from service.redis_check import check_redis  # it opens connections, for those who want that
+    from service.redis_check import check_redis  # imported here: other commands need no connections
 
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # what follows says it
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     blockers, warnings = check_redis(settings, path)
     for sentence in warnings:
         print(f"but: {sentence}", file=sys.stderr)
@@ -119,7 +119,7 @@ def _check_redis(settings: Settings, path: Path) -> int:
 
 
 def _repaired(settings: Settings, path: Path) -> int:
-    """Mend what disagrees in Redis, and print what was done; returns the exit code."""
+    """Repair what disagrees in Redis, and print what was done; returns the exit code."""
     from service.core.errors import StoreUnavailable
     from service.repairing import repair
     from service.store.embedded.server import EmbeddedError
@@ -137,11 +137,11 @@ EXIT_FAILED = 1
 
 
 def _quiet(_: Settings) -> None:
-    """Nothing to say: the log says it."""
+    """Print nothing; the log has it."""
 
 
 def _shown(settings: Settings) -> str:
-    """The kind of Redis, without its password."""
+    """Return the kind of Redis, without its password."""
     return settings.redis.url.partition("://")[0]
 
 

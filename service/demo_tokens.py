@@ -1,4 +1,4 @@
-"""Signing tokens with a tenant's own secret, for trying the service out."""
+"""Tokens that are signed with a tenant's own secret, for trying the service out."""
 
 import time
 
@@ -9,11 +9,11 @@ from service.core.tokens.claims import MAX_USER_CHARS, YEAR_10000_S, is_user_id
 
 
 class NoSigningSecret(Exception):
-    """The configuration holds no secret that this token could be signed with; says why."""
+    """The configuration has no secret to sign this token with; says why."""
 
 
 def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
-    """A token for `user`, valid for `ttl_s` seconds.
+    """Return a token for `user`, valid for `ttl_s` seconds.
 
     Raises:
         NoSigningSecret: there is no such tenant, or it has public keys only.
@@ -25,7 +25,7 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
         raise ValueError(f"a user has 1 to {MAX_USER_CHARS} characters, none of them a control character")
     now_s = int(time.time())
     if not 1 <= ttl_s < YEAR_10000_S - now_s:
-        raise ValueError("a token lives for at least a second, and ends before the year 10000")
+        raise ValueError("a token is valid for at least a second, and expires before the year 10000")
     rules = settings.tenants[tenant].jwt
     key = next((key for key in rules.keys if key.signing_secret is not None), None)
     if key is None or key.signing_secret is None:

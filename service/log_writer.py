@@ -1,4 +1,4 @@
-"""The last step of the log: a thread writes the lines, so that no caller waits for the log's reader or fails with it.
+"""A writer for the log: a thread writes the lines, so that no caller waits for the log's reader or fails with it.
 
 Callers append to a bounded queue and go on. A line that cannot be written (full disk, closed pipe) and one that finds
 the queue full (the reader stands still) are dropped and counted. structlog's loggers would raise the OSError into the
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 MAX_WAITING = 4096
-"""Lines that may wait for the reader: about a second of refusals at full rate, one or two megabytes."""
+"""The most lines that wait for the reader: about a second of refusals at full rate, one or two megabytes."""
 ATOMIC_BYTES = 4096
-"""Linux's PIPE_BUF: so much is written to a pipe in one piece, whatever other workers write at the same time."""
-READER_STANDS_STILL = "the reader of the log does not keep up"
+"""Linux's PIPE_BUF: a write of this size to a pipe is atomic, whatever other workers write at the same time."""
+READER_IS_SLOW = "the reader of the log does not keep up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class LogWriter(io.TextIOBase):
         os.register_at_fork(after_in_child=self._start_anew)
 
     def _start_anew(self) -> None:
-        """A forked child has no thread, and what waits in the queue is its parent's to write."""
+        """Reset the writer in a forked child, which has no thread; the parent writes what waits in the queue."""
         self._waiting: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -55,7 +55,7 @@ class LogWriter(io.TextIOBase):
     def write(self, text: str) -> int:
         """Queue `text`, one or more whole lines."""
         if self._waiting.qsize() >= MAX_WAITING:
-            self._lose(1, READER_STANDS_STILL)
+            self._lose(1, READER_IS_SLOW)
         else:
             self._waiting.put(text)
             if self._thread is None:
@@ -125,7 +125,7 @@ class LogWriter(io.TextIOBase):
             while rest:
                 try:
                     rest = rest[os.write(self._descriptor, rest) :]
-                except BlockingIOError:  # another process made the pipe that we share non-blocking
+                except BlockingIOError:  # another process made the shared pipe non-blocking
                     select.select([], [self._descriptor], [])
             self._is_line_torn = False
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""One log on standard error: for eyes in a terminal, one JSON object a line elsewhere."""
+"""The log on standard error: readable text in a terminal, a JSON object per line elsewhere."""
 
 import atexit
 import json
@@ -16,21 +16,21 @@ from jwt import InsecureKeyLengthWarning
 from service.log_writer import LogWriter
 
 WARN_FOR_S = 600.0
-"""How long `/readyz` warns after lines of the log were lost."""
+"""Seconds for which `/readyz` warns after lines of the log were lost."""
 DRAIN_S = 1.0
-"""How long the end of the process waits for the log's reader."""
+"""Seconds that the process waits for the log's reader when it ends."""
 
 writer = LogWriter()
 
 
 def configure() -> None:
-    """Send structlog and the standard library's logging the same way."""
+    """Send structlog and the standard library's logging to one log."""
     shared, last = configure_structlog()
     handler = logging.StreamHandler(cast("TextIO", writer))
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove, *last]))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    # The contract asks for 32 bytes, which core/tokens/keys.py makes sure of; PyJWT would like 64 for HS512.
+    # core/tokens/keys.py requires 32 bytes; PyJWT recommends 64 for HS512.
     warnings.filterwarnings("ignore", category=InsecureKeyLengthWarning)
 
 

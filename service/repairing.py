@@ -1,4 +1,4 @@
-"""`repair`: mends records and indexes that disagree, at the configured Redis, while the service runs or not."""
+"""`repair`: repairs records and indexes that disagree in the configured Redis, while the service runs or not."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from service.store.embedded import server
 from service.store.sessions.repair import Repair, report
 
 TIMEOUT_S = 10.0
-"""What one step may take: a step is a hundred users, and a server under load is waited for."""
+"""The seconds that one step of a hundred users may take on a server under load."""
 
 
 def repair(settings: Settings, path: Path) -> list[str]:
-    """Look at everything that is kept once, and mend what disagrees.
+    """Check everything that is kept once, and repair what disagrees.
 
     Args:
         settings: the configuration.
@@ -29,7 +29,7 @@ def repair(settings: Settings, path: Path) -> list[str]:
         EmbeddedError: no server of this machine can read the embedded data.
     """
     with _url_of(settings, path) as url:
-        return asyncio.run(_repaired(url, settings)) if url else ["nothing is kept: there is no Redis server here"]
+        return asyncio.run(_repaired(url, settings)) if url else ["there is no Redis server: nothing to repair"]
 
 
 async def _repaired(url: str, settings: Settings) -> list[str]:
@@ -44,7 +44,7 @@ async def _repaired(url: str, settings: Settings) -> list[str]:
 
 @contextmanager
 def _url_of(settings: Settings, path: Path) -> Iterator[str | None]:
-    """Where the configured Redis is. The embedded server is that of a running service, else it is started for this."""
+    """Yield the URL of the configured Redis. The embedded server is started unless a running service has it."""
     folder = path.resolve().parent / "var" / "redis"
     if settings.redis.url != "embedded":
         yield settings.redis.url

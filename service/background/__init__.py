@@ -1,1 +1,1 @@
-"""What runs beside the requests: refresh of key sets, delivery of webhooks. No request waits for it."""
+"""Background work: refresh of key sets, delivery of webhooks. No request waits for it."""

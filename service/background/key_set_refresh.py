@@ -27,7 +27,7 @@ log = structlog.get_logger()
 EVERY_S = 600.0
 """Between regular fetches, unless the issuer's `Cache-Control: max-age` says otherwise."""
 RETRY_S = float(KeysUnavailable.retry_after_s)
-"""How long after a fetch that failed the next one begins."""
+"""Seconds after a failed fetch until the next one begins."""
 BUDGET_S = 6.0
 """Tokens with an unknown `kid` cause one fetch in so many seconds; tokens that a held key does not verify, another."""
 WITHOUT_KEYS_S = 0.5
@@ -46,7 +46,7 @@ class Source:
     url: str
     rules: KeyRules = field(default_factory=KeyRules)
     max_age_s: float = field(default=MAX_AGE_S, compare=False)
-    """How long after the last fetch that succeeded its keys are used, while further ones fail."""
+    """Seconds after the last successful fetch for which its keys are used, while further fetches fail."""
 
 
 @dataclass(slots=True)
@@ -55,15 +55,15 @@ class _Remote:
     ring: KeyRing
     keys: tuple[Key, ...] = ()
     raw: bytes | None = None
-    """What the keys were read from; None: there is nothing to judge by."""
+    """The key set that was fetched; None: there is none."""
     etag: str | None = None
     every_s: float = EVERY_S
     began_at: float = float("-inf")
     """When the last fetch began, on the monotonic clock."""
     succeeded_at: float = float("-inf")
-    """When the last fetch that succeeded began: what it brought is at least as young."""
+    """When the last successful fetch began: its keys are at least as young."""
     failure: str = ""
-    """Why the last fetch failed; empty where it succeeded, or none has ended."""
+    """Why the last fetch failed; empty: it succeeded, or none has ended."""
     asked_at: dict[bool, float] = field(default_factory=dict)
     """When tokens last asked for a fetch: those that name an unknown key (True), and those that a held one fails."""
     fetch: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -121,7 +121,7 @@ class RemoteKeySets:
         self._on_forget = on_forget
 
     def follow(self, rings: Mapping[str, tuple[Source, KeyRing]]) -> None:
-        """Follow these tenants' URLs, and no others. Keys already fetched from the same URL stay."""
+        """Fetch these tenants' URLs, and no others. Keys already fetched from the same URL stay."""
         before, self._remotes = self._remotes, {}
         for tenant, (source, ring) in rings.items():
             remote = before.get(tenant)
@@ -140,7 +140,7 @@ class RemoteKeySets:
                 self._on_forget(tenant)
 
     def refresh(self) -> None:
-        """Fetch all sets anew. A fetch that is under way may have seen the old ones: another follows it."""
+        """Fetch all sets again. A fetch that is running may have read the old ones, so another follows it."""
         for remote in self._remotes.values():
             if remote.fetch is not None:
                 remote.again = True
@@ -159,7 +159,7 @@ class RemoteKeySets:
                 why = f"the key set of tenant {tenant} could not be fetched ({remote.failure})"
                 yield f"{why}; requests whose tokens need its keys are answered 503"
             elif remote.raw is not None and not remote.keys:
-                yield f"the key set of tenant {tenant} holds no key that can be used; its tokens are refused"
+                yield f"the key set of tenant {tenant} has no usable key; its tokens are refused"
 
     async def run_forever(self) -> None:
         """Fetch what is due, until cancelled."""
@@ -231,8 +231,8 @@ class RemoteKeySets:
                 self._take(remote, raw)
         except FetchFailed as error:
             self._failed(remote, str(error))
-        except Exception as error:  # whatever it is, the fetch has failed
-            # Its text may hold the URL, and that a password.
+        except Exception as error:  # of any kind: the fetch has failed
+            # Its text may contain the URL, and the URL a password.
             self._failed(remote, type(error).__name__)
         else:
             remote.etag, remote.every_s = answer.etag, answer.max_age_s or EVERY_S

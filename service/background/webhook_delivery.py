@@ -27,15 +27,15 @@ log = structlog.get_logger()
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0
 RENEW_EVERY_S = 4.0
 AGAIN_S = 0.5
-"""How long to wait after Redis failed, or after the subscription ended."""
+"""Seconds to wait after Redis failed, or after the subscription ended."""
 LOOK_EVERY_S = 5.0
-"""How often a worker that has not the lease asks for it."""
+"""How often a worker without the lease tries to take it, in seconds."""
 ORDERS_EVERY_S = 1.0
-"""How often a worker whose message waits looks for an operator's orders."""
+"""How often a worker whose message waits reads an operator's orders, in seconds."""
 
 
 class Webhooks:
-    """All that are configured.
+    """Delivers all configured webhooks.
 
     Args:
         webhook_states: their cursors and leases.
@@ -64,7 +64,7 @@ class Webhooks:
         self._changed = asyncio.Event()
 
     def follow(self, webhook_states: Collection[Webhook]) -> None:
-        """Work these from now on."""
+        """Deliver these webhooks from now on."""
         self._wanted = tuple(webhook_states)
         self._changed.set()
 
@@ -74,7 +74,7 @@ class Webhooks:
         return {webhook: max(0.0, (now_ms - at_ms) / 1000) for webhook, at_ms in self._waiting_ms.items()}
 
     async def run_forever(self) -> None:
-        """Work all of them, until cancelled."""
+        """Deliver all of them, until cancelled."""
         tasks: dict[Webhook, asyncio.Task[None]] = {}
         async with webhook_sending.session() as session:
             try:
@@ -104,7 +104,7 @@ class Webhooks:
 
 
 class _DeliveryWorker:
-    """One webhook, as one worker works it."""
+    """Delivers one webhook in one worker."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class _DeliveryWorker:
         self._log = log.bind(tenant=webhook.tenant, webhook=webhook.name)
 
     async def run_forever(self) -> None:
-        """Tell whenever the lease is ours, until cancelled."""
+        """Yield whenever this worker has the lease, until cancelled."""
         while True:
             held = True
             try:
@@ -153,7 +153,7 @@ class _DeliveryWorker:
                 await self._webhook_states.release(*self._at)
 
     async def _deliver_events(self) -> None:
-        """Deliver what happens, from where the last worker was."""
+        """Deliver events, from the position of the last worker."""
         state = await self._webhook_states.take_up(*self._at)
         if state.gap is not None:
             await self._deliver(state.gap)
@@ -161,7 +161,7 @@ class _DeliveryWorker:
         async with self._event_feeds.follow(tenant, state.cursor) as subscription:
             async for item in subscription:
                 if isinstance(item, Gap):
-                    if item.dropped:  # the receiver was away for long: go on from the cursor
+                    if item.dropped:  # the receiver was away for long: continue from the cursor
                         return
                     at = timestamp(_now_ms())
                     await self._deliver(gap_message(tenant, f"gap-{item.after}", at, after=item.after, cause="lost"))
@@ -172,7 +172,7 @@ class _DeliveryWorker:
                     await self._webhook_states.delivered(*self._at, item.id)
 
     async def _deliver(self, message: Message) -> Message | None:
-        """Send it until it arrives, or is set aside: then return the message that reports the gap, if there is one."""
+        """Send it until it arrives or is set aside. Returns the message that reports the gap, if there is one."""
         self._waiting_ms[self._at] = message.event_ms or _now_ms()
         try:
             return await self._attempt(message)
@@ -210,7 +210,7 @@ class _DeliveryWorker:
         return None
 
     async def _fail(self, waiting: Waiting, failure: webhook_sending.Failure) -> Waiting:
-        """Keep that an attempt failed, and when the next is due."""
+        """Store that an attempt failed, and when the next one is due."""
         self._on_failure(*self._at)
         now_ms, attempts = _now_ms(), waiting.attempts + 1
         wait_s = max(self._waits(attempts), failure.retry_after_s)
@@ -237,7 +237,7 @@ class _DeliveryWorker:
         return at_ms is not None and at_ms <= _now_ms()
 
     async def _set_aside(self, message: Message, waiting: Waiting, cause: str, by: str, reason: str) -> Message | None:
-        """List the message, go past it, and return the message that reports it. A gap makes no further one."""
+        """List the message, continue after it, and return the message that reports it. A gap makes no further one."""
         now_ms, gap, kind = _now_ms(), None, message.content["type"]
         if message.cursor is not None:
             data: dict[str, Any] = {"after": (await self._webhook_states.state(*self._at)).cursor, "cause": cause}
@@ -263,4 +263,4 @@ def _now_ms() -> int:
 
 def _wait_s(attempts: int) -> float:
     longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempts - 1, 20))
-    return random.uniform(longest / 2, longest)  # noqa: S311  # nosec B311  # receivers are not to be asked all at once
+    return random.uniform(longest / 2, longest)  # noqa: S311  # nosec B311  # so that receivers do not get all messages at once

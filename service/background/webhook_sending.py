@@ -1,4 +1,4 @@
-"""One attempt to deliver a message, and what came of it."""
+"""One attempt to deliver a message, and its result."""
 
 import json
 import ssl
@@ -16,7 +16,7 @@ from service.core.webhooks import Message, Webhook, sent_at_s, signed
 
 TIMEOUT_S = 10.0
 LONGEST_RETRY_AFTER_S = 86_400.0
-"""A receiver may ask for no longer wait."""
+"""The longest wait that a receiver may ask for, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Failure:
     """An attempt that did not arrive."""
 
     error: str
-    """What failed, for an operator. A URL may hold a password, so none is in it."""
+    """What failed, for an operator. It contains no URL, which may have a password."""
     retry_after_s: float = 0.0
-    """The receiver asks not to be asked again before."""
+    """Seconds that the receiver asks to wait."""
     gone: bool = False
-    """The receiver asks never to be asked again: 410."""
+    """The receiver answered 410: it wants no further messages."""
 
 
 def session(timeout_s: float = TIMEOUT_S) -> aiohttp.ClientSession:
@@ -53,7 +53,7 @@ async def send(client: aiohttp.ClientSession, webhook: Webhook, message: Message
             if answer.status in (429, 503):
                 retry_after_s = read_retry_after(answer.headers.get("retry-after", ""), time.time())
             return Failure(f"the receiver answered {answer.status}", retry_after_s, gone=answer.status == 410)
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: a host that is none
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: the host is not valid
         return Failure(describe(error))
 
 

@@ -1,1 +1,1 @@
-"""The same admission inside applications of other frameworks."""
+"""The same admission inside an application, without a proxy."""

@@ -1,4 +1,4 @@
-"""The same admission inside an aiohttp application: no proxy, no second service, the same Redis.
+"""A middleware that admits the requests of an aiohttp application, without a proxy and with the same Redis.
 
     app = web.Application()
     app.middlewares.append(session_middleware(app, "config.yaml"))
@@ -34,7 +34,7 @@ __all__ = ["UserContext", "capability", "logout", "session_middleware", "status"
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 logout, status = session_routes.logout, session_routes.status
-"""Handlers to be routed to where the application wants them: what `/auth/logout` and `/auth/status` answer."""
+"""Handlers for routes of the application; they answer as `/auth/logout` and `/auth/status` do."""
 
 _CAPABILITY = "__rollcall_capability__"
 _OPERATIONS: dict[object, app_keys.Operation] = {logout: LOGOUT, status: STATUS}
@@ -84,14 +84,14 @@ def _capability_of(handler: object, method: str) -> str | None:
 
 
 def user_of(request: web.Request) -> UserContext | None:
-    """Tenant, identity and admission of who asks; None where an open route let the request in."""
+    """Return the tenant, identity and admission of the caller; None on an open route."""
     return request[app_keys.REQUEST_CONTEXT].context
 
 
 def session_middleware(app: web.Application, config: Path | str = "config.yaml") -> Middleware:
-    """A middleware for `app` that admits each request, or answers it with the envelope of the refusal.
+    """Return a middleware for `app` that admits each request, or answers with the envelope of the refusal.
 
-    It opens its ways to Redis (with `redis.url: embedded` the server too) when `app` starts, and closes them with it.
+    It connects to Redis (with `redis.url: embedded` the server too) when `app` starts, and closes them with it.
     Limit headers and `x-request-id` are on every answer. What has no route stays 404 or 405, uncharged.
 
     Args:
@@ -103,7 +103,7 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
     """
     path = Path(config)
     settings = load(path)
-    if not structlog.is_configured():  # its default prints, which blocks and raises where nobody reads
+    if not structlog.is_configured():  # its default prints, which can block or raise
         logs.configure_structlog()
     middlewares: list[Middlewares] = []
 
@@ -121,7 +121,7 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         if context is not None:
             for line in _lines(context).splitlines():
                 name, _, value = line.partition(": ")
-                if name == "vary":  # beside what the application names
+                if name == "vary":  # in addition to what the application names
                     response.headers.add(name, value)
                 else:
                     response.headers[name] = value
@@ -147,6 +147,6 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
 
 
 def _lines(context: app_keys.RequestContext) -> str:
-    """What an answer says of its admission."""
+    """Return the header lines that describe the admission."""
     lines = limit_lines(context.admission, 200) if context.admission is not None else ""
     return f"x-request-id: {context.request_id}\r\nvary: {context.reads or vary.CREDENTIALS}\r\n{lines}"

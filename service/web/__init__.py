@@ -1,1 +1,1 @@
-"""Everything HTTP. It knows `core` alone."""
+"""Everything that concerns HTTP. It imports only `core`."""

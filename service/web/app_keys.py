@@ -1,4 +1,4 @@
-"""What the application and a request carry with them, typed."""
+"""Typed keys and objects of the application and of a request."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -27,12 +27,12 @@ from service.web.server.responses import ApiResponse
 
 AsyncHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Responder = Callable[[AnyRequest, "RequestContext"], ApiResponse]
-"""Answers what is admitted, without waiting for anything. On the hot path the request does not hold its context."""
+"""Answers an admitted request without waiting. On the hot path the request does not hold its context."""
 
 
 @dataclass(slots=True)
 class UserContext:
-    """Who asks, once admitted."""
+    """The caller of an admitted request."""
 
     tenant: Tenant
     identity: Identity
@@ -44,15 +44,15 @@ Original = Callable[[AnyRequest, ClientAddressRules], tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a handler is to the admission."""
+    """How a handler's requests are admitted."""
 
     name: str
     original: Original | None = None
-    """Method and target of the request that this one asks about, where it is another's (UnreadableRequest: untold)."""
+    """Reads method and target of the original request; None: the request is its own (raises UnreadableRequest)."""
     check: Callable[[AbstractSet[str]], None] | None = None
-    """Checks the names of repeated header fields (InvalidRequest: one of them describes another's request)."""
+    """Checks the names of repeated header fields (raises InvalidRequest)."""
     own_terms: Callable[[web.Request, Terms], Awaitable[Terms]] | None = None
-    """The terms of one request, where its body decides; what is wrong with that is raised once it is admitted."""
+    """Returns the terms of one request whose body decides. Errors in the body are raised after the admission."""
     reads: str = vary.CREDENTIALS
     """The request fields that its answers depend on."""
     refuses_prefetch: bool = False
@@ -61,7 +61,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class RequestServices:
-    """What requests ask of the rest of the service, in one place: a request looks it up once."""
+    """What requests need of the rest of the service, in one place: a request looks it up once."""
 
     policy: LivePolicy
     verified: VerifiedTokens
@@ -69,13 +69,13 @@ class RequestServices:
     log_throttle: LogThrottle
     traffic: TrafficCounters
     operations: dict[object, Operation]
-    """Handlers that are not in it stand outside the admission."""
+    """Requests of handlers that are not in it need no admission."""
     ask: Callable[[Question], Awaitable[Admission]]
-    """Redis (StoreUnavailable: it is away)."""
+    """Asks Redis; raises StoreUnavailable."""
     start: Callable[[Question, OnDecided], Admission | None]
-    """The same for who does not wait: what is known at once, or nothing, and then it is told."""
+    """The same with a callback: returns the admission if it is known at once, else None, and calls back later."""
     without_store: Callable[[Question], Admission]
-    """What the configuration says of outages."""
+    """Decides as the configuration says for outages."""
     refetch_keys: Callable[[UnknownKey | KeysUnavailable], Awaitable[None]]
     """Waits a moment for fresh keys of the key set that the error's request needs."""
     may_refetch_keys: Callable[[UnknownKey | KeysUnavailable], bool]
@@ -87,12 +87,12 @@ class RequestServices:
     """Reasons why the service is not ready, and warnings, for `/readyz`."""
 
     def need_store(self) -> None:
-        """Raise StoreUnavailable at once while the circuit breaker is open: nobody is let to wait for Redis."""
+        """Raise StoreUnavailable at once while the circuit breaker is open, without waiting for Redis."""
         if self.is_down():
             raise StoreUnavailable(BREAKER_IS_OPEN, "breaker")
 
     async def decide(self, question: Question) -> Admission:
-        """The one admission, outages included."""
+        """Return the admission, also during an outage."""
         try:
             return await self.ask(question)
         except StoreUnavailable as error:
@@ -105,36 +105,36 @@ class RequestServices:
         self.log_throttle.addresses.report(problem, peer)
 
     def count_failure(self, error: StoreUnavailable) -> None:
-        """Count why Redis did not answer, and have the log tell it once a second."""
+        """Count why Redis did not answer; the log has it once a second."""
         if error.kind:
             self.metrics.count_failure(error.kind)
             self.log_throttle.fail(error.kind, error.reason)
 
 
 class RequestContext:
-    """One request on its way: what the middlewares and the handler tell each other of it."""
+    """The state of one request that the middlewares and the handler share."""
 
-    # No dataclass: there is one per request, and most of this is seldom set.
+    # Not a dataclass: there is one per request, and most attributes are seldom set.
     operation: str = "-"
     reads: str | None = None
     """The request fields that the answer depends on; None: the path decides."""
     tenant: str | None = None
-    """Whose request it is, once its token said so."""
+    """The tenant's name, once its token is known."""
     customer: Tenant | None = None
-    """The same, as configured when it came."""
+    """The tenant, as configured when the request came."""
     operator: str | None = None
-    """Who of the operators asks."""
+    """The operator's name."""
     changed: bool = False
-    """An operator's act: the log tells each."""
+    """Whether the request is an operator's change, which the log always has."""
     client: str | None = None
-    """The client's address as limits count it, once somebody asked."""
+    """The client's address as limits count it; None: not computed yet."""
     capability: str | None = None
-    """One more capability that the request needs, where a handler of an aiohttp application names it."""
+    """One more capability that a handler of an aiohttp application needs."""
     original: tuple[str, str] | None = None
-    """Method and target of the request that a proxy asks about."""
+    """Method and target of the original request of verify."""
     admission: Admission | None = None
     identity: Identity | None = None
-    """Who asks, once admitted."""
+    """The identity, once the request is admitted."""
 
     def __init__(self, services: RequestServices, request_id: str) -> None:
         self.services = services
@@ -143,13 +143,13 @@ class RequestContext:
 
     @property
     def context(self) -> UserContext | None:
-        """Who asks. None before the request is admitted, and where an open route let it in."""
+        """The caller. None before the request is admitted, and on an open route."""
         if self.identity is None or self.customer is None or self.admission is None:
             return None
         return UserContext(self.customer, self.identity, self.admission)
 
     def admitted(self) -> tuple[Identity, Admission]:
-        """Who asks, and what was decided.
+        """Return the identity and the admission.
 
         Raises:
             UnexpectedState: the request was not admitted: the authentication middleware did not see it.

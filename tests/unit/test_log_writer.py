@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from service import log_writer
-from service.log_writer import ATOMIC_BYTES, MAX_WAITING, READER_STANDS_STILL, LogWriter
+from service.log_writer import ATOMIC_BYTES, MAX_WAITING, READER_IS_SLOW, LogWriter
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_reader_that_stands_still_holds_up_nobody_and_costs_bounded_memory(pip
     assert not log.drain(0.01)
     assert log.lost > 0
     assert log.last_loss is not None
-    assert log.last_loss.reason == READER_STANDS_STILL
+    assert log.last_loss.reason == READER_IS_SLOW
     read = 0
     while read < (MAX_WAITING + 1000 - log.lost) * len(line):  # it reads on: what waited arrives, whole
         read += len(os.read(pipe[0], 65536))

@@ -1,1 +1,1 @@
-"""The users' and proxies' API: authentication, forward-auth, envelopes, errors, headers."""
+"""The API of users and proxies: authentication, forward authentication, envelopes, errors, headers."""

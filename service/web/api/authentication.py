@@ -1,4 +1,4 @@
-"""The two middlewares: one maps problems to answers, one authenticates.
+"""The two middlewares: one turns errors into answers, one admits requests.
 
 The authentication's steps are plain functions, called in the contract's order of judgement. It asks the
 one admission, and so is what puts a status back to `logged_in` when a still-valid token is used again.
@@ -47,19 +47,19 @@ log = structlog.get_logger()
 Handler = app_keys.AsyncHandler
 
 FOR_PROGRAMS = frozenset({"logout", "status", "terminate", "verify"})
-"""Operations that are never a page's."""
+"""Operations whose answers are never pages."""
 MOST_OF_A_PATH = 200
-"""Characters of a proxied request's path that the log tells."""
+"""The most characters of a proxied request's path that the log has."""
 
 
 class Middlewares:
-    """The two middlewares over one gate."""
+    """The two middlewares."""
 
     def __init__(self, services: app_keys.RequestServices) -> None:
         self._services = services
 
     def around(self, operation: app_keys.Operation, answer: app_keys.Responder) -> Handler:
-        """A handler of `operation` with both around it, as aiohttp would call it."""
+        """Return a handler of `operation` with both middlewares around it, as aiohttp would call it."""
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             await self.admit(request, operation)
@@ -69,13 +69,13 @@ class Middlewares:
 
     @web.middleware
     async def problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Give every answer its request id and headers, every error its envelope, and tell the log."""
+        """Add request id and headers to every answer, turn every error into an envelope, and write the log."""
         context = request[app_keys.REQUEST_CONTEXT] = self.begin(request)
         try:
             response = await handler(request)
         except web.HTTPRedirection as redirection:
             response = web.Response(status=redirection.status, headers={"location": redirection.headers["location"]})
-        except Exception as error:  # the last line: whatever it is gets an envelope
+        except Exception as error:  # the last resort: every error gets an envelope
             if context.operation not in FOR_PROGRAMS and is_page(request):
                 return self._refuse_page(request, context, error)
             return self.refuse(request, context, error).to_aiohttp()
@@ -83,7 +83,7 @@ class Middlewares:
         return response
 
     def begin(self, request: AnyRequest) -> app_keys.RequestContext:
-        """What `request`'s exchange is to be."""
+        """Return a new context for `request`."""
         return app_keys.RequestContext(self._services, request_id_of(request, self._services.policy.current))
 
     def refuse(self, request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> ApiResponse:
@@ -134,14 +134,14 @@ class Middlewares:
             complete(response, lines)
         try:
             self._observe(request, context, status, code, error)
-        except Exception as mistake:  # the answer holds, whatever becomes of its report
-            with suppress(Exception):  # a log that fails takes no answer with it
+        except Exception as mistake:  # the answer does not depend on its report
+            with suppress(Exception):  # nor on the log
                 log.error("a request was not reported", request_id=context.request_id, exc_info=mistake)
 
     def _observe(
         self, request: AnyRequest, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
     ) -> None:
-        """Count the answer, and log it where it is worth a line."""
+        """Count the answer, and log it if it is worth a line."""
         services, admission = self._services, context.admission
         services.metrics.count_request(context.operation, status)
         if admission is not None and (code or admission.is_remarkable):
@@ -158,7 +158,7 @@ class Middlewares:
 
     @web.middleware
     async def authentication(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Admit the request, or raise what stands in its way. What is no operation passes."""
+        """Admit the request, or raise why not. Requests that are no operation pass."""
         services = self._services
         operation = services.operations.get(handler)
         if operation is not None:
@@ -166,7 +166,7 @@ class Middlewares:
         return await handler(request)
 
     async def admit(self, request: web.Request, operation: app_keys.Operation, capability: str | None = None) -> None:
-        """Ask the one admission, or raise what stands in the request's way.
+        """Admit the request, or raise why not.
 
         Args:
             request: with its `keys.EXCHANGE`.
@@ -198,7 +198,7 @@ class Middlewares:
         *,
         last: bool = False,
     ) -> Question:
-        """What the admission is asked about `request`.
+        """Return the question to the admission about `request`.
 
         Args:
             request: what came.
@@ -256,7 +256,7 @@ class Middlewares:
     def _asked(
         self, headers: MultiMapping[str], repeated: AbstractSet[str], context: app_keys.RequestContext
     ) -> tuple[Tenant | Directory, Unauthenticated | None]:
-        """Whose terms hold: the tenant's, or where the request does not say whose it is, everybody's; and why."""
+        """Return the tenant; if the token names none, the directory with the terms for all, and the error."""
         directory = self._services.policy.current.directory
         try:
             tenant = directory.find(tenant_token(headers, repeated))
@@ -275,7 +275,7 @@ class Middlewares:
         admission: Admission,
         mistake: Exception | None = None,
     ) -> None:
-        """Take note of what was decided, or raise what stands in the request's way; `mistake` comes last."""
+        """Store the decision in the context, or raise why the request is refused; `mistake` comes last."""
         context.admission = admission
         judge(question, admission)
         if mistake is not None:
@@ -284,7 +284,7 @@ class Middlewares:
 
 
 def client_of(request: web.Request) -> str:
-    """The client's address as limits count it, worked out once per request."""
+    """Return the client's address as limits count it, computed once per request."""
     return _client(request, request[app_keys.REQUEST_CONTEXT])
 
 
@@ -301,9 +301,9 @@ class _Refusal(NamedTuple):
 
     problem: Problem
     lines: str
-    """Header lines of its own."""
+    """Further header lines."""
     closes: bool
-    """The connection ends: what follows the request is doubtful."""
+    """Whether the connection ends, because what follows the request cannot be trusted."""
 
 
 def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> _Refusal:
@@ -322,12 +322,12 @@ def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Ex
         lines = f"Retry-After: {retry_s}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):
         lines = line("allow", ", ".join(sorted(error.allowed_methods)))
-    # A bad request of its own, not one that a proxy asks about.
+    # The request itself is bad, not the original request of verify.
     return _Refusal(problem, lines, closes=isinstance(error, web.HTTPBadRequest))
 
 
 def _count_traffic(context: app_keys.RequestContext, admission: Admission, status: int, code: str) -> None:
-    """Count for the charts: transitions, refusals, and what shadow limits would have refused."""
+    """Count transitions, refusals and shadow refusals for the charts."""
     traffic, tenant = context.services.traffic, context.tenant or ""
     if admission.came_from is not None:
         traffic.transition(tenant)
@@ -361,7 +361,7 @@ def _again(
 def _log(
     request: AnyRequest, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
 ) -> None:
-    """One line, unless `server.access_log` asks for none. Tokens and queries are never in it."""
+    """Write a line, unless `server.access_log` is `none`. It never contains tokens or queries."""
     policy = context.services.policy.current
     mode = policy.access_log
     if mode == "none":

@@ -44,7 +44,7 @@ class AddressProblem(StrEnum):
     OTHER_HEADER = "other_header"
     """A trusted proxy sends only the header that `server.client_address` does not name."""
     MALFORMED = "malformed"
-    """The header holds something other than an address at an element that has to be read."""
+    """The header has something other than an address in an element that has to be read."""
 
 
 Report = Callable[[AddressProblem, str], None]
@@ -65,7 +65,7 @@ class ClientAddressRules:
 
 
 def _ignore(problem: AddressProblem, peer: str) -> None:
-    """Report a problem to nobody."""
+    """Ignore a problem."""
 
 
 def client_address(
@@ -133,7 +133,7 @@ def _subject(text: str, ipv6_prefix: int) -> str:
 
 @lru_cache(maxsize=16_384)
 def _parse(text: str) -> Address | None:
-    """Return an address without port or zone; the IPv4 address where an IPv6 one stands for it."""
+    """Return an address without port or zone; the IPv4 address if an IPv6 one represents it."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -144,7 +144,7 @@ def _parse(text: str) -> Address | None:
 
 
 def ipv4_of(network: Network) -> Network:
-    """Return the IPv4 network that an IPv6 one stands for, or else `network` itself.
+    """Return the IPv4 network that an IPv6 one represents, or else `network` itself.
 
     Addresses of such an IPv6 network are compared as IPv4 addresses, so nothing would ever match it.
     """
@@ -185,7 +185,7 @@ def _forwarded(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _node(element: str) -> str:
-    """Return the one `for` of an element, without its port. Quoted values are skipped whole: they may hold anything."""
+    """Return the one `for` of an element, without its port. Quoted values are skipped: they may contain anything."""
     if not _ELEMENT.fullmatch(element):
         return ""
     values = [value for name, value in _PARAMETER.findall(element) if name.lower() == "for"]

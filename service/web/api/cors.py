@@ -20,7 +20,7 @@ _EXPOSED = (
 )
 _PREFLIGHT_MAX_AGE_S = 600
 MOST_ECHOED_FIELDS, MOST_ECHOED_CHARS = 64, 1024
-"""Of what a preflight asks for, where `server.cors_headers` is `*`: an answer is not to be longer than it has to be."""
+"""The most names that are echoed if `server.cors_headers` is `*`, so that an answer stays short."""
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,128}")
 
 
@@ -40,7 +40,7 @@ def cors_lines(request: AnyRequest, origins: frozenset[str]) -> str:
 
 
 async def preflight(request: web.Request) -> web.Response:
-    """Answer whether a browser may send the request it is about to (OPTIONS); 405 where CORS is not configured."""
+    """Answer a preflight: whether the browser may send the request. 405 if CORS is not configured."""
     methods = sorted({route.method for route in _resource(request)} - {hdrs.METH_OPTIONS})
     services = request.app[app_keys.REQUEST_SERVICES]
     policy = services.policy.current

@@ -1,4 +1,4 @@
-"""What a request identifies itself by: the tenant's token, the user's token, an operator's bearer token.
+"""The credentials of a request: the tenant's token, the user's token, an operator's bearer token.
 
 One credential a request. A field that is sent twice, or two tokens that differ, can be read in two ways: what is
 judged here would not be what the API behind a proxy takes. Such a request is refused, whichever of them is good.
@@ -79,7 +79,7 @@ def _one_token(token: str | None, credentials: str) -> str:
     scheme, given = (parts[1].lower(), (parts[2] or "").strip(" \t")) if parts else ("", "")
     if token:
         if not scheme or (scheme == "bearer" and given != token):
-            raise InvalidUserToken("authorization holds something else than x-token")
+            raise InvalidUserToken("authorization has another token than x-token")
         return token
     if scheme == "dpop":
         raise InvalidUserToken("a token that is bound to a key (DPoP)")
@@ -109,7 +109,7 @@ def is_prefetch(headers: MultiMapping[str]) -> bool:
 
 
 def bearer_token(headers: MultiMapping[str]) -> str | None:
-    """Return an operator's token, or that of the metrics; None without one, and where the field is repeated."""
+    """Return an operator's token, or that of the metrics; None: there is none, or the field is repeated."""
     given = headers.getall(hdrs.AUTHORIZATION, ())
     if len(given) != 1:
         return None
@@ -118,5 +118,5 @@ def bearer_token(headers: MultiMapping[str]) -> str | None:
 
 
 def sent_more_than_once(*names: str) -> InvalidRequest:
-    """The error for fields that decide something and are repeated."""
+    """Return the error for fields that may be sent only once and are repeated."""
     return InvalidRequest([(name, "is sent more than once") for name in names])

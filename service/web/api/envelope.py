@@ -24,17 +24,17 @@ REQUEST_ID = istr("x-request-id")
 REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 DONE = '{"success": true}'
-"""The data of what has nothing else to tell."""
+"""The data of an answer that reports only success."""
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 quoted = json.encoder.encode_basestring
 """A string as JSON, quotes included; much faster than an encoder for a whole object."""
 _prefix = ""
-_numbers = count(10**9)  # as many digits for the next nine billion
+_numbers = count(10**9)  # the number of digits stays the same for nine billion
 
 
 def _renew_prefix() -> None:
-    """For this process alone: workers are forked, and must not give the same ids."""
+    """Make a prefix for this process: forked workers must not make the same ids."""
     global _prefix
     _prefix = f"req-{secrets.token_hex(7)}"
 
@@ -44,7 +44,7 @@ os.register_at_fork(after_in_child=_renew_prefix)
 
 
 def request_id_of(request: AnyRequest, policy: Policy) -> str:
-    """The client's request id, where it is sent once, well-formed and no token; else a new one: prefix and number."""
+    """Return the client's request id if it is sent once, well-formed and not a token; otherwise make a new one."""
     given = request.headers.get(REQUEST_ID)
     if (
         given is not None
@@ -57,24 +57,24 @@ def request_id_of(request: AnyRequest, policy: Policy) -> str:
 
 
 def success(request: web.Request, data: Any, status: int = 200, *, latest_ms: int = 0) -> web.Response:
-    """The envelope around `data`. `latest_ms`: the latest past moment in it, by Redis's clock."""
+    """Return the envelope around `data`. `latest_ms`: the latest past moment in it, by Redis's clock."""
     return _answer(request[REQUEST_CONTEXT], "data", _encode(data), status, latest_ms).to_aiohttp()
 
 
 def done(request: web.Request) -> web.Response:
-    """The envelope of what has nothing else to tell."""
+    """Return the envelope of an answer that reports only success."""
     return success_of(request[REQUEST_CONTEXT], DONE).to_aiohttp()
 
 
 def success_of(context: RequestContext, data: str, latest_ms: int = 0) -> ApiResponse:
-    """The envelope around data that is JSON already. `latest_ms`: the latest past moment in it, by Redis's clock."""
+    """Return the envelope around data that is JSON already. `latest_ms`: as in `success`."""
     return _answer(context, "data", data, 200, latest_ms)
 
 
 def failure(
     context: RequestContext, code: str, status: int, message: str, validation: Sequence[tuple[str, str]] = ()
 ) -> ApiResponse:
-    """The envelope around an error; `validation` tells fields and what is wrong with them."""
+    """Return the envelope around an error; `validation` has fields and what is wrong with them."""
     if not validation:
         return _answer(context, "error", _error(code, status, message), status)
     listed = [{"field": field, "message": what} for field, what in validation]
@@ -84,16 +84,16 @@ def failure(
 
 @lru_cache(maxsize=256)
 def _error(code: str, status: int, message: str) -> str:
-    """Written once: a refusal is not to cost more than what it refuses."""
+    """Encode an error once, so that a refusal costs no more than an admission."""
     error = {"message": message, "code": code, "status": status}
     return _encode(error)
 
 
 def _answer(context: RequestContext, kind: str, content: str, status: int, latest_ms: int = 0) -> ApiResponse:
     now_ms = time.time_ns() // 1_000_000
-    if latest_ms > now_ms:  # Redis's clock is ahead: an answer is not older than what it tells has happened
+    if latest_ms > now_ms:  # Redis's clock is ahead: an answer must not be older than the events in it
         now_ms = latest_ms
-    # The request id needs no escaping: its form holds nothing that JSON would escape.
+    # The request id needs no escaping: its pattern allows nothing that JSON escapes.
     # The newline at the end keeps a terminal's prompt on a line of its own.
     text = (
         f'{{"meta": {{"requestId": "{context.request_id}", "timestamp": "{timestamp(now_ms)}"}}, '

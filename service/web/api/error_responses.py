@@ -1,4 +1,4 @@
-"""The one table from errors to answers: section 5 of the contract."""
+"""The table that maps errors to codes and statuses."""
 
 import errno
 from typing import NamedTuple
@@ -42,11 +42,11 @@ CODES = {
     "BAD_REQUEST": 400,
     "INTERNAL_SERVER": 500,
 }
-"""Code → status, of all that there are."""
+"""Code → status, for all codes."""
 
 
 class Problem(NamedTuple):
-    """What is told instead of what was asked."""
+    """An error as the client gets it."""
 
     code: str
     status: int
@@ -58,14 +58,14 @@ INTERNAL = Problem("INTERNAL_SERVER", 500, errors.DomainError.message)
 
 
 def problem_of(error: Exception) -> Problem:
-    """What to tell of `error`. A 5xx never carries an exception's text, except what UNEXPECTED_STATE says itself."""
+    """Return what the client gets for `error`. Of the 5xx, only UNEXPECTED_STATE has a text of its own."""
     if isinstance(error, errors.DomainError):
         for kind in type(error).__mro__:
             if kind in _TABLE:
                 code, status = _TABLE[kind]
                 return Problem(code, status, str(error))
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        error = web.HTTPNotFound()  # a static file by a name that no file can have
+        error = web.HTTPNotFound()  # a static file with a name that no file can have
     if isinstance(error, web.HTTPException) and error.status < 500:
         code, message = _HTTP.get(error.status, (BAD_REQUEST.code, BAD_REQUEST.message))
         return Problem(code, error.status if error.status in _HTTP else BAD_REQUEST.status, message)

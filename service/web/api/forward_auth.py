@@ -1,4 +1,4 @@
-"""`/auth/verify`: what a proxy asks about each request of the deployment, in the words of each proxy.
+"""Forward authentication at `/auth/verify`, with a profile for each proxy.
 
 Where the original request is told, and what the proxy makes of an answer, differs. Who tells it is believed only
 as one of `server.trusted_proxies`.
@@ -31,7 +31,7 @@ NGINX = f"{ROOT}/nginx"
 ENVOY = f"{ROOT}/envoy"
 
 ADMITTED = "x-auth-admitted: 1\r\n"
-"""The header line of an admission, on an open route too, and of no other answer of the service.
+"""The header line of an admission, on an open route too. No other answer of the service has it.
 
 A status alone does not tell a proxy who answered: something else at that address may say 200 as well.
 """
@@ -50,7 +50,7 @@ class OriginalFields:
     target: istr
 
     def __call__(self, request: AnyRequest) -> tuple[str, str]:
-        """Read it.
+        """Return the method and the target.
 
         Raises:
             UnreadableRequest: it is not there.
@@ -67,7 +67,7 @@ FORWARDED = OriginalFields(istr("x-forwarded-method"), istr("x-forwarded-uri"))
 
 
 def either(request: AnyRequest) -> tuple[str, str]:
-    """For a proxy that is not known: what one pair tells or the other. Where they differ, one is the client's."""
+    """Read either pair of fields, for an unknown proxy. If both are sent and differ, one comes from the client."""
     found = [one(request) for one in (ORIGINAL, FORWARDED) if {one.method, one.target} & request.headers.keys()]
     if not found:
         raise UnreadableRequest("neither X-Original-Method and -URI nor X-Forwarded-Method and -Uri are sent")
@@ -77,32 +77,32 @@ def either(request: AnyRequest) -> tuple[str, str]:
 
 
 def the_rest(request: AnyRequest) -> tuple[str, str]:
-    """For a proxy that sends the request's own method, and its target behind ours (Envoy's `path_prefix`).
+    """Read the request's own method, and the target after the prefix (Envoy's `path_prefix`).
 
     Raises:
         UnreadableRequest: the target does not follow our prefix as it is written.
     """
-    if not request.raw_path.startswith(ENVOY):  # in absolute form, or with our own part of it encoded
+    if not request.raw_path.startswith(ENVOY):  # in absolute form, or with an encoded prefix
         raise UnreadableRequest(f"the path of the request does not begin with {ENVOY}")
     return request.method, request.raw_path[len(ENVOY) :] or "/"
 
 
 def from_a_proxy(read: Callable[[AnyRequest], tuple[str, str]]) -> app_keys.Original:
-    """`read`, of a trusted proxy's request alone."""
+    """Return `read` with a check that the peer is a trusted proxy."""
 
     def original(request: AnyRequest, rules: ClientAddressRules) -> tuple[str, str]:
         if not is_proxy(request.remote, rules):
-            raise UnreadableRequest("who asks is not one of server.trusted_proxies")
+            raise UnreadableRequest("the peer is not one of server.trusted_proxies")
         method, target = read(request)
         if method not in _USUAL and not _METHOD.fullmatch(method):
-            raise UnreadableRequest("the original method is none")
+            raise UnreadableRequest("the original method is not a method")
         return method, target
 
     return original
 
 
 def check_repeated(repeated: AbstractSet[str]) -> None:
-    """Check that no field which describes the original request is sent twice: one of the two is the client's.
+    """Check that no field of the original request is repeated: one of the two would come from the client.
 
     Raises:
         InvalidRequest: one is; names all that are.
@@ -117,7 +117,7 @@ _FORWARDED_ONCE = frozenset({"x-forwarded-method", "x-forwarded-uri", "x-forward
 def _profile(
     read: Callable[[AnyRequest], tuple[str, str]], *fields: OriginalFields
 ) -> tuple[app_keys.AsyncHandler, app_keys.Operation]:
-    """A handler of its own for each profile: by it the authentication knows where the original request is told."""
+    """Return a handler and an operation for one profile. The authentication finds the operation by the handler."""
 
     async def verify(request: web.Request) -> web.StreamResponse:
         return verified(request, request[app_keys.REQUEST_CONTEXT]).to_aiohttp()
@@ -127,8 +127,8 @@ def _profile(
 
 
 def verified(request: AnyRequest, context: app_keys.RequestContext) -> ApiResponse:
-    """Say who asks, for the backend; an open route's request is nobody's."""
-    # Caddy leaves the body of a 200 unread and then closes the connection: each question would cost a new one.
+    """Answer an admitted request with the identity for the API; a request on an open route has none."""
+    # Caddy leaves the body of a 200 unread and closes the connection: each request would need a new one.
     minimal = request.headers.get(PREFER) == "return=minimal"  # RFC 7240, section 4.2
     answer = ApiResponse(200, b"") if minimal else success_of(context, DONE)
     answer.lines = ADMITTED
@@ -145,11 +145,11 @@ PROFILES = {
     f"{ROOT}/caddy": _profile(FORWARDED, FORWARDED),
     ENVOY: _profile(the_rest),
 }
-"""Path → what answers it, and what it is to the admission."""
+"""Path → its handler, and its operation."""
 
 
 def identity_lines(identity: Identity, admission: Admission) -> str:
-    """Who asks, in header lines for the backend: `x-auth-*`."""
+    """Return the identity as header lines for the API: `x-auth-*`."""
     session = admission.session
     lines = (
         f"x-auth-tenant: {identity.tenant}\r\nx-auth-user: {escaped(identity.user)}\r\n"
@@ -158,17 +158,17 @@ def identity_lines(identity: Identity, admission: Admission) -> str:
     if session is not None:
         return f"{lines}x-auth-status: {session.status}\r\n"
     if "sessions" in admission.degraded:
-        return lines  # not known without Redis, and nothing is made up
+        return lines  # the status is not known without Redis
     return f"{lines}x-auth-status: none\r\n"
 
 
 def escaped(user: str) -> str:
-    """A user's id as a header field: percent-encoded but for visible ASCII. Spaces at a field's end would be lost."""
+    """Return a user's id for a header field: everything but visible ASCII is percent-encoded."""
     return user if _AS_IT_IS.fullmatch(user) else quote(user, safe=_VISIBLE)
 
 
 def translate(request: AnyRequest, response: AnyResponse) -> None:
-    """Put a refusal in nginx's words: `auth_request` makes a 500 of whatever is not 2xx, 401 or 403.
+    """Adapt a refusal to nginx: `auth_request` turns everything but 2xx, 401 and 403 into a 500.
 
     The real status, and the body, which nginx drops, travel in header fields (nginx, `error_page` and `return`).
     """

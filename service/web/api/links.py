@@ -16,7 +16,7 @@ LINKS = {
     "readiness": "/readyz",
     "metrics": "/metrics",
 }
-"""What the service has, by name."""
+"""Name → path."""
 
 
 async def start_page(request: web.Request) -> web.StreamResponse:

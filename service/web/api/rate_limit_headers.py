@@ -10,11 +10,11 @@ from service.core.admission import Admission
 from service.core.limits import Limit
 
 UNAVAILABLE_RETRY_S = 1
-"""What a 503 asks to wait: the service notices within a second that Redis is back."""
+"""`Retry-After` of a 503: the service notices within a second that Redis is back."""
 
 
 def limit_lines(admission: Admission, status: int) -> str:
-    """What `admission` says of limits in the headers of an answer with `status`: lines, each ended."""
+    """Return the header lines about limits for an answer with `status`."""
     lines = f"x-degraded: {', '.join(admission.degraded)}\r\n" if admission.degraded else ""
     if status == 503:
         return lines
@@ -45,6 +45,6 @@ def limit_lines(admission: Admission, status: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _constants(limit: Limit) -> tuple[str, str, str]:
-    """Its policy, its state up to the numbers that change, and a line."""
+    """Return the constant parts: the policy, the state up to the numbers, and the line of the limit."""
     name, requests = limit.name, limit.requests
     return f'"{name}";q={requests};w={limit.window_s}', f'"{name}";r=', f"X-RateLimit-Limit: {requests}\r\n"

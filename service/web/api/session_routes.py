@@ -1,4 +1,4 @@
-"""`/auth/*`: what a user's client asks."""
+"""Handlers of `/auth/logout`, `/auth/status` and `/auth/terminate`."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,7 +22,7 @@ async def logout(request: web.Request) -> web.StreamResponse:
 
 
 def logged_out(_: AnyRequest, context: RequestContext) -> ApiResponse:
-    """Say that the status is `logged_out`: the admission has made it so, or this is not reached."""
+    """Answer success: the admission has set the status to `logged_out`."""
     context.admitted()
     return success_of(context, DONE)
 
@@ -33,18 +33,18 @@ async def status(request: web.Request) -> web.StreamResponse:
 
 
 def session_status(_: AnyRequest, context: RequestContext) -> ApiResponse:
-    """Where the user stands after this request."""
+    """Answer with the user's session after this request."""
     identity, admission = context.admitted()
     if admission.session is not None:
         return success_of(context, *_session_json(identity.tenant, admission.session))
-    # Without Redis nothing is known but the token, and nothing is made up; otherwise only x-passive gets here.
+    # Without Redis only the token is known. With it, only a passive request of an unknown user gets here.
     status, expires_ms = (None, identity.expires_ms) if "sessions" in admission.degraded else (Status.NONE, None)
     return success_of(context, _data(identity.tenant, identity.user, status, None, (None, None, expires_ms)))
 
 
 @lru_cache(maxsize=MOST_SESSIONS)
 def _session_json(tenant: str, session: Session) -> tuple[str, int]:
-    """A session as JSON, and the latest moment in it that has passed."""
+    """Return a session as JSON, and the latest past moment in it."""
     times_ms = session.since_ms, session.seen_ms, session.expires_ms
     data = _data(tenant, session.user, session.status, session.previous, times_ms)
     return data, session.changed_ms
@@ -53,7 +53,7 @@ def _session_json(tenant: str, session: Session) -> tuple[str, int]:
 def _data(
     tenant: str, user: str, status: Status | None, previous: Status | None, times_ms: Iterable[int | None]
 ) -> str:
-    # Written out, member by member: this is asked at the full rate of the deployment.
+    # Formatted member by member: an encoder would cost more, and this runs for each request.
     since, seen, expires = map(quoted_timestamp, times_ms)
     return (
         f'{{"tenant": "{tenant}", "userId": {quoted(user)}, "status": {_quoted(status)}, '
@@ -66,13 +66,13 @@ def _quoted(status: Status | None) -> str:
 
 
 async def ending(request: web.Request, terms: Terms) -> Terms:
-    """On what terms a user ends its own account: `soft` suspends it, `hard` terminates it."""
+    """Return the terms for ending one's own account: `soft` suspends it, `hard` terminates it."""
     body = await read_body(request, TerminateBody)
     cause = Cause.OWN_SUSPEND if body.strategy == "soft" else Cause.OWN_TERMINATE
     return replace(terms, cause=cause, reason=body.reason)
 
 
 async def terminate(request: web.Request) -> web.StreamResponse:
-    """Say that the account is ended: the admission has done it, or this is not reached."""
+    """Answer success: the admission has ended the account."""
     request[REQUEST_CONTEXT].admitted()
     return success(request, {"success": True}, status=201)
