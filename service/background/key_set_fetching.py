@@ -14,7 +14,7 @@ TIMEOUT_S = 5.0
 MAX_BYTES = 1024 * 1024
 MAX_REDIRECTS = 3
 MIN_AGE_S, MAX_AGE_S = 60.0, 3600.0
-"""What `Cache-Control: max-age` is held to."""
+"""The bounds of `Cache-Control: max-age`, in seconds."""
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
 
 

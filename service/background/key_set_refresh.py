@@ -35,7 +35,7 @@ WITHOUT_KEYS_S = 0.5
 WAIT_S = 1.0
 """How long a request waits for the keys."""
 MAX_AGE_S = 86_400.0
-MAX_TOLD = 1000
+MAX_LOGGED = 1000
 """How many sentences about keys that are not used are remembered, so that each is logged once."""
 
 
@@ -69,7 +69,7 @@ class _Remote:
     fetch: asyncio.Task[None] | None = field(default=None, repr=False)
     again: bool = False
     """Fetch once more as soon as the fetch that is under way has ended."""
-    told: set[str] = field(default_factory=set, repr=False)
+    logged: set[str] = field(default_factory=set, repr=False)
     """What the log already says about keys of this set."""
 
     @property
@@ -79,16 +79,16 @@ class _Remote:
         return RemoteKeys.STALE if self.failure else RemoteKeys.CURRENT
 
     def hand_over(self) -> None:
-        """Give the ring what holds now."""
+        """Give the ring its current keys."""
         self.ring.replace_remote(self.keys, self.state)
 
-    def untold(self, sentences: tuple[str, ...]) -> Iterator[str]:
+    def not_logged(self, sentences: tuple[str, ...]) -> Iterator[str]:
         """Yield those that the log does not say yet."""
-        if len(self.told) > MAX_TOLD:
-            self.told.clear()
+        if len(self.logged) > MAX_LOGGED:
+            self.logged.clear()
         for sentence in sentences:
-            if sentence not in self.told:
-                self.told.add(sentence)
+            if sentence not in self.logged:
+                self.logged.add(sentence)
                 yield sentence
 
 
@@ -255,9 +255,9 @@ class RemoteKeySets:
         remote.keys, remote.raw = found.keys, raw
         write = log.info if found.keys else log.warning
         write("jwks fetched", tenant=tenant, keys=[_described(key) for key in found.keys])
-        for sentence in remote.untold(found.skipped):
+        for sentence in remote.not_logged(found.skipped):
             log.warning("jwks key not used", tenant=tenant, reason=sentence)
-        for sentence in remote.untold(found.undecided):
+        for sentence in remote.not_logged(found.undecided):
             one = "if the issuer signs with one of these, set it: algorithms: [RS256]"
             log.warning("jwks key without alg", tenant=tenant, reason=f"{sentence} are accepted; {one}")
 
