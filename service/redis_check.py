@@ -10,7 +10,8 @@ from service.store.connection.calls import AWAY
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.clocks import ClockComparison
 from service.store.connection.server_check import ServerCheck
-from service.store.embedded.server import EmbeddedError, chosen
+from service.store.embedded.server import EmbeddedError, chosen, folder_of
+from service.store.namespace import use_namespace
 
 
 def check_redis(settings: Settings, path: Path) -> tuple[list[str], list[str]]:
@@ -24,7 +25,8 @@ def check_redis(settings: Settings, path: Path) -> tuple[list[str], list[str]]:
         Why the service would not be ready, and what operators should know.
     """
     if settings.redis.url == "embedded":
-        return _embedded(path.resolve().parent / "var" / "redis")
+        return _embedded(folder_of(path, settings.redis.namespace))
+    use_namespace(settings.redis.namespace)
     return asyncio.run(_asked(settings))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from service.config.settings import Settings
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
+from service.store.namespace import use_namespace
 from service.store.sessions.repair import Repair, report
 
 TIMEOUT_S = 10.0
@@ -28,6 +29,7 @@ def repair(settings: Settings, path: Path) -> list[str]:
         StoreUnavailable: Redis did not answer. What was mended stays so; running it again goes on.
         EmbeddedError: no server of this machine can read the embedded data.
     """
+    use_namespace(settings.redis.namespace)
     with _url_of(settings, path) as url:
         return asyncio.run(_repaired(url, settings)) if url else ["there is no Redis server: nothing to repair"]
 
@@ -45,7 +47,7 @@ async def _repaired(url: str, settings: Settings) -> list[str]:
 @contextmanager
 def _url_of(settings: Settings, path: Path) -> Iterator[str | None]:
     """Yield the URL of the configured Redis. The embedded server is started unless a running service has it."""
-    folder = path.resolve().parent / "var" / "redis"
+    folder = server.folder_of(path, settings.redis.namespace)
     if settings.redis.url != "embedded":
         yield settings.redis.url
     elif (url := server.url_of_running(folder)) is not None:

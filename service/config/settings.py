@@ -102,6 +102,7 @@ class Redis(_Section):
 
     url: str = "embedded"
     url_file: UrlFromFile | None = None
+    namespace: str = Field("rc", pattern=r"^[A-Za-z0-9_-]{1,32}$")
     timeout: float = Field(0.25, gt=0, le=60)
     allow_eviction: bool = False
     tls: Tls = Tls()

@@ -31,7 +31,8 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:probe` | string | nothing: whether Redis takes writes | TTL: 1 s |
 | `rc:probe:{N}` | string | the same on a Cluster, of one node: a key of a slot that it owns | TTL: 1 s |
 
-`{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
+`rc` is `redis.namespace`, the prefix of every key and channel: deployments with different ones do not see each other on
+one server. `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
 Not ended by the service: what an operator decided without an end (`suspended`, `terminated`, an untimed
 restriction, revoked tokens, a limit set over the configuration's); it stays until an operator lifts it.
 """
@@ -50,14 +51,39 @@ PROBE_MS = 1000
 LEASE_MS = 15_000
 """How long a lease is held that nobody renews."""
 
-TENANTS = "rc:tenants"
-SWEEPER = "rc:sweeper"
-PROBE = "rc:probe"
-LIBRARIES = "rc:libraries"
-WINDOWS = "rc:windows"
-ADOPTED = "rc:adopted"
-CACHE_CHANNEL = "rc:pushes"
-EVENT_CHANNEL = "rc:news"
+DEFAULT_NAMESPACE = "rc"
+
+
+class Names:
+    """The namespace, and the keys and channels of a whole deployment. There is one in a process (`namespace.py`)."""
+
+    namespace: str
+    tenants: str
+    sweeper: str
+    probe: str
+    libraries: str
+    windows: str
+    adopted: str
+    cache_channel: str
+    event_channel: str
+
+    def __init__(self, namespace: str = DEFAULT_NAMESPACE) -> None:
+        self.become(namespace)
+
+    def become(self, namespace: str) -> None:
+        """Name everything within `namespace` from now on."""
+        self.namespace = namespace
+        self.tenants = f"{namespace}:tenants"
+        self.sweeper = f"{namespace}:sweeper"
+        self.probe = f"{namespace}:probe"
+        self.libraries = f"{namespace}:libraries"
+        self.windows = f"{namespace}:windows"
+        self.adopted = f"{namespace}:adopted"
+        self.cache_channel = f"{namespace}:pushes"
+        self.event_channel = f"{namespace}:news"
+        keys_of.cache_clear()
+
+
 ANY_USER, REVOKED, REVOKED_SKEW, ANY_REVOKED = "*", "<", "<+", "<*"
 """Fields of a hash of rules that no capability can be called (`lua/rules.lua`)."""
 NO_TENANT = "?"
@@ -66,7 +92,7 @@ NO_TENANT = "?"
 
 def cluster_probe(number: int) -> str:
     """A probe's key in the slot of the hash tag `{number}`; different numbers spread over all slots."""
-    return f"{PROBE}:{{{number}}}"
+    return f"{NAMES.probe}:{{{number}}}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,17 +145,17 @@ class TenantKeys:
 
 def keys_of_tenants() -> str:
     """A pattern for SCAN that all keys of tenants match."""
-    return "rc:{*}:*"
+    return f"{NAMES.namespace}:{{*}}:*"
 
 
 def rules_of_users() -> str:
     """A pattern for SCAN that what is set for users matches, of all tenants."""
-    return "rc:{*}:rules:*"
+    return f"{NAMES.namespace}:{{*}}:rules:*"
 
 
 def windows_of(tenant: str | None) -> str:
     """A pattern for SCAN that the windows of `tenant` match, or of all tenants; and some other keys."""
-    return f"rc:{{{'*' if tenant is None else _literally(tenant)}}}:w:*"
+    return f"{NAMES.namespace}:{{{'*' if tenant is None else _literally(tenant)}}}:w:*"
 
 
 def _literally(text: str) -> str:
@@ -139,16 +165,16 @@ def _literally(text: str) -> str:
 def limit_of_window(key: str) -> tuple[str, str] | None:
     """Tenant and limit of a window's key; None for any other key."""
     found = _WINDOW.match(key)
-    return found and (found[1], found[2])
+    return (found[2], found[3]) if found and found[1] == NAMES.namespace else None
 
 
-_WINDOW = re.compile(r"rc:\{([^{}]+)\}:w:([^:]+):")
+_WINDOW = re.compile(r"([\w-]+):\{([^{}]+)\}:w:([^:]+):")
 
 
 @lru_cache(maxsize=4096)
 def keys_of(tenant: str) -> TenantKeys:
     """The keys of `tenant`."""
-    tag = f"rc:{{{tenant}}}:"
+    tag = f"{NAMES.namespace}:{{{tenant}}}:"
     by_status: dict[Status, str] = {status: f"{tag}by:{status.value}" for status in RECORDED}
     expiring, ending, events = f"{tag}expiring", f"{tag}ending", f"{tag}events"
     shared = (*by_status.values(), expiring, ending, events)
@@ -156,3 +182,6 @@ def keys_of(tenant: str) -> TenantKeys:
     return TenantKeys(
         tag, by_status, expiring, ending, events, timed, webhook_states, rules=f"{tag}rules", shared=shared
     )
+
+
+NAMES = Names()

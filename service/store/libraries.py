@@ -14,8 +14,8 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
 
 from service.store.connection.calls import redis_call, run
-from service.store.keyspace import LIBRARIES
-from service.store.scripts import LIBRARY, LIBRARY_PREFIX
+from service.store.keyspace import NAMES
+from service.store.scripts import LIBRARY, is_library, library_prefix
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class Libraries:
         nodes = await self._nodes()
         held = [await self._held_by(**at) for at in nodes]
         others = sorted({name for names in held for name in names} - {LIBRARY.name})
-        unused = await run(self._client, "use", [LIBRARIES], [UNUSED_MS, LIBRARY.name, *others])
+        unused = await run(self._client, "use", [NAMES.libraries], [UNUSED_MS, LIBRARY.name, *others])
         for raw in unused:
             for names, at in zip(held, nodes, strict=True):
                 if (name := raw.decode()) in names:
@@ -63,8 +63,8 @@ class Libraries:
 
     async def _held_by(self, **at: Any) -> frozenset[str]:
         """The libraries of any version of this service that a node has."""
-        listed = await self._client.execute_command("FUNCTION LIST", "LIBRARYNAME", f"{LIBRARY_PREFIX}*", **at)
-        return frozenset(name_of(entry) for entry in listed)
+        listed = await self._client.execute_command("FUNCTION LIST", "LIBRARYNAME", f"{library_prefix()}*", **at)
+        return frozenset(name for entry in listed if is_library(name := name_of(entry)))
 
 
 def name_of(entry: Any) -> str:

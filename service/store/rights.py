@@ -8,17 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from service.store.connection.failovers import CHANNELS
-from service.store.keyspace import (
-    ADOPTED,
-    CACHE_CHANNEL,
-    EVENT_CHANNEL,
-    NO_TENANT,
-    PROBE,
-    SWEEPER,
-    TENANTS,
-    WINDOWS,
-    keys_of,
-)
+from service.store.keyspace import DEFAULT_NAMESPACE, NAMES, NO_TENANT, keys_of
 
 CLIENT_COMMANDS = (
     "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HMGET", "HSET", "MGET", "PERSIST", "PUBLISH", "SADD",
@@ -86,19 +76,29 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
     Args:
         scripts: the commands of each.
     """
-    asked: list[tuple[str, ...]] = [("TIME",), ("PING",), ("FCALL", "", "1", SAMPLE)]
+    sample = sample_key()
+    asked: list[tuple[str, ...]] = [("TIME",), ("PING",), ("FCALL", "", "1", sample)]
     asked += [("FUNCTION", "LOAD", ""), ("FUNCTION", "LIST"), ("FUNCTION", "DELETE", "")]
     about_keys = {*CLIENT_COMMANDS, *(command for of in scripts for command in of)} - KEYLESS
-    asked += [(*command.split("|"), SAMPLE) for command in sorted(about_keys)]
+    asked += [(*command.split("|"), sample) for command in sorted(about_keys)]
     # Keys that belong to no tenant, each with the least of what is done to it.
-    asked += [("SADD", TENANTS), ("SET", SWEEPER), ("SET", PROBE), ("GET", WINDOWS), ("SET", WINDOWS), ("SET", ADOPTED)]
-    for channel in (EVENT_CHANNEL, CACHE_CHANNEL):
+    asked += [
+        ("SADD", NAMES.tenants),
+        ("SET", NAMES.sweeper),
+        ("SET", NAMES.probe),
+        ("GET", NAMES.windows),
+        ("SET", NAMES.windows),
+        ("SET", NAMES.adopted),
+    ]
+    for channel in (NAMES.event_channel, NAMES.cache_channel):
         asked += [("PUBLISH", channel), ("SUBSCRIBE", channel)]
     return asked
 
 
-SAMPLE = f"{keys_of(NO_TENANT).tag}rights"
-"""Stands for the keys of tenants; it is never written."""
+def sample_key() -> str:
+    """Return a key that stands for those of tenants; it is never written."""
+    return f"{keys_of(NO_TENANT).tag}rights"
+
 
 DEPLOYMENTS: dict[str, tuple[str, ...]] = {
     "single": (),
@@ -112,15 +112,16 @@ SENTINEL_COMMANDS = (
 """What the Sentinels are asked, which have users of their own."""
 
 
-def least_acl(scripts: Iterable[Collection[str]], deployment: str) -> list[str]:
+def least_acl(scripts: Iterable[Collection[str]], deployment: str, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
     """The rules of the least ACL for the service's user on a server: keys, channels, commands.
 
     Args:
         scripts: the commands of each.
         deployment: one of `DEPLOYMENTS`.
+        namespace: `redis.namespace`.
     """
     commands = {*SERVICE_COMMANDS, *CLIENT_COMMANDS, *DEPLOYMENTS[deployment], *(one for of in scripts for one in of)}
-    return ["resetkeys", f"~{PREFIX}:*", "resetchannels", f"&{PREFIX}:*", "-@all", *_allowed(commands)]
+    return ["resetkeys", f"~{namespace}:*", "resetchannels", f"&{namespace}:*", "-@all", *_allowed(commands)]
 
 
 def least_sentinel_acl() -> list[str]:
@@ -131,7 +132,3 @@ def least_sentinel_acl() -> list[str]:
 
 def _allowed(commands: Iterable[str]) -> list[str]:
     return [f"+{command.lower()}" for command in sorted(commands)]
-
-
-PREFIX = TENANTS.partition(":")[0]
-"""The namespace of all keys and channels."""

@@ -6,6 +6,7 @@ the hash of its text, so that different versions of the service can use one serv
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +16,10 @@ from service.core.sessions import MOST_SESSIONS, TRANSITIONS, Refusal, Session, 
 from service.store.keyspace import (
     ANY_REVOKED,
     ANY_USER,
-    CACHE_CHANNEL,
-    EVENT_CHANNEL,
+    DEFAULT_NAMESPACE,
     EVENTS_CAP,
     LEASE_MS,
+    NAMES,
     REVOKED,
     REVOKED_SKEW,
 )
@@ -84,7 +85,7 @@ def _preamble() -> str:
         f"local EVENTS_CAP, LONGEST_LEASE_MS = {EVENTS_CAP}, {LEASE_MS}",
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
         f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
-        f"local NEWS, PUSHES = '{EVENT_CHANNEL}', '{CACHE_CHANNEL}'",
+        f"local NEWS, PUSHES = '{NAMES.event_channel}', '{NAMES.cache_channel}'",
         # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
         "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true, NOPERM = true }",
     )
@@ -122,7 +123,7 @@ def _verb(name: str, shared: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def build(change: Callable[[str], str] = lambda text: text) -> Library:
-    """Make the library.
+    """Make the library for the namespace that is in use.
 
     Args:
         change: is applied to the whole text, before it gets the names that depend on it.
@@ -131,7 +132,7 @@ def build(change: Callable[[str], str] = lambda text: text) -> Library:
     verbs = {name: _verb(name, shared) for name in _VERBS}
     text = change("\n".join([_preamble(), *shared, *(part for part, _ in verbs.values()), ""]))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    name = f"{LIBRARY_PREFIX}{digest}"
+    name = f"{library_prefix()}{digest}"
     functions = [function for verb in _VERBS for function in _FLAGS.get(verb, {verb: ()})]
     return Library(
         name,
@@ -141,8 +142,21 @@ def build(change: Callable[[str], str] = lambda text: text) -> Library:
     )
 
 
-LIBRARY_PREFIX = "rollcall_"
-"""What the name of every version's library begins with."""
+def library_prefix() -> str:
+    """Return what the name of every version's library begins with, before the hash of its text.
+
+    A namespace has libraries of its own: its workers note which are in use, and delete the others.
+    """
+    namespace = NAMES.namespace
+    own = "" if namespace == DEFAULT_NAMESPACE else f"{hashlib.sha256(namespace.encode()).hexdigest()[:8]}_"
+    return f"rollcall_{own}"
+
+
+def is_library(name: str) -> bool:
+    """Return whether `name` is that of a library of this namespace, of any version."""
+    return re.fullmatch(f"{library_prefix()}[0-9a-f]{{16}}", name) is not None
+
+
 _PREFIX, _HASH = "rc_", "HASH_OF_THE_LIBRARY"
 _SHARED = ("record", "window", "rules")
 _VERBS = (
@@ -173,3 +187,9 @@ where it would only read: then the `_reading` one is called. What frees memory m
 
 LIBRARY = build()
 """The library of this version; read at import, so that no request waits for the disk."""
+
+
+def rebuild() -> None:
+    """Make the library anew, for another namespace."""
+    made = build()
+    LIBRARY.name, LIBRARY.text, LIBRARY.functions = made.name, made.text, made.functions

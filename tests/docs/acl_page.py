@@ -15,7 +15,8 @@ The service needs the rights below in Redis or Valkey, and no others. Each block
 `ACL SETUSER` takes the same words without `user`. Replace `PASSWORD`, and name user and password in `redis.url`:
 `redis://rollcall:PASSWORD@host:6379`.
 
-- The user can reach only keys and channels that begin with `rc:`, so that a server can be shared.
+- The user can reach only keys and channels that begin with `rc:`, so that a server can be shared. With another
+  `redis.namespace` write that in place of `rc` in `~rc:*` and `&rc:*`.
 - Redis refuses `FLUSHALL`, `KEYS`, `CONFIG` and every other command that is not named.
 - `INFO` is for the `maxmemory-policy`. Without it the service works, and `/readyz` warns that the policy is unknown.
 - `HELLO` and `AUTH` need no rule: Redis always allows them.

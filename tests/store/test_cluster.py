@@ -13,7 +13,7 @@ from service.store.connection.cluster_topology import SLOTS, ClusterTopology
 from service.store.connection.pipeline import CONNECT_S
 from service.store.connection.router import NodeRouter
 from service.store.events.subscriber import EventSubscriber
-from service.store.keyspace import EVENT_CHANNEL, SWEEPER
+from service.store.keyspace import NAMES
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules
 from tests.deployments import Cluster, redis_cluster
 from tests.store.making import ask_about, now_ms
@@ -151,7 +151,7 @@ def breaking(request: pytest.FixtureRequest) -> Iterator[Breaking]:
         yield Breaking(made, request.param)
 
 
-@pytest.mark.parametrize("breaking", [SWEEPER], indirect=True)
+@pytest.mark.parametrize("breaking", [NAMES.sweeper], indirect=True)
 async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away(breaking: Breaking) -> None:
     access = RedisAccess.by_url(breaking.url, TlsFiles())
     ways = access.router(timeout_s=0.25)
@@ -179,7 +179,7 @@ async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away
     await access.close()
 
 
-@pytest.mark.parametrize("breaking", [EVENT_CHANNEL], indirect=True)
+@pytest.mark.parametrize("breaking", [NAMES.event_channel], indirect=True)
 async def test_events_arrive_although_the_node_with_the_channels_slot_is_away(breaking: Breaking) -> None:
     access = RedisAccess.by_url(breaking.url, TlsFiles())
     ways = access.router(timeout_s=0.25)

@@ -17,7 +17,7 @@ from service.store.connection.server_check import ServerCheck
 from service.store.events.stream import Events
 from service.store.events.traffic_statistics import TrafficStatistics
 from service.store.events.webhook_state import RedisWebhookStates
-from service.store.keyspace import EVENTS_TTL_MS, PROBE, SWEEPER, keys_of
+from service.store.keyspace import EVENTS_TTL_MS, NAMES, keys_of
 from service.store.leases import Leases
 from service.store.sessions.expired_rules import Tidier
 from service.store.sessions.operator_actions import RedisOperatorActions
@@ -27,7 +27,7 @@ from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
 BY = Author("root")
 KEYS = keys_of("acme")
 LIMIT = Limit("some", Per.IP, 1000, 3600)
-MAY_BE_EVICTED = ("rc:{acme}:w:", "rc:{acme}:pulse:", "rc:{acme}:refused:", "rc:{acme}:sampled:", PROBE)
+MAY_BE_EVICTED = ("rc:{acme}:w:", "rc:{acme}:pulse:", "rc:{acme}:refused:", "rc:{acme}:sampled:", NAMES.probe)
 """What a server with maxmemory-policy volatile-* may forget: windows, charts and samples."""
 
 
@@ -60,7 +60,7 @@ async def everything(access: RedisAccess, admissions: Admissions) -> None:
     await acts.revoke("acme", "dave", BY)
     await hooks.hold("acme", "audit")
     await hooks.delivered("acme", "audit", "1-1")
-    await Leases(access.client).hold(SWEEPER)
+    await Leases(access.client).hold(NAMES.sweeper)
     beat = TrafficSample(transitions=1)
     beat.refusals[Refused("X", "y", "z")] = 1
     await TrafficStatistics(access.client).pour("acme", beat)
@@ -100,7 +100,7 @@ async def test_a_server_that_evicts_what_has_a_ttl_still_has_what_operators_set_
     assert restricted.restricted == "pay"
     assert (await RedisWebhookStates(evicting.client).state("acme", "audit")).cursor == "1-1"
     assert len(await Events(evicting.client).latest("acme", most=20)) >= 7
-    assert not await Leases(evicting.client).hold(SWEEPER), "and nobody else holds the lease"
+    assert not await Leases(evicting.client).hold(NAMES.sweeper), "and nobody else holds the lease"
     await admissions.close()
     await ways.close()
 

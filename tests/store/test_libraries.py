@@ -14,7 +14,7 @@ from service.core.sessions import Cause, Status
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.calls import run
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.store.keyspace import LIBRARIES, keys_of
+from service.store.keyspace import NAMES, keys_of
 from service.store.libraries import EVERY_S, UNUSED_MS, Libraries, name_of
 from service.store.scripts import LIBRARY, build
 from service.store.sessions.operator_actions import RedisOperatorActions
@@ -98,11 +98,11 @@ async def test_a_library_that_no_worker_has_used_for_a_day_is_deleted_and_a_live
     clock = Clock()
     ours = Libraries(access.client, clock)
     await ours.keep()
-    noted = dict(await access.client.zrange(LIBRARIES, 0, -1, withscores=True))
+    noted = dict(await access.client.zrange(NAMES.libraries, 0, -1, withscores=True))
     assert set(noted) == {LIBRARY.name.encode(), OTHER.name.encode()}, "a stranger's is nothing to us"
     # A day less an hour later the other version says that it is in use; another day, and it does not.
     for age_ms, kept in ((UNUSED_MS - HOUR_MS, True), (UNUSED_MS, False)):
-        await access.client.zadd(LIBRARIES, {OTHER.name: now_ms() - age_ms, LIBRARY.name: 1})
+        await access.client.zadd(NAMES.libraries, {OTHER.name: now_ms() - age_ms, LIBRARY.name: 1})
         await ours.keep()
         assert OTHER.name in await libraries(access), "not asked more than once an hour"
         clock.now_s += EVERY_S

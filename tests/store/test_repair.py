@@ -7,7 +7,7 @@ from service.core.operator_actions import Author
 from service.core.sessions import Cause, Status
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
-from service.store.keyspace import ADOPTED, keys_of
+from service.store.keyspace import NAMES, keys_of
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from service.store.sessions.repair import Repair, report
@@ -128,7 +128,7 @@ async def test_an_entry_that_is_no_number_keeps_nobody_elses_rules_from_being_ta
     for user in users:
         assert await client.pttl(KEYS.user_rules(user)) == -1
         assert await client.zscore(KEYS.timed, user) == later_ms
-    assert await client.exists(ADOPTED)
+    assert await client.exists(NAMES.adopted)
     [line] = [line for line in logs if line["event"] == "rules that cannot be read are left as they are"]
     assert line["users"] == (["broken", "wrong type"] if whose == "user" else ["wrong type"])
 

@@ -7,7 +7,7 @@ from service.core.sessions import Cause, Status
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
-from service.store.keyspace import SWEEPER, TENANTS, keys_of
+from service.store.keyspace import NAMES, keys_of
 from service.store.sessions.expiry_sweep import Swept
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
@@ -90,7 +90,7 @@ async def test_one_worker_sweeps_at_a_time(access: RedisAccess) -> None:
     assert await first.hold_lease()
     assert await first.hold_lease()
     assert not await second.hold_lease()
-    until_ms = int((await access.client.get(SWEEPER)).split()[1])
+    until_ms = int((await access.client.get(NAMES.sweeper)).split()[1])
     assert 0 < until_ms - now_ms() <= 15_000, "whoever dies loses it"
     await second.release()
     assert not await second.hold_lease(), "nobody gives up another's lease"
@@ -102,7 +102,7 @@ async def test_one_worker_sweeps_at_a_time(access: RedisAccess) -> None:
 async def test_a_lease_that_ran_out_or_that_a_clock_set_back_left_behind_is_taken(
     access: RedisAccess, value: str
 ) -> None:
-    await access.client.set(SWEEPER, value)
+    await access.client.set(NAMES.sweeper, value)
     assert await sweeper(access).hold_lease()
     assert not await sweeper(access).hold_lease()
 
@@ -116,10 +116,10 @@ async def test_a_tenant_that_left_the_configuration_is_swept_until_nothing_is_le
     await gone.sweep()
     await gone.sweep()
     assert await Sessions(access.client).get("acme", "alice") is None
-    assert await access.client.smembers(TENANTS) == {b"acme", b"globex"}, "its events are kept for a month"
+    assert await access.client.smembers(NAMES.tenants) == {b"acme", b"globex"}, "its events are kept for a month"
     monkeypatch.setattr("service.store.sessions.expired_rules.EVENTS_TTL_MS", -1)
     await sweeper(access, {"globex": 0}, retention_ms=HOUR_MS).sweep()
-    assert await access.client.smembers(TENANTS) == {b"globex"}
+    assert await access.client.smembers(NAMES.tenants) == {b"globex"}
     assert await access.client.exists(keys_of("acme").events) == 0
 
 

@@ -15,7 +15,7 @@ from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Limit, LimitState
 from service.core.tasks import round_completed
 from service.store.connection.calls import UNHEARD, subscriber
-from service.store.keyspace import CACHE_CHANNEL
+from service.store.keyspace import NAMES
 
 log = structlog.get_logger()
 
@@ -148,7 +148,7 @@ class DenialCache:
             await asyncio.sleep(AGAIN_S)
 
     async def _listen(self, pubsub: Any) -> None:
-        await pubsub.subscribe(CACHE_CHANNEL)
+        await pubsub.subscribe(NAMES.cache_channel)
         silent = 0
         while silent * BEAT_S < 1.0:
             message = await pubsub.get_message(timeout=BEAT_S)

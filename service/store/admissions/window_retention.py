@@ -20,7 +20,7 @@ from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO
 from service.core.tasks import round_completed
 from service.store.connection.calls import redis_call, run
-from service.store.keyspace import WINDOWS, limit_of_window, windows_of
+from service.store.keyspace import NAMES, limit_of_window, windows_of
 
 log = structlog.get_logger()
 
@@ -114,13 +114,13 @@ class Retention:
     async def _catch_up(self, wanted: Mapping[tuple[str, str], int]) -> None:
         configured = self._configured
         digest = _digest(configured)
-        known = await self._client.get(WINDOWS) == digest
+        known = await self._client.get(NAMES.windows) == digest
         if not wanted and known:
             return
         extended = wanted if known else {**configured, **wanted}
         longer = await self.extend(extended)
         if not known:
-            await self._client.set(WINDOWS, digest)
+            await self._client.set(NAMES.windows, digest)
         if longer:
             log.info("windows are kept for longer", limits=len(extended), windows=longer)
 

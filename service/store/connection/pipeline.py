@@ -18,7 +18,7 @@ from service.core.tasks import end
 from service.store.connection.calls import AWAY
 from service.store.connection.failures import BREAKER, kind_of, ran_nothing, reason_of, unavailable, write_refusal
 from service.store.connection.resp import Command, RespConnection
-from service.store.keyspace import PROBE, PROBE_MS
+from service.store.keyspace import NAMES, PROBE_MS
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class AdmissionPipeline:
         timeout_s: float,
         examine: Callable[[RespConnection], Awaitable[None]],
         on_change: Callable[[bool], None] = lambda up: None,
-        probe_key: Callable[[], str] = lambda: PROBE,
+        probe_key: Callable[[], str] = lambda: NAMES.probe,
     ) -> None:
         self._connect_to_node = connect
         self._examine = examine

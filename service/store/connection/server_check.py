@@ -7,7 +7,8 @@ is kept for `/readyz`, and the log says what to change.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import structlog
@@ -17,7 +18,8 @@ from service.core.errors import StoreUnsuitable
 from service.store.connection.failures import is_loaded_already
 from service.store.connection.resp import Command, RespConnection
 from service.store.embedded.servers import OLDEST
-from service.store.rights import SAMPLE, questions
+from service.store.keyspace import NAMES
+from service.store.rights import questions, sample_key
 from service.store.scripts import LIBRARY
 
 log = structlog.get_logger()
@@ -68,7 +70,7 @@ class ServerCheck:
             ("HELLO",),
             ("INFO", "memory"),
             ("FUNCTION", "LOAD", LIBRARY.text),
-            ("FCALL", LIBRARY.functions["rights"], 0, *_ASKED),
+            ("FCALL", LIBRARY.functions["rights"], 0, *_as_arguments(asked_about())),
         ]
         hello, memory, loaded, rights = await resp.round_trip(asked, math.inf)
         server = _fields(hello)
@@ -137,7 +139,7 @@ class Findings:
             if isinstance(answer, NoPermissionError):
                 self.blockers.append(f"{self._node}: {answer}; docs/reference/redis-acl.md lists what is needed")
         told = answers[0]
-        if missing := [ASKED_ABOUT[place - 1] for place in told[1:]] if isinstance(told, list) else []:
+        if missing := [asked_about()[place - 1] for place in told[1:]] if isinstance(told, list) else []:
             names = ", ".join(_named(command) for command in missing)
             self.blockers.append(
                 f"{self._node}: the user of redis.url lacks rights: {names}; "
@@ -168,11 +170,21 @@ def _named(command: Sequence[str]) -> str:
         return f"+{name.lower()} &{rest[0]}"
     if rest and rest[0].isupper():
         return f"+{name.lower()}|{rest[0].lower()}"
-    return f"+{name.lower()}" + (f" ~{rest[0]}" if rest and rest[0] != SAMPLE else "")
+    return f"+{name.lower()}" + (f" ~{rest[0]}" if rest and rest[0] != sample_key() else "")
 
 
-ASKED_ABOUT = questions(LIBRARY.commands.values())
-"""The commands that the start check asks about."""
-_ASKED: list[str | int] = []
-for _command in ASKED_ABOUT:
-    _ASKED += [len(_command), *_command]
+def asked_about() -> list[tuple[str, ...]]:
+    """Return the commands that the start check asks about."""
+    return _questions(NAMES.namespace)
+
+
+@cache
+def _questions(_: str) -> list[tuple[str, ...]]:
+    return questions(LIBRARY.commands.values())
+
+
+def _as_arguments(commands: Iterable[tuple[str, ...]]) -> list[str | int]:
+    words: list[str | int] = []
+    for command in commands:
+        words += [len(command), *command]
+    return words

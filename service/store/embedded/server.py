@@ -25,6 +25,7 @@ import structlog
 
 from service.store.embedded.servers import NoServer, server_for
 from service.store.embedded.servers import find_server as find_server  # for those who start a server of their own
+from service.store.keyspace import DEFAULT_NAMESPACE
 
 log = structlog.get_logger()
 
@@ -34,6 +35,12 @@ WAIT_FOR_OLD_S = 30.0
 ASK_OLD_AFTER_S = 1.0
 """The guard of an earlier service ends its child by itself within moments, unless it was killed too."""
 WAIT_FOR_START_S = 20.0
+
+
+def folder_of(configuration: Path, namespace: str) -> Path:
+    """Return where the embedded server of a deployment keeps its data: beside its configuration, apart by namespace."""
+    name = "redis" if namespace == DEFAULT_NAMESPACE else f"redis-{namespace}"
+    return configuration.resolve().parent / "var" / name
 
 
 class EmbeddedError(Exception):

@@ -18,7 +18,7 @@ from service.core.session_lists import Event, Gap
 from service.core.tasks import round_completed
 from service.store.connection.calls import AWAY, UNHEARD, redis_call, subscriber
 from service.store.events.stream import event_of
-from service.store.keyspace import EVENT_CHANNEL, EVENTS_CAP, keys_of
+from service.store.keyspace import EVENTS_CAP, NAMES, keys_of
 
 log = structlog.get_logger()
 
@@ -165,7 +165,7 @@ class EventSubscriber:
 
     @redis_call
     async def _publish(self, message: str) -> None:
-        await self._client.publish(EVENT_CHANNEL, message)
+        await self._client.publish(NAMES.event_channel, message)
 
     def close(self) -> None:
         """End the listeners of now: Redis is away."""
@@ -184,7 +184,7 @@ class EventSubscriber:
                 continue
             pubsub = subscriber(self._client)
             try:
-                await pubsub.subscribe(EVENT_CHANNEL)
+                await pubsub.subscribe(NAMES.event_channel)
                 await self._read_while_wanted(pubsub)
             except UNHEARD as error:
                 log.debug("no news", reason=f"{type(error).__name__}: {error}")

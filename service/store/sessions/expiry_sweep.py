@@ -19,7 +19,7 @@ from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
 from service.store.connection.calls import AWAY, redis_call, run
-from service.store.keyspace import ADOPTED, SWEEPER, TENANTS, keys_of
+from service.store.keyspace import NAMES, keys_of
 from service.store.leases import Leases
 from service.store.libraries import Libraries
 from service.store.sessions.expired_rules import Tidier
@@ -109,19 +109,19 @@ class Sweeper:
         """Take over what an earlier version kept with a TTL. It reads through all keys, at the first start alone."""
         if self._adopted:
             return
-        if not await self._client.exists(ADOPTED):
+        if not await self._client.exists(NAMES.adopted):
             users = await Repair(self._client).adopt()
-            await self._client.set(ADOPTED, "1")
+            await self._client.set(NAMES.adopted, "1")
             log.info("what an earlier version kept is taken over", rules_of_users=users)
         self._adopted = True
 
     async def hold_lease(self) -> bool:
         """Take or keep the lease."""
-        return await self._leases.hold(SWEEPER)
+        return await self._leases.hold(NAMES.sweeper)
 
     async def release(self) -> None:
         """Give the lease up."""
-        await self._leases.release(SWEEPER)
+        await self._leases.release(NAMES.sweeper)
 
     async def sweep(self) -> Swept:
         """One round over all tenants. What is wrong with one of them or with its node keeps no other from being swept.
@@ -165,8 +165,8 @@ class Sweeper:
         """Those that may have something to sweep; while the node that lists them is away, those that are configured."""
         try:
             if rules.leeways_ms:
-                await self._client.sadd(TENANTS, *rules.leeways_ms)
-            return frozenset(await self._client.smembers(TENANTS))
+                await self._client.sadd(NAMES.tenants, *rules.leeways_ms)
+            return frozenset(await self._client.smembers(NAMES.tenants))
         except AWAY as error:
             log.debug("the tenants to sweep are not known", reason=f"{type(error).__name__}: {error}")
             return [name.encode() for name in rules.leeways_ms]
@@ -175,7 +175,7 @@ class Sweeper:
         """A tenant that left the configuration is looked at until nothing of it is due any more."""
         keys = keys_of(tenant)
         if not await self._client.exists(keys.expiring, keys.ending, keys.timed, keys.events, keys.webhook_states):
-            await self._client.srem(TENANTS, raw)
+            await self._client.srem(NAMES.tenants, raw)
             self._tidier.forget(tenant)
 
     async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:

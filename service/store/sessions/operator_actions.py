@@ -13,7 +13,7 @@ from service.core.sessions import Cause, Refusal, Status
 from service.core.text.timestamps import timestamp
 from service.store.admissions.window_retention import Retention
 from service.store.connection.calls import redis_call, run
-from service.store.keyspace import ANY_REVOKED, ANY_USER, CACHE_CHANNEL, REVOKED, REVOKED_SKEW, keys_of
+from service.store.keyspace import ANY_REVOKED, ANY_USER, NAMES, REVOKED, REVOKED_SKEW, keys_of
 from service.store.scripts import LETTERS, STATUSES, parse_record
 
 BITE = 100
@@ -159,7 +159,7 @@ class RedisOperatorActions:
     async def reset_limit(self, tenant: str, limit: str, subject: str, author: Author) -> bool:
         """Give a subject of a limit its whole quota back, on every worker."""
         keys = keys_of(tenant)
-        args = [limit, subject, CACHE_CHANNEL, tenant, *_about(author)]
+        args = [limit, subject, NAMES.cache_channel, tenant, *_about(author)]
         used = bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
         self._forget_refusals(tenant)
         return used
@@ -187,7 +187,7 @@ class RedisOperatorActions:
     ) -> Override:
         keys = keys_of(tenant)
         configured = (0, 0) if limit is None else (limit.requests, limit.window_s)
-        args: list[str | int] = [name, requests, window_s, *configured, CACHE_CHANNEL, tenant, *_about(author)]
+        args: list[str | int] = [name, requests, window_s, *configured, NAMES.cache_channel, tenant, *_about(author)]
         changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events, keys.timed], args)
         self._forget_refusals(tenant)
         return Override(changed == 1, (before, before_s) if before else configured)
