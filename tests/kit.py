@@ -162,7 +162,7 @@ def _listens_at(path: Path) -> bool:
         return path.exists() and tried.connect_ex(str(path)) == 0
 
 
-def wait_for(ready: Callable[[], Any], *, within_s: float = 15.0) -> Any:
+def wait_for(ready: Callable[[], Any], *, within_s: float = 45.0) -> Any:
     """Ask again until the answer is true; fails past `within_s`. For what other processes do."""
     deadline = time.monotonic() + within_s
     while not (answer := ready()):
