@@ -18,7 +18,7 @@ install = $(call pip,$(if $(LOCKED),-c $(LOCKED)) $(1)) || \
 # `make test WORKERS=0` runs all tests in one process. Those marked `alone` measure something, so they run after the others.
 WORKERS ?= auto
 SUITES = unit store web attacks fuzz model docs proxies chaos browser
-pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m 'not alone' $(2) $(ARGS)
+pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -m 'not alone' $(2) $(ARGS)
 alone = $(1) -m pytest -m alone $(2) $(ARGS) || [ $$? -eq 5 ]  # 5: there are none
 
 .DEFAULT_GOAL := help

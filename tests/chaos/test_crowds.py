@@ -23,7 +23,7 @@ from service.store.keyspace import keys_of
 from tests.chaos.faults import Load, Server
 from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, tenant, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.alone]
 Start = Callable[..., Service]
 IDLE = 10_000
 KIB_EACH = 64

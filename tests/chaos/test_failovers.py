@@ -28,7 +28,7 @@ from tests.chaos.failovers import (
 from tests.deployments import Node, Sentinels, redis_cluster, redis_sentinels, start_node
 from tests.kit import OPERATOR_TOKEN, OurServer, credentials, settings, tenant, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.alone]
 SECRET = "whsec_" + base64.b64encode(b"a-key-of-32-bytes-for-the-tests!").decode()
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 PLANNED = "`SENTINEL FAILOVER`"

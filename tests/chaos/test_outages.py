@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.faults import FAULTS, Asked, Fault, Load, broken_deployment, lost, play
 from tests.kit import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.alone]
 KILLS = int(os.environ.get("KILLS", "3"))
 
 

@@ -40,7 +40,12 @@ LAST = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 OVER = {"06", "0A"}
 """States of sockets, as the kernel tells them: TIME_WAIT, and LISTEN."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.timeout(120 + REQUESTS / 300)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.real_redis,
+    pytest.mark.alone,
+    pytest.mark.timeout(120 + REQUESTS / 300),
+]
 
 
 def planned(number: int, known: Known) -> tuple[Plan, int]:
