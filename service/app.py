@@ -11,7 +11,7 @@ import jinja2
 from aiohttp import web
 
 from service import logs
-from service.background.key_set_refresh import RemoteKeySets, Source
+from service.background.key_set_refresh import RemoteKeySets
 from service.background.webhook_delivery import Webhooks
 from service.config.settings import Settings
 from service.core.admission import OutagePolicy
@@ -22,7 +22,7 @@ from service.core.routing.routes import Protected
 from service.core.tasks import LastRuns, end, keep_running, round_completed
 from service.core.tokens.verification import VerifiedTokens
 from service.core.traffic_statistics import TrafficCounters
-from service.policy_factory import make_policy, session_rules, sweep_rules, webhooks_of
+from service.policy_factory import key_sources, make_policy, session_rules, sweep_rules, webhooks_of
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.connection.clocks import ClockComparison
@@ -115,16 +115,7 @@ class Runtime:
         Protected.forget()
         self.webhooks.follow(webhooks_of(settings))
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
-        self.key_sets.follow(
-            {
-                name: (
-                    Source(str(section.jwt.jwks_url), section.jwt.key_rules, section.jwt.jwks_max_age),
-                    policy.directory.tenants[name].ring,
-                )
-                for name, section in settings.tenants.items()
-                if section.jwt.jwks_url is not None
-            }
-        )
+        self.key_sets.follow(key_sources(settings, policy.directory))
 
     def services(self, operations: dict[object, app_keys.Operation]) -> app_keys.RequestServices:
         """What requests ask of this."""

@@ -4,7 +4,8 @@ import time
 
 import jwt
 
-from service.config.settings import Settings
+from service.config.jwt_settings import Jwt, KeySection
+from service.config.settings import Settings, TenantSection
 from service.core.tokens.claims import MAX_USER_CHARS, YEAR_10000_S, is_user_id
 
 
@@ -26,12 +27,9 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     now_s = int(time.time())
     if not 1 <= ttl_s < YEAR_10000_S - now_s:
         raise ValueError("a token is valid for at least a second, and expires before the year 10000")
-    rules = settings.tenants[tenant].jwt
-    key = next((key for key in rules.keys if key.signing_secret is not None), None)
-    if key is None or key.signing_secret is None:
-        raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")
+    rules, key, secret = _signer(settings.tenants[tenant], tenant, user)
     claims: dict[str, object] = {name: values[0] for name, values in rules.require.items()}
-    claims |= {rules.subject_claim: user, "iat": now_s, "exp": now_s + ttl_s}
+    claims |= {rules.subject_claim: user.removeprefix(rules.user_prefix), "iat": now_s, "exp": now_s + ttl_s}
     if rules.tenant_claim is not None:
         claims[rules.tenant_claim] = tenant
     if rules.issuer is not None:
@@ -41,4 +39,21 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     headers: dict[str, object] = {"kid": key.kid} if key.kid is not None else {}
     if rules.types is not None:
         headers["typ"] = rules.types[0]  # PyJWT leaves out a type that is None
-    return jwt.encode(claims, key.signing_secret, algorithm=key.alg or "HS256", headers=headers)
+    return jwt.encode(claims, secret, algorithm=key.alg or "HS256", headers=headers)
+
+
+def _signer(section: TenantSection, tenant: str, user: str) -> tuple[Jwt, KeySection, bytes]:
+    """Find the block of `jwt` whose tokens can name this user, and its secret.
+
+    Raises:
+        NoSigningSecret: none has a secret.
+    """
+    for block in sorted(section.issuers, key=lambda block: len(block.user_prefix), reverse=True):
+        for key in block.keys:
+            secret = key.signing_secret
+            if secret is not None and user.startswith(block.user_prefix) and user != block.user_prefix:
+                return block, key, secret
+    prefixes = [block.user_prefix for block in section.issuers if any(key.signing_secret for key in block.keys)]
+    if prefixes:
+        raise NoSigningSecret(f"tenant {tenant} signs for users that begin with {' or '.join(prefixes)}")
+    raise NoSigningSecret(f"tenant {tenant} has public keys only; its tokens are signed elsewhere")

@@ -1,11 +1,13 @@
 """Settings → what requests are judged by: the policy, and what the store has to know."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from multidict import istr
 
+from service.background.key_set_refresh import Source
+from service.config.jwt_settings import Jwt
 from service.config.settings import OPERATIONS, LimitSection, RouteSection, Settings, TenantLimits, TenantSection
 from service.core.admission import Terms
 from service.core.limits import Limit
@@ -13,6 +15,7 @@ from service.core.routing.routes import Protected, Route, RouteTable
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant, TermsByOperation, digest
 from service.core.tokens.claims import ClaimRules
+from service.core.tokens.issuers import Issuers
 from service.core.tokens.keys import ALGORITHMS
 from service.core.tokens.kinds import TokenRules
 from service.core.tokens.verification import KeyRing
@@ -67,7 +70,8 @@ def session_rules(settings: Settings) -> SessionRules:
 
 def sweep_rules(settings: Settings) -> SweepRules:
     """What the sweep has to know."""
-    leeways_ms = {name: int(tenant.jwt.leeway * 1000) for name, tenant in settings.tenants.items()}
+    leeways_s = {name: max(block.leeway for block in one.issuers) for name, one in settings.tenants.items()}
+    leeways_ms = {name: int(leeway_s * 1000) for name, leeway_s in leeways_s.items()}
     return SweepRules(leeways_ms, settings.sessions.retention * 1000)
 
 
@@ -89,13 +93,18 @@ def _directory(settings: Settings) -> Directory:
         terms = TermsByOperation(_limits_of(section.limits, limits), partial(_terms, name, restricted))
         routes = protected(terms, section)
         webhooks = tuple(one.name for one in section.webhooks)
-        tenants.append(Tenant(name, section.digest, _ring(name, section), terms, routes, restricted, webhooks))
+        tenants.append(Tenant(name, section.digest, _verifier(name, section), terms, routes, restricted, webhooks))
     terms = TermsByOperation(limits, partial(_terms, None, frozenset()))
     return Directory(tenants, terms, protected(terms))
 
 
-def _ring(name: str, section: TenantSection) -> KeyRing:
-    jwt = section.jwt
+def _verifier(name: str, section: TenantSection) -> KeyRing | Issuers:
+    prefixes = [block.user_prefix for block in section.issuers]
+    rings = [_ring(name, block, prefixes) for block in section.issuers]
+    return rings[0] if len(rings) == 1 else Issuers(rings)
+
+
+def _ring(name: str, jwt: Jwt, prefixes: Sequence[str]) -> KeyRing:
     claims = ClaimRules(
         name,
         issuer=jwt.issuer,
@@ -105,6 +114,8 @@ def _ring(name: str, section: TenantSection) -> KeyRing:
         integer_sub=jwt.integer_sub,
         tenant_claim=jwt.tenant_claim,
         accept_bound_tokens=jwt.accept_bound_tokens,
+        user_prefix=jwt.user_prefix,
+        reserved_prefixes=prefixes,
         rules=TokenRules(jwt.types, jwt.require),
     )
     return KeyRing(
@@ -114,6 +125,20 @@ def _ring(name: str, section: TenantSection) -> KeyRing:
         algorithms=ALGORITHMS if jwt.algorithms is None else jwt.algorithms,
         allow_unknown_kid=jwt.allow_unknown_kid,
     )
+
+
+def key_sources(settings: Settings, directory: Directory) -> list[tuple[Source, KeyRing]]:
+    """Return every key set that is fetched, and the ring that its keys go to."""
+    found = []
+    for name, section in settings.tenants.items():
+        verifier = directory.tenants[name].ring
+        rings = verifier.rings if isinstance(verifier, Issuers) else (verifier,)
+        for block, ring in zip(section.issuers, rings, strict=True):
+            if isinstance(ring, KeyRing) and (block.jwks_url is not None or block.discovery):
+                url = str(block.jwks_url) if block.jwks_url is not None else ""
+                issuer = block.issuer if block.discovery else None
+                found.append((Source(url, block.key_rules, issuer, block.jwks_max_age), ring))
+    return found
 
 
 def _terms(tenant: str | None, restricted: frozenset[str], operation: str, limits: tuple[Limit, ...]) -> Terms:

@@ -1,6 +1,7 @@
 """One fetch of a key set over HTTP: redirects, what the cache of the service already holds, and sizes."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,39 @@ class Fetcher:
                         continue
                     return await _read(response, etag)
         raise FetchFailed(f"it redirects more than {MAX_REDIRECTS} times")
+
+
+async def discovered(fetcher: Fetcher, issuer: str) -> str:
+    """Return the URL of the issuer's key set, as its metadata names it.
+
+    Asks as OpenID Connect Discovery 1.0 (section 4) says, and where nothing is there as RFC 8414 (section 3) does.
+
+    Raises:
+        FetchFailed: there is no metadata, it is another issuer's, or it names no key set that may be fetched.
+        TimeoutError, aiohttp.ClientError: no answer.
+    """
+    url = URL(issuer)
+    openid = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    oauth = str(url.with_path(f"/.well-known/oauth-authorization-server{url.path.rstrip('/')}"))
+    try:
+        raw = (await fetcher.get(openid)).raw
+    except FetchFailed as error:
+        try:
+            raw = (await fetcher.get(oauth)).raw
+        except FetchFailed:
+            raise FetchFailed(f"the issuer's metadata: {error}") from None
+    try:
+        metadata = json.loads(raw or b"")
+    except (ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise FetchFailed("the issuer's metadata is not a JSON object")
+    if metadata.get("issuer") != issuer:  # OpenID Connect Discovery 1.0, section 4.3; RFC 8414, section 3.3
+        raise FetchFailed("the issuer of the metadata is not jwt.issuer; they have to be equal to the letter")
+    found = metadata.get("jwks_uri")
+    if not isinstance(found, str) or not found.startswith(("https://", f"{url.scheme}://")):
+        raise FetchFailed(f"the issuer's metadata holds no jwks_uri that is a URL of {url.scheme}")
+    return found
 
 
 def _redirected(response: aiohttp.ClientResponse) -> URL:

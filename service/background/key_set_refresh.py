@@ -10,12 +10,12 @@ budget is short, so that they cannot hold up a rotation. Regular fetches, and th
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import structlog
 
-from service.background.key_set_fetching import Fetcher, FetchFailed
+from service.background.key_set_fetching import Fetcher, FetchFailed, discovered
 from service.core.errors import KeysUnavailable, UnknownKey
 from service.core.tasks import round_completed
 from service.core.tokens.key_sets import KeyRules, read_key_set
@@ -35,6 +35,8 @@ WITHOUT_KEYS_S = 0.5
 WAIT_S = 1.0
 """How long a request waits for the keys."""
 MAX_AGE_S = 86_400.0
+DISCOVERED_FOR_S = 3600.0
+"""How long the URL that an issuer's metadata names is used, while fetches from it succeed."""
 MAX_LOGGED = 1000
 """How many sentences about keys that are not used are remembered, so that each is logged once."""
 
@@ -44,7 +46,10 @@ class Source:
     """A tenant's JWKS URL, and how its keys are read."""
 
     url: str
+    """Empty: the metadata of the issuer names it."""
     rules: KeyRules = field(default_factory=KeyRules)
+    discover_from: str | None = None
+    """The issuer whose metadata names the URL."""
     max_age_s: float = field(default=MAX_AGE_S, compare=False)
     """Seconds after the last successful fetch for which its keys are used, while further fetches fail."""
 
@@ -69,8 +74,23 @@ class _Remote:
     fetch: asyncio.Task[None] | None = field(default=None, repr=False)
     again: bool = False
     """Fetch once more as soon as the fetch that is under way has ended."""
+    found_url: str = ""
+    """What the issuer's metadata named."""
+    found_at: float = float("-inf")
+    """When it did, on the monotonic clock."""
     logged: set[str] = field(default_factory=set, repr=False)
     """What the log already says about keys of this set."""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """The tenant, and its issuer where one is configured: what tells this source from others."""
+        return self.ring.tenant, self.ring.claims.issuer or ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What a line of the log says of the source."""
+        tenant, issuer = self.name
+        return {"tenant": tenant, "issuer": issuer} if issuer else {"tenant": tenant}
 
     @property
     def state(self) -> RemoteKeys:
@@ -101,7 +121,8 @@ class RemoteKeySets:
 
     Args:
         clock: monotonic, in seconds.
-        on_fetch: is called with the tenant and whether the fetch succeeded, after each one.
+        on_fetch: is called after each fetch, with the tenant, whether it succeeded, and whether the last fetch of each
+            of the tenant's sources did.
         on_forget: is called with a tenant whose URL is no longer followed.
         fetcher: fetches over HTTP.
     """
@@ -109,34 +130,37 @@ class RemoteKeySets:
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        on_fetch: Callable[[str, bool], None] = _nothing,
+        on_fetch: Callable[[str, bool, bool], None] = _nothing,
         on_forget: Callable[[str], None] = _nothing,
         fetcher: Fetcher | None = None,
     ) -> None:
-        self._remotes: dict[str, _Remote] = {}
+        self._remotes: dict[tuple[str, str], _Remote] = {}
+        """By tenant and issuer."""
         self._by_ring: dict[int, _Remote] = {}
         self._fetcher = fetcher or Fetcher()
         self._clock = clock
         self._on_fetch = on_fetch
         self._on_forget = on_forget
 
-    def follow(self, rings: Mapping[str, tuple[Source, KeyRing]]) -> None:
-        """Fetch these tenants' URLs, and no others. Keys already fetched from the same URL stay."""
+    def follow(self, sources: Iterable[tuple[Source, KeyRing]]) -> None:
+        """Follow these URLs, and no others. Keys already fetched from the same URL stay."""
         before, self._remotes = self._remotes, {}
-        for tenant, (source, ring) in rings.items():
-            remote = before.get(tenant)
+        for source, ring in sources:
+            made = _Remote(source, ring)
+            remote = before.get(made.name)
             if remote is None or remote.source != source:
-                remote = _Remote(source, ring)
+                remote = made
             else:
-                del before[tenant]
+                del before[made.name]
                 remote.source, remote.ring = source, ring
             remote.hand_over()
-            self._remotes[tenant] = remote
+            self._remotes[made.name] = remote
         self._by_ring = {id(remote.ring): remote for remote in self._remotes.values()}
-        for tenant, remote in before.items():
+        followed = {tenant for tenant, _ in self._remotes}
+        for (tenant, _), remote in before.items():
             if remote.fetch is not None:
                 remote.fetch.cancel()
-            if tenant not in self._remotes:
+            if tenant not in followed:
                 self._on_forget(tenant)
 
     def refresh(self) -> None:
@@ -149,7 +173,8 @@ class RemoteKeySets:
 
     def warnings(self) -> Iterator[str]:
         """Yield a sentence for each tenant whose key set is not as it should be, for `/readyz`."""
-        for tenant, remote in self._remotes.items():
+        for name, remote in self._remotes.items():
+            tenant = self._described(name)
             age_s = self._clock() - remote.succeeded_at
             if remote.state is RemoteKeys.STALE:
                 left_s = max(0, round(remote.source.max_age_s - age_s))
@@ -223,7 +248,7 @@ class RemoteKeySets:
         if delay_s:
             await asyncio.sleep(delay_s)
         try:
-            answer = await self._fetcher.get(remote.source.url, remote.etag)
+            answer = await self._fetcher.get(await self._url_of(remote), remote.etag)
             raw = remote.raw if answer.raw is None else answer.raw
             if raw is None:
                 raise FetchFailed("it answered 304 to a first request")  # like all that it may answer
@@ -237,10 +262,32 @@ class RemoteKeySets:
         else:
             remote.etag, remote.every_s = answer.etag, answer.max_age_s or EVERY_S
             if remote.failure:
-                log.info("jwks fetched again", tenant=remote.ring.tenant)
+                log.info("jwks fetched again", **remote.labels)
             remote.failure, remote.succeeded_at = "", remote.began_at
             remote.hand_over()
-            self._on_fetch(remote.ring.tenant, True)
+            self._report(remote, True)
+
+    async def _url_of(self, remote: _Remote) -> str:
+        """Return where the key set is; ask the issuer's metadata where it says that, and not lately."""
+        if remote.source.discover_from is None:
+            return remote.source.url
+        now = self._clock()
+        if remote.failure or now - remote.found_at > DISCOVERED_FOR_S:
+            remote.found_url = await discovered(self._fetcher, remote.source.discover_from)
+            remote.found_at = now
+        return remote.found_url
+
+    def _described(self, name: tuple[str, str]) -> str:
+        """Describe a source for people: its tenant, and the issuer where the tenant has several sources."""
+        tenant, issuer = name
+        several = sum(1 for one, _ in self._remotes if one == tenant) > 1
+        return f"{tenant} ({issuer})" if several else tenant
+
+    def _report(self, remote: _Remote, succeeded: bool) -> None:
+        """Report the fetch; a tenant with several sources is well when all are."""
+        tenant = remote.ring.tenant
+        failed = any(one.failure for one in self._remotes.values() if one.ring.tenant == tenant)
+        self._on_fetch(tenant, succeeded, not failed)
 
     def _take(self, remote: _Remote, raw: bytes) -> None:
         """Read the keys of what was fetched.
@@ -249,31 +296,31 @@ class RemoteKeySets:
             FetchFailed: it is not a JWK Set.
         """
         try:
-            found, tenant = read_key_set(raw, remote.source.rules), remote.ring.tenant
+            found = read_key_set(raw, remote.source.rules)
         except ValueError as error:
             raise FetchFailed(str(error)) from None
         remote.keys, remote.raw = found.keys, raw
         write = log.info if found.keys else log.warning
-        write("jwks fetched", tenant=tenant, keys=[_described(key) for key in found.keys])
+        write("jwks fetched", **remote.labels, keys=[_described(key) for key in found.keys])
         for sentence in remote.not_logged(found.skipped):
-            log.warning("jwks key not used", tenant=tenant, reason=sentence)
+            log.warning("jwks key not used", **remote.labels, reason=sentence)
         for sentence in remote.not_logged(found.undecided):
             one = "if the issuer signs with one of these, set it: algorithms: [RS256]"
-            log.warning("jwks key without alg", tenant=tenant, reason=f"{sentence} are accepted; {one}")
+            log.warning("jwks key without alg", **remote.labels, reason=f"{sentence} are accepted; {one}")
 
     def _failed(self, remote: _Remote, reason: str) -> None:
         remote.failure = reason
         remote.hand_over()
         self._drop_too_old(remote)
         kept = "there are no keys" if remote.raw is None else "the keys stay"
-        log.warning(f"jwks not fetched, {kept}", tenant=remote.ring.tenant, reason=reason)
-        self._on_fetch(remote.ring.tenant, False)
+        log.warning(f"jwks not fetched, {kept}", **remote.labels, reason=reason)
+        self._report(remote, False)
 
     def _drop_too_old(self, remote: _Remote) -> None:
         if remote.state is RemoteKeys.STALE and self._clock() - remote.succeeded_at > remote.source.max_age_s:
             remote.keys, remote.raw, remote.etag = (), None, None
             remote.hand_over()
-            log.error("jwks too old, its keys are dropped", tenant=remote.ring.tenant, reason=remote.failure)
+            log.error("jwks too old, its keys are dropped", **remote.labels, reason=remote.failure)
 
 
 def _is_announced(error: UnknownKey | KeysUnavailable) -> bool:

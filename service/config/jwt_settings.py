@@ -1,13 +1,32 @@
 """`tenants.NAME.jwt`: the keys of a tenant's user tokens, and which tokens are meant."""
 
 import base64
+import re
+from collections.abc import Mapping
 from functools import cached_property
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AnyHttpUrl, Field, PlainValidator, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    Discriminator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    Tag,
+    model_validator,
+)
 
-from service.config.setting_types import Int, ReadableFile, SecretFromFile, Section, mistake
+from service.config.setting_types import (
+    ONE_BLOCK,
+    SEVERAL_BLOCKS,
+    Int,
+    ReadableFile,
+    SecretFromFile,
+    Section,
+    mistake,
+)
 from service.core.tokens.key_sets import KeyRules
 from service.core.tokens.keys import ASYMMETRIC, NAMES, SYMMETRIC, Key, algorithms_of, canonical, make_key
 from service.core.tokens.kinds import FOREIGN_TYPES, Scalar, normalized_type
@@ -136,7 +155,9 @@ class Jwt(Section):
     jwks_max_age: Int = Field(86_400, ge=0, le=31_536_000)
     algorithms: Annotated[tuple[Algorithm, ...], AfterValidator(_some_algorithms)] | None = None
     allow_unknown_kid: bool = False
-    issuer: str | None = None
+    discovery: bool = False
+    issuer: str | None = Field(None, min_length=1)
+    user_prefix: str = Field("", max_length=64)
     audience: str | tuple[str, ...] | None = None
     types: Annotated[tuple[HeaderType, ...], AfterValidator(_some_types)] | None = None
     require: dict[ClaimName, RequiredValues] = Field(default_factory=dict)
@@ -148,8 +169,12 @@ class Jwt(Section):
 
     @model_validator(mode="after")
     def _has_keys(self) -> Self:
-        if not self.keys and self.jwks_url is None:
-            raise mistake("needs at least one of keys and jwks_url: without a key no token can be verified")
+        if not self.keys and self.jwks_url is None and not self.discovery:
+            raise mistake("needs keys, jwks_url or discovery: without a key no token can be verified")
+        if self.discovery and self.jwks_url is not None:
+            raise mistake("set jwks_url or discovery, not both")
+        if self.discovery and not (self.issuer and re.fullmatch(r"https?://[^\s?#]+", self.issuer)):
+            raise mistake("discovery needs issuer, a URL without query: the metadata is below it")
         kept = [key for section in self.keys for key in section.prepared]
         named = [(key.kid, key.alg) for key in kept if key.kid is not None]
         for kid, alg in sorted({one for one in named if named.count(one) > 1}):
@@ -180,3 +205,27 @@ class Jwt(Section):
     def audiences(self) -> tuple[str, ...]:
         """The audiences, any of which a token must name; none: not checked."""
         return (self.audience,) if isinstance(self.audience, str) else self.audience or ()
+
+
+def _one_or_several(value: Any) -> str:
+    return ONE_BLOCK if isinstance(value, Mapping | Jwt) else SEVERAL_BLOCKS
+
+
+def _issuers_differ(blocks: tuple[Jwt, ...]) -> tuple[Jwt, ...]:
+    if not blocks:
+        raise mistake("an empty list accepts no token at all")
+    if len(blocks) > 1:
+        if any(block.issuer is None for block in blocks):
+            raise mistake("of several blocks each needs issuer: it says which block a token is judged by")
+        for name in ("issuer", "user_prefix"):
+            values = [getattr(block, name) for block in blocks]
+            for value in sorted({value for value in values if values.count(value) > 1}):
+                raise mistake(f"two blocks have the {name} {value!r}: a user is told apart by issuer and prefix")
+    return blocks
+
+
+JwtBlocks = Annotated[
+    Annotated[Jwt, Tag(ONE_BLOCK)] | Annotated[tuple[Jwt, ...], AfterValidator(_issuers_differ), Tag(SEVERAL_BLOCKS)],
+    Discriminator(_one_or_several),
+]
+"""One block, or a list of them: one for each issuer."""

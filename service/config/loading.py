@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from service.config import environment
 from service.config.environment import Variable
-from service.config.setting_types import UNMATCHABLE
+from service.config.setting_types import ONE_BLOCK, SEVERAL_BLOCKS, UNMATCHABLE
 from service.config.settings import SECRET_NAMES, Settings, secrets_of
 from service.config.validation import Mistake, cross_checks
 from service.config.yaml_file import NotYaml, read_yaml
@@ -45,6 +45,10 @@ class ConfigurationError(Exception):
     def __str__(self) -> str:
         lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
         return f"{self.source}: {len(self.mistakes)} mistake{'s' * (len(self.mistakes) != 1)}\n{lines}"
+
+
+_ADDED = frozenset({"[key]", ONE_BLOCK, SEVERAL_BLOCKS})
+"""Parts of the path of a mistake that are not in the file."""
 
 
 def load(path: Path) -> Settings:
@@ -182,7 +186,7 @@ def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | 
 
 def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
     """Remove what stands at `place`, or the innermost part of the way that is there."""
-    parts = [part for part in place if part != "[key]"]
+    parts = [part for part in place if part not in _ADDED]
     for part in parts[:-1]:
         inside = given.get(part) if isinstance(given, dict) else None
         if isinstance(given, list) and isinstance(part, int) and part < len(given):
@@ -207,7 +211,7 @@ def _names_of_settings() -> frozenset[str]:
 def _path_of(error: Any, given: Any) -> list[int | str]:
     """Return the path of a mistake, as it stands in the file: pydantic adds which of several types it tried."""
     path: list[int | str] = []
-    at, place = given, [part for part in error["loc"] if part != "[key]"]
+    at, place = given, [part for part in error["loc"] if part not in _ADDED]
     for number, part in enumerate(place):
         inside = isinstance(at, dict) and part in at
         if inside or (isinstance(at, list) and isinstance(part, int) and part < len(at)):

@@ -19,6 +19,8 @@ from pydantic_core import PydanticCustomError
 UNMATCHABLE = "unmatchable"
 """The type of the error for text that can never match: it may be a secret in the wrong place."""
 MAX_TOKEN_CHARS = 1024
+ONE_BLOCK, SEVERAL_BLOCKS = "[one block]", "[several blocks]"
+"""What pydantic adds to the path of a setting that is one section or a list of them."""
 MAX_FILE_BYTES = 64 * 1024
 """Of a file that holds one value."""
 TAKEN_EXACTLY = frozenset({"secret", "secret_base64", "public_key"})

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.config.jwt_settings import Jwt
+from service.config.jwt_settings import Jwt, JwtBlocks
 from service.config.setting_types import (
     MAX_TOKEN_CHARS,
     Int,
@@ -322,11 +322,16 @@ class WebhooksSection(_Section):
 class TenantSection(_WithToken):
     """A customer of the deployment."""
 
-    jwt: Jwt
+    jwt: JwtBlocks
     restricted_capabilities: tuple[Capability, ...] = ()
     limits: TenantLimits = TenantLimits()
     routes: tuple[RouteSection, ...] = ()
     webhooks: tuple[WebhookSection, ...] = ()
+
+    @property
+    def issuers(self) -> tuple[Jwt, ...]:
+        """The blocks of `jwt`."""
+        return (self.jwt,) if isinstance(self.jwt, Jwt) else self.jwt
 
     @model_validator(mode="after")
     def _webhooks_differ(self) -> Self:

@@ -121,13 +121,14 @@ def doubts(settings: Settings) -> Iterator[str]:
                     "this tenant (before this version an empty list changed nothing)"
                 )
     for path, tenant in sections.items():
-        jwt = tenant.jwt
-        if jwt.jwks_url is not None and jwt.issuer is None and not jwt.audiences and not jwt.require:
-            yield (
-                f"{path}jwt: the keys come from jwks_url, and none of issuer, audience and require is set: any token "
-                "that they sign is accepted, also one for another application; set what your tokens have in common"
-            )
-        yield from _doubtful_keys(path, jwt)
+        for block_path, jwt in _blocks(path, tenant):
+            if jwt.jwks_url is not None and jwt.issuer is None and not jwt.audiences and not jwt.require:
+                yield (
+                    f"{block_path}: the keys come from jwks_url, and none of issuer, audience and require is set: any "
+                    "token that they sign is accepted, also one for another application; set what your tokens have in "
+                    "common"
+                )
+            yield from _doubtful_keys(block_path, jwt)
     for path, tenant in sections.items():
         for at, webhook in enumerate(tenant.webhooks):
             name = "secret" if webhook.secret else "secret_file"
@@ -145,25 +146,34 @@ def doubts(settings: Settings) -> Iterator[str]:
                 yield f"{path}restricted_capabilities: no operation and no route asks for {capability}"
 
 
+def _blocks(path: str, tenant: TenantSection) -> Iterator[tuple[str, Jwt]]:
+    """Yield each block of a tenant's `jwt` with its path."""
+    for at, block in enumerate(tenant.issuers):
+        yield (f"{path}jwt" if isinstance(tenant.jwt, Jwt) else f"{path}jwt.{at}"), block
+
+
 def _doubtful_keys(path: str, jwt: Jwt) -> Iterator[str]:
     if jwt.jwks_alg is not None:
-        yield f"{path}jwt.jwks_alg is deprecated: write algorithms: [{jwt.jwks_alg}]"
+        yield f"{path}.jwks_alg is deprecated: write algorithms: [{jwt.jwks_alg}]"
     for at, key in enumerate(jwt.keys):
         possible = [one.alg for one in key.prepared]
         if len(possible) > 1 and jwt.algorithms is None:
-            accepted = f"{path}jwt.keys.{at} names no alg, so {', '.join(possible)} are accepted"
+            accepted = f"{path}.keys.{at} names no alg, so {', '.join(possible)} are accepted"
             yield f"{accepted}: write the one that your issuer signs with, such as alg: {possible[0]}"
         secret, hash_bytes = key.signing_secret, HASH_BYTES.get(key.alg or "", 0)
         if secret is not None and len(secret) < hash_bytes:  # RFC 7518, section 3.2
-            yield f"{path}jwt.keys.{at}: a secret for {key.alg} should have {hash_bytes} bytes; this has {len(secret)}"
+            yield f"{path}.keys.{at}: a secret for {key.alg} should have {hash_bytes} bytes; this has {len(secret)}"
 
 
 def _doubtful_secrets(sections: Mapping[str, TenantSection]) -> Iterator[str]:
     """A signing secret may be any bytes; yet whoever signs seldom uses a newline or quotes."""
     for path, tenant in sections.items():
-        secrets = [(f"jwt.keys.{at}.secret", key.secret) for at, key in enumerate(tenant.jwt.keys) if key.secret]
-        secrets += [
-            (f"jwt.keys.{at}.secret_file", key.secret_file) for at, key in enumerate(tenant.jwt.keys) if key.secret_file
+        secrets = [
+            (f"{block_path}.keys.{at}.{name}", secret)
+            for block_path, jwt in _blocks("", tenant)
+            for at, key in enumerate(jwt.keys)
+            for name, secret in (("secret", key.secret), ("secret_file", key.secret_file))
+            if secret is not None
         ]
         for at, webhook in enumerate(tenant.webhooks):
             secrets += [(f"webhooks.{at}.secret", secret) for secret in webhook.secret]
@@ -193,7 +203,7 @@ def _shipped_secrets(settings: Settings) -> Iterator[Mistake]:
     if is_loopback(settings.server.host):
         return
     digests = {tenant.digest for tenant in settings.tenants.values()} | {one.digest for one in settings.admin.tokens}
-    keys = {key.signing_secret for one in settings.tenants.values() for key in one.jwt.keys}
+    keys = {key.signing_secret for one in settings.tenants.values() for block in one.issuers for key in block.keys}
     shipped = {secret.encode() for secret in SHIPPED_SECRETS}
     if keys & shipped or digests & {digest(secret) for secret in SHIPPED_SECRETS}:
         what = "with the secrets of the shipped config.yaml only loopback is served; set secrets of your own first"

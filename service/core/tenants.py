@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from service.core.admission import Terms
 from service.core.limits import Limit
 from service.core.routing.routes import Protected, with_capabilities
-from service.core.tokens.verification import KeyRing
+from service.core.tokens.verification import Verifier
 
 WITHOUT_A_TENANT = ("admin", "login")
 """Operations of operators: whatever tenant they are about, they count for none."""
@@ -40,7 +40,7 @@ class Tenant:
 
     name: str
     token_digest: bytes
-    ring: KeyRing
+    ring: Verifier
     terms: TermsByOperation
     routes: Protected | None = None
     """What `verify` holds a proxied request to; None: no routes are configured."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from service.__main__ import COMMANDS
 from service.app import make_app
+from service.config.jwt_settings import Jwt
 from service.config.settings import OPERATIONS, Limits, Settings, TenantLimits
 from service.core.session_lists import EVENT_TYPES
 from service.core.sessions import TRANSITIONS, Cause, Refusal, Status
@@ -40,6 +41,9 @@ def paths(model: type[BaseModel], prefix: str = "") -> set[str]:
         kinds = list(flat(field.annotation))
         models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
         inside = {dict: ".NAME.", tuple: "[]."}
+        if name == "jwt":  # one block or several: the table writes it as one
+            found |= {path, *paths(Jwt, f"{path}.")}
+            continue
         joint = next((inside[kind] for kind in kinds if kind in inside and models), ".")
         for member in models:
             found |= paths(member, f"{path}{joint}")

@@ -281,7 +281,7 @@ def _settings(rules: Rules) -> Settings:
         | {name: [_limit(one) for one in own] for name, own in rules.limits.items()},
     )
     tenants = {
-        name: one.model_copy(update={"jwt": one.jwt.model_copy(update={"leeway": rules.leeway_s})})
+        name: one.model_copy(update={"jwt": one.issuers[0].model_copy(update={"leeway": rules.leeway_s})})
         for name, one in made.tenants.items()
     }
     return made.model_copy(update={"tenants": tenants})

@@ -46,7 +46,7 @@ def test_what_config_init_leaves_as_a_comment_is_valid_too(tmp_path: Path) -> No
     text = path.read_text()
     optional = re.sub(r"^( *)# (?=trusted_proxies|jwks_url|issuer|audience)", r"\1", text, flags=re.M)
     path.write_text(re.sub(r"^      keys:.*\n        - .*\n", "", optional, flags=re.M))
-    jwt = load(path).tenants[TENANT].jwt
+    jwt = load(path).tenants[TENANT].issuers[0]
     assert (str(jwt.jwks_url), jwt.keys) == ("https://issuer.example/.well-known/jwks.json", ())
 
 

@@ -327,7 +327,7 @@ def test_a_signing_secrets_bytes_are_exact_and_what_is_hardly_meant_in_them_is_a
     ]
     made = load(write(tmp_path, config(tenants={"acme": tenant(SECRET + " ", webhooks=hooks)})))
     assert [hook.keys for hook in webhooks_of(made)] == [(f"{secret}\n".encode(),), (f'"{secret}"'.encode(),)]
-    key = made.tenants["acme"].jwt.keys[0].secret
+    key = made.tenants["acme"].issuers[0].keys[0].secret
     assert key is not None
     assert key.get_secret_value() == SECRET + " "
     assert [one for one in doubts(made) if "every byte" in one] == [

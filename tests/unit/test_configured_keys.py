@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from service.config.validation import doubts
 from service.core.errors import InvalidUserToken
-from service.core.tokens.verification import KeyRing
+from service.core.tokens.verification import Verifier
 from service.demo_tokens import sign as demo_token
 from service.policy_factory import make_policy
 from tests.kit import TENANT_TOKEN, settings
@@ -44,7 +44,7 @@ def tenants(key: dict[str, Any], **rules: Any) -> dict[str, Any]:
     return {"acme": {"token": TENANT_TOKEN, "jwt": {"keys": [key], **rules}}}
 
 
-def ring(key: dict[str, Any], **rules: Any) -> KeyRing:
+def ring(key: dict[str, Any], **rules: Any) -> Verifier:
     return make_policy(settings(tenants=tenants(key, **rules))).directory.tenants["acme"].ring
 
 

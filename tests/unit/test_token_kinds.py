@@ -10,7 +10,7 @@ from service.core.errors import InvalidUserToken
 from service.core.tokens.claims import ClaimRules
 from service.core.tokens.keys import make_key
 from service.core.tokens.kinds import FOREIGN_TYPES, TokenRules, normalized_type
-from service.core.tokens.verification import KeyRing, VerifiedTokens
+from service.core.tokens.verification import KeyRing, VerifiedTokens, Verifier
 from service.demo_tokens import sign as sign_for
 from service.policy_factory import make_policy
 from tests.kit import settings, tenant
@@ -29,7 +29,7 @@ def token(typ: Any = "JWT", **claims: Any) -> str:
     return jwt.encode({"sub": "alice", "exp": NOW + 60, **claims}, SECRET, algorithm="HS256", headers=header)
 
 
-def is_taken(by: KeyRing, given: str) -> bool:
+def is_taken(by: Verifier, given: str) -> bool:
     try:
         return by.verify(given, NOW).user == "alice"
     except InvalidUserToken:

@@ -166,7 +166,7 @@ async def test_readyz_metrics_and_the_log_name_the_source_that_failed(make_clien
     assert warning.startswith("the key set of tenant acme could not be fetched (it answered 404); the keys fetched ")
     failed = 'rollcall_jwks_fetches_total{outcome="failed",tenant="acme"} 1.0'
     assert metrics == {'rollcall_jwks_up{tenant="acme"} 0.0', succeeded, failed}
-    sets.follow({})
+    sets.follow([])
     assert not {line for line in (await told())[2] if line.startswith("rollcall_jwks_up")}
 
 

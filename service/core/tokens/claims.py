@@ -59,6 +59,8 @@ class ClaimRules:
         tenant_claim: a claim that must name the tenant where it is present and not null; None: no claim is.
         accept_bound_tokens: whether a token that is bound to a key of the client (`cnf`, RFC 7800) is accepted. The
             service does not check the proof of possession.
+        user_prefix: is put before what the subject claim holds; tells users of several issuers apart.
+        reserved_prefixes: those of the tenant's other issuers. Otherwise a user of one issuer could pass for another's.
         rules: which kinds of token are meant.
     """
 
@@ -73,6 +75,8 @@ class ClaimRules:
         integer_sub: bool = False,
         tenant_claim: str | None = "tenant",
         accept_bound_tokens: bool = False,
+        user_prefix: str = "",
+        reserved_prefixes: Sequence[str] = (),
         rules: TokenRules | None = None,
     ) -> None:
         self.tenant = tenant
@@ -80,6 +84,8 @@ class ClaimRules:
         self.leeway_s = leeway_s
         self.rules = rules or TokenRules()
         self._ahead_s = max(leeway_s, MIN_CLOCK_LEEWAY_S)
+        self.user_prefix = user_prefix
+        self._reserved_prefixes = tuple(prefix for prefix in reserved_prefixes if len(prefix) > len(user_prefix))
         self._audience = frozenset(audience)
         self._subject_claim = subject_claim
         self._integer_sub = integer_sub
@@ -133,6 +139,12 @@ class ClaimRules:
             raise InvalidUserToken(f"{name} {self._type_fault(user)}")
         if fault := _fault_of(user):
             raise InvalidUserToken(f"{name} {fault}")
+        if self.user_prefix:
+            user = f"{self.user_prefix}{user}"
+            if len(user) > MAX_USER_CHARS:
+                raise InvalidUserToken(f"{name} has more than {MAX_USER_CHARS} characters with jwt.user_prefix")
+        if self._reserved_prefixes and user.startswith(self._reserved_prefixes):
+            raise InvalidUserToken(f"{name} begins with the user_prefix of another issuer")
         return user
 
     def _type_fault(self, user: object) -> str:

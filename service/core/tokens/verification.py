@@ -8,6 +8,7 @@ passed in. Each part of a token is read once.
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
+from typing import Any, Protocol
 
 from service.core.errors import ExpiredUserToken, InvalidUserToken, KeysUnavailable, UnknownKey
 from service.core.tokens.claims import ClaimRules, Identity
@@ -20,6 +21,42 @@ MAX_HEADERS = 1000
 """How many headers a ring caches."""
 MAX_HEADER_CHARS = 1024
 """The most characters of a header that is cached."""
+
+
+Parts = tuple[bytes, bytes, bytes]
+"""Header, payload and signature, as they were sent."""
+
+
+def parts_of(token: str) -> Parts:
+    """Split a token.
+
+    Raises:
+        InvalidUserToken: it does not have three parts, or too many characters.
+    """
+    if len(token) > MAX_TOKEN_CHARS or not token.isascii():
+        raise InvalidUserToken("no JWS in compact form")
+    parts = token.encode().split(b".")
+    if len(parts) != 3:
+        raise InvalidUserToken("no JWS in compact form")
+    return parts[0], parts[1], parts[2]
+
+
+class Verifier(Protocol):
+    """What verifies a tenant's tokens: the key ring of its issuer, or of several."""
+
+    @property
+    def generation(self) -> object:
+        """A new object whenever the keys change."""
+
+    @property
+    def leeway_s(self) -> float:
+        """Seconds for which a token is accepted after its `exp`, at most."""
+
+    def verify(self, token: str, now_s: float) -> Identity:
+        """Return the identity that `token` names; see `KeyRing.verify`."""
+
+    def expiry_s(self, identity: Identity) -> float:
+        """When the token's time is over, the leeway included, in seconds since the epoch."""
 
 
 class RemoteKeys(Enum):
@@ -104,17 +141,16 @@ class KeyRing:
             InvalidUserToken: malformed, forged, or not for this tenant; or not valid yet.
             ExpiredUserToken: all is well but its time is over.
         """
-        if len(token) > MAX_TOKEN_CHARS or not token.isascii():
-            raise InvalidUserToken("no JWS in compact form")
-        parts = token.encode().split(b".")
-        if len(parts) != 3:
-            raise InvalidUserToken("no JWS in compact form")
+        return self.judge(parts_of(token), now_s)
+
+    def judge(self, parts: Parts, now_s: float, claims: dict[str, Any] | None = None) -> Identity:
+        """Return the identity that a token names whose parts, and perhaps claims, are read already; see `verify`."""
         header, payload, signature = parts
         message, raw_signature = b"%b.%b" % (header, payload), decoded(signature)
         key = self._proven.get(header)
         if key is None or not key.verifies(message, raw_signature):
             self._prove(header, message, raw_signature, failed=key)
-        return self.claims.identity(json_object(decoded(payload)), now_s)
+        return self.claims.identity(json_object(decoded(payload)) if claims is None else claims, now_s)
 
     @property
     def leeway_s(self) -> float:
@@ -189,7 +225,7 @@ class VerifiedTokens:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def verify(self, ring: KeyRing, token: str, now_s: float) -> Identity:
+    def verify(self, ring: Verifier, token: str, now_s: float) -> Identity:
         """Do the same as `ring.verify(token, now_s)`, with a cache that is valid as long as the ring's keys."""
         entry = self._entries.get(token)
         if entry is not None and entry[0] is ring.generation:

@@ -206,10 +206,10 @@ class Metrics:
             self.count_transition(Status.LOGGED_IN, Status.EXPIRED, Cause.EXPIRY, expired)
         self._tally[self._swept, ("removed",)] += removed
 
-    def count_key_set_fetch(self, tenant: str, succeeded: bool) -> None:
+    def count_key_set_fetch(self, tenant: str, succeeded: bool, all_succeeded: bool) -> None:
         """Count one fetch of a tenant's key set."""
         self._tally[self._key_set_fetches, (tenant, "succeeded" if succeeded else "failed")] += 1
-        self._key_set_up.labels(tenant).set(succeeded)
+        self._key_set_up.labels(tenant).set(all_succeeded)
         if succeeded:
             self._key_set_fetched.labels(tenant).set_to_current_time()
 
