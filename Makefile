@@ -22,7 +22,7 @@ pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loa
 alone = $(1) -m pytest -m alone $(2) $(ARGS) || [ $$? -eq 5 ]  # 5: there are none
 
 .DEFAULT_GOAL := help
-.PHONY: help run test $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers model windows fuzz paths soak clients acl schema lock audit screenshot clean
+.PHONY: help run test $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients acl schema lock audit screenshot clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -79,6 +79,9 @@ outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/ref
 
 failovers: $(VENV)/.dev ## Fail over Sentinel and Cluster under load, and write docs/reference/failovers.md; six minutes.
 	$(BIN)/python -m tests.chaos.failovers
+
+sweeping: $(VENV)/.dev ## Let 50,000 users be due at once (ARGS='--users 3000000 --due 500000': all of it; five minutes).
+	$(BIN)/python -m tests.chaos.sweeping $(ARGS)
 
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
 	MODEL_EXAMPLES=2600 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)

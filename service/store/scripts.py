@@ -82,7 +82,7 @@ def _preamble() -> str:
     lines = (
         f"local MOVES = {{{moves}}}",
         f"local NAMES = {{{names}}}",
-        f"local EVENTS_CAP, LONGEST_LEASE_MS = {EVENTS_CAP}, {LEASE_MS}",
+        f"local EVENTS_CAP, LONGEST_LEASE_MS = '{EVENTS_CAP}', {LEASE_MS}",
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
         f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
         f"local NEWS, PUSHES = '{NAMES.event_channel}', '{NAMES.cache_channel}'",

@@ -8,7 +8,7 @@ from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
 from service.store.keyspace import NAMES, keys_of
-from service.store.sessions.expiry_sweep import Swept
+from service.store.sessions.expiry_sweep import BITE, Swept
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
@@ -140,3 +140,45 @@ async def test_what_is_wrong_with_one_tenant_keeps_no_other_from_being_swept(
         await access.client.set(f"rc:{{{broken}}}:expiring", "no sorted set")
     await access.client.sadd("rc:tenants", b"\xff not a name")
     assert (await sweeper(access, {"aaa": 0, "acme": 0, "zzz": 0}).sweep()).expired == 1
+
+
+async def count_of(access: RedisAccess, command: str) -> int:
+    stats = await access.client.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+@pytest.mark.parametrize("access", [pytest.param("real", marks=pytest.mark.real_redis)], indirect=True)
+async def test_a_bite_is_one_call_that_publishes_once(admissions: Admissions, access: RedisAccess) -> None:
+    for number in range(4 * BITE):
+        await admissions.ask(ask_about(f"u{number}", expires_ms=now_ms() - 1))
+    await access.client.config_resetstat()
+    assert (await sweeper(access, retention_ms=HOUR_MS).sweep()).expired == 4 * BITE
+    assert await count_of(access, "publish") == 4
+    assert await count_of(access, "zrem") <= 2 * 4 + 1, "each index is written once a bite, the rules once"
+    assert await count_of(access, "fcall") <= 4 + 2, "the first look, the bites, and the rules of the tenant"
+    assert len(await access.client.xrange(keys_of("acme").events)) == 2 * 4 * BITE
+
+
+async def test_who_is_due_by_two_indexes_is_expired_once(admissions: Admissions, access: RedisAccess) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1000))
+    await access.client.zadd(keys_of("acme").ending, {"alice": 1})
+    assert await sweeper(access, retention_ms=HOUR_MS).sweep() == Swept(expired=1, removed=0)
+    events = await access.client.xrange(keys_of("acme").events)
+    assert [fields[b"to"] for _, fields in events] == [b"logged_in", b"expired"]
+
+
+async def test_the_sweep_writes_a_record_as_an_admission_would(admissions: Admissions, access: RedisAccess) -> None:
+    expires_ms = now_ms() - 1000
+    for user, issued_s in (("dated", 1.0), ("undated", None)):
+        await admissions.ask(ask_about(user, expires_ms=expires_ms, issued_s=issued_s))
+    before = {user: await Sessions(access.client).get("acme", user) for user in ("dated", "undated")}
+    await sweeper(access, retention_ms=HOUR_MS).sweep()
+    for user, was in before.items():
+        session = await Sessions(access.client).get("acme", user)
+        assert was is not None
+        assert session is not None
+        assert (session.status, session.previous) == (Status.EXPIRED, Status.LOGGED_IN)
+        assert (session.seen_ms, session.expires_ms) == (was.seen_ms, was.expires_ms)
+        assert session.undated is (user == "undated")
+        assert await access.client.zscore(keys_of("acme").ending, user) == expires_ms
+        assert await access.client.zscore(keys_of("acme").by_status[Status.EXPIRED], user) == was.seen_ms

@@ -20,6 +20,7 @@ UNHEARD = (*AWAY, KeyError, RuntimeError)
 RuntimeError where a connection was closed meanwhile.
 """
 
+Text = str | bytes
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,12 +52,12 @@ def subscriber(client: Any) -> Any:
     return client.pubsub(node=random.choice(nodes)) if nodes else client.pubsub()  # noqa: S311  # nosec B311
 
 
-async def run(client: Redis | RedisCluster, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+async def run(client: Redis | RedisCluster, name: str, keys: Sequence[Text], args: Sequence[Text | int]) -> Any:
     """Call the function `name`; where Redis does not have it, load the library and call it again: it was not run.
 
     A primary that was demoted keeps its connections open and answers READONLY. New ones may lead to the new primary.
     """
-    call: tuple[str | int, ...] = ("FCALL", LIBRARY.functions[name], len(keys), *keys, *map(str, args))
+    call: tuple[str | bytes | int, ...] = ("FCALL", LIBRARY.functions[name], len(keys), *keys, *args)
     at = await _owner(client, keys)
     try:
         try:
@@ -73,12 +74,13 @@ async def run(client: Redis | RedisCluster, name: str, keys: Sequence[str], args
         raise
 
 
-async def _owner(client: Redis | RedisCluster, keys: Sequence[str]) -> dict[str, Any]:
+async def _owner(client: Redis | RedisCluster, keys: Sequence[Text]) -> dict[str, Any]:
     """Which node of a Cluster is meant. redis-py would ask Redis for the keys of each FCALL before it sends it."""
     if not isinstance(client, RedisCluster):
         return {}
     await client.initialize()
-    node = client.get_node_from_key(keys[0])
+    key = keys[0]
+    node = client.get_node_from_key(key if isinstance(key, str) else key.decode())
     if node is None:
         raise ClusterDownError("no node of the Cluster is known to own the slot")
     return {"target_nodes": node}

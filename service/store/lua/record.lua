@@ -56,7 +56,7 @@ local function arg() arg_at = arg_at + 1; return ARGV[arg_at] end
 local function number() return as_number(arg()) end
 
 -- Numbers are written whole: Lua's own tostring turns large ones into 1.76e+15.
-local function whole(n) return string.format('%.0f', n) end
+local function whole(n) return string.format('%.0f', n) end  -- not %d: what is no whole number is rounded
 
 -- The indexes of a tenant, which begin after this place in KEYS: by_logged_in, by_logged_out, by_expired, by_suspended,
 -- by_terminated, expiring, ending, events.
@@ -72,8 +72,7 @@ end
 
 -- What an admission looks at of a record; `complete` adds the rest. `text` is the record as it is written, '' for none.
 -- (Places are found by a plain search: a pattern costs ten times as much, and this is asked about every request.)
-local function glance(record_key)
-  local text = call('GET', record_key)
+local function parse_record(text)
   if not text then return { text = '', status = '-', previous = '-', since = 0, seen = 0, expires = 0 } end
   if #text == 44 and byte(text, 17) == 32 and byte(text, 31) == 32 then  -- as most are
     return { text = text, status = sub(text, 1, 1), seen = as_number(sub(text, 18, 30)),
@@ -85,6 +84,8 @@ local function glance(record_key)
   return { text = text, status = sub(text, 1, 1), seen = as_number(sub(text, seen_at, expires_at - 2)),
            expires = as_number(sub(text, expires_at, again_at - 1)) }
 end
+
+local function glance(record_key) return parse_record(call('GET', record_key)) end
 
 local function complete(record)
   if record.since then return record end
@@ -109,16 +110,32 @@ local function counted_from(record)
   return record.status ~= 'i' and record.expires == 0 and record.since or record.expires
 end
 
--- Write a record and all of its indexes. A user who was never seen (suspended before the first request) is
--- listed by when the operator acted. `from` is the status letter it was indexed under, '-' for none.
-local function write(record_key, indexes, user, record, from)
-  local to = complete(record).status
+-- The score of a user in the index of its status. Who was never seen (suspended before the first request) is listed by
+-- when the operator acted.
+local function last_seen(record) return whole(record.seen > 0 and record.seen or record.since) end
+
+-- A record as it is written.
+local function text_of_record(record)
   local previous = record.previous
   if record.undated then previous = previous == '-' and '_' or string.upper(previous) end
-  record.text = to .. previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
+  return record.status .. previous .. ' ' .. whole(record.since) .. ' ' .. whole(record.seen)
     .. ' ' .. whole(record.expires) .. (record.again and ' ' .. whole(record.again) or '')
+end
+
+-- Who is due for the sweep, soonest first: at most so many of each index.
+local function due_in(expiring, ending, at_ms, leeway, retention, most)
+  local due = call('ZRANGEBYSCORE', expiring, '-inf', whole(at_ms - leeway), 'LIMIT', 0, most)
+  local over_ms = whole(math.min(at_ms, now_ms) - retention)
+  for _, user in ipairs(call('ZRANGEBYSCORE', ending, '-inf', over_ms, 'LIMIT', 0, most)) do due[#due + 1] = user end
+  return due
+end
+
+-- Write a record and all of its indexes. `from` is the status letter it was indexed under, '-' for none.
+local function write(record_key, indexes, user, record, from)
+  local to = complete(record).status
+  record.text = text_of_record(record)
   if from ~= to and from ~= '-' then call('ZREM', indexes[from], user) end
-  call('ZADD', indexes[to], whole(record.seen > 0 and record.seen or record.since), user)
+  call('ZADD', indexes[to], last_seen(record), user)
   if to == 'i' then
     call('ZADD', indexes.expiring, whole(counted_from(record)), user)
   elseif from == 'i' then

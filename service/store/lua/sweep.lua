@@ -1,41 +1,78 @@
--- Work off one bite of users that are due: expire those whose token ran out, remove those past retention.
--- Idempotent: each user is judged by its record as it stands now, so two sweepers do no harm. What is due is judged by the
--- service's clock, which judges tokens: by Redis's a user whose token is still accepted could be expired, again and again.
--- A record is removed once the retention is over by both clocks, so that one clock that is far ahead removes nobody.
+-- Work off one bite of users that are due, and read who is due next: expire those whose token ran out, remove those past
+-- retention. Idempotent: each user is judged by its record as it stands now, so two sweepers do no harm. What is due is
+-- judged by the service's clock, which judges tokens: by Redis's a user whose token is still accepted could be expired,
+-- again and again. A record is removed once the retention is over by both clocks, so that one clock that is far ahead
+-- removes nobody. Each index is written once for the whole bite, before the records, and one message tells of all events.
 --
 -- KEYS    the tenant's indexes (record.lua), then the record of each user
--- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, then each user
--- Returns how many expired, how many were removed, and of how many the record cannot be read
+-- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, how many users of each kind to return at most,
+--         then each user
+-- Returns how many expired, how many were removed, of how many the record cannot be read, and who is due next
+
+-- Users, and with a score before each where they are added to an index, in one command.
+local function change(command, index, entries)
+  if #entries > 0 then call(command, index, unpack(entries)) end
+end
+
+local EVENT = {
+  'type', 'transition', 'user', '', 'from', NAMES.i, 'to', NAMES[MOVES.expiry.i], 'cause', 'expiry', 'by', 'sweep',
+}
 
 local function run()
-  local indexes = take_indexes()
-  local at_ms, leeway, retention = number(), number(), number()
-  local expired, removed, unreadable = 0, 0, 0
+  local indexes, first = take_indexes(), key_at
+  local at_ms, leeway, retention, most = number(), number(), number(), number()
+  local users, texts = {}, {}
+  for i = 5, #ARGV do users[i - 4] = ARGV[i] end
+  if #users > 0 then texts = call('MGET', unpack(KEYS, first + 1)) end
+  local to, since, both_ms = MOVES.expiry.i, whole(now_ms), math.min(at_ms, now_ms)
+  local judged, unreadable, wrong, gone, gone_keys = {}, 0, {}, {}, {}
+  local expired, expired_keys, expired_texts, seen, ended = {}, {}, {}, {}, {}
 
-  while arg_at < #ARGV do
-    local record_key, user = key(), arg()
-    local well = readable(record_key)
-    local record = well and read(record_key)
-    local status = well and record.status
-    if not well then
-      -- Left to `rollcall repair`: it keeps nobody else from being swept.
-      call('ZREM', indexes.expiring, user)
-      call('ZREM', indexes.ending, user)
-      unreadable = unreadable + 1
-    elseif status == '-' then
+  for i, user in ipairs(users) do
+    local record_key, text = KEYS[first + i], texts[i]
+    local record = text and match(text, RECORD) and parse_record(text)
+    if judged[user] then
+      -- It is due by both indexes: once is enough.
+    elseif not record and (text or call('EXISTS', record_key) == 1) then
+      unreadable = unreadable + 1  -- left to `rollcall repair`: it keeps nobody else from being swept
+      wrong[#wrong + 1] = user
+    elseif not record then
       forget(record_key, indexes, user)
-    elseif status == 'i' and counted_from(record) + leeway <= at_ms then
-      move(record_key, indexes, user, record, MOVES.expiry.i, 'expiry', { by = 'sweep' })
-      expired = expired + 1
-    elseif (status == 'o' or status == 'e') and counted_from(record) + retention <= math.min(at_ms, now_ms) then
-      forget(record_key, indexes, user)
-      removed = removed + 1
+    elseif record.status == 'i' and record.expires + leeway <= at_ms then
+      -- As `move` would write it; the times are taken over as they are spelled.
+      local undated, rest, seen_ms, expires_ms = match(text, '^.(.) %d+( (%d+) (%d+))')
+      local at = #expired + 1
+      expired[at], expired_keys[at] = user, record_key
+      expired_texts[at] = to .. (find(undated, '[_A-Z]') and 'I' or 'i') .. ' ' .. since .. rest
+      seen[2 * at - 1], seen[2 * at] = record.seen > 0 and seen_ms or since, user
+      ended[2 * at - 1], ended[2 * at] = record.expires > 0 and expires_ms or since, user
+    elseif (record.status == 'o' or record.status == 'e')
+        and counted_from(complete(record)) + retention <= both_ms then
+      gone[#gone + 1], gone_keys[#gone_keys + 1] = user, record_key
     else
       -- It was not due: an index says so wrongly, so both are put right.
       call('ZREM', indexes.expiring, user)
       call('ZREM', indexes.ending, user)
-      write(record_key, indexes, user, record, status)
+      write(record_key, indexes, user, record, record.status)
     end
+    judged[user] = true
   end
-  return { expired, removed, unreadable }
+
+  change('ZADD', indexes[to], seen)
+  change('ZADD', indexes.ending, ended)
+  change('ZREM', indexes.expiring, expired)
+  change('ZREM', indexes.i, expired)
+  for i, user in ipairs(expired) do
+    call('SET', expired_keys[i], expired_texts[i])
+    EVENT[4] = user
+    call('XADD', indexes.events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(EVENT))
+  end
+  if #expired > 0 then wake(indexes.events) end
+  if #gone > 0 then
+    call('DEL', unpack(gone_keys))
+    for _, index in ipairs(INDEXES) do call('ZREM', indexes[index], unpack(gone)) end
+  end
+  change('ZREM', indexes.expiring, wrong)
+  change('ZREM', indexes.ending, wrong)
+  return { #expired, #gone, unreadable, due_in(indexes.expiring, indexes.ending, at_ms, leeway, retention, most) }
 end
