@@ -129,6 +129,18 @@ class SessionLists(Protocol):
     ) -> Page:
         """Return a page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
 
+    async def walk(self, tenant: str, status: str, position: int, *, size: int) -> tuple[list[str], int]:
+        """Return some users of a status, and where the walk goes on (0: it is complete).
+
+        A walk returns each user that has the status from its beginning to its end, at least once.
+
+        Args:
+            tenant: whose users.
+            status: one that is recorded.
+            position: 0, or where the call before said that the walk goes on.
+            size: about so many users; small statuses are returned whole.
+        """
+
 
 class Subscription(Protocol):
     """The events for one listener."""

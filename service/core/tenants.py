@@ -57,6 +57,12 @@ class Tenant:
         found = {limit.name: limit for limits in own for limit in limits}
         return found | {limit.name: limit for limit in self.routes.limits} if self.routes else found
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """All capabilities that its operations and routes need. An application with the middleware may name more."""
+        operations = self.terms.limits.keys() - set(WITHOUT_A_TENANT)
+        return frozenset(operations) | (self.routes.capabilities if self.routes else frozenset())
+
     def terms_with(self, terms: Terms, capability: str) -> Terms:
         """`terms`, with one more capability needed; made once, so for capabilities that the code names."""
         made = self._with.get((terms, capability))

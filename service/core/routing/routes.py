@@ -117,6 +117,11 @@ class Protected:
         """All limits that its rules name."""
         return tuple(limit for route in self._table.routes for limit in route.limits)
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """All capabilities that its rules name."""
+        return frozenset(route.capability for route in self._table.routes if route.capability is not None)
+
     def terms(self, method: str, target: str) -> Terms:
         """Return the terms for a request: those of its rule, and of the operation.
 

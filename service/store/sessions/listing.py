@@ -69,6 +69,13 @@ class Sessions:
             examined=examined if prefix else None,
         )
 
+    @redis_call
+    async def walk(self, tenant: str, status: str, position: int, *, size: int) -> tuple[list[str], int]:
+        """Return some users of a status, and where the walk goes on (0: it is complete)."""
+        index = keys_of(tenant).by_status[Status(status)]
+        following, found = await self._client.zscan(index, position, count=size)
+        return list(dict.fromkeys(user.decode() for user, _ in found)), int(following)
+
     async def _newest(
         self, tenant: str, statuses: Sequence[Status], after: Cursor | None, chunk: int
     ) -> AsyncIterator[Cursor]:

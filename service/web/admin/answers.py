@@ -73,3 +73,11 @@ def limit_state_data(limit_state: LimitState) -> dict[str, Any]:
 def moment(ms: int | None) -> str | None:
     """Return a moment in the format of every answer; None: not known."""
     return None if ms is None else timestamp(ms)
+
+
+def unknown_capability(capability: str) -> str:
+    """Return the note that nothing asks for a capability, so far."""
+    return (
+        f"No operation and no route of this tenant asks for {capability}: the restriction has no effect, unless an "
+        "application with the middleware names it."
+    )

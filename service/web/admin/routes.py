@@ -19,11 +19,13 @@ from service.web.admin.answers import (
     revoked_data,
     rules_data,
     session_data,
+    unknown_capability,
 )
 from service.web.admin.authorization import AdminServices, for_operators, for_viewers
 from service.web.admin.event_stream import events
 from service.web.admin.not_found import ACTIONS, ROOT
 from service.web.admin.schemas import (
+    MAX_USERS,
     ActBody,
     LimitBody,
     ManyBody,
@@ -162,10 +164,18 @@ async def act(request: web.Request, admin: AdminServices) -> web.StreamResponse:
 
 @for_operators
 async def act_on_many(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """The same for up to 1,000 users, with a result for each."""
+    """The same for up to 1,000 users, or for all users of a status in several calls, with a result for each."""
     body = await read_body(request, ManyBody)
-    actions = await _act(request, admin, list(dict.fromkeys(body.users)), body)
-    return success(request, {"results": [result_data(done, request.match_info["act"]) for done in actions]})
+    following: str | None = None
+    if body.status is None:
+        users = list(dict.fromkeys(body.users))
+    else:
+        # A walk over the index returns each user that has the status from its beginning to its end.
+        users, position = await admin.sessions.walk(admin.at, body.status, int(body.after or "0"), size=MAX_USERS)
+        following = str(position) if position else None
+    actions = await _act(request, admin, users, body) if users else []
+    results = [result_data(done, request.match_info["act"]) for done in actions]
+    return success(request, {"results": results} | ({} if body.status is None else {"next": following}))
 
 
 async def _act(request: web.Request, admin: AdminServices, users: Sequence[str], body: ActBody) -> list[ActionResult]:
@@ -201,15 +211,18 @@ async def restrict(request: web.Request, admin: AdminServices) -> web.StreamResp
     """Restrict the tenant or one user from a capability, for good or until a moment. A longer restriction stays."""
     user, replace = _user_and_replace(request)
     body = await read_body(request, RestrictBody)
+    capability = request.match_info["capability"]
     held = await admin.actions.restrict(
         admin.at,
         user,
-        request.match_info["capability"],
+        capability,
         admin.author(body.reason),
         until_ms=moment_ms(body.until),
         replace=replace,
     )
-    return success(request, {"success": True, "applied": held.applied, "until": moment(held.until_ms)})
+    data = {"success": True, "applied": held.applied, "until": moment(held.until_ms)}
+    note = {} if capability in admin.tenant.capabilities else {"note": unknown_capability(capability)}
+    return success(request, data | note)
 
 
 @for_operators

@@ -4,10 +4,10 @@ import asyncio
 import json
 from collections import Counter
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from aiohttp import hdrs, web
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from service.core.admission import CAPABILITY
@@ -73,9 +73,21 @@ class ActBody(ReasonBody):
 
 
 class ManyBody(ActBody):
-    """The same for many users."""
+    """The same for many users: those that are named, or all that have a status."""
 
-    users: list[User] = Field(min_length=1, max_length=MAX_USERS)
+    users: list[User] = Field(default_factory=list, max_length=MAX_USERS, description="this or `status`")
+    status: Literal["logged_in", "logged_out", "expired", "suspended", "terminated"] | None = Field(
+        None, description="all users of this status, about 1,000 in a call: repeat with `after` until `next` is null"
+    )
+    after: str | None = Field(None, pattern=r"^[0-9]{1,20}$", description="with `status`: `next` of the call before")
+
+    @model_validator(mode="after")
+    def _users_or_status(self) -> Self:
+        if bool(self.users) == (self.status is not None):
+            raise ValueError("needs users or status, and not both")
+        if self.after is not None and self.status is None:
+            raise ValueError("after is allowed with status only")
+        return self
 
 
 class RestrictBody(ReasonBody):

@@ -103,7 +103,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
     filters = {name: value for name, value in filters.items() if value}
     older = f"{ROOT}?{urlencode({**filters, 'after': str(page.after)})}" if page.after else ""
     content = {
-        **_about(browser, operator, tenant),
+        **_about(request, browser, operator, tenant),
         "tenants": tenants,
         "counts": counts,
         "total": sum(counts[tenant].values()) if tenant in counts else 0,
@@ -140,7 +140,7 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
     if session is None and not history.events and rules == Rules() and "unseen" not in request.query:
         raise NotFound(f"Nothing is recorded of {visible(name)} in {tenant}")
     content = {
-        **_about(browser, operator, tenant),
+        **_about(request, browser, operator, tenant),
         "user": name,
         "session": session,
         "history": history,
@@ -165,7 +165,7 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
     subjects = {Per.TENANT: "-", asked: subject} if is_user_id(subject) else {}
     charges = [(limit, subjects[limit.per]) for limit in limits if limit.per in subjects]
     content = {
-        **_about(browser, operator, tenant),
+        **_about(request, browser, operator, tenant),
         "rules": await actions.rules(tenant),
         "configured": sorted(known.restricted),
         "limits": limits,
@@ -176,10 +176,12 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
     return render(request, "rules.html", content)
 
 
-def _about(browser: Browser, operator: Operator, tenant: str) -> dict[str, Any]:
+def _about(request: web.Request, browser: Browser, operator: Operator, tenant: str) -> dict[str, Any]:
     """Return the content that every page has."""
     at = f"/tenants/{tenant}"
+    known = request.app[app_keys.REQUEST_SERVICES].policy.current.directory.tenants.get(tenant)
     return {
+        "capabilities": sorted(known.capabilities) if known is not None else [],
         "browser": browser,
         "operator": operator,
         "tenant": tenant,

@@ -156,7 +156,12 @@ def _of_a_tenant() -> list[Operation]:
         _operators("post", f"{at}/limits/{{limit}}/reset", "Restore the whole quota of a subject", object_of({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
     ]  # fmt: skip
     actions = ("logout", "suspend", "reinstate", "terminate")
-    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, with a result for each", object_of({"results": list_of(RESULT)}), body=schemas.ManyBody) for act in actions]  # fmt: skip
+    walked = {
+        "type": ["string", "null"],
+        "description": "with `status`: `after` of the next call; null: all were reached",
+    }
+    many = object_of({"results": list_of(RESULT), "next": walked}, optional=["next"])
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, or all of a status, with a result for each", many, body=schemas.ManyBody) for act in actions]  # fmt: skip
     for user, query in users:
         found += [
             _operators("get", user, "One user, with history", object_of(one), query=query),
@@ -166,7 +171,7 @@ def _of_a_tenant() -> list[Operation]:
     for whose, query in [(at, None), *users]:
         replace = schemas.ReplaceQuery if query is None else schemas.UserReplaceQuery
         found += [
-            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", object_of({"success": {"const": True}, "applied": APPLIED, "until": {**TIME, "description": "until when it holds; null: until it is lifted"}}), body=schemas.RestrictBody, query=replace),
+            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", object_of({"success": {"const": True}, "applied": APPLIED, "until": {**TIME, "description": "until when it holds; null: until it is lifted"}, "note": {"type": "string", "description": "no operation and no route asks for the capability"}}, optional=["note"]), body=schemas.RestrictBody, query=replace),
             _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.ReasonBody, query=query),
             _operators("put", f"{whose}/revocation", "Revoke the tokens issued up to a moment; a later moment stays", object_of({"applied": APPLIED, **REVOKED}), body=schemas.RevokeBody, query=replace),
             _operators("delete", f"{whose}/revocation", "Lift the revocation", object_of({"success": {"const": True}, "applied": APPLIED}), body=schemas.ReasonBody, query=query),

@@ -33,6 +33,7 @@ function field(name, label, value) {
   input.type = { until: "datetime-local", before: "datetime-local", requests: "number", window: "number", replace: "checkbox" }[name] ?? "text";
   if (input.type === "number") Object.assign(input, { min: 1, required: true });
   if (name === "capability") Object.assign(input, { required: true, pattern: "[A-Za-z0-9._:\\-]{1,64}", title: "letters, digits and . _ : -" });
+  if (name === "capability") input.setAttribute("list", "capabilities");
   if (name === "subject") input.required = true;
   row.append(Object.assign(document.createElement("label"), { htmlFor: input.id, textContent: label }), input);
   return row;
@@ -85,12 +86,7 @@ async function run(button, users, form) {
   let path = button.dataset.path.replace("{capability}", encodeURIComponent(form.get("capability") ?? ""));
   if (form.get("replace")) path += `${path.includes("?") ? "&" : "?"}replace=true`;
   try {
-    const answer = await fetch(main.dataset.api + path, {
-      method: button.dataset.method,
-      headers: { "content-type": "application/json", "x-csrf-token": main.dataset.csrf },
-      body: JSON.stringify(bodyOf(button, users, form)),
-    });
-    const content = await answer.json();
+    const content = await send(button, path, bodyOf(button, users, form));
     if (content.error) {
       const why = (content.error.validation ?? []).map((one) => `${one.field}: ${one.message}`).join("; ");
       return showError(why || content.error.message);
@@ -105,6 +101,24 @@ async function run(button, users, form) {
   }
 }
 
+// Sends one request; for all users of a status as many as it takes, and joins their results.
+async function send(button, path, body) {
+  const results = [];
+  for (;;) {
+    const answer = await fetch(main.dataset.api + path, {
+      method: button.dataset.method,
+      headers: { "content-type": "application/json", "x-csrf-token": main.dataset.csrf },
+      body: JSON.stringify(body),
+    });
+    const content = await answer.json();
+    if (content.error || !content.data.results) return content;
+    results.push(...content.data.results);
+    if (!content.data.next) return { data: { ...content.data, results } };
+    body.after = content.data.next;
+    showError(`${results.length} users so far…`);
+  }
+}
+
 // What applies after an action, even if a stricter setting was there before.
 function holds(data) {
   const parts = [];
@@ -112,6 +126,7 @@ function holds(data) {
   if (data.tokensCarryIat === false) parts.push("this user’s tokens carry no time of issue (iat), so all of them are refused until the revocation is lifted");
   if (data.until) parts.push(`it holds until ${full.format(Date.parse(data.until))}`);
   else if (data.until === null) parts.push("it holds until it is lifted");
+  if (data.note) parts.push(data.note);
   if (data.previous) parts.push(`before it was ${data.previous.requests} in ${data.previous.window} s`);
   return parts;
 }
