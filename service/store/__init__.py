@@ -1,1 +1,1 @@
-"""Everything Redis: keys, scripts, and what reads and writes them. No HTTP."""
+"""Everything that concerns Redis: keys, functions, connections, reads and writes. No HTTP."""

@@ -1,8 +1,8 @@
-"""Every key in Redis: its type, its unit, and when it ends.
+"""The keys in Redis: their types, units and lifetimes.
 
-All keys of a tenant carry the hash tag `{tenant}`, so that on a Cluster they stand in one slot and what is
-decided together stands together. A tenant's name cannot hold a brace, so nothing a user sends moves a key
-to another slot or tenant: what is free text (user, address) comes last.
+All keys of a tenant carry the hash tag `{tenant}`, so that on a Cluster they are in one slot and can be read and
+written together. A tenant's name cannot contain a brace, and free text (user, address) comes last in a key. So nothing
+that a user sends moves a key to another slot or tenant.
 
 | key | type | holds | ends |
 |---|---|---|---|
@@ -17,9 +17,9 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:{T}:events` | stream | what happened | capped at about 10,000; the sweep, 30 days after the last |
 | `rc:{T}:pulse:SLOT` | hash | kind and bucket of 10 s → how many; `=LIMIT` → shadow refusals | TTL: 80 min |
 | `rc:{T}:refused:SLOT` | sorted set | address → refusals in these 10 min, the most frequent 1,000 | TTL: 80 min |
-| `rc:{T}:sampled:KIND` | string | a refusal was told as an event lately | TTL: 10 s |
+| `rc:{T}:sampled:KIND` | string | such a refusal was reported as an event lately | TTL: 10 s |
 | `rc:{T}:hook:NAME` | hash | a webhook: cursor, waiting message, orders | the sweep, 30 days after the last |
-| `rc:{T}:hook:NAME:lease` | string | which worker tells it, until when, ms | given up, or with the webhook's state |
+| `rc:{T}:hook:NAME:lease` | string | which worker delivers it, until when, ms | given up, or with the webhook's state |
 | `rc:{T}:hooks` | sorted set | webhook → when its state changed last, ms | with its last member |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
 | `rc:windows` | string | SHA-256 of all configured windows, so that a restart notices longer ones | never: one key |
@@ -32,9 +32,9 @@ to another slot or tenant: what is free text (user, address) comes last.
 | `rc:probe:{N}` | string | the same on a Cluster, of one node: a key of a slot that it owns | TTL: 1 s |
 
 `rc` is `redis.namespace`, the prefix of every key and channel: deployments with different ones do not see each other on
-one server. `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, which no tenant can be called.
-Not ended by the service: what an operator decided without an end (`suspended`, `terminated`, an untimed
-restriction, revoked tokens, a limit set over the configuration's); it stays until an operator lifts it.
+one server. `{T}` is `{tenant}`; requests that name no tenant are counted under `{?}`, a name that no tenant can have.
+The service does not end what an operator decided without an end (`suspended`, `terminated`, an untimed restriction,
+a revocation, a limit): it stays until an operator lifts it.
 """
 
 import re
@@ -49,7 +49,7 @@ EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
 TRAFFIC_TTL_S = 80 * 60
 PROBE_MS = 1000
 LEASE_MS = 15_000
-"""How long a lease is held that nobody renews."""
+"""How long a lease lasts without a renewal, in milliseconds."""
 
 DEFAULT_NAMESPACE = "rc"
 
@@ -85,9 +85,9 @@ class Names:
 
 
 ANY_USER, REVOKED, REVOKED_SKEW, ANY_REVOKED = "*", "<", "<+", "<*"
-"""Fields of a hash of rules that no capability can be called (`lua/rules.lua`)."""
+"""Fields of a hash of rules. No capability can have these names (`lua/rules.lua`)."""
 NO_TENANT = "?"
-"""Stands for the tenant of requests that name none."""
+"""The tenant of requests that name none."""
 
 
 def cluster_probe(number: int) -> str:
@@ -97,7 +97,7 @@ def cluster_probe(number: int) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TenantKeys:
-    """The keys of one tenant: compared, and hashed, as itself (`keys_of` remembers those in use)."""
+    """The keys of one tenant, compared and hashed by identity (`keys_of` caches those in use)."""
 
     tag: str
     by_status: dict[Status, str]
@@ -108,53 +108,53 @@ class TenantKeys:
     webhook_states: str
     rules: str
     shared: tuple[str, ...]
-    """Indexes and events, in the order in which `lua/record.lua` takes them."""
+    """The indexes and the events, in the order that `lua/record.lua` expects."""
 
     def user(self, user: str) -> str:
-        """The record of one user."""
+        """Return the key of a user's record."""
         return f"{self.tag}u:{user}"
 
     def user_rules(self, user: str) -> str:
-        """What operators have set for one user."""
+        """Return the key of what operators have set for a user."""
         return f"{self.rules}:{user}"
 
     def traffic(self, slot: int) -> str:
-        """What happened in ten minutes."""
+        """Return the key of the counts of ten minutes."""
         return f"{self.tag}pulse:{slot}"
 
     def refused(self, slot: int) -> str:
-        """Who was refused in ten minutes."""
+        """Return the key of the addresses that were refused in ten minutes."""
         return f"{self.tag}refused:{slot}"
 
     def sampled(self, kind: str) -> str:
-        """A refusal of this kind was told as an event lately."""
+        """Return the key that exists while a refusal of this kind was reported lately."""
         return f"{self.tag}sampled:{kind}"
 
     def webhook(self, name: str) -> str:
-        """How far a webhook has been told."""
+        """Return the key of a webhook's state."""
         return f"{self.tag}hook:{name}"
 
     def webhook_lease(self, name: str) -> str:
-        """Which worker tells it."""
+        """Return the key of a webhook's lease."""
         return f"{self.webhook(name)}:lease"
 
     def window(self, limit: str, subject: str) -> str:
-        """The admitted times of one subject under one limit."""
+        """Return the key of a subject's window under a limit."""
         return f"{self.tag}w:{limit}:{subject}"
 
 
 def keys_of_tenants() -> str:
-    """A pattern for SCAN that all keys of tenants match."""
+    """Return a pattern for SCAN that all keys of tenants match."""
     return f"{NAMES.namespace}:{{*}}:*"
 
 
 def rules_of_users() -> str:
-    """A pattern for SCAN that what is set for users matches, of all tenants."""
+    """Return a pattern for SCAN that the rules of all users match."""
     return f"{NAMES.namespace}:{{*}}:rules:*"
 
 
 def windows_of(tenant: str | None) -> str:
-    """A pattern for SCAN that the windows of `tenant` match, or of all tenants; and some other keys."""
+    """Return a pattern for SCAN that the windows of `tenant` (None: of all) match, and some other keys."""
     return f"{NAMES.namespace}:{{{'*' if tenant is None else _literally(tenant)}}}:w:*"
 
 
@@ -163,7 +163,7 @@ def _literally(text: str) -> str:
 
 
 def limit_of_window(key: str) -> tuple[str, str] | None:
-    """Tenant and limit of a window's key; None for any other key."""
+    """Return the tenant and the limit of a window's key; None for any other key."""
     found = _WINDOW.match(key)
     return (found[2], found[3]) if found and found[1] == NAMES.namespace else None
 
@@ -173,7 +173,7 @@ _WINDOW = re.compile(r"([\w-]+):\{([^{}]+)\}:w:([^:]+):")
 
 @lru_cache(maxsize=4096)
 def keys_of(tenant: str) -> TenantKeys:
-    """The keys of `tenant`."""
+    """Return the keys of `tenant`."""
     tag = f"{NAMES.namespace}:{{{tenant}}}:"
     by_status: dict[Status, str] = {status: f"{tag}by:{status.value}" for status in RECORDED}
     expiring, ending, events = f"{tag}expiring", f"{tag}ending", f"{tag}events"

@@ -1,4 +1,4 @@
-"""A lease: of several workers one does what is to be done once; whoever dies loses it after a while."""
+"""Leases: only one of several workers does a task. A worker that dies loses its lease after a while."""
 
 import secrets
 
@@ -21,10 +21,10 @@ class Leases:
 
     @redis_call
     async def hold(self, lease: str) -> bool:
-        """Take or keep it."""
+        """Take or renew the lease."""
         return bool(await run(self._client, "lease", [lease], [self._name, LEASE_MS]))
 
     @redis_call
     async def release(self, lease: str) -> None:
-        """Give it up, so that the next worker need not wait for it to run out."""
+        """Release the lease, so that the next worker need not wait for its end."""
         await run(self._client, "lease", [lease], [self._name, 0])

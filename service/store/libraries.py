@@ -1,4 +1,4 @@
-"""The function libraries that servers hold: each worker says which it uses, and the unused ones are deleted.
+"""The function libraries on the servers: each worker reports which one it uses, and unused ones are deleted.
 
 A server keeps a library for good. Versions of the service that run side by side each say that they use theirs; a worker
 that finds its library gone loads it again.
@@ -24,7 +24,7 @@ UNUSED_MS = 24 * 3600 * 1000
 
 
 class Libraries:
-    """Says once an hour which library is in use.
+    """Reports once an hour which library is in use.
 
     Args:
         client: a redis-py client.
@@ -38,7 +38,7 @@ class Libraries:
 
     @redis_call
     async def keep(self) -> None:
-        """Say that the library is in use, and delete those that are not, unless that was done within the last hour."""
+        """Report that the library is in use and delete unused ones, at most once an hour."""
         now_s = self._clock_s()
         if now_s - self._said_at_s < EVERY_S:
             return
@@ -55,19 +55,19 @@ class Libraries:
         self._said_at_s = now_s
 
     async def _nodes(self) -> list[dict[str, Any]]:
-        """How each primary is named to the client."""
+        """Return the argument that names each primary to the client."""
         if not isinstance(self._client, RedisCluster):
             return [{}]
         await self._client.initialize()
         return [{"target_nodes": node} for node in self._client.get_primaries()]
 
     async def _held_by(self, **at: Any) -> frozenset[str]:
-        """The libraries of any version of this service that a node has."""
+        """Return the libraries of any version of this service on a node."""
         listed = await self._client.execute_command("FUNCTION LIST", "LIBRARYNAME", f"{library_prefix()}*", **at)
         return frozenset(name for entry in listed if is_library(name := name_of(entry)))
 
 
 def name_of(entry: Any) -> str:
-    """The name of a library in the answer to FUNCTION LIST, which is a list of pairs or a map."""
+    """Return the name of a library in an answer to FUNCTION LIST, which is a list of pairs or a map."""
     fields = entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=False))
     return bytes(fields[b"library_name"]).decode()

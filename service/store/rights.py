@@ -1,4 +1,4 @@
-"""What the user that the service is in Redis may have to run: found in the scripts, listed for the client.
+"""The rights that the service's user needs in Redis: found in the scripts, listed for the client.
 
 Each script asks for its own commands before its first write, the start check asks for all of them, and the least ACL in
 the documentation is written from the same lists.
@@ -15,19 +15,19 @@ CLIENT_COMMANDS = (
     "SCAN", "SET", "SMEMBERS", "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY",
     "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN",
 )  # fmt: skip
-"""What the client sends beside the scripts (pages, the sweep, webhooks, charts). A test compares it with the code."""
+"""Commands of the client beside the scripts (pages, the sweep, webhooks, charts). A test compares this with the code."""
 SERVICE_COMMANDS = (
     "FCALL", "FUNCTION|DELETE", "FUNCTION|LIST", "FUNCTION|LOAD", "INFO", "PING", "SUBSCRIBE",
 )  # fmt: skip
-"""What belongs to no key: functions, the start check, signs of life, subscriptions. HELLO and AUTH need no right."""
+"""Commands without a key: functions, the start check, pings, subscriptions. HELLO and AUTH need no right."""
 KEYLESS = frozenset({"PUBLISH", "TIME"})
 """Commands of scripts that have no key."""
 _READING = frozenset({"EXISTS", "GET", "HGET", "HGETALL", "HMGET", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE"})
-"""Commands that write nothing: a script of these alone need not ask."""
+"""Commands that write nothing: a script with only these need not check its rights."""
 
 
 def commands_of(texts: Iterable[str], function: str) -> list[str]:
-    """Return the commands that a function may run: its own, and those of the functions that it leads to.
+    """Return the commands that a function may run: its own, and those of the functions that it calls.
 
     Args:
         texts: what the function is part of; functions stand at the left margin, as `local function NAME`.
@@ -48,12 +48,12 @@ def commands_of(texts: Iterable[str], function: str) -> list[str]:
 
 
 def writes(commands: Collection[str]) -> bool:
-    """Whether any of these commands writes or publishes."""
+    """Return whether any of these commands writes or publishes."""
     return not _READING.issuperset(commands)
 
 
 def _functions(text: str) -> dict[str, str]:
-    """The functions of a text, by name, without comments."""
+    """Return the functions of a text by name, without comments."""
     functions: dict[str, str] = {}
     inside = ""
     for line in text.splitlines():
@@ -71,7 +71,7 @@ def _functions(text: str) -> dict[str, str]:
 
 
 def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
-    """What the start check asks about: each command once, with a key or channel of the service's where it has one.
+    """Return what the start check asks about: each command once, with a key or channel of the service if it has one.
 
     Args:
         scripts: the commands of each.
@@ -81,7 +81,7 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
     asked += [("FUNCTION", "LOAD", ""), ("FUNCTION", "LIST"), ("FUNCTION", "DELETE", "")]
     about_keys = {*CLIENT_COMMANDS, *(command for of in scripts for command in of)} - KEYLESS
     asked += [(*command.split("|"), sample) for command in sorted(about_keys)]
-    # Keys that belong to no tenant, each with the least of what is done to it.
+    # Keys of no tenant, each with the least command that is used on it.
     asked += [
         ("SADD", NAMES.tenants),
         ("SET", NAMES.sweeper),
@@ -105,15 +105,15 @@ DEPLOYMENTS: dict[str, tuple[str, ...]] = {
     "sentinel": (),
     "cluster": ("ASKING", "CLUSTER|SLOTS", "COMMAND"),
 }
-"""Kind of deployment → what its nodes are asked beside what every server is."""
+"""Kind of deployment → the further commands that its nodes get."""
 SENTINEL_COMMANDS = (
     "PING", "PSUBSCRIBE", "SENTINEL|GET-MASTER-ADDR-BY-NAME", "SENTINEL|MYID", "SENTINEL|SENTINELS",
 )  # fmt: skip
-"""What the Sentinels are asked, which have users of their own."""
+"""Commands for the Sentinels, which have users of their own."""
 
 
 def least_acl(scripts: Iterable[Collection[str]], deployment: str, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
-    """The rules of the least ACL for the service's user on a server: keys, channels, commands.
+    """Return the rules of the least ACL for the service's user on a server: keys, channels, commands.
 
     Args:
         scripts: the commands of each.

@@ -1,1 +1,1 @@
-"""The admissions' trips to Redis: batches, the cache of denials, windows that are kept for longer."""
+"""Admissions in Redis: batches, the cache of denials, the retention of windows."""

@@ -1,9 +1,9 @@
-"""The batcher: requests that wait at the same moment share one trip to Redis.
+"""The batcher: requests that wait at the same moment share one round trip to Redis.
 
-One trip at a time is under way to a node, on one connection of its own. What arrives meanwhile waits and
-travels together on the next: an idle service asks at once, a busy one fills its trips by itself. An admission
-is sent once; it is sent again only where Redis says that it ran nothing: it does not have the function, it takes no
-writes (then only what needs none is decided), and on a Cluster MOVED, ASK.
+Each node has one connection with one round trip at a time. Requests that arrive meanwhile wait, and share the next one.
+So an idle service asks at once, and a busy one fills its batches. An admission is sent once. It is sent again only if
+Redis says that it ran nothing: it does not have the function, it takes no writes (then only what needs none is
+decided), or on a Cluster MOVED or ASK.
 """
 
 import asyncio
@@ -30,31 +30,31 @@ from service.store.scripts import LIBRARY
 log = structlog.get_logger()
 
 MAX_BATCH = 128
-"""Questions per trip; about a millisecond of Redis's time."""
+"""The most questions of a round trip; about a millisecond of Redis's time."""
 MAX_WAITING = 4096
-"""Beyond it a request is answered 503 at once: more waiting would only be answered late."""
+"""The most requests that wait. Beyond it a request is 503 at once: its answer would come too late."""
 MOMENT_S = 0.005
-"""Who has waited no longer than this before a trip is told by the trip itself."""
+"""A request that has waited no longer than this gets its answer with the round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRules:
-    """What the admission has to know of `sessions:` in the configuration, in milliseconds."""
+    """The settings under `sessions:` that the admission needs, in milliseconds."""
 
     seen_every_ms: int
     logout_grace_ms: int
 
 
 class _Waiting:
-    # No dataclass: there is one per request, and these are seldom set.
+    # Not a dataclass: there is one per request, and these are seldom set.
     over = False
-    """The answer was told."""
+    """Whether the answer was delivered."""
     loads = False
     """Redis does not have the function: load the library first."""
     reading = ""
-    """Redis takes no writes, for this kind of reason: decide what needs none."""
+    """The kind of error with which Redis takes no writes: only what needs none is decided."""
     asking = False
-    """A node that is giving the slot away sent it here."""
+    """A node that is migrating the slot has redirected it here (ASK)."""
 
     def __init__(
         self, question: Question, on_decided: OnDecided, is_gone: Callable[[], bool] | None, until: float
@@ -62,7 +62,7 @@ class _Waiting:
         self.question = question
         self.on_decided = on_decided
         self.is_gone = is_gone
-        """Whether nobody wants to hear the answer any more."""
+        """Whether the caller no longer waits."""
         self.until = until
         """When to give up, by the loop's clock."""
 
@@ -98,7 +98,7 @@ class Admissions:
     def start(
         self, question: Question, on_decided: OnDecided, is_gone: Callable[[], bool] | None = None
     ) -> Admission | None:
-        """Decide `question` at once where Redis need not be asked; otherwise on the next trip, whose answer is told.
+        """Decide `question` at once if Redis need not be asked; otherwise with the next round trip, by a callback.
 
         Args:
             question: what is asked.
@@ -122,7 +122,7 @@ class Admissions:
         return None
 
     async def close(self) -> None:
-        """Let the trips that are under way end."""
+        """Wait for the round trips that are under way."""
         for queue in self._queues.values():
             if queue.trips is not None:
                 await queue.trips
@@ -134,7 +134,7 @@ class Admissions:
         return queue
 
     def commands(self, batch: Sequence[_Waiting]) -> list[tuple[Sequence[_Waiting], list[Command]]]:
-        """What to send: with each script call those whom it is about, in the order of its answers."""
+        """Return what to send: each call with its questions, in the order of its answers."""
         tenants: dict[str | None, dict[object, list[_Waiting]]] = {}
         group: list[_Waiting] = []
         before: Terms | None = None
@@ -144,7 +144,7 @@ class Admissions:
                 before = terms
                 group = tenants.setdefault(terms.tenant, {}).setdefault(terms.shape, [])
             group.append(waiting)
-        # Anyone may ask without a tenant: what becomes of that call is nothing to the tenants'.
+        # Anyone can send requests without a tenant: an error of their call must not affect those of tenants.
         asked_about = [
             (keys_of(name or NO_TENANT), list(of.values())) for name, of in tenants.items() if name is not None
         ]
@@ -178,7 +178,7 @@ class Admissions:
         return commands
 
     def send_again(self, asked: Sequence[_Waiting], error: Exception, pipeline: AdmissionPipeline) -> bool:
-        """Ask as Redis wants to be asked where it ran nothing, as long as somebody waits; return whether it is asked.
+        """Send a question again as Redis asks, if Redis ran nothing and the caller still waits. Returns whether it did.
 
         Raises:
             StoreUnavailable: no node is known to ask.
@@ -195,7 +195,7 @@ class Admissions:
 
 
 class _NodeQueue:
-    """Those who wait for one node, and the trips to it."""
+    """The requests that wait for one node, and the round trips to it."""
 
     def __init__(self, admissions: Admissions, pipeline: AdmissionPipeline) -> None:
         self.pipeline = pipeline
@@ -206,13 +206,13 @@ class _NodeQueue:
         self._watching: asyncio.TimerHandle | None = None
 
     def join(self, waiting: _Waiting) -> None:
-        """Take `waiting` along on the next trip."""
+        """Add `waiting` to the next round trip."""
         self.waiting.append(waiting)
         if self.trips is None:
             self.trips = self.loop.create_task(self._travel())
 
     async def _travel(self) -> None:
-        """Make trips for as long as somebody waits. Its callers come and go; it is nobody's to cancel."""
+        """Make round trips while requests wait. No caller may cancel it."""
         try:
             while self.waiting:
                 if batch := self._take():
@@ -221,7 +221,7 @@ class _NodeQueue:
             self.trips = None
 
     def _take(self) -> Sequence[_Waiting]:
-        """The next batch. Who hung up is not sent, so not charged; who waited too long is told so."""
+        """Return the next batch. A request whose client hung up is not sent; one that waited too long fails."""
         now = self.loop.time()
         batch = []
         for waiting in [self.waiting.popleft() for _ in range(min(MAX_BATCH, len(self.waiting)))]:
@@ -240,13 +240,13 @@ class _NodeQueue:
         try:
             calls = self._admissions.commands(batch)
             replies = await self.pipeline.send([command for _, commands in calls for command in commands], until)
-        except Exception as error:  # whatever it is, nobody may be left waiting
+        except Exception as error:  # of any kind: no request may be left waiting
             if not isinstance(error, StoreUnavailable) and (wrong := self._unsendable(batch)):
                 self.waiting.extendleft(one for one in reversed(batch) if one not in wrong)
                 return
-            # Those who wait behind a trip that failed have waited as long as it took: tell them too.
+            # Requests behind a round trip that failed have waited as long as it took: they fail, too.
             behind = (*batch, *self.waiting)
-            self.waiting.clear()  # first: who is told may ask again
+            self.waiting.clear()  # first: a callback may ask again
             _fail(behind, error)
             return
         finally:
@@ -258,12 +258,12 @@ class _NodeQueue:
             at += len(commands)
             try:
                 self._deliver(asked, replies[at - 1])
-            except Exception as error:  # an answer that is not what the script gives
+            except Exception as error:  # an answer that the function does not give
                 log.error("an answer of redis was not understood", exc_info=error)
                 _fail(asked, error)
 
     def _unsendable(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
-        """Those whose question cannot be written as a command; a batch that holds one was not sent."""
+        """Return the questions that cannot be encoded; a batch with one of them was not sent."""
         found = []
         for waiting in batch:
             try:
@@ -275,7 +275,7 @@ class _NodeQueue:
         return found
 
     def _watch(self, batch: Sequence[_Waiting]) -> None:
-        """Tell each of a batch when its time is over: who waited for a turn has less left than the trip may take."""
+        """Fail each request of a batch when its time is over: one that waited has less left than a trip may take."""
         now = self.loop.time()
         late = [one for one in batch if one.until <= now + MOMENT_S]
         _fail(late, StoreUnavailable("redis did not answer in time", TIMEOUT))
@@ -297,7 +297,7 @@ class _NodeQueue:
             if waiting.over:
                 continue
             if isinstance(decided, Admission) and decided.may_be_full:
-                asked_at = waiting.until - self.pipeline.timeout_s  # the loop's clock is the refusals' one
+                asked_at = waiting.until - self.pipeline.timeout_s  # the loop's clock is that of the denial cache
                 self._admissions.refusals.remember(waiting.question, decided, asked_at)
             _answer(waiting, decided)
 
@@ -306,7 +306,7 @@ def _answer(waiting: _Waiting, decided: Decided) -> None:
     waiting.over = True
     try:
         waiting.on_decided(decided)
-    except Exception as error:  # one's own mistake, not that of those who wait beside it
+    except Exception as error:  # its own error must not affect the others
         log.error("an answer was not taken", exc_info=error)
 
 

@@ -1,8 +1,8 @@
-"""Refusals remembered: who has used up a quota is refused here, without asking Redis, until the time comes.
+"""The cache of denials: a subject that has used up a quota is refused without asking Redis, until there is more.
 
-Nobody is refused too long: a limit that is reset, or changed by an operator, is pushed to every worker, which then
-forgets the tenant's refusals; and what is remembered counts only while the subscription that brings the push was
-heard of a moment ago. A reloaded configuration makes new terms, which nothing is remembered under.
+No subject is refused too long. When an operator resets or changes a limit, every worker gets a push and forgets the
+tenant's denials. The cache counts only while the subscription for these pushes is alive. A reloaded configuration makes
+new terms, for which nothing is cached.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from service.store.keyspace import NAMES
 log = structlog.get_logger()
 
 MOST = 10_000
-"""Refusals remembered for each tenant; the oldest is forgotten first."""
+"""The most denials that are cached for a tenant; the oldest is dropped first."""
 BEAT_S = 0.03
-"""How often the subscription is asked for a sign of life."""
+"""How often the subscription is pinged, in seconds."""
 SILENT_S = 0.1
-"""Without one for so long, nothing that is remembered counts."""
+"""Seconds without an answer after which the cache does not count."""
 FRESH_S = 0.1
-"""So long a remembered refusal may report a limit that has room: others may use that up meanwhile."""
+"""Seconds for which a cached denial may report a limit that has room: others may use it up meanwhile."""
 AGAIN_S = 0.5
-"""How long a subscription that broke is waited with."""
+"""Seconds until a broken subscription is tried again."""
 
 
 _Key = tuple[Terms, float | None, tuple[str, ...]]
@@ -36,20 +36,20 @@ _Key = tuple[Terms, float | None, tuple[str, ...]]
 
 class _Refusal(NamedTuple):
     limit_states: list[LimitState]
-    """Those that are full are over."""
+    """The states of the limits; the full ones are over."""
     foreseen: bool
-    """The request that used up the quota was admitted: the next one's refusal is the first."""
+    """The request that used up the quota was admitted, so the next denial is the first one."""
     told_at: float
-    """When the answer came, in seconds of the clock: what it said to wait counts from some moment before."""
+    """When the answer came, in seconds of the clock; its waits count from a moment before."""
     until: float
-    """From then on Redis is asked. Counted from when it was asked about, so from before it was decided: rather too
+    """From this moment on Redis is asked. It counts from when the question was sent, before the decision: rather too
     early than too late."""
     over_at: float
     """When the last of its limits has room again."""
 
 
 class DenialCache:
-    """What was refused lately, by tenant.
+    """Caches recent denials, by tenant.
 
     Args:
         clock: seconds of a clock that does not go back.
@@ -59,14 +59,14 @@ class DenialCache:
         self._clock = clock
         self._tenants: dict[str | None, dict[_Key, _Refusal]] = {}
         self.heard_at = float("-inf")
-        """When the subscription was last heard of."""
+        """When the subscription last answered."""
         self._set_limits: dict[tuple[str | None, str], Limit] = {}
-        """Tenant and name → the limit that an operator has set, as Redis last told it."""
+        """Tenant and name → the limit that an operator has set, as last read from Redis."""
         self._forgotten_at = float("-inf")
-        """When something was last forgotten: what was asked before that may be about a limit as it was."""
+        """When something was last forgotten: an earlier question may be about the limit as it was."""
 
     def find(self, question: Question) -> Admission | None:
-        """The refusal of this question, if it still holds; limits with room are reported as they were a moment ago."""
+        """Return the cached denial of this question, if it still applies; None: ask Redis."""
         refusals = self._tenants.get(question.terms.tenant)
         if not refusals:
             return None
@@ -90,7 +90,7 @@ class DenialCache:
         return Admission(limit_states, remembered=not refusal.foreseen)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:
-        """Remember that a request like `question`, asked at `at` and just answered so, is going to be refused.
+        """Cache that requests like `question`, asked at `at` and answered with this admission, are refused from now on.
 
         It has been refused, or was admitted and used up a quota. Where every limit has room, nothing is remembered.
         Where it was refused before and only asked about again, `admission` says so.
@@ -102,7 +102,7 @@ class DenialCache:
         waits_us = [one.reset_us for one in limit_states if one.refuses]
         if not waits_us or at <= self._forgotten_at:
             return
-        # A limit that refuses stays as it is until its own time comes: nobody is admitted under it.
+        # A limit that refuses does not change until its own time: it admits nothing.
         until, over_at = at + min(waits_us) / MICRO, at + max(waits_us) / MICRO
         if any(not one.over and not one.limit.shadow for one in limit_states):
             until = min(until, at + FRESH_S)
@@ -115,15 +115,15 @@ class DenialCache:
         refusals[key] = _Refusal(limit_states, not admission.refused, self._clock(), until, over_at)
 
     def learn(self, tenant: str | None, limit: Limit) -> None:
-        """Keep what an operator has set in place of a limit: while Redis is away, it holds as well."""
+        """Store what an operator has set in place of a limit, for outages of Redis."""
         self._set_limits[tenant, limit.name] = limit
 
     def held(self, tenant: str | None, limit: Limit) -> Limit:
-        """The limit that holds for a tenant, as far as this worker knows without Redis."""
+        """Return the limit that applies to a tenant, as far as this worker knows without Redis."""
         return self._set_limits.get((tenant, limit.name), limit) if self._set_limits else limit
 
     def forget(self, tenant: str | None = None) -> None:
-        """Forget the refusals of a tenant and what was set for it; None: all."""
+        """Forget the denials of a tenant and what was set for it; None: of all tenants."""
         self._forgotten_at = self._clock()
         if tenant is None:
             self._tenants.clear()
@@ -134,7 +134,7 @@ class DenialCache:
             del self._set_limits[key]
 
     async def listen_forever(self, client: Any) -> None:
-        """Hear the pushes, by a redis-py client. While Redis is away nothing counts."""
+        """Listen for pushes, by a redis-py client. While Redis is away, the cache does not count."""
         while True:
             pubsub = subscriber(client)
             try:
@@ -158,7 +158,7 @@ class DenialCache:
                 await pubsub.ping()
                 continue
             if message["type"] == "subscribe":
-                self.forget()  # whatever was pushed meanwhile was missed
+                self.forget()  # pushes may have been missed meanwhile
             elif message["type"] == "message":
                 self.forget(message["data"].decode())
             silent, self.heard_at = 0, self._clock()
@@ -166,7 +166,7 @@ class DenialCache:
 
 
 def _key(question: Question) -> _Key:
-    """What is refused alike. Of a user's tokens some may be revoked, and those do not count against its limits."""
+    """Return the key of what is denied alike. Revoked tokens of a user do not count against its limits."""
     user = question.user
     issued_s = user.issued_s if user is not None and question.terms.counts_users else None
     return question.terms, issued_s, tuple([question.subject(limit) for limit in question.terms.limits])

@@ -1,4 +1,4 @@
-"""What `lua/admit.lua` reads of questions, and what it answers."""
+"""The encoding of questions for `lua/admit.lua`, and the decoding of its answers."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from service.store.scripts import STATUSES, parse_record
 
 
 def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
-    """Append what `lua/admit.lua` reads of a tenant's questions, grouped by their terms' shape."""
+    """Append the arguments of `lua/admit.lua` for a tenant's questions, grouped by the shape of their terms."""
     known = any(group[0].terms.knows_users for group in groups)
     keys.append(of.rules)
     if known:
@@ -55,12 +55,12 @@ def _shape(terms: Terms) -> str:
 
 @lru_cache(maxsize=4096)
 def _needs(terms: Terms) -> tuple[str, str]:
-    """Whether the configuration restricts it, and the capabilities."""
+    """Return whether the configuration restricts it, and the capabilities."""
     return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
 
 
 def decode(question: Question, reply: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
-    """Read what `lua/admit.lua` answers to the next question.
+    """Read the answer of `lua/admit.lua` to the next question.
 
     Args:
         question: the next one that was asked.
@@ -92,7 +92,7 @@ def decode(question: Question, reply: Iterator[Any], learn: Callable[[str | None
             may_be_full |= used >= limit.requests
     if user is None or not before:
         return Admission(limit_states, may_be_full=may_be_full)
-    # The whole answer is read by now: a record that the service did not write is this question's error alone.
+    # The whole answer is read: a record that the service did not write is an error of this question only.
     try:
         session = parse_record(user.user, record)
         came_from = None
@@ -114,4 +114,4 @@ def _own_error(text: bytes) -> StoreUnavailable:
 
 _NOBODY = ord("-")
 _KINDS = {(False, False): "-", (False, True): "u", (True, False): "s", (True, True): "su"}
-"""Whether a limit is in shadow, and per user, as the script reads it."""
+"""Whether a limit is a shadow limit, and per user, as the function reads it."""

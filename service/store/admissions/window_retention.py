@@ -1,9 +1,9 @@
-"""Windows that are kept for longer, because the window of their limit has become longer.
+"""The retention of windows whose limit gets a longer window.
 
-Each key of a window ends by itself, soon after its last entry has left the window that the limit had at the last
-admission. Where an operator, a reload or a restart sets a longer one, what counts at that moment has to go on counting:
-the keys are extended, all of them, before the first would end (`GRACE_MS` in `lua/window.lua` is the time for it). They
-have no index, so this reads through all keys of the database, a thousand at a time; a window seldom becomes longer.
+The key of a window has a TTL, which ends soon after its last entry has left the window that the limit had at the last
+admission. When an operator, a reload or a restart sets a longer window, the entries must still count. So all keys are
+extended before the first of them ends (`GRACE_MS` in `lua/window.lua` is the time for it). There is no index, so this
+reads all keys of the database, a thousand at a time; a window seldom gets longer.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from service.store.keyspace import NAMES, limit_of_window, windows_of
 log = structlog.get_logger()
 
 BITE = 500
-"""Windows extended by one script call."""
+"""How many windows one call extends."""
 SCANNED_AT_ONCE = 1000
 AGAIN_S = 0.5
-"""When to try again while Redis is away."""
+"""Seconds until the next attempt while Redis is away."""
 IDLE_ROUND_S = 5.0
-"""How often the task shows that it is alive while nothing is to be extended."""
+"""How often the task reports that it is alive while there is nothing to extend, in seconds."""
 
 
 class Retention:
-    """Extends windows, at once for an operator, and beside the requests after a reload."""
+    """Extends windows: at once for an operator, in the background after a reload."""
 
     def __init__(self, client: Redis) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
@@ -44,7 +44,7 @@ class Retention:
 
     @redis_call
     async def extend(self, windows_s: Mapping[tuple[str, str], int]) -> int:
-        """Keep windows for as long as their limits say now.
+        """Keep windows for as long as their limits need now.
 
         Args:
             windows_s: (tenant, limit) → its window in seconds.
@@ -86,13 +86,13 @@ class Retention:
         self._woken.set()
 
     def want(self, windows_s: Mapping[tuple[str, str], int]) -> None:
-        """Extend these soon: `run_forever` does it."""
+        """Let `run_forever` extend these soon."""
         if windows_s:
             self._wanted.update(windows_s)
             self._woken.set()
 
     async def run_forever(self) -> None:
-        """Extend what is wanted; try again while Redis is away."""
+        """Extend what is due; while Redis is away, try again."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_ROUND_S):

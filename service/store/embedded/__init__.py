@@ -1,1 +1,1 @@
-"""The private Redis server of the service: finding one, running it, watching it."""
+"""The embedded Redis server: finding a program, running it, watching it."""

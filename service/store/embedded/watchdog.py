@@ -1,8 +1,8 @@
-"""Keeps one child process for as long as this process's standard input stays open.
+"""A guard that keeps one child process running while its standard input stays open.
 
-Started by `embedded.py` as a program of its own: the service holds the other end of the pipe, so however
-the service ends, kill -9 included, the pipe closes, and the child is told to end (SIGTERM, and after a
-while SIGKILL). A child that dies by itself is started again; one that keeps dying ends the guard.
+`server.py` starts it as a program of its own, and the service holds the other end of the pipe. However the service
+ends, kill -9 included, the pipe closes, and the guard ends the child (SIGTERM, and after a while SIGKILL). It starts a
+child that dies by itself again; if children keep dying, the guard ends.
 
     python -I watchdog.py LOCK_FD REMOVE COMMAND [ARG …]
 
@@ -22,10 +22,10 @@ import time
 
 STDERR = 2
 GRACE_S = 20.0
-"""How long a child may take to write its data down."""
+"""Seconds that a child may take to save its data."""
 QUICK_S = 2.0
 QUICK_DEATHS = 3
-"""A child that lived shorter than QUICK_S so often in a row is not going to live."""
+"""After so many children in a row that lived shorter than QUICK_S, the guard gives up."""
 
 
 def main(lock_fd: int, remove: str, command: list[str]) -> int:
@@ -41,22 +41,22 @@ def main(lock_fd: int, remove: str, command: list[str]) -> int:
             break
         if time.monotonic() - started >= QUICK_S:
             quick_deaths = 0
-        elif child.returncode >= 0:  # it gave up by itself; who was killed gets another chance, always
+        elif child.returncode >= 0:  # it ended by itself; a child that was killed is always started again
             quick_deaths += 1
         if quick_deaths >= QUICK_DEATHS:
             break
-        _tell(f"the embedded redis ended (exit code {child.returncode}) and is started again")
+        _log(f"the embedded redis ended (exit code {child.returncode}) and is started again")
     if remove:
         shutil.rmtree(remove, ignore_errors=True)
     return child.returncode
 
 
-def _tell(event: str) -> None:
-    """Write a line to the service's log. Where nobody reads it, or the disk is full, the line is lost."""
+def _log(event: str) -> None:
+    """Write a line to the service's log. If nothing reads it, or the disk is full, the line is lost."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     line = json.dumps({"event": event, "level": "error", "timestamp": at}) + "\n"
     try:
-        _, writable, _ = select.select([], [STDERR], [], 0)  # a full pipe would hold up the child's restart
+        _, writable, _ = select.select([], [STDERR], [], 0)  # a full pipe would delay the child's restart
         if writable:
             os.write(STDERR, line.encode())
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def _tell(event: str) -> None:
 
 
 def _ends_first(child: "subprocess.Popen[bytes]") -> bool:
-    """Wait; True once standard input closed, False where the child ended before."""
+    """Wait. Returns True when standard input has closed, False if the child ended before."""
     while child.poll() is None:
         readable, _, _ = select.select([sys.stdin], [], [], 0.1)
         if readable and not os.read(sys.stdin.fileno(), 64):

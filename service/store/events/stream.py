@@ -1,4 +1,4 @@
-"""The event stream of a tenant: what happened, newest first. Lua appends to it, this module reads it."""
+"""The event stream of a tenant. Lua functions append to it, this module reads it, newest first."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ class Events:
 
     @redis_call
     async def latest(self, tenant: str, *, most: int) -> list[Event]:
-        """What happened last, newest first."""
+        """Return the latest events, newest first."""
         entries = await self._client.xrevrange(keys_of(tenant).events, count=most)
         return [event_of(entry_id, fields) for entry_id, fields in entries]
 
     @redis_call
     async def history(self, tenant: str, user: str, *, most: int) -> History:
-        """The latest events of one user, looked for in the tenant's stream."""
+        """Return the latest events of one user, from the tenant's stream."""
         found: list[Event] = []
         newest, oldest = "+", None
         while len(found) < most:
@@ -42,7 +42,7 @@ class Events:
 
 
 def event_of(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
-    """A stream entry as what it tells."""
+    """Return the event of a stream entry."""
     text = entry_id.decode()
     return Event(
         id=text,

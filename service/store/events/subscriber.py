@@ -1,8 +1,8 @@
-"""What happens, as it happens: one reader of Redis for each worker, however many listen.
+"""Live events: one reader of Redis in each worker, for all its listeners.
 
-A script that appends to a tenant's stream publishes the tenant's name. The reader is woken by that, fetches what is
-new of the tenants that somebody listens to, once, and hands it to each listener's queue. A push that is lost is made
-up for within a second. Nothing is missed across a reconnect: a listener says which event it saw last, reads on from
+A script that appends to a tenant's stream publishes the tenant's name. The reader then fetches the new
+events of the tenants that have listeners, once, and puts them into each listener's queue. If a push is lost, the events
+arrive within a second. A listener that reconnects misses nothing: it names the last event that it has, reads on from
 there by itself, and joins the others.
 """
 
@@ -23,33 +23,33 @@ from service.store.keyspace import EVENTS_CAP, NAMES, keys_of
 log = structlog.get_logger()
 
 MOST_WAITING = 1000
-"""Events that a listener may be behind; whoever is slower is dropped, and told."""
+"""How many events a listener may be behind; a slower one is dropped with a `dropped`."""
 POLL_EVERY_S = 1.0
-"""Tenants that are listened to are looked at so often even without a push."""
+"""How often tenants with listeners are read even without a push, in seconds."""
 AGAIN_S = 0.5
 IDLE_ROUND_S = 1.0
-"""How often the reader shows that it is alive while nobody listens."""
+"""How often the reader reports that it is alive while there are no listeners, in seconds."""
 MOST_SILENT = 3
-"""Seconds in a row in which the subscription says nothing, not even that it lives."""
+"""Seconds without any message, pongs included, after which the subscription counts as lost."""
 MOST_ENDED = 1000
-"""Sign-outs that are remembered: each only for as long as it takes the streams of its browser to notice."""
+"""How many sign-outs are remembered: each is needed only until the streams of its browser have ended."""
 _SIGNED_OUT = "signed-out:"
-"""Begins the message that reports a sign-out; no tenant is called that."""
+"""The beginning of a message that reports a sign-out; no tenant can have this name."""
 _CHUNK = 500
 _BEGINNING = "0-0"
 
 
 class Listener:
-    """One who listens to a tenant: what there is to tell it, in order."""
+    """A listener of a tenant, with the events for it in order."""
 
     def __init__(self, last: str | None) -> None:
         self.last = last
-        """The last event that it was told of."""
+        """The last event that it has."""
         self.dropped = False
         self._waiting: asyncio.Queue[Event | None] = asyncio.Queue()
 
     def hear(self, event: Event) -> None:
-        """Keep it until it is asked for."""
+        """Queue it."""
         if self._waiting.qsize() >= MOST_WAITING:
             self.dropped = True
             self.end()
@@ -57,11 +57,11 @@ class Listener:
             self._waiting.put_nowait(event)
 
     def end(self) -> None:
-        """Tell no more."""
+        """End the queue."""
         self._waiting.put_nowait(None)
 
     async def next(self) -> Event | None:
-        """The next event that it was not told of; None: there will be none."""
+        """Return the next event; None: the queue has ended."""
         while (event := await self._waiting.get()) is not None and not self.dropped:
             if self.last is None or _order(event.id) > _order(self.last):
                 self.last = event.id
@@ -70,11 +70,11 @@ class Listener:
 
 
 class Subscription:
-    """What one listener is told, until it is ended."""
+    """The events for one listener, until it is ended."""
 
     def __init__(self, listener: Listener, items: AsyncIterator[Event | Gap]) -> None:
         self.since = listener.last or _BEGINNING
-        """The event that it begins after."""
+        """The event after which it begins."""
         self.end = listener.end
         self._items = items
 
@@ -83,7 +83,7 @@ class Subscription:
 
 
 class EventSubscriber:
-    """The streams that somebody listens to.
+    """Reads the streams that have listeners.
 
     Args:
         client: a redis-py client.
@@ -95,21 +95,21 @@ class EventSubscriber:
         self._read_to: dict[str, str] = {}
         self._asking: dict[str, asyncio.Future[str]] = {}
         self._wanted = asyncio.Event()
-        """Somebody listens."""
+        """Is set while there are listeners."""
         self._ended_sessions: dict[str, None] = {}
         self.ending = False
-        """The service is about to end."""
+        """Whether the service is about to end."""
 
     @asynccontextmanager
     async def follow(self, tenant: str, after: str | None) -> AsyncIterator["Subscription"]:
-        """What happens from now on, or from after an event; what was lost meanwhile is told as a gap.
+        """Subscribe to events from now on, or after an event; lost events are reported as a gap.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
         if tenant not in self._listeners:
             newest = await self._begin(tenant)
-            if tenant not in self._listeners:  # another may have come first meanwhile
+            if tenant not in self._listeners:  # another listener may have been faster
                 self._read_to[tenant] = newest
         listener = Listener(after if after is not None else self._read_to[tenant])
         self._listeners.setdefault(tenant, set()).add(listener)
@@ -122,7 +122,7 @@ class EventSubscriber:
                 del self._listeners[tenant], self._read_to[tenant]
 
     async def _begin(self, tenant: str) -> str:
-        """The newest event: asked once for all who come at the same moment."""
+        """Return the newest event, read once for all listeners that begin at the same moment."""
         asking = self._asking.get(tenant)
         if asking is None:
             asking = self._asking[tenant] = asyncio.ensure_future(self._newest(tenant))
@@ -145,7 +145,7 @@ class EventSubscriber:
             yield Gap(listener.last, dropped=True)
 
     def shut_down(self) -> None:
-        """End all listeners, those that come later too."""
+        """End all listeners, also those that begin later."""
         self.ending = True
         self.close()
 
@@ -155,7 +155,7 @@ class EventSubscriber:
         await self._publish(_SIGNED_OUT + session)
 
     def has_ended(self, session: str) -> bool:
-        """Whether an operator signed out of this login lately."""
+        """Return whether an operator signed out of this login lately."""
         return session in self._ended_sessions
 
     def _note_ended(self, session: str) -> None:
@@ -168,13 +168,13 @@ class EventSubscriber:
         await self._client.publish(NAMES.event_channel, message)
 
     def close(self) -> None:
-        """End the listeners of now: Redis is away."""
+        """End the current listeners: Redis is away."""
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.end()
 
     async def run_forever(self) -> None:
-        """Read what is new. While nobody listens there is no subscription, and nothing is asked."""
+        """Read new events. Without listeners there is no subscription."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_ROUND_S):
@@ -201,21 +201,21 @@ class EventSubscriber:
                 silent += 1
                 if silent > MOST_SILENT:
                     raise TimeoutError("the subscription fell silent")
-                await pubsub.ping()  # the answer is a sign of life
+                await pubsub.ping()  # the answer shows that the subscription is alive
             else:
                 silent = 0
             for message in grown or ():
                 if message.startswith(_SIGNED_OUT):
                     self._note_ended(message.removeprefix(_SIGNED_OUT))
             tenants = self._listeners.keys() & (grown or ())
-            if loop.time() - looked_at >= POLL_EVERY_S:  # all: a push may have been lost
+            if loop.time() - looked_at >= POLL_EVERY_S:  # all of them: a push may have been lost
                 tenants, looked_at = set(self._listeners), loop.time()
             await asyncio.gather(*(self._read_on(tenant) for tenant in tenants))
             round_completed()
         self._wanted.clear()
 
     async def _read_on(self, tenant: str) -> None:
-        """Hand on what is new of one tenant. What is wrong with it is no other tenant's trouble."""
+        """Queue the new events of one tenant. An error does not affect other tenants."""
         try:
             while tenant in self._listeners and (events := await self._fetch(tenant, self._read_to[tenant])):
                 if tenant not in self._listeners:
@@ -234,7 +234,7 @@ class EventSubscriber:
 
     @redis_call
     async def _may_have_lost(self, tenant: str, last: str) -> bool:
-        """Whether events behind `last` may have fallen out of the stream."""
+        """Return whether events after `last` may have left the stream."""
         key = keys_of(tenant).events
         if last != _BEGINNING:
             return not await self._client.xrange(key, min=last, max=last, count=1)
@@ -253,13 +253,13 @@ class EventSubscriber:
 
 
 def _nobody_may_care(asked: asyncio.Future[str]) -> None:
-    """Whoever asked may be gone by the time that it failed: asyncio is not to complain of that."""
+    """Retrieve an error that nobody awaits any more, so that asyncio does not log it."""
     if not asked.cancelled():
         asked.exception()
 
 
 async def _pushed(pubsub: Any) -> set[str] | None:
-    """The tenants that pushes name, all that have come by now; empty: a sign of life; None: nothing for a second."""
+    """Return the tenants that pushes have named by now; empty: only a pong; None: nothing for a second."""
     message = await pubsub.get_message(timeout=POLL_EVERY_S)
     if message is None:
         return None

@@ -1,4 +1,4 @@
-"""The charts' numbers in Redis: what the workers counted, in buckets of ten seconds, for somewhat more than an hour."""
+"""The charts' counts in Redis, of all workers, in buckets of ten seconds, for somewhat more than an hour."""
 
 import time
 from collections import Counter
@@ -13,16 +13,16 @@ from service.store.keyspace import TRAFFIC_TTL_S, keys_of
 
 BUCKET_S = 10
 SLOT_S = 600
-"""A key holds so much; the seven latest hold an hour at any time."""
+"""The seconds that one key covers; the latest seven keys always cover an hour."""
 HOUR_S = 3600
 MOST_ADDRESSES = 1000
 SAMPLE_EVERY_MS = 10_000
-"""Events of a kind of refusal, over all workers: the capped stream is to tell of transitions first."""
+"""The interval of refusal events of a kind, over all workers: the capped stream is for transitions first."""
 SHOWN_ADDRESSES = 20
 
 
 class TrafficStatistics:
-    """What the workers counted, together.
+    """The counts of all workers together.
 
     Args:
         client: a redis-py client.
@@ -35,7 +35,7 @@ class TrafficStatistics:
 
     @redis_call
     async def pour(self, tenant: str, sample: TrafficSample) -> None:
-        """Add what one worker counted; tell the most frequent refusals as events, samples of all of them."""
+        """Add the counts of one worker; report the most frequent refusals as events, as a sample of all."""
         now_s = int(self._clock())
         bucket, slot, keys = now_s // BUCKET_S, now_s // SLOT_S, keys_of(tenant)
         traffic, refused = keys.traffic(slot), keys.refused(slot)
@@ -62,7 +62,7 @@ class TrafficStatistics:
 
     @redis_call
     async def activity(self, tenant: str) -> Activity:
-        """The last hour."""
+        """Return the last hour."""
         now_s = int(self._clock())
         keys, last = keys_of(tenant), now_s // BUCKET_S
         slots = range((now_s - HOUR_S) // SLOT_S, now_s // SLOT_S + 1)
@@ -90,7 +90,7 @@ class TrafficStatistics:
 
 
 def _samples(sample: TrafficSample) -> dict[str, dict[str, str]]:
-    """The most frequent refusal, and the shadow limit that would have refused most, as events."""
+    """Return events for the most frequent refusal, and for the shadow limit that would have refused most."""
     found = {}
     if sample.refusals:
         [(most, many)] = sample.refusals.most_common(1)

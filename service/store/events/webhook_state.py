@@ -1,4 +1,4 @@
-"""Webhooks in Redis: how far each has come, what waits, what operators ordered, and which worker delivers it."""
+"""Webhooks in Redis: the position of each, the message that waits, operators' orders, and the delivering worker."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from service.store.keyspace import keys_of
 from service.store.leases import Leases
 
 MOST_SET_ASIDE = 50
-"""Messages that are listed for each webhook; older ones are forgotten."""
+"""How many messages that were set aside are listed for each webhook."""
 _NOTHING_WAITS: Mapping[str, str | int] = {
     "attempts": 0,
     "error": "",
@@ -28,7 +28,7 @@ _ORDERS = ("paused", "skip", "message_id", "message", "attempts", "error", "sinc
 
 
 class RedisWebhookStates:
-    """The states and leases of webhooks. One of these is one worker.
+    """The states and leases of webhooks, for one worker.
 
     Args:
         client: a redis-py client.
@@ -43,12 +43,12 @@ class RedisWebhookStates:
         return await self._leases.hold(keys_of(tenant).webhook_lease(webhook))
 
     async def release(self, tenant: str, webhook: str) -> None:
-        """Give the lease up."""
+        """Release the lease."""
         await self._leases.release(keys_of(tenant).webhook_lease(webhook))
 
     @redis_call
     async def state(self, tenant: str, webhook: str) -> WebhookState:
-        """Return how far it has come, and how it goes."""
+        """Return the position and the state of a webhook."""
         found = await self._client.hgetall(keys_of(tenant).webhook(webhook))
         fields = {name.decode(): value.decode() for name, value in found.items()}
         orders = _orders(fields)
@@ -76,13 +76,13 @@ class RedisWebhookStates:
 
     @redis_call
     async def orders(self, tenant: str, webhook: str) -> Orders:
-        """Return what holds for the next attempt."""
+        """Return what applies to the next attempt."""
         found = await self._client.hmget(keys_of(tenant).webhook(webhook), _ORDERS)
         return _orders({name: value.decode() for name, value in zip(_ORDERS, found, strict=True) if value is not None})
 
     @redis_call
     async def wait(self, tenant: str, webhook: str, waiting: Waiting) -> None:
-        """Keep the message that waits, and how its delivery goes."""
+        """Store the message that waits, with the state of its delivery."""
         fields: dict[str, str | int] = {
             "message_id": waiting.message_id,
             "message": _text(waiting.content),
@@ -103,7 +103,7 @@ class RedisWebhookStates:
     async def set_aside(
         self, tenant: str, webhook: str, one: SetAside, cursor: str | None, gap: Message | None
     ) -> None:
-        """List a message that is not delivered, and go past it."""
+        """List a message that is not delivered, and continue after it."""
         [listed] = await self._client.hmget(keys_of(tenant).webhook(webhook), ["aside"])
         aside = [asdict(one), *(json.loads(listed) if listed else ())][:MOST_SET_ASIDE]
         fields = {"aside": _text(aside), "gap": "" if gap is None else _text(asdict(gap))}

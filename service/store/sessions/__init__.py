@@ -1,1 +1,1 @@
-"""Sessions in Redis: reading and listing them, operators' actions, expiry and repair."""
+"""Sessions in Redis: lists, operators' actions, expiry and repair."""

@@ -1,7 +1,7 @@
-"""Ends what is over of tenants beside their users: timed rules, old streams, the state of webhooks that are gone.
+"""Removal of what has ended of a tenant beside its users: timed rules, old streams, the state of removed webhooks.
 
 None of it has a TTL: a server with a `maxmemory-policy` of volatile-* would evict it first, and with it what operators
-have set. An admission looks at the end of a timed rule itself, so the rule may be taken out a minute late.
+have set. An admission checks the end of a timed rule itself, so the rule may be removed a minute late.
 """
 
 import time
@@ -57,7 +57,7 @@ class Tidier:
         self._tidied[tenant] = now_s
 
     def forget(self, tenant: str) -> None:
-        """Forget when a tenant was tidied that is not coming back."""
+        """Forget when a removed tenant was tidied."""
         self._tidied.pop(tenant, None)
 
 

@@ -1,4 +1,4 @@
-"""The sweep: turns `logged_in` into `expired`, and removes what is past its retention.
+"""The sweep: changes `logged_in` to `expired`, and removes sessions after their retention.
 
 A round works off what is due in small bites, each one short function that returns who is due next. One worker sweeps
 at a time, by a lease; two at once would do no harm, since each bite judges the records as they stand. What is due is
@@ -34,7 +34,7 @@ RENEW_EVERY_S = 3.0
 """How often the lease is renewed while a round lasts."""
 EVERY_S = 5.0
 AGAIN_S = 0.5
-"""How long to wait after a round that Redis kept from being completed."""
+"""Seconds to wait after a round that Redis did not let complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class SweepRules:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a round came to."""
+    """The result of a round."""
 
     expired: int
     removed: int
@@ -83,14 +83,14 @@ class Sweeper:
         self._libraries = Libraries(client)
 
     async def run_forever(self) -> None:
-        """Sweep every few seconds. Redis being away is waited out."""
+        """Sweep every few seconds. While Redis is away, wait."""
         while True:
             wait_s = EVERY_S
             try:
                 with suppress(StoreUnavailable):  # while a node is away, its libraries can wait
                     await self._libraries.keep()
                 if await self._may_sweep():
-                    with suppress(StoreUnavailable):  # one node that is away does not stop the sweep of the others
+                    with suppress(StoreUnavailable):  # the other nodes are swept while one is away
                         await self._adopt_once()
                     swept = await self.sweep()
                     if swept.expired or swept.removed:
@@ -102,7 +102,7 @@ class Sweeper:
             await asyncio.sleep(wait_s)
 
     async def _may_sweep(self) -> bool:
-        """Take or keep the lease. Where its node is away, sweep the others' tenants without it: that does no harm."""
+        """Take or keep the lease. If its node is away, sweep the other nodes without it: that does no harm."""
         try:
             return await self.hold_lease()
         except StoreUnavailable:
@@ -110,7 +110,7 @@ class Sweeper:
 
     @redis_call
     async def _adopt_once(self) -> None:
-        """Take over what an earlier version kept with a TTL. It reads through all keys, at the first start alone."""
+        """Take over what an earlier version kept with a TTL. This reads all keys, only at the first start."""
         if self._adopted:
             return
         if not await self._client.exists(NAMES.adopted):
@@ -124,11 +124,11 @@ class Sweeper:
         return await self._leases.hold(NAMES.sweeper)
 
     async def release(self) -> None:
-        """Give the lease up."""
+        """Release the lease."""
         await self._leases.release(NAMES.sweeper)
 
     async def sweep(self) -> Swept:
-        """One round over all tenants. What is wrong with one of them or with its node keeps no other from being swept.
+        """Sweep all tenants once. An error of one tenant or node does not keep others from being swept.
 
         Raises:
             StoreUnavailable: no tenant could be swept.
@@ -166,7 +166,7 @@ class Sweeper:
         return Swept(expired, removed)
 
     async def _tenants(self, rules: SweepRules) -> Collection[bytes]:
-        """Those that may have something to sweep; while the node that lists them is away, those that are configured."""
+        """Return the tenants that may have something to sweep; while their list is away, the configured ones."""
         try:
             if rules.leeways_ms:
                 await self._client.sadd(NAMES.tenants, *rules.leeways_ms)
@@ -176,7 +176,7 @@ class Sweeper:
             return [name.encode() for name in rules.leeways_ms]
 
     async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
-        """A tenant that left the configuration is looked at until nothing of it is due any more."""
+        """Forget a tenant that is not configured any more, once nothing of it is due."""
         keys = keys_of(tenant)
         if not await self._client.exists(keys.expiring, keys.ending, keys.timed, keys.events, keys.webhook_states):
             await self._client.srem(NAMES.tenants, raw)
@@ -205,5 +205,5 @@ class Sweeper:
 
 
 def _is_of_one_tenant(error: Exception) -> bool:
-    """Whether other tenants of the same node may fare better: a key of a wrong type, a record that is none."""
+    """Return whether the error concerns only this tenant: a key of a wrong type, a record that is not one."""
     return type(error) is ResponseError and not str(error).startswith(("MISCONF", "NOREPLICAS", "NOPERM"))

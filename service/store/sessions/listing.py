@@ -1,4 +1,4 @@
-"""Reading and listing sessions.
+"""Reading and listing of sessions.
 
 A page is cut from the sorted sets of the statuses, newest first, by a cursor (last seen, user): it costs
 the same at a thousand and at ten million users, and stays right while sessions change. Nothing scans.
@@ -18,7 +18,7 @@ from service.store.keyspace import keys_of
 from service.store.scripts import parse_record
 
 PREFIX_REACH = 10_000
-"""A prefix is looked for among this many newest sessions."""
+"""How many of the newest sessions are searched for a prefix."""
 _CHUNK = 1000
 
 
@@ -30,12 +30,12 @@ class Sessions:
 
     @redis_call
     async def get(self, tenant: str, user: str) -> Session | None:
-        """The session of exactly this user."""
+        """Return the session of exactly this user."""
         return parse_record(user, await self._client.get(keys_of(tenant).user(user)) or b"")
 
     @redis_call
     async def counts(self, tenants: Sequence[str]) -> dict[str, dict[Status, int]]:
-        """How many users each tenant has in each status."""
+        """Return how many users each tenant has in each status."""
         pipeline = self._client.pipeline(transaction=False)
         for tenant in tenants:
             for key in keys_of(tenant).by_status.values():
@@ -53,7 +53,7 @@ class Sessions:
         after: Cursor | None = None,
         size: int = 50,
     ) -> Page:
-        """A page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
+        """Return a page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
         found: list[Cursor] = []
         examined = 0
         async for entry in self._newest(tenant, statuses, None if prefix else after, size + 1):
@@ -79,7 +79,7 @@ class Sessions:
     async def _newest(
         self, tenant: str, statuses: Sequence[Status], after: Cursor | None, chunk: int
     ) -> AsyncIterator[Cursor]:
-        """All sessions of these statuses, newest first: a lazy merge of their sorted sets."""
+        """Yield all sessions of these statuses, newest first: a lazy merge of their sorted sets."""
         streams = [self._indexed(tenant, status, after, min(chunk, _CHUNK)) for status in statuses]
         heads: list[tuple[int, _Backwards, int, Cursor]] = []
         for number, stream in enumerate(streams):
@@ -97,13 +97,13 @@ class Sessions:
                 heapq.heapreplace(heads, (-subscription.seen_ms, _Backwards(subscription.user), number, subscription))
 
     async def _indexed(self, tenant: str, status: Status, after: Cursor | None, chunk: int) -> AsyncIterator[Cursor]:
-        """One status's sessions, newest first, read in chunks; users of one millisecond by name, last first."""
+        """Yield the sessions of one status, newest first, in chunks; users of one millisecond by name, last first."""
         key = keys_of(tenant).by_status[status]
         while True:
             top = "+inf" if after is None else after.seen_ms
             offset = 0
             entries: list[Cursor] = []
-            # Those of the cursor's own millisecond were partly told already: skip them, however many.
+            # Some of the cursor's own millisecond were on the page before: skip them, however many.
             while not entries:
                 raw = await self._client.zrevrangebyscore(key, top, "-inf", offset, chunk, withscores=True)
                 if not raw:
@@ -123,13 +123,13 @@ class Sessions:
         records = await self._client.mget([keys.user(user) for user in users])
         sessions = []
         for user, raw in zip(users, records, strict=True):
-            with suppress(KeyError, ValueError):  # one that nobody of ours wrote keeps no other from being shown
+            with suppress(KeyError, ValueError):  # a record that the service did not write does not hide the others
                 sessions.append(parse_record(user, raw or b""))
         return tuple(session for session in sessions if session is not None)
 
 
 class _Backwards:
-    """Orders users as ZREVRANGE does within one score: bytes, last first."""
+    """Orders users as ZREVRANGE does within one score: by bytes, last first."""
 
     __slots__ = ("raw",)
 

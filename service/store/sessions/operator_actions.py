@@ -1,4 +1,4 @@
-"""What operators do: to users, to what they may, to limits. Each is one script, and tells itself as an event."""
+"""Operators' actions on users, restrictions, revocations and limits. Each is one function call with its event."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from service.store.keyspace import ANY_REVOKED, ANY_USER, NAMES, REVOKED, REVOKE
 from service.store.scripts import LETTERS, STATUSES, parse_record
 
 BITE = 100
-"""Users of one script call: Redis is not held for longer than by a full batch of admissions."""
+"""The users of one call: it keeps Redis busy no longer than a full batch of admissions."""
 
 
 class RedisOperatorActions:
@@ -51,7 +51,7 @@ class RedisOperatorActions:
         everywhere: bool = False,
         skew_ms: int = FORGIVEN_SKEW_S * 1000,
     ) -> list[ActionResult]:
-        """Move users where the table of transitions allows it; tell each as one event."""
+        """Change the status of users as the table of transitions allows, with an event for each."""
         keys, actions = keys_of(tenant), []
         for at in range(0, len(users), BITE):
             bite = users[at : at + BITE]
@@ -83,10 +83,10 @@ class RedisOperatorActions:
         until_ms: int | None = None,
         replace: bool = False,
     ) -> Restriction:
-        """Restrict a user (None: the whole tenant). It holds for the very next request."""
+        """Restrict a user (None: the whole tenant). It applies to the next request."""
         changed, until = await self._rule("restrict", tenant, user, author, capability, until_ms or 0, int(replace))
         if until == _OVER:
-            raise InvalidRequest([("until", "is over already; leave it out to restrict until it is lifted")])
+            raise InvalidRequest([("until", "has passed already; leave it out to restrict until it is lifted")])
         return Restriction(until or None, changed == 1)
 
     @redis_call
@@ -111,19 +111,19 @@ class RedisOperatorActions:
         args = [before, self._clock_ms(), skew_ms, int(replace)]
         changed, held_s, latest_ms = await self._rule("revoke", tenant, user, author, *args)
         if latest_ms:
-            latest = f"must not be after {timestamp(latest_ms)}; leave it out to refuse every token that exists now"
+            latest = f"must not be after {timestamp(latest_ms)}; leave it out to revoke every token that exists now"
             raise InvalidRequest([("before", latest)])
         return Revocation(held_s, changed == 1)
 
     @redis_call
     async def restore(self, tenant: str, user: str | None, author: Author) -> bool:
-        """Refuse no token for when it was issued any more."""
+        """Lift a revocation."""
         changed, _, _ = await self._rule("revoke", tenant, user, author, "", 0, 0, 0)
         return bool(changed)
 
     @redis_call
     async def rules(self, tenant: str, user: str | None = None) -> Rules:
-        """What is set for a tenant, or for one user. What has run out, by the clock that judges it, is left out."""
+        """Return what is set for a tenant, or for one user, without what has ended by its clock."""
         keys = keys_of(tenant)
         now, *found = await run(self._client, "look", [keys.rules if user is None else keys.user_rules(user)], [])
         judged_at_ms = int(now)
@@ -143,7 +143,7 @@ class RedisOperatorActions:
 
     @redis_call
     async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[LimitState]:
-        """Where subjects stand within limits, as they hold, without using any up."""
+        """Return how much subjects have used of limits, without using any."""
         keys = keys_of(tenant)
         windows = [keys.window(limit.name, subject) for limit, subject in charges]
         args: list[str | int] = [
@@ -157,7 +157,7 @@ class RedisOperatorActions:
 
     @redis_call
     async def reset_limit(self, tenant: str, limit: str, subject: str, author: Author) -> bool:
-        """Give a subject of a limit its whole quota back, on every worker."""
+        """Restore the whole quota of a subject, on every worker."""
         keys = keys_of(tenant)
         args = [limit, subject, NAMES.cache_channel, tenant, *_about(author)]
         used = bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
@@ -166,7 +166,7 @@ class RedisOperatorActions:
 
     @redis_call
     async def set_limit(self, tenant: str, limit: Limit, requests: int, window_s: int, author: Author) -> Override:
-        """Set a tenant's limit over the configured one. It holds for the very next request.
+        """Set a tenant's limit in place of the configured one. It applies to the next request.
 
         Where its window is longer than before, the limit's windows are extended: what counts now counts on.
         """
@@ -179,7 +179,7 @@ class RedisOperatorActions:
 
     @redis_call
     async def unset_limit(self, tenant: str, name: str, limit: Limit | None, author: Author) -> bool:
-        """Let the configured limit hold again."""
+        """Return to the configured limit."""
         return (await self._override(tenant, name, limit, 0, 0, author)).applied
 
     async def _override(
@@ -199,7 +199,7 @@ class RedisOperatorActions:
 
 
 _OVER = -2
-"""What `lua/restrict.lua` answers where the restriction would be over already."""
+"""The answer of `lua/restrict.lua` if the restriction would have ended already."""
 _FLAGS = frozenset({ANY_USER, REVOKED_SKEW, ANY_REVOKED})
 
 

@@ -1,4 +1,4 @@
-"""Repair: finds records and indexes that disagree, and mends them, in bites of a hundred users.
+"""Repair of records and indexes that disagree, in steps of a hundred users.
 
 They disagree where an earlier version lacked a right in the middle of a script, or by hand. The record is right. The
 service may run meanwhile: each bite is one script, and judges the records as they stand.
@@ -21,13 +21,13 @@ log = structlog.get_logger()
 BITE = 100
 SCANNED_AT_ONCE = 1000
 NAMED = 20
-"""Users that a report names, of each kind."""
+"""How many users of each kind a report names."""
 _OF_A_USER = re.compile(r"[^{]*\{([^}]+)\}:(u|rules):(.*)", re.DOTALL)
 
 
 @dataclass(slots=True)
 class Repaired:
-    """What was found at one tenant, and mended."""
+    """What was found and repaired at one tenant."""
 
     looked_at: int = 0
     """Records, entries of indexes and users' rules."""
@@ -36,13 +36,13 @@ class Repaired:
     unreadable: set[str] = field(default_factory=set)
     """Users whose record cannot be read: left as it is."""
     rules: set[str] = field(default_factory=set)
-    """Users whose restrictions or revocation were not looked at, or would not have ended."""
+    """Users whose restrictions or revocation were not read by admissions, or would not have ended."""
     unreadable_rules: set[str] = field(default_factory=set)
-    """Users of whom a restriction or a revocation cannot be read: left as it is."""
+    """Users with a restriction or a revocation that cannot be read: left as it is."""
 
 
 class Repair:
-    """Repairs all that is kept in Redis, of tenants that are not configured as well.
+    """Repairs everything in Redis, also of tenants that are not configured.
 
     Args:
         client: a redis-py client.
@@ -53,7 +53,7 @@ class Repair:
 
     @redis_call
     async def run(self) -> dict[str, Repaired]:
-        """Look at everything once. Returns what was found, by tenant."""
+        """Check everything once. Returns what was found, by tenant."""
         found: dict[str, Repaired] = defaultdict(Repaired)
         records: dict[str, list[str]] = defaultdict(list)
         rules: dict[str, list[str]] = defaultdict(list)
@@ -83,7 +83,7 @@ class Repair:
 
     @redis_call
     async def adopt(self) -> int:
-        """Take over the rules of users that an earlier version let run out by a TTL. Returns of how many users."""
+        """Take over the rules of users that an earlier version kept with a TTL. Returns of how many users."""
         found: dict[str, Repaired] = defaultdict(Repaired)
         async for raw in self._client.scan_iter(match=rules_of_users(), count=SCANNED_AT_ONCE):
             of_a_user = _OF_A_USER.fullmatch(raw.decode(errors="replace"))
@@ -101,7 +101,7 @@ class Repair:
         return sum(len(one.rules) for one in found.values())
 
     async def _indexed(self, tenant: str) -> AsyncIterator[list[str]]:
-        """The users in a tenant's indexes, a bite at a time; of whom there is no record as well."""
+        """Yield the users in a tenant's indexes, a step at a time, also those without a record."""
         for index in _indexes(tenant):
             bite: list[str] = []
             async for user, _ in self._client.zscan_iter(index, count=BITE):
@@ -134,7 +134,7 @@ class Repair:
 
 
 def report(tenant: str, repaired: Repaired) -> list[str]:
-    """What was done at a tenant, in sentences."""
+    """Return what was done at a tenant, in sentences."""
     lines = [f"{tenant}: {repaired.looked_at} looked at, {_counted(repaired.mended, 'users mended')}"]
     if repaired.rules:
         lines.append(f"{tenant}: {_counted(repaired.rules, 'users whose restrictions or revocation were put right')}")
@@ -148,7 +148,7 @@ def report(tenant: str, repaired: Repaired) -> list[str]:
 
 
 def _counted(users: set[str], what: str) -> str:
-    """How many, what of them, and the first of them by name."""
+    """Return how many, of what, and the first of them by name."""
     if not users:
         return f"0 {what}"
     names = ", ".join(repr(user) for user in sorted(users)[:NAMED])
