@@ -127,6 +127,14 @@ ASKED = {
 }
 
 
+def comparable(answer: bytes) -> list[str]:
+    changing = r"req-[0-9a-f]+|\d{4}-\d\d-\d\dT[\d:.]+Z|(?<=;t=)\d+|(?<=-Reset: )\d+|(?<=;r=)\d+|(?<=Remaining: )\d+"
+    head, _, body = re.sub(changing, "*", answer.decode()).partition("\r\n\r\n")
+    fields = [line.partition(": ") for line in head.split("\r\n")]
+    lines = [f"{name.lower()}: {value}" for name, _, value in fields if name.lower() not in ("date", "connection")]
+    return [*sorted(lines), body]
+
+
 @pytest.mark.parametrize("name", ASKED)
 async def test_the_hot_path_and_aiohttp_answer_alike(
     connect: Connect, access: RedisAccess, taken: list[str], name: str
@@ -143,15 +151,6 @@ async def test_the_hot_path_and_aiohttp_answer_alike(
     through_aiohttp = await handed_over.ask(asking(path, headers))
     assert taken == [path], "aiohttp keeps a connection that it has"
     assert b"connection: close\r\n" in through_aiohttp.lower(), "the client's next connection begins at the door"
-
-    def comparable(answer: bytes) -> list[str]:
-        changing = (
-            r"req-[0-9a-f]+|\d{4}-\d\d-\d\dT[\d:.]+Z|(?<=;t=)\d+|(?<=-Reset: )\d+|(?<=;r=)\d+|(?<=Remaining: )\d+"
-        )
-        head, _, body = re.sub(changing, "*", answer.decode()).partition("\r\n\r\n")
-        fields = [line.partition(": ") for line in head.split("\r\n")]
-        lines = [f"{name.lower()}: {value}" for name, _, value in fields if name.lower() not in ("date", "connection")]
-        return [*sorted(lines), body]
 
     assert comparable(hot) == comparable(through_aiohttp)
 
@@ -180,6 +179,42 @@ async def test_requests_of_one_packet_are_answered_in_their_order(connect: Conne
     rest = [await one.answer() for _ in range(10)]
     told = [re.search(rb"x-request-id: (\S+)", answer, re.IGNORECASE)[1].decode() for answer in (first, *rest)]  # type: ignore[index]
     assert told == [*(f"id-{n}" for n in range(5)), "id-health", *(f"id-{n}" for n in range(5, 10))]
+
+
+async def test_hot_operations_of_one_packet_take_the_hot_path(connect: Connect, taken: list[str]) -> None:
+    one = await connect()
+    many = [asking("/auth/logout", credentials(f"u{n}") | {"x-request-id": f"id-{n}"}) for n in range(100)]
+    sent = b"".join(many)
+    one.writer.write(sent[:7000])
+    await asyncio.sleep(0)
+    one.writer.write(sent[7000:])
+    for n in range(100):
+        assert f"x-request-id: id-{n}\r\n".encode() in (await one.answer()).lower()
+    assert len(taken) == 100
+
+
+async def test_thousands_of_requests_that_need_no_redis_hold_up_nobody_else(
+    access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are answered one after the other, without recursion, and others have their turn in between."""
+    async with serving(await asyncio.to_thread(make_app, settings(limits={}), access)) as (_, port):
+        one, other = [Connection(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(2)]
+        one.writer.write(asking("/auth/status", {}) * 3000)
+        assert b" 401 " in await one.answer()
+        assert b" 200 " in await other.ask(asking("/healthz", {}))
+        for _ in range(2999):
+            assert (await one.answer()).startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 429 "))
+        one.writer.close()
+        other.writer.close()
+
+
+async def test_nothing_behind_a_request_that_asks_to_close_is_answered(connect: Connect) -> None:
+    one = await connect()
+    last = asking("/auth/logout", credentials() | {"connection": "close"})
+    one.writer.write(last + asking("/auth/logout", credentials("marker")))
+    answers = await asyncio.wait_for(one.reader.read(), 5)
+    assert answers.count(b"HTTP/1.1 200 OK") == answers.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answers
 
 
 async def test_many_requests_behind_a_body_that_came_late_are_all_answered(connect: Connect) -> None:
@@ -213,7 +248,7 @@ async def test_what_arrives_while_a_request_waits_is_answered_after_it(
     goes_on.set()
     for name in (b"first", b"second", b"third"):
         assert b"x-request-id: " + name in (await one.answer()).lower()
-    assert taken == ["/auth/logout"], "what came together goes through aiohttp"
+    assert taken == ["/auth/logout", "/auth/logout"]
 
 
 def handlers() -> list[Any]:

@@ -58,6 +58,11 @@ class Middlewares:
     def __init__(self, services: app_keys.RequestServices) -> None:
         self._services = services
 
+    @property
+    def services(self) -> app_keys.RequestServices:
+        """What the steps ask of the rest of the service."""
+        return self._services
+
     def around(self, operation: app_keys.Operation, answer: app_keys.Responder) -> Handler:
         """Return a handler of `operation` with both middlewares around it, as aiohttp would call it."""
 

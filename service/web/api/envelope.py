@@ -53,6 +53,11 @@ def request_id_of(request: AnyRequest, policy: Policy) -> str:
         and len(request.headers.getall(REQUEST_ID)) == 1
     ):
         return given
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """Return a request id that no other request has: a prefix of the process and a number."""
     return f"{_prefix}{next(_numbers)}"
 
 

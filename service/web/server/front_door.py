@@ -1,8 +1,8 @@
 """The front door: one connection of a client. It answers hot operations itself and hands the rest to aiohttp.
 
-The door is the transport's protocol for as long as the connection lives. It reads heads by httptools (llhttp). A hot
-operation that comes alone, without a body, takes the hot path (`hot_path.py`): no task, no `web.Request`. With the
-first request that is anything else, aiohttp gets the connection: a handler by its public protocol factory
+The door is the transport's protocol for as long as the connection lives. It reads one request at a time
+(`head_reader.py`). A hot operation without a body takes the hot path (`hot_path.py`): no task, no `web.Request`. With
+the first request that is anything else, aiohttp gets the connection: a handler by its public protocol factory
 (`web.Server`), all bytes that are not yet answered, and whatever follows. From then on the door forwards, and goes on
 checking heads, so that sizes, versions and repeated fields hold for each request. Nothing is taken back from aiohttp:
 it answers a hot operation with `Connection: close`, so that the client's next connection begins at the door again.
@@ -12,17 +12,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-import httptools
 import structlog
 
+from service.web.server.head_reader import HeadReader
 from service.web.server.hot_path import HotPath
-from service.web.server.request_head import AFTER_CLOSE, MAX_HEAD_BYTES, Refused, RequestHead
+from service.web.server.known_heads import KnownHeads
+from service.web.server.request_head import AFTER_CLOSE, Refused, RequestHead
 from service.web.server.responses import ApiResponse, bare_response
 
 log = structlog.get_logger()
 
 MAX_UNREAD_BYTES = 64 * 1024
 """What a client may send ahead while its request waits; beyond it the socket is not read."""
+MAX_AT_ONCE = 32
+"""Requests of one connection that are answered before others have their turn, where no answer waits for Redis."""
 LINGER_S = 2.0
 """How long a refused client may take to read why. To close at once would reset the connection, and lose the answer."""
 
@@ -31,15 +34,15 @@ class Owner(Protocol):
     """What a connection needs of the server that it belongs to."""
 
     hot_path: HotPath
+    known_heads: KnownHeads
+    count_hot: Callable[[], None]
+    """Counts a request that takes the hot path."""
     connections: set["FrontDoor"]
     is_closing: bool
     """The service is about to end: answers say `Connection: close`."""
 
     def make_handler(self) -> asyncio.Protocol:
         """Return aiohttp's handler for one connection."""
-
-    def count_hot(self) -> None:
-        """Count a request that takes the hot path."""
 
     def report_refused(self, client: str | None, refused: Refused) -> None:
         """Count and log a request that is not read as HTTP."""
@@ -56,27 +59,24 @@ class FrontDoor(asyncio.Protocol):
     def __init__(self, owner: Owner, clock: Callable[[], float]) -> None:
         self._owner = owner
         self._clock = clock
-        self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._remote: str | None = None
+        self._reader: HeadReader
         self._handler: asyncio.Protocol | None = None
         """aiohttp's, once it has the connection."""
-        self._head: RequestHead | None = None
-        """The head that is being read, or was read last."""
-        self._begun = self._heads = self._completed = 0
-        """Requests that have begun, whose head is whole, that are whole: since the last answer of the hot path."""
-        self._forwarded = self._answered_by_aiohttp = 0
-        """Heads that aiohttp got, and requests that it has answered."""
-        self._fed: list[bytes] = []
-        """What was parsed: until aiohttp has the connection all that is not answered, then what may hold the head."""
-        self._fed_bytes = 0
+        self._held: list[bytes] = []
+        """What was read and is not answered: aiohttp gets it with the connection."""
+        self._came, self._at = b"", 0
+        """What came, and how much of it was read."""
         self._unread: list[bytes] = []
-        """What came while a request waits; it is not parsed yet."""
+        """What came behind it while a request waits."""
         self._unread_bytes = 0
         self.is_busy = False
         """A request is on the hot path."""
-        self._is_raw = False
-        """The client asks for another protocol, which nothing here speaks: what follows is not read."""
+        self._is_reading = self._is_put_off = False
+        """Requests are being read now; they are going to be, in the next turn of the loop."""
+        self._forwarded = self._answered_by_aiohttp = 0
+        """Heads that aiohttp got, and requests that it has answered."""
         self._is_eof = False
         """The client sends no more."""
         self._pending: Refused | None = None
@@ -92,8 +92,6 @@ class FrontDoor(asyncio.Protocol):
         self._pauses_reading = False
         self._since = clock()
         """When the connection began to wait for what it waits for now."""
-        self._is_head_begun = False
-        """Part of a head has come."""
         self._is_used = False
         """A whole head has come."""
 
@@ -104,6 +102,7 @@ class FrontDoor(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has another base class
         peer = transport.get_extra_info("peername")
         self._remote = None if not peer else str(peer if isinstance(peer, str) else peer[0])
+        self._reader = HeadReader(self._remote)
         self._owner.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -117,9 +116,9 @@ class FrontDoor(asyncio.Protocol):
         """The client sends no more. Returns whether an answer is still to be sent; else the transport closes."""
         self._is_eof = True
         if self._handler is None:
-            return self.is_busy
+            return self.is_busy or self._is_put_off
         self._handler.eof_received()
-        return self._forwarded > self._answered_by_aiohttp and self._completed >= self._heads
+        return self._forwarded > self._answered_by_aiohttp and not self._reader.is_in_body
 
     def pause_writing(self) -> None:
         """The client reads slower than it is answered."""
@@ -139,22 +138,21 @@ class FrontDoor(asyncio.Protocol):
             self._resume_reading()
         if self._handler is not None:
             self._handler.resume_writing()
-        elif not self.is_busy:
-            self._go_on()
+        else:
+            self._read_on()
 
     def data_received(self, data: bytes) -> None:
         """The socket brought something."""
-        if self._is_refused:
-            return
         if self._handler is not None:
             self._forward(data)
-        elif self.is_busy or self._paused_at is not None:
+        elif self.is_busy or self._is_put_off or self._paused_at is not None:
             self._unread.append(data)
             self._unread_bytes += len(data)
             if self._unread_bytes > MAX_UNREAD_BYTES and self._transport is not None:
                 self._transport.pause_reading()
-        else:
-            self._take(data)
+        elif not self._is_refused and (self._held or not self._enter_known(data)):
+            self._came, self._at = data, 0
+            self._read_on()
 
     # The server's calls
 
@@ -168,7 +166,7 @@ class FrontDoor(asyncio.Protocol):
             is_over = waited_s > LINGER_S
         elif self._paused_at is not None:
             is_over = now - self._paused_at > send_s
-        elif self._pending is not None or self._is_head_begun or not self._is_used:
+        elif self._pending is not None or self._reader.is_head_begun or not self._is_used:
             is_over = waited_s > head_s and transport.is_reading()  # aiohttp may have stopped that
         else:
             is_over = self._handler is None and waited_s > idle_s
@@ -188,7 +186,7 @@ class FrontDoor(asyncio.Protocol):
     @property
     def is_last_known(self) -> bool:
         """Whether nothing was received behind the request that aiohttp answers now."""
-        return self._begun <= self._answered_by_aiohttp + 1
+        return self._reader.begun <= self._answered_by_aiohttp + 1
 
     def answered_by_aiohttp(self) -> None:
         """Take note that aiohttp has sent an answer to its end."""
@@ -200,104 +198,96 @@ class FrontDoor(asyncio.Protocol):
             self._handler.data_received(b"")
         self._end_if_answered()
 
-    # The parser's calls
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._begun += 1
-        self._is_head_begun, self._since = True, self._clock()
-        self._head = RequestHead(self._remote)
-
-    def on_url(self, url: bytes) -> None:
-        """Part of the request target."""
-        if self._head is not None:
-            self._head.add_target(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field, or a trailer field, which aiohttp drops."""
-        if self._head is not None:
-            self._head.add_field(name, value)
-
-    def on_headers_complete(self) -> None:
-        """The head is whole."""
-        self._is_head_begun, self._is_used = False, True
-        if self._head is not None:
-            self._head.complete(self._parser, self._fed[0] if len(self._fed) == 1 else b"".join(self._fed))
-        self._heads += 1
-
-    def on_message_complete(self) -> None:
-        """The request is whole."""
-        self._completed += 1
-
     # The door
 
-    def _take(self, data: bytes) -> None:
-        """Parse `data`, and answer, hand over or wait for more."""
-        self._fed.append(data)
+    def _read_on(self) -> None:
+        """Read what came, and answer it: one request after the other, for as long as none has to wait."""
+        if self._is_reading:
+            return
+        self._is_reading = True
         try:
-            self._fed[-1] = self._parse(data)
-            self._fed_bytes = 0 if self._heads else self._fed_bytes + len(data)
-            self._check_incomplete_head()
+            for _ in range(MAX_AT_ONCE):
+                if not self._read_next():
+                    return
+        finally:
+            self._is_reading = False
+        self._is_put_off = True
+        asyncio.get_running_loop().call_soon(self._read_later)
+
+    def _read_later(self) -> None:
+        self._is_put_off = False
+        self._read_on()
+
+    def _read_next(self) -> bool:
+        """Read up to the end of a head, and answer, hand over or wait for more. Returns whether to go on."""
+        transport = self._transport
+        if self.is_busy or self._handler is not None or self._is_refused or self._paused_at is not None:
+            return False
+        if transport is None or transport.is_closing():
+            return False
+        came, at = self._came, self._at
+        if at >= len(came):
+            self._came, self._at = b"", 0
+            if not self._unread:
+                if self._is_eof:
+                    transport.close()
+                return False
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                self._resume_reading()
+            came, at = b"".join(self._unread), 0
+            self._came, self._unread, self._unread_bytes = came, [], 0
+        # The parser does not stop behind a request, so it gets no more than that. It decides where a head ends.
+        end = came.find(b"\r\n\r\n", at) + 4
+        self._at = end if end > 3 else len(came)
+        self._take(came if at == 0 and self._at == len(came) else came[at : self._at])
+        return True
+
+    def _take(self, data: bytes) -> None:
+        """Read `data`, which no more than one head ends in."""
+        is_first = not self._held
+        if is_first and self._enter_known(data):
+            return
+        reader = self._reader
+        self._held.append(data)
+        try:
+            self._held[-1] = reader.read(data)
+            head = reader.head
+            if not reader.heads or head is None:
+                if is_first:
+                    self._since = self._clock()
+                return  # more of the head is to come
+            self._is_used = True
+            is_alone = reader.begun == reader.completed == 1 and not reader.is_raw
+            if is_alone and head.can_be_hot and self._enter(head):
+                if is_first and head.keep_alive:
+                    self._owner.known_heads.learn(data, head)
+                return
+            self._hand_over()
         except Refused as refused:
             self._owner.report_refused(self._remote, refused)
             self._send_refusal(refused)
-            return
-        head = self._head
-        if head is None or not self._heads:
-            return  # more of the head is to come
-        is_alone = self._begun == self._completed == 1 and not self._is_raw
-        if not is_alone or not head.can_be_hot or not self._enter(head):
-            self._hand_over()
 
-    def _parse(self, data: bytes) -> bytes:
-        """Parse `data`, and return what of it is HTTP.
-
-        Raises:
-            Refused: it is not well-formed, or not what the service reads.
-        """
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as error:
-            self._is_raw = True
-            return data[: error.args[0]]
-        except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, Refused):
-                raise error.__context__ from None
-            raise
-        except httptools.HttpParserError as error:
-            head = self._head
-            if head is not None and self._begun == self._completed and not head.keep_alive:
-                raise Refused(400, AFTER_CLOSE) from None
-            if "Invalid HTTP version" in str(error):  # two numbers; llhttp knows 0.9, 1.0, 1.1 and 2.0
-                raise Refused(505, "version") from None
-            raise Refused(400, _REASONS.get(type(error), "syntax")) from None
-        return data
-
-    def _check_incomplete_head(self) -> None:
-        if self._head is None or self._is_head_begun:
-            if self._fed_bytes > MAX_HEAD_BYTES:
-                raise Refused(431, "fields_too_large")
-            if self._head is not None:
-                self._head.check_repeated()
+    def _enter_known(self, data: bytes) -> bool:
+        """Send a request whose bytes came before the hot path. Returns False where they are not known."""
+        known = self._owner.known_heads.get(data)
+        return known is not None and known.remote == self._remote and self._enter(known)
 
     def _enter(self, head: RequestHead) -> bool:
-        """Send the request the hot path, if it can go there."""
-        route = self._owner.hot_path.find(head.method, head.raw_path)
-        if route is None:
-            return False
+        """Send the request the hot path. Returns False where it is no hot operation."""
         self.is_busy = True
-        if not self._owner.hot_path.enter(head, route, self._answered):
+        if not self._owner.hot_path.enter(head, self._answered):
             self.is_busy = False
             return False
+        self._is_used = True
         self._owner.count_hot()
         return True
 
     def _answered(self, head: RequestHead, answer: ApiResponse | None) -> None:
         """Send the answer of a request that took the hot path; None: there is none, and the log says why."""
         self.is_busy, self._since = False, self._clock()
-        self._begun = self._heads = self._completed = self._fed_bytes = 0
-        self._head = None
-        self._fed.clear()
+        if self._held:
+            self._held.clear()
+            self._reader.forget()
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -305,7 +295,8 @@ class FrontDoor(asyncio.Protocol):
             transport.close()
             return
         goes_on = head.keep_alive and not answer.closes and not self._owner.is_closing
-        goes_on = goes_on and (not self._is_eof or bool(self._unread))
+        if self._is_eof and self._at >= len(self._came) and not self._unread:
+            goes_on = False
         try:
             transport.write(answer.to_bytes(keep_alive=goes_on, has_body=head.method != "HEAD"))
         except Exception as error:  # whatever it is, the connection may not be left waiting
@@ -313,26 +304,16 @@ class FrontDoor(asyncio.Protocol):
             goes_on = False
         if not goes_on:
             transport.close()
-        elif self._unread and self._paused_at is None:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Read what came meanwhile."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        if self._unread_bytes > MAX_UNREAD_BYTES:
-            self._resume_reading()
-        data, self._unread, self._unread_bytes = b"".join(self._unread), [], 0
-        if data:
-            self._take(data)
-
-    def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        elif self._at < len(self._came) or self._unread:
+            self._read_on()
 
     def _resume_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
 
     def _send_refusal(self, refused: Refused) -> None:
         """Answer with a bare status, and read no more. The connection closes when the client has read, or soon."""
@@ -347,39 +328,47 @@ class FrontDoor(asyncio.Protocol):
             transport.write_eof()
 
     def _hand_over(self) -> None:
-        """Give the connection to aiohttp, with all that is not answered."""
+        """Give the connection to aiohttp, with all that is not answered.
+
+        Raises:
+            Refused: what came behind the request is not well-formed.
+        """
         if self._transport is None:
             return
-        data = b"".join(self._fed)
+        behind = b"".join((self._came[self._at :], *self._unread))
+        if behind and not self._reader.is_raw:
+            self._held.append(self._reader.read(behind))
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            self._resume_reading()
+        data = b"".join(self._held)
+        self._held, self._unread, self._unread_bytes, self._came, self._at = [], [], 0, b"", 0
+        self._since = self._clock()
         self._handler = self._owner.make_handler()
         self._handler.connection_made(self._transport)
         if self._paused_at is not None:
             self._handler.pause_writing()
-        self._forwarded = self._heads
+        self._forwarded = self._reader.heads
         self._handler.data_received(data)
 
     def _forward(self, data: bytes) -> None:
         """Check the heads in what came, and give it to aiohttp."""
-        if self._handler is None or self._is_raw or self._pending is not None:
+        reader = self._reader
+        if self._handler is None or reader.is_raw or self._pending is not None or self._is_refused:
             return
-        if not self._is_head_begun:
-            self._fed, self._fed_bytes = [], 0
-        self._fed.append(data)
-        in_body, heads, completed = self._completed < self._heads, self._heads, self._completed
+        in_body, begun, completed = reader.is_in_body, reader.begun, reader.completed
         try:
-            data = self._parse(data)
-            # A packet may hold the end of a body, or whole requests, before the head that it leaves incomplete.
-            self._fed_bytes = 0 if in_body or self._heads > heads else self._fed_bytes + len(data)
-            self._check_incomplete_head()
+            data = reader.read(data)
+            if reader.begun > begun:
+                self._since = self._clock()
         except Refused as refused:
-            if refused.reason == AFTER_CLOSE and self._completed == completed:
+            if refused.reason == AFTER_CLOSE and reader.completed == completed:
                 return  # what follows a request that asks to close is not read (RFC 9112, section 9.6)
             self._owner.report_refused(self._remote, refused)
             self._pending, self._since = refused, self._clock()
             self.is_body_broken = in_body and self._forwarded > self._answered_by_aiohttp
             self._end_if_answered()
             return
-        self._forwarded = self._heads
+        self._forwarded = reader.heads
         self._handler.data_received(data)
 
     def _end_if_answered(self) -> None:
@@ -390,11 +379,5 @@ class FrontDoor(asyncio.Protocol):
                 self._close()
             else:
                 self._send_refusal(self._pending)
-        elif owed == 0 and (self._is_eof or self._is_raw):
+        elif owed == 0 and (self._is_eof or self._reader.is_raw):
             self._close()
-
-
-_REASONS: dict[type[Exception], str] = {
-    httptools.HttpParserInvalidMethodError: "method",
-    httptools.HttpParserInvalidURLError: "target",
-}

@@ -1,13 +1,15 @@
 """The hot path: what is asked at the deployment's full rate is answered without a router, a task or a coroutine.
 
 A request takes the same steps as through the middlewares (`begin`, `question`, the one admission, `settle`, `finish`);
-only the waiting differs: here a callback, there an `await`. What may have to wait for more than Redis (a body, a
-tenant's fresh keys) goes through aiohttp.
+only the waiting differs: here a callback, there an `await`. Only a request that waits for a tenant's fresh keys has a
+task. A request with a body goes through aiohttp.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -16,6 +18,7 @@ from service.core.admission import Admission, Decided, Question
 from service.core.errors import KeysUnavailable, StoreUnavailable, UnknownKey
 from service.web import app_keys
 from service.web.api.authentication import Middlewares
+from service.web.api.judged_requests import JudgedRequest, judged
 from service.web.app_keys import RequestContext
 from service.web.server.request_head import RequestHead
 from service.web.server.responses import ApiResponse
@@ -37,6 +40,12 @@ class HotRoute:
     """The same, to be awaited."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    route: HotRoute
+    judged: JudgedRequest
+
+
 class HotPath:
     """Answers hot operations by the steps of the middlewares.
 
@@ -48,35 +57,87 @@ class HotPath:
     def __init__(self, middlewares: Middlewares, find: Callable[[str, str], HotRoute | None]) -> None:
         self.find = find
         self._steps = middlewares
+        self._services = middlewares.services
+        self._policy = middlewares.services.policy
+        self._waiting: set[asyncio.Task[None]] = set()
+        """Requests that wait for keys; a loop keeps no reference to its tasks."""
 
-    def enter(self, request: RequestHead, route: HotRoute, on_answer: OnAnswer) -> bool:
+    def enter(self, request: RequestHead, on_answer: OnAnswer) -> bool:
         """Take `request`, and call `on_answer` with its answer: at once, or when Redis has decided.
 
         Args:
             request: one without a body.
-            route: its own.
             on_answer: called once.
 
         Returns:
-            False: it cannot take this path; Redis was not asked, and `on_answer` is not called.
+            False: it is no hot operation; `on_answer` is not called.
         """
-        steps, context = self._steps, None
-        try:
-            context = steps.begin(request)
-            question = steps.question(request, context, route.operation)
-            try:
-                on_decided = partial(self._land, request, context, route, question, on_answer)
-                decided: Decided | None = context.services.start(question, on_decided)
-            except StoreUnavailable as error:
-                decided = error
-        except (UnknownKey, KeysUnavailable):
+        known = request.judged
+        if isinstance(known, _Known) and known.judged.holds(self._policy.current):
+            self._ask(request, *known.judged.repeat(self._services), known.route, on_answer)
+            return True
+        route = self.find(request.method, request.raw_path)
+        if route is None:
             return False
+        try:
+            context = self._steps.begin(request)
+        except Exception as error:
+            on_answer(request, self._refused(request, None, error))
+            return True
+        try:
+            question = self._steps.question(request, context, route.operation)
+            if request.is_known:
+                result = judged(request, context, route.operation, question)
+                request.judged = result and _Known(route, result)
+        except (UnknownKey, KeysUnavailable) as error:
+            self._start_waiting(self._enter_later(error, request, context, route, on_answer))
         except Exception as error:
             on_answer(request, self._refused(request, context, error))
-            return True
+        else:
+            self._ask(request, context, question, route, on_answer)
+        return True
+
+    def _ask(
+        self,
+        request: RequestHead,
+        context: RequestContext,
+        question: Question,
+        route: HotRoute,
+        on_answer: OnAnswer,
+    ) -> None:
+        """Ask for the admission, and answer once it is decided."""
+        try:
+            on_decided = partial(self._land, request, context, route, question, on_answer)
+            decided: Decided | None = context.services.start(question, on_decided)
+        except StoreUnavailable as error:
+            decided = error
+        except Exception as error:
+            on_answer(request, self._refused(request, context, error))
+            return
         if decided is not None:
             self._land(request, context, route, question, on_answer, decided)
-        return True
+
+    def _start_waiting(self, waiting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(waiting)
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _enter_later(
+        self,
+        error: UnknownKey | KeysUnavailable,
+        request: RequestHead,
+        context: RequestContext,
+        route: HotRoute,
+        on_answer: OnAnswer,
+    ) -> None:
+        """Wait a moment for the tenant's keys, and go on with those that are there then."""
+        try:
+            await context.services.refetch_keys(error)
+            question = self._steps.question(request, context, route.operation, last=True)
+        except Exception as error:
+            on_answer(request, self._refused(request, context, error))
+        else:
+            self._ask(request, context, question, route, on_answer)
 
     def _land(
         self,

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import logging
+from collections.abc import Callable
+from functools import partial
 from socket import socket
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from aiohttp.typedefs import Handler
 from service.web import app_keys
 from service.web.server.front_door import FrontDoor
 from service.web.server.hot_path import HOT_PATH
+from service.web.server.known_heads import KnownHeads
 from service.web.server.request_head import MAX_HEAD_BYTES, Refused
 
 log = structlog.get_logger()
@@ -81,6 +84,8 @@ class HttpServer:
         self.connections: set[FrontDoor] = set()
         self.is_closing = False
         self._services = app[app_keys.REQUEST_SERVICES]
+        self.known_heads = KnownHeads()
+        self.count_hot: Callable[[], None] = partial(self._services.metrics.count_path, "hot")
         app.middlewares.insert(0, self._through_aiohttp)
         self.runner = web.AppRunner(app, **{**OPTIONS, **options})
         self._keepalive_s = float(options.get("keepalive_timeout", KEEPALIVE_S))
@@ -101,10 +106,6 @@ class HttpServer:
     def make_handler(self) -> asyncio.Protocol:
         """Return aiohttp's handler for one connection, by its public protocol factory."""
         return cast("asyncio.Protocol", cast("web.Server", self.runner.server)())
-
-    def count_hot(self) -> None:
-        """Count a request that takes the hot path."""
-        self._services.metrics.count_path("hot")
 
     def report_refused(self, client: str | None, refused: Refused) -> None:
         """Count and log a request that is not read as HTTP."""

@@ -56,6 +56,8 @@ class RequestHead:
         "_size",
         "_target",
         "headers",
+        "is_known",
+        "judged",
         "keep_alive",
         "method",
         "path",
@@ -65,6 +67,10 @@ class RequestHead:
     )
 
     headers: MultiMapping[str]
+    is_known: bool
+    """Further requests of the same bytes get this very head."""
+    judged: object
+    """What the last of them came to; whoever judges it keeps it here."""
     keep_alive: bool
     method: str
     path: str
@@ -73,6 +79,8 @@ class RequestHead:
 
     def __init__(self, remote: str | None) -> None:
         self.remote = remote
+        self.is_known = False
+        self.judged = None
         self._target = b""
         self._size = 0
         self._fields: list[tuple[str, str]] = []

@@ -1,0 +1,81 @@
+"""What an earlier request of the same bytes came to: whose it is, and on what terms it asks.
+
+It holds for as long as the configuration, the tenant's keys and the token do. What is decided anew for each request
+(limits, the session, restrictions, revocations) is not in it: Redis decides that.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+from service.core.admission import Question, Terms
+from service.core.tenants import Tenant
+from service.core.tokens.claims import Identity
+from service.web import app_keys
+from service.web.api.client_address import client_address
+from service.web.api.envelope import new_request_id
+from service.web.policy import Policy
+from service.web.server.request_head import RequestHead
+
+
+@dataclass(slots=True, eq=False)
+class JudgedRequest:
+    """One that may be admitted, from an address that nothing is to be reported about."""
+
+    policy: Policy
+    key_generation: object
+    until_s: float
+    """When the token's time is over, in seconds since the epoch."""
+    request_id: str | None
+    """The one that the client sends; None: each request gets a new one."""
+    operation: app_keys.Operation
+    tenant: Tenant
+    client: str
+    original: tuple[str, str] | None
+    terms: Terms
+    user: Identity | None
+    """None on an open route."""
+    passive: bool
+
+    def holds(self, policy: Policy) -> bool:
+        """Whether the request would be judged the same under `policy` now."""
+        return (
+            self.policy is policy and self.key_generation is self.tenant.ring.generation and time.time() < self.until_s
+        )
+
+    def repeat(self, services: app_keys.RequestServices) -> tuple[app_keys.RequestContext, Question]:
+        """Return the context and the question of a further request of the same bytes."""
+        request_id = self.request_id or new_request_id()
+        context = app_keys.RequestContext(services, request_id)
+        operation, context.customer = self.operation, self.tenant
+        context.operation, context.reads = operation.name, operation.reads
+        context.tenant, context.client, context.original = self.tenant.name, self.client, self.original
+        return context, Question(self.terms, self.client, request_id, self.user, self.passive)
+
+
+def judged(
+    request: RequestHead, context: app_keys.RequestContext, operation: app_keys.Operation, question: Question
+) -> JudgedRequest | None:
+    """Return what can be said of the next request of the same bytes; None: it has to be judged like this one."""
+    policy, tenant, user = context.services.policy.current, context.customer, question.user
+    if tenant is None or question.failure is not None:
+        return None
+    problems: list[str] = []
+    client = client_address(
+        request.remote, request.headers, policy.client_address, lambda problem, _: problems.append(problem)
+    )
+    if problems or client != context.client:
+        return None
+    return JudgedRequest(
+        policy,
+        tenant.ring.generation,
+        tenant.ring.expiry_s(user) if user is not None else math.inf,
+        context.request_id if context.request_id == request.headers.get("x-request-id") else None,
+        operation,
+        tenant,
+        client,
+        context.original,
+        question.terms,
+        user,
+        question.passive,
+    )

@@ -1,0 +1,118 @@
+"""Reads the requests of one connection by httptools (llhttp): their heads, and where each ends.
+
+The reader says what is not HTTP, and what the service does not read. It keeps no body.
+"""
+
+import httptools
+
+from service.web.server.request_head import AFTER_CLOSE, MAX_HEAD_BYTES, Refused, RequestHead
+
+_REASONS: dict[type[Exception], str] = {
+    httptools.HttpParserInvalidMethodError: "method",
+    httptools.HttpParserInvalidURLError: "target",
+}
+
+
+class HeadReader:
+    """The requests of one connection, as they come.
+
+    Args:
+        remote: the client's address; None: it is not known.
+    """
+
+    def __init__(self, remote: str | None) -> None:
+        self._remote = remote
+        self._parser = httptools.HttpRequestParser(self)
+        self.head: RequestHead | None = None
+        """The head that is being read, or was read last."""
+        self.begun = self.heads = self.completed = 0
+        """Requests that have begun, whose head is whole, that are whole: since `forget`."""
+        self.is_head_begun = False
+        """Part of a head has come."""
+        self.is_raw = False
+        """The client asks for another protocol, which nothing here speaks: what follows is not read."""
+        self._pieces: list[bytes] = []
+        """What may hold the request line of the head that is being read."""
+        self._head_bytes = 0
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether the body of a request is not whole."""
+        return self.completed < self.heads
+
+    def forget(self) -> None:
+        """Begin to count anew: all that was read is answered."""
+        self.begun = self.heads = self.completed = 0
+        self.head = None
+        self._pieces, self._head_bytes = [], 0
+
+    def read(self, data: bytes) -> bytes:
+        """Read what came next, and return what of it is HTTP.
+
+        Raises:
+            Refused: it is not well-formed, or not what the service reads.
+        """
+        if self.head is not None and not self.is_head_begun:
+            self._pieces, self._head_bytes = [], 0
+        self._pieces.append(data)
+        was_in_body, heads = self.completed < self.heads, self.heads
+        data = self._parse(data)
+        if was_in_body or self.heads > heads:
+            # The packet may hold the end of a body, or whole requests, before the head that it leaves incomplete.
+            self._head_bytes = 0
+        else:
+            self._head_bytes += len(data)
+        if self.head is None or self.is_head_begun:
+            if self._head_bytes > MAX_HEAD_BYTES:
+                raise Refused(431, "fields_too_large")
+            if self.head is not None:
+                self.head.check_repeated()
+        return data
+
+    def _parse(self, data: bytes) -> bytes:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as error:
+            self.is_raw = True
+            return data[: error.args[0]]
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, Refused):
+                raise error.__context__ from None
+            raise
+        except httptools.HttpParserError as error:
+            head = self.head
+            if head is not None and self.begun == self.completed and not head.keep_alive:
+                raise Refused(400, AFTER_CLOSE) from None
+            if "Invalid HTTP version" in str(error):  # two numbers; llhttp knows 0.9, 1.0, 1.1 and 2.0
+                raise Refused(505, "version") from None
+            raise Refused(400, _REASONS.get(type(error), "syntax")) from None
+        return data
+
+    # The parser's calls
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.begun += 1
+        self.is_head_begun = True
+        self.head = RequestHead(self._remote)
+
+    def on_url(self, url: bytes) -> None:
+        """Part of the request target."""
+        if self.head is not None:
+            self.head.add_target(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field, or a trailer field, which aiohttp drops."""
+        if self.head is not None:
+            self.head.add_field(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self.is_head_begun = False
+        if self.head is not None:
+            self.head.complete(self._parser, self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        self.heads += 1
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self.completed += 1
