@@ -72,7 +72,8 @@ def sweep_rules(settings: Settings) -> SweepRules:
     """What the sweep has to know."""
     leeways_s = {name: max(block.leeway for block in one.issuers) for name, one in settings.tenants.items()}
     leeways_ms = {name: int(leeway_s * 1000) for name, leeway_s in leeways_s.items()}
-    return SweepRules(leeways_ms, settings.sessions.retention * 1000)
+    sessions = settings.sessions
+    return SweepRules(leeways_ms, sessions.retention * 1000, sessions.max_token_lifetime * 1000)
 
 
 def _directory(settings: Settings) -> Directory:

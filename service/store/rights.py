@@ -15,7 +15,7 @@ CLIENT_COMMANDS = (
     "SCAN", "SET", "SMEMBERS", "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY",
     "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN",
 )  # fmt: skip
-"""Commands of the client beside the scripts (pages, the sweep, webhooks, charts). A test compares this with the code."""
+"""Commands of the client beside the scripts (pages, the sweep, webhooks, charts). A test checks this."""
 SERVICE_COMMANDS = (
     "FCALL", "FUNCTION|DELETE", "FUNCTION|LIST", "FUNCTION|LOAD", "INFO", "PING", "SUBSCRIBE",
 )  # fmt: skip

@@ -140,7 +140,8 @@ def main() -> int:
     lines = (
         f"{expired:,} of {chosen.users:,} users ({size_mb:,.0f} MB): {ended - began:.1f} s, {pace:,.0f} a second",
         f"about {each_us:.0f} µs of Redis's CPU each",
-        f"p99 of {len(usual)} admissions: {p99_ms(usual):.2f} ms; of {len(meanwhile)} meanwhile: {p99_ms(meanwhile):.2f} ms",
+        f"p99 of {len(usual)} admissions: {p99_ms(usual):.2f} ms; "
+        f"of {len(meanwhile)} meanwhile: {p99_ms(meanwhile):.2f} ms",
     )
     sys.stdout.write("\n".join(lines) + "\n")
     slow, waits = pace < PACE, p99_ms(meanwhile) > 2 * p99_ms(usual)

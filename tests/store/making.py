@@ -43,9 +43,12 @@ def ask_about(
 
 
 def sweeper(
-    access: RedisAccess, leeways_ms: Mapping[str, int] | None = None, retention_ms: int = 86_400_000
+    access: RedisAccess,
+    leeways_ms: Mapping[str, int] | None = None,
+    retention_ms: int = 86_400_000,
+    longest_ms: int = 31 * 86_400_000,
 ) -> Sweeper:
-    rules = SweepRules({"acme": 0} if leeways_ms is None else leeways_ms, retention_ms)
+    rules = SweepRules({"acme": 0} if leeways_ms is None else leeways_ms, retention_ms, longest_ms)
     return Sweeper(access.client, lambda: rules)
 
 

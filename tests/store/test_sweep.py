@@ -182,3 +182,35 @@ async def test_the_sweep_writes_a_record_as_an_admission_would(admissions: Admis
         assert session.undated is (user == "undated")
         assert await access.client.zscore(keys_of("acme").ending, user) == expires_ms
         assert await access.client.zscore(keys_of("acme").by_status[Status.EXPIRED], user) == was.seen_ms
+
+
+CENTURY_MS = 100 * 365 * 24 * HOUR_MS
+
+
+async def test_a_token_of_a_hundred_years_keeps_a_logged_out_user_no_longer_than_the_longest_lifetime(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    for number in range(BITE + 5):
+        await admissions.ask(ask_about(f"user-{number}", cause=Cause.LOGOUT, expires_ms=now_ms() + CENTURY_MS))
+    keys = keys_of("acme")
+    assert await sweeper(access, longest_ms=HOUR_MS).sweep() == Swept(0, 0), "an hour is not over"
+    ends_ms = [score for _, score in await access.client.zrange(keys.ending, 0, -1, withscores=True)]
+    assert len(ends_ms) == BITE + 5
+    assert all(abs(end_ms - now_ms() - HOUR_MS) < 60_000 for end_ms in ends_ms)
+    session = await Sessions(access.client).get("acme", "user-0")
+    assert session is not None
+    assert (session.expires_ms or 0) > now_ms() + CENTURY_MS // 2, "what is known of the token stays"
+    removed = 0
+    for _ in range(3):
+        removed += (await sweeper(access, retention_ms=-HOUR_MS - 1000, longest_ms=HOUR_MS).sweep()).removed
+    assert removed == BITE + 5
+
+
+async def test_the_longest_lifetime_ends_no_login_whose_token_is_still_valid(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() + CENTURY_MS))
+    assert await sweeper(access, retention_ms=0, longest_ms=1).sweep() == Swept(0, 0)
+    session = await Sessions(access.client).get("acme", "alice")
+    assert session is not None
+    assert session.status is Status.LOGGED_IN

@@ -1,11 +1,12 @@
 -- Who is due for the sweep, soonest first.
 --
 -- KEYS    expiring, ending
--- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, how many of each at most
+-- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, for how long a token counts at most ms, how many of
+--         each at most
 -- Returns users
 
 local function run()
   local expiring, ending = key(), key()
-  local at_ms, leeway, retention, most = number(), number(), number(), number()
-  return due_in(expiring, ending, at_ms, leeway, retention, most)
+  local at_ms, leeway, retention, longest, most = number(), number(), number(), number(), number()
+  return due_in(expiring, ending, at_ms, leeway, retention, longest, most)
 end

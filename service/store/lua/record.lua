@@ -110,6 +110,13 @@ local function counted_from(record)
   return record.status ~= 'i' and record.expires == 0 and record.since or record.expires
 end
 
+-- The moment (ms) from which the retention of a user who is logged out or expired is counted, where a token counts for at
+-- most `longest` ms from the last request. Needs a complete record.
+local function kept_from(record, longest)
+  local latest = math.min(math.max(record.seen, record.since), now_ms)  -- a clock that was set back makes nobody stay
+  return math.min(counted_from(record), latest + longest)
+end
+
 -- The score of a user in the index of its status. Who was never seen (suspended before the first request) is listed by
 -- when the operator acted.
 local function last_seen(record) return whole(record.seen > 0 and record.seen or record.since) end
@@ -122,11 +129,14 @@ local function text_of_record(record)
     .. ' ' .. whole(record.expires) .. (record.again and ' ' .. whole(record.again) or '')
 end
 
--- Who is due for the sweep, soonest first: at most so many of each index.
-local function due_in(expiring, ending, at_ms, leeway, retention, most)
+-- Who is due for the sweep, soonest first: at most so many of each index. Those whose token ends later than one may count
+-- are among them: the sweep puts their score right.
+local function due_in(expiring, ending, at_ms, leeway, retention, longest, most)
   local due = call('ZRANGEBYSCORE', expiring, '-inf', whole(at_ms - leeway), 'LIMIT', 0, most)
   local over_ms = whole(math.min(at_ms, now_ms) - retention)
   for _, user in ipairs(call('ZRANGEBYSCORE', ending, '-inf', over_ms, 'LIMIT', 0, most)) do due[#due + 1] = user end
+  local beyond = '(' .. whole(math.max(at_ms, now_ms) + longest)
+  for _, user in ipairs(call('ZRANGEBYSCORE', ending, beyond, '+inf', 'LIMIT', 0, most)) do due[#due + 1] = user end
   return due
 end
 

@@ -5,8 +5,8 @@
 -- removes nobody. Each index is written once for the whole bite, before the records, and one message tells of all events.
 --
 -- KEYS    the tenant's indexes (record.lua), then the record of each user
--- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, how many users of each kind to return at most,
---         then each user
+-- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, for how long a token counts at most ms, how many
+--         users of each kind to return at most, then each user
 -- Returns how many expired, how many were removed, of how many the record cannot be read, and who is due next
 
 -- Users, and with a score before each where they are added to an index, in one command.
@@ -20,9 +20,9 @@ local EVENT = {
 
 local function run()
   local indexes, first = take_indexes(), key_at
-  local at_ms, leeway, retention, most = number(), number(), number(), number()
+  local at_ms, leeway, retention, longest, most = number(), number(), number(), number(), number()
   local users, texts = {}, {}
-  for i = 5, #ARGV do users[i - 4] = ARGV[i] end
+  for i = 6, #ARGV do users[i - 5] = ARGV[i] end
   if #users > 0 then texts = call('MGET', unpack(KEYS, first + 1)) end
   local to, since, both_ms = MOVES.expiry.i, whole(now_ms), math.min(at_ms, now_ms)
   local judged, unreadable, wrong, gone, gone_keys = {}, 0, {}, {}, {}
@@ -47,13 +47,16 @@ local function run()
       seen[2 * at - 1], seen[2 * at] = record.seen > 0 and seen_ms or since, user
       ended[2 * at - 1], ended[2 * at] = record.expires > 0 and expires_ms or since, user
     elseif (record.status == 'o' or record.status == 'e')
-        and counted_from(complete(record)) + retention <= both_ms then
+        and kept_from(complete(record), longest) + retention <= both_ms then
       gone[#gone + 1], gone_keys[#gone_keys + 1] = user, record_key
     else
       -- It was not due: an index says so wrongly, so both are put right.
       call('ZREM', indexes.expiring, user)
       call('ZREM', indexes.ending, user)
       write(record_key, indexes, user, record, record.status)
+      if record.status == 'o' or record.status == 'e' then
+        call('ZADD', indexes.ending, whole(kept_from(record, longest)), user)
+      end
     end
     judged[user] = true
   end
@@ -74,5 +77,5 @@ local function run()
   end
   change('ZREM', indexes.expiring, wrong)
   change('ZREM', indexes.ending, wrong)
-  return { #expired, #gone, unreadable, due_in(indexes.expiring, indexes.ending, at_ms, leeway, retention, most) }
+  return { #expired, #gone, unreadable, due_in(indexes.expiring, indexes.ending, at_ms, leeway, retention, longest, most) }
 end

@@ -43,6 +43,8 @@ class SweepRules:
 
     leeways_ms: Mapping[str, int]
     retention_ms: int
+    longest_ms: int = 31 * 24 * 3600 * 1000
+    """From the last request: a token that ends later keeps no logged-out user for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ class Sweeper:
 
     async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:
         keys = keys_of(tenant)
-        lifetimes = [rules.leeways_ms.get(tenant, 0), rules.retention_ms]
+        lifetimes = [rules.leeways_ms.get(tenant, 0), rules.retention_ms, rules.longest_ms]
         expired = removed = 0
         renewed_s = time.monotonic()
         found = await run(self._client, "due", [keys.expiring, keys.ending], [self._clock_ms(), *lifetimes, BITE])
