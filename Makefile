@@ -22,7 +22,7 @@ pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loa
 alone = $(1) -m pytest -m alone $(2) $(ARGS) || [ $$? -eq 5 ]  # 5: there are none
 
 .DEFAULT_GOAL := help
-.PHONY: help run test $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients acl schema lock audit screenshot clean
+.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients acl schema lock audit screenshot clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -59,6 +59,18 @@ test-browser: ## Run the tests of the dashboard in Chromium.
 $(SUITES:%=test-%): test-%: $(VENV)/.dev
 	$(call pytest,$(BIN)/python,tests/$*)
 	$(call alone,$(BIN)/python,tests/$*)
+
+# An environment of its own: nothing that is locked stays in it. The pre-release of aiohttp, where there is one, comes last.
+test-newest: ## Run all tests against the newest releases that pyproject.toml admits, then against aiohttp's pre-release.
+	rm -rf $(VENV)/newest
+	@$(MAKE) --no-print-directory VENV=$(VENV)/newest LOCKED= $(VENV)/newest/.dev
+	$(VENV)/newest/bin/pip freeze --exclude-editable | diff --suppress-common-lines locked.txt - | grep '^[<>]' || true
+	$(MAKE) --no-print-directory VENV=$(VENV)/newest LOCKED= test
+	@before=$$($(VENV)/newest/bin/pip show aiohttp | grep ^Version); \
+	  $(VENV)/newest/bin/pip install -q --disable-pip-version-check --pre --upgrade aiohttp; \
+	  after=$$($(VENV)/newest/bin/pip show aiohttp | grep ^Version); \
+	  if [ "$$before" = "$$after" ]; then echo "There is no pre-release of aiohttp ($$after)."; \
+	  else echo "aiohttp $$after:"; $(MAKE) --no-print-directory VENV=$(VENV)/newest LOCKED= test; fi
 
 lint: $(VENV)/.dev ## Check the code's style.
 	$(BIN)/ruff check service tests bench examples

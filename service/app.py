@@ -24,8 +24,8 @@ from service.core.tokens.verification import VerifiedTokens
 from service.core.traffic_statistics import TrafficCounters
 from service.policy_factory import key_sources, make_policy, session_rules, sweep_rules, webhooks_of
 from service.store.admissions.batcher import Admissions
+from service.store.clock_comparison import ClockComparison
 from service.store.connection.client import RedisAccess
-from service.store.connection.clocks import ClockComparison
 from service.store.connection.server_check import ServerCheck
 from service.store.events.stream import Events
 from service.store.events.subscriber import EventSubscriber

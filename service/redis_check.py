@@ -6,9 +6,9 @@ from pathlib import Path
 
 from service.config.settings import Settings
 from service.core.clocks import ClockDifferences
+from service.store.clock_comparison import ClockComparison
 from service.store.connection.calls import AWAY
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.store.connection.clocks import ClockComparison
 from service.store.connection.server_check import ServerCheck
 from service.store.embedded.server import EmbeddedError, chosen, folder_of
 from service.store.namespace import use_namespace

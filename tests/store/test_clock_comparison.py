@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from service.core.clocks import ClockDifferences
+from service.store.clock_comparison import ClockComparison
 from service.store.connection.client import RedisAccess
-from service.store.connection.clocks import ClockComparison
 
 
 async def test_every_primary_is_asked_and_none_of_the_tests_own_is_off(access: RedisAccess) -> None:
@@ -25,7 +25,7 @@ async def test_every_primary_is_asked_and_none_of_the_tests_own_is_off(access: R
 async def test_they_are_compared_at_start_and_at_once_when_redis_is_back(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.store.connection.clocks.EVERY_S", 3600)
+    monkeypatch.setattr("service.store.clock_comparison.EVERY_S", 3600)
     told = asyncio.Queue[float]()
     comparison = ClockComparison(access.client, ClockDifferences(told.put_nowait))
     running = asyncio.create_task(comparison.run_forever())

@@ -12,8 +12,8 @@ from service.core.operator_actions import Author, Restriction, Revocation
 from service.core.sessions import Cause, Status
 from service.redis_check import check_redis
 from service.store.admissions.batcher import Admissions
+from service.store.clock_comparison import ClockComparison
 from service.store.connection.client import RedisAccess
-from service.store.connection.clocks import ClockComparison
 from service.store.events.stream import Events
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules, Swept
 from service.store.sessions.listing import Sessions

@@ -10,15 +10,12 @@ from redis.asyncio import Redis
 
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
-from service.core.operator_actions import Author
-from service.core.sessions import Cause
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.calls import redis_call
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.pipeline import CONNECT_S, FAILURES_TO_OPEN, AdmissionPipeline
 from service.store.connection.router import SingleNodeRouter
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import MakeClient
 from tests.kit import credentials, redis_server
 from tests.store.making import ask_about, link_of
@@ -328,30 +325,6 @@ async def test_a_distant_redis_is_slow_but_not_away(redis_url: str) -> None:
         assert (await admissions.ask(ask_about("alice"))).session is not None
         await admissions.close()
         await link.close()
-
-
-async def test_a_demoted_primary_that_keeps_connections_open_is_left_at_once(redis_url: str, own_redis: str) -> None:
-    """As behind an address that leads to another server from now on."""
-    forwarder = Distant(own_redis.removeprefix("unix://"), 0)
-    async with listening(forwarder.serve) as access:
-        ways, acts = access.router(timeout_s=1), RedisOperatorActions(access.client)
-        await ways.open()
-        admissions = Admissions(ways, RULES)
-        await admissions.ask(ask_about("alice"))
-        await acts.act("acme", ["bob"], Cause.SUSPEND, Author("root"))
-        demoted = RedisAccess.by_url(own_redis, TlsFiles())
-        await demoted.client.replicaof("127.0.0.1", 1)
-        forwarder.path = redis_url.removeprefix("unix://")
-        with pytest.raises(StoreUnavailable):
-            await admissions.ask(ask_about("alice"))
-        with pytest.raises(StoreUnavailable):
-            await acts.act("acme", ["carol"], Cause.SUSPEND, Author("root"))
-        assert (await admissions.ask(ask_about("alice"))).session is not None
-        assert await acts.act("acme", ["carol"], Cause.SUSPEND, Author("root"))
-        assert await ways.not_writable() == ()
-        await admissions.close()
-        await ways.close()
-        await demoted.close()
 
 
 async def test_nobody_waits_for_a_turn_longer_than_for_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,8 +72,9 @@ async def admit(access: RedisAccess, cause: Cause = Cause.REQUEST) -> None:
         await ways.close()
 
 
-async def _unchecked(resp: Any, node: str, *, cluster_url: str | None) -> None:
+async def _unchecked(resp: Any, node: str, *, cluster_url: str | None) -> str:
     """Nothing is asked at the start."""
+    return ""
 
 
 async def suspend(access: RedisAccess) -> None:

@@ -49,7 +49,7 @@ async def until(found: Any) -> None:
 async def test_the_difference_is_measured_at_start_and_again_and_told_by_readyz_and_a_gauge(
     server: FakeClockRedis, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.store.connection.clocks.EVERY_S", 0.05)
+    monkeypatch.setattr("service.store.clock_comparison.EVERY_S", 0.05)
     server.set_ahead(-3)
     client = await make_client()
     await until(lambda: ready(client))

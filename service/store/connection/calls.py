@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import ClusterDownError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, ResponseError
 
 from service.store.connection.failures import is_loaded_already, is_unknown_function, unavailable
 from service.store.scripts import LIBRARY
@@ -53,25 +53,17 @@ def subscriber(client: Any) -> Any:
 
 
 async def run(client: Redis | RedisCluster, name: str, keys: Sequence[Text], args: Sequence[Text | int]) -> Any:
-    """Call the function `name`; where Redis does not have it, load the library and call it again: it was not run.
-
-    A primary that was demoted keeps its connections open and answers READONLY. New ones may lead to the new primary.
-    """
+    """Call the function `name`; where Redis does not have it, load the library and call it again: it was not run."""
     call: tuple[str | bytes | int, ...] = ("FCALL", LIBRARY.functions[name], len(keys), *keys, *args)
     at = await _owner(client, keys)
     try:
-        try:
-            return await client.execute_command(*call, **at)
-        except ResponseError as error:
-            if not is_unknown_function(error):
-                raise
-        with suppress_loaded():
-            await client.execute_command("FUNCTION LOAD", LIBRARY.text, **at)
         return await client.execute_command(*call, **at)
-    except ReadOnlyError:
-        if isinstance(client, Redis):
-            await client.connection_pool.disconnect(inuse_connections=False)
-        raise
+    except ResponseError as error:
+        if not is_unknown_function(error):
+            raise
+    with suppress_loaded():
+        await client.execute_command("FUNCTION LOAD", LIBRARY.text, **at)
+    return await client.execute_command(*call, **at)
 
 
 async def _owner(client: Redis | RedisCluster, keys: Sequence[Text]) -> dict[str, Any]:

@@ -17,11 +17,18 @@ from redis.backoff import NoBackoff
 
 from service.store.connection.calls import AWAY
 from service.store.connection.cluster_topology import ClusterTopology
+from service.store.connection.demotion import (
+    PrimaryInUse,
+    SentinelConnection,
+    SentinelSSLConnection,
+    connection_class_of,
+    log_in,
+)
 from service.store.connection.endpoint import Endpoint, TlsFiles
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.resp import InProcessConnection, RespConnection
 from service.store.connection.router import ClusterRouter, NodeRouter, SingleNodeRouter
-from service.store.connection.sentinels import Discovery, PrimaryConnection, PrimarySSLConnection, SentinelMonitor
+from service.store.connection.sentinels import Discovery, SentinelMonitor
 from service.store.connection.server_check import ServerCheck
 from service.store.connection.url import Address
 
@@ -39,6 +46,8 @@ class RedisAccess:
     """For pages, acts, the sweep. A redis-py client; its answers are typed as a union over all modes."""
     connect: Callable[[], Awaitable[RespConnection]] | None
     """Makes a connection for the admissions, which keep a deadline of their own; None on a Cluster."""
+    primary: PrimaryInUse | None = None
+    """All connections to the primary of a deployment that has one; None on a Cluster, and in this process."""
     sentinels: Discovery | None = None
     """Says where the primary is."""
     monitor: SentinelMonitor | None = None
@@ -66,7 +75,7 @@ class RedisAccess:
             files = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
             options |= {name: str(path) for name, path in files.items() if path is not None}
         options |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        endpoint = Endpoint.of(address, tls)
+        endpoint, primary = Endpoint.of(address, tls), PrimaryInUse()
         scheme = f"redis{'s' if address.tls else ''}+cluster"
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
@@ -77,24 +86,36 @@ class RedisAccess:
         if address.kind == "sentinel":
             own = {**options, **address.sentinel_options, "ssl": address.tls}
             sentinels = Discovery(address.nodes, address.name, own, options | address.options)
+            options |= {"primary": primary, "redis_connect_func": sentinels.log_in}
             pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
                 address.name,
                 sentinels,
-                connection_class=PrimarySSLConnection if address.tls else PrimaryConnection,
+                connection_class=SentinelSSLConnection if address.tls else SentinelConnection,
                 **options,
                 **address.options,
             )
+            primary.add_pool(pool)
             return cls(
                 Redis(connection_pool=pool),
                 partial(sentinels.connect, endpoint),
+                primary,
                 sentinels,
-                SentinelMonitor(sentinels, pool),
+                SentinelMonitor(sentinels, primary),
                 node=address.name,
                 cluster_url=f"{scheme}://HOST:PORT",
             )
         place = "HOST:PORT" if address.place.startswith("/") else address.place
-        one = Redis(connection_pool=ConnectionPool.from_url(url, **options))
-        return cls(one, endpoint.connect, node=address.place, cluster_url=f"{scheme}://{place}")
+        options |= {"primary": primary, "redis_connect_func": log_in} | address.options
+        options["connection_class"] = connection_class_of(address.options)
+        single = ConnectionPool(**options)
+        primary.add_pool(single)
+        return cls(
+            Redis(connection_pool=single),
+            endpoint.connect,
+            primary,
+            node=address.place,
+            cluster_url=f"{scheme}://{place}",
+        )
 
     @classmethod
     def in_process(cls) -> "RedisAccess":
@@ -129,8 +150,15 @@ class RedisAccess:
             return ClusterRouter(self.topology, timeout_s=timeout_s, on_change=on_change, check=check)
         assert self.connect is not None  # noqa: S101  # nosec B101  # only a Cluster has none
         examine = partial(check.examine, node=self.node, cluster_url=self.cluster_url)
-        pipeline = AdmissionPipeline(self.connect, timeout_s=timeout_s, examine=examine, on_change=on_change)
-        return SingleNodeRouter(pipeline, self.monitor)
+        pipeline = AdmissionPipeline(
+            self.connect,
+            timeout_s=timeout_s,
+            examine=examine,
+            on_change=on_change,
+        )
+        if self.primary is not None:
+            pipeline.follow(self.primary)
+        return SingleNodeRouter(pipeline, self.primary, self.monitor)
 
     async def close(self) -> None:
         """Hang up."""
@@ -141,6 +169,8 @@ class RedisAccess:
                     await self.client.initialize()
             await self.client.aclose()
             return
+        if self.primary is not None:
+            await self.primary.close()
         await self.client.aclose(close_connection_pool=True)
         if self.sentinels is not None:
             for sentinel in self.sentinels.sentinels:

@@ -7,12 +7,12 @@ from redis import exceptions
 from service.core.errors import StoreUnavailable, StoreUnsuitable
 
 CONNECTION, TIMEOUT, OVERLOAD, BREAKER = "connection", "timeout", "overload", "breaker"
-RECORD, OTHER = "record", "other"
+READONLY, RECORD, OTHER = "READONLY", "record", "other"
 KINDS = (
     (exceptions.NoPermissionError, "NOPERM"),
     (exceptions.AuthenticationError, "NOAUTH"),
     (exceptions.AuthenticationWrongNumberOfArgsError, "NOAUTH"),
-    (exceptions.ReadOnlyError, "READONLY"),
+    (exceptions.ReadOnlyError, READONLY),
     (exceptions.OutOfMemoryError, "OOM"),
     (exceptions.BusyLoadingError, "LOADING"),
     (exceptions.ClusterDownError, "CLUSTERDOWN"),

@@ -16,8 +16,18 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
 from service.core.tasks import end
 from service.store.connection.calls import AWAY
-from service.store.connection.failures import BREAKER, kind_of, ran_nothing, reason_of, unavailable, write_refusal
+from service.store.connection.demotion import REPLICA, PrimaryInUse
+from service.store.connection.failures import (
+    BREAKER,
+    READONLY,
+    kind_of,
+    ran_nothing,
+    reason_of,
+    unavailable,
+    write_refusal,
+)
 from service.store.connection.resp import Command, RespConnection
+from service.store.connection.server_check import hello_fields
 from service.store.keyspace import NAMES, PROBE_MS
 
 log = structlog.get_logger()
@@ -46,7 +56,7 @@ class AdmissionPipeline:
         connect: Callable[[], Awaitable[RespConnection]],
         *,
         timeout_s: float,
-        examine: Callable[[RespConnection], Awaitable[None]],
+        examine: Callable[[RespConnection], Awaitable[str]],
         on_change: Callable[[bool], None] = lambda up: None,
         probe_key: Callable[[], str] = lambda: NAMES.probe,
     ) -> None:
@@ -56,6 +66,10 @@ class AdmissionPipeline:
         """How long a trip may take."""
         self._on_change = on_change
         self._probe_key = probe_key
+        self._on_demoted: Callable[[str, str], None] = self.suspend
+        self._on_replaced: Callable[[], None] = lambda: None
+        self._server = ""
+        """Which server the connections lead to, by what `examine` returns."""
         self._resp: RespConnection | None = None
         self._failures = 0
         self.failure = BREAKER
@@ -63,9 +77,16 @@ class AdmissionPipeline:
         self._probe: asyncio.Task[None] | None = None
         self._checked: RespConnection | None = None
         self._check: asyncio.Task[bool] | None = None
+        self._checking = asyncio.Lock()
+        """One question at a time on the connection for checks."""
         self._suspensions = 0
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    def follow(self, primary: PrimaryInUse) -> None:
+        """Leave the node together with every other part of the service, whichever notices that it is a replica."""
+        primary.on_given_up(self.suspend)
+        self._on_demoted, self._on_replaced = primary.give_up, primary.close_pools
 
     @property
     def is_down(self) -> bool:
@@ -132,17 +153,21 @@ class AdmissionPipeline:
         if self._ending:
             await asyncio.wait(self._ending)
 
-    def suspend(self, reason: str) -> None:
+    def suspend(self, reason: str, kind: str = BREAKER) -> None:
         """Open the breaker at once, although the node answers: what is under way fails, and no answer counts any more.
 
         The breaker closes as it always does, once a probe on a new connection succeeds.
+
+        Args:
+            reason: for the log.
+            kind: what requests fail with meanwhile, for the metric.
         """
         if self._closed:
             return
         was_down = self.is_down
         self._suspensions += 1
-        self._failures = FAILURES_TO_OPEN
-        connections, self._resp, self._checked = (self._resp, self._checked), None, None
+        self._failures, self.failure = FAILURES_TO_OPEN, kind
+        self._server = ""
         # What they asked may be answered by the node that is not to be used any more. Cancelled now: none of them must
         # adopt a connection in the meantime.
         asking: list[asyncio.Task[Any]] = [one for one in (self._probe, self._check) if one is not None]
@@ -150,12 +175,17 @@ class AdmissionPipeline:
             one.cancel()
         self._in_background(end(asking))
         self._check, self._probe = None, asyncio.create_task(self._probe_until_back())
-        for resp in filter(None, connections):
-            resp.abort()
-            self._in_background(resp.hang_up())
+        self._leave()
         if not was_down:
             self._on_change(False)
             log.error("redis is away: answering without it", reason=reason)
+
+    def _leave(self) -> None:
+        """Give up the open connections; what is under way on them fails."""
+        connections, self._resp, self._checked = (self._resp, self._checked), None, None
+        for resp in filter(None, connections):
+            resp.abort()
+            self._in_background(resp.hang_up())
 
     async def takes_writes(self) -> bool:
         """Return whether the node takes writes now, asked by a probe on a connection of its own.
@@ -170,19 +200,30 @@ class AdmissionPipeline:
         await asyncio.wait([check], timeout=self.timeout_s)
         return check.done() and not check.cancelled() and check.result()
 
+    async def check_role(self) -> None:
+        """Give up all connections to the node where it says that it is a replica now."""
+        if not self.is_down and not self._closed:
+            await self._check_by(self._ask_role)
+
     async def _check_once(self) -> bool:
+        return await self._check_by(self._ask_probe)
+
+    async def _check_by(self, ask: Callable[[RespConnection], Awaitable[None]]) -> bool:
         suspensions = self._suspensions
         try:
-            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
+            async with asyncio.timeout(max(self.timeout_s, CONNECT_S)), self._checking:
                 if self._checked is None or self._checked.is_broken:
                     await self._drop_checked()
                     self._checked = await self._connect()
-                await self._ask_probe(self._checked)
+                await ask(self._checked)
             if suspensions != self._suspensions:
                 raise RedisConnectionError("the node was given up while it was asked")
         except _FAILED as error:
-            await self._drop_checked()
             log.debug("redis takes no writes", reason=reason_of(error))
+            if suspensions == self._suspensions:
+                await self._drop_checked()
+                if isinstance(error, ReadOnlyError):
+                    self._on_demoted(REPLICA, READONLY)
             return False
         return True
 
@@ -211,10 +252,15 @@ class AdmissionPipeline:
     async def _connect(self) -> RespConnection:
         resp = await self._connect_to_node()
         try:
-            await self._examine(resp)
+            server = await self._examine(resp)
         except BaseException:
             await resp.hang_up()
             raise
+        if server and self._server and server != self._server:
+            log.info("another server answers at the address of redis")
+            self._leave()
+            self._on_replaced()
+        self._server = server or self._server
         return resp
 
     async def _hang_up(self) -> None:
@@ -225,10 +271,14 @@ class AdmissionPipeline:
     async def _failed(self, error: Exception) -> None:
         self._failures += 1
         self.failure = kind_of(error)
+        if isinstance(error, ReadOnlyError) and not self.is_down and not self._closed:
+            # Open connections lead to what is a replica now. New ones may lead to the primary: that is asked at once.
+            log.warning("redis did not answer", reason=reason_of(error), in_a_row=self._failures)
+            self._on_demoted(REPLICA, READONLY)
+            return
         # A missing right is no passing fault: the probe's check names it, and sees when it is granted again.
         opens = self._failures >= FAILURES_TO_OPEN or isinstance(error, NoPermissionError)
-        # After an answer the connection is still in step; but a replica is not where it should lead to.
-        if opens or not isinstance(error, ResponseError) or isinstance(error, ReadOnlyError):
+        if opens or not isinstance(error, ResponseError):  # after an answer the connection is still in step
             await self._hang_up()
         in_a_row, opened = self._failures, opens and self._probe is None and not self._closed
         if opened:
@@ -275,6 +325,11 @@ class AdmissionPipeline:
             await resp.hang_up()
         else:
             back.set_result(resp)
+
+    async def _ask_role(self, resp: RespConnection) -> None:
+        [told] = await resp.round_trip([("HELLO",)], _NEVER)
+        if hello_fields(told).get("role") == "replica":
+            raise ReadOnlyError("this server is a replica")
 
     async def _ask_probe(self, resp: RespConnection) -> None:
         """Return where the node takes writes; raise what it answers otherwise.

@@ -11,6 +11,7 @@ from redis.exceptions import AskError, MovedError
 from service.core.errors import StoreUnavailable
 from service.core.tasks import end, keep_running
 from service.store.connection.cluster_topology import ClusterTopology, NodeAddress
+from service.store.connection.demotion import PrimaryInUse
 from service.store.connection.failures import kind_of
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.sentinels import SentinelMonitor
@@ -21,6 +22,8 @@ log = structlog.get_logger()
 
 REFRESH_EVERY_S = 0.25
 """How often the map of a Cluster's slots is asked for while a node does not answer."""
+WATCH_EVERY_S = 0.5
+"""How often a server is asked whether it is still a primary."""
 
 
 class NodeRouter(Protocol):
@@ -50,19 +53,26 @@ class NodeRouter(Protocol):
 
 
 class SingleNodeRouter:
-    """All tenants over one link: a single server, or the primary that Sentinels name.
+    """All tenants over one connection: to a single server, or to the primary that Sentinels name.
 
     Args:
-        link: leads there.
+        pipeline: leads there.
+        primary: all connections to it; None for a server inside this process.
         sentinels: announce failovers; None for a single server.
     """
 
     one_call = True
 
-    def __init__(self, pipeline: AdmissionPipeline, sentinels: SentinelMonitor | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: AdmissionPipeline,
+        primary: PrimaryInUse | None = None,
+        sentinels: SentinelMonitor | None = None,
+    ) -> None:
         self._pipeline = pipeline
+        self._primary = primary
         self._sentinels = sentinels
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     @property
     def is_down(self) -> bool:
@@ -82,17 +92,23 @@ class SingleNodeRouter:
         return () if await self._pipeline.takes_writes() else None
 
     async def open(self) -> None:
-        """Connect, and follow the Sentinels from now on."""
+        """Connect, and from now on notice when another server becomes the primary."""
         if self._sentinels is not None:
-            self._sentinels.on_replaced(self._pipeline.suspend)
-            self._watching = asyncio.create_task(keep_running("sentinels", self._sentinels.run_forever))
+            self._watching.append(asyncio.create_task(keep_running("sentinels", self._sentinels.run_forever)))
             await self._sentinels.wait_until_subscribed()
         await self._pipeline.open()
+        if self._primary is not None:
+            self._watching.append(asyncio.create_task(keep_running("primary", self._watch_role)))
+
+    async def _watch_role(self) -> None:
+        """Notice a demotion that no command meets: whoever only reads and listens is answered by a replica as well."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            await self._pipeline.check_role()
 
     async def close(self) -> None:
         """Hang up."""
-        if self._watching is not None:
-            await end([self._watching])
+        await end(self._watching)
         await self._pipeline.close()
 
 

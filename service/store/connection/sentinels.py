@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any, cast
 
 import structlog
-from redis.asyncio import ConnectionPool, Redis, Sentinel
-from redis.asyncio.sentinel import MasterNotFoundError, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.asyncio import Redis, Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from service.core.tasks import end, keep_running, round_completed
 from service.store.connection.calls import AWAY, UNHEARD
+from service.store.connection.demotion import PrimaryInUse, log_in
 from service.store.connection.endpoint import Endpoint
 from service.store.connection.failovers import CHANNELS, Failovers, PrimaryAddress
 from service.store.connection.resp import SocketConnection
@@ -37,32 +38,6 @@ GRACE_S = 0.25
 """How long the other Sentinels are waited for once one has named a primary."""
 SUBSCRIBE_S = 1.0
 """How long the start waits for a first subscription."""
-
-
-class _RoleChecked:
-    """A connection to the primary that the Sentinels name, once that says of itself that it is one."""
-
-    connection_pool: Any
-
-    async def connect_to(self: Any, address: PrimaryAddress) -> None:
-        await super().connect_to(address)  # type: ignore[misc]  # of redis-py's connection, beside it
-        try:
-            await self.send_command("HELLO")  # like ROLE, which an ACL may forbid
-            told = list(await self.read_response())
-            if told[told.index(b"role") + 1] != b"master":
-                raise RedisConnectionError("the server that the Sentinels name is not a primary yet")
-            self.connection_pool.sentinel_manager.confirm(address)
-        except BaseException:
-            await self.disconnect(nowait=True)
-            raise
-
-
-class PrimaryConnection(_RoleChecked, SentinelManagedConnection):
-    """Over TCP."""
-
-
-class PrimarySSLConnection(_RoleChecked, SentinelManagedSSLConnection):
-    """Over TLS."""
 
 
 class Discovery(Sentinel):
@@ -133,6 +108,23 @@ class Discovery(Sentinel):
             raise
         return connection
 
+    async def log_in(self, connection: Any) -> None:
+        """Log in to the primary that the Sentinels name, once that says of itself that it is one.
+
+        Args:
+            connection: of redis-py's pool, for its `redis_connect_func`.
+        """
+        try:
+            await log_in(connection)
+            await connection.send_command("HELLO")  # like ROLE, which an ACL may forbid
+            told = list(await connection.read_response())
+            if told[told.index(b"role") + 1] != b"master":
+                raise RedisConnectionError("the server that the Sentinels name is not a primary yet")
+            self.confirm((connection.host, connection.port))
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
     async def named_by_most(self, *, strictly: bool = False) -> PrimaryAddress | None:
         """Ask the Sentinels for the primary's address. None where they name none, or do not agree after a failover.
 
@@ -167,23 +159,17 @@ class SentinelMonitor:
 
     Args:
         discovery: knows the Sentinels.
-        pool: redis-py's pool of connections to the primary.
+        primary: the connections.
     """
 
-    def __init__(self, discovery: Discovery, pool: ConnectionPool) -> None:
+    def __init__(self, discovery: Discovery, primary: PrimaryInUse) -> None:
         self._discovery = discovery
         self._configured = tuple(discovery.sentinels)
-        self._pool = pool
-        self._on_replaced: list[Callable[[str], None]] = []
+        self._primary = primary
         discovery.on_moved = self._replace
         self._by_id: dict[str, Redis] = {}
         self._changed = asyncio.Event()
         self._subscribed = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
-
-    def on_replaced(self, call: Callable[[str], None]) -> None:
-        """Call this with a reason whenever the primary in use is not to be used any more."""
-        self._on_replaced.append(call)
 
     def warnings(self) -> Iterator[str]:
         """Yield a sentence for each Sentinel that is not heard, for `/readyz`."""
@@ -220,7 +206,6 @@ class SentinelMonitor:
                 round_completed()
         finally:
             await end(subscription.values())
-            await end(self._closing)
 
     async def _check(self) -> None:
         """Notice a primary that was replaced, or a failover that is over, although no announcement of it was heard."""
@@ -283,13 +268,8 @@ class SentinelMonitor:
             log.info("a failover is over", sentinel=_address(sentinel), announced=f"{channel} {text}")
 
     def _replace(self, reason: str) -> None:
-        """Give up all connections to the primary in use, those with a command under way too."""
         self._discovery.current = None
-        for call in self._on_replaced:
-            call(reason)
-        task = asyncio.create_task(_disconnect(self._pool))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._primary.give_up(reason)
 
     async def _is_another(self, sentinel: Any) -> bool:
         """Return whether this is no Sentinel that is followed already, under another address."""
@@ -318,11 +298,17 @@ class SentinelMonitor:
                 return
 
     def _add(self, name: str, host: str, port: int) -> None:
-        known = {_address(one) for one in self._discovery.sentinels}
-        if self._by_id.get(name) in self._discovery.sentinels or f"{host}:{port}" in known:
+        sentinels, known = self._discovery.sentinels, self._by_id.get(name)
+        if f"{host}:{port}" in {_address(one) for one in sentinels}:
             return
+        if known in sentinels:
+            if known in self._discovery.heard:
+                return  # another address of the same Sentinel
+            if known not in self._configured:
+                sentinels.remove(known)  # it came back at another address
         options = self._discovery.sentinel_kwargs
-        self._discovery.sentinels.append(Redis(host=host, port=port, **options))
+        self._by_id[name] = Redis(host=host, port=port, **options)
+        sentinels.append(self._by_id[name])
         self._changed.set()
 
 
@@ -344,13 +330,8 @@ async def _answers(asking: Sequence[Any]) -> AsyncIterator[PrimaryAddress | None
             one.cancel()
 
 
-async def _disconnect(pool: ConnectionPool) -> None:
-    with suppress(*AWAY):
-        await pool.disconnect(inuse_connections=True)
-
-
 def _address(sentinel: Any) -> str:
-    options = sentinel.connection_pool.connection_kwargs
+    options = sentinel.get_connection_kwargs()
     return f"{options['host']}:{options['port']}"
 
 

@@ -50,7 +50,7 @@ class ServerCheck:
         self._blockers.pop(node, None)
         self._warnings.pop(node, None)
 
-    async def examine(self, resp: RespConnection, node: str, *, cluster_url: str | None) -> None:
+    async def examine(self, resp: RespConnection, node: str, *, cluster_url: str | None) -> str:
         """Check the server at the other end of a new connection, and load the function library.
 
         All questions are one round trip: a distant Redis is slow, not away.
@@ -61,6 +61,9 @@ class ServerCheck:
             cluster_url: what to write in `redis.url` should it turn out to be a node of a Cluster; None where it is
                 expected to be one.
 
+        Returns:
+            What tells the server from every other, and from itself before a restart; empty where INFO is refused.
+
         Raises:
             StoreUnsuitable: the server cannot be used as it is; says what to change.
             redis.exceptions.ReadOnlyError: the server is a replica.
@@ -69,11 +72,12 @@ class ServerCheck:
         asked: list[Command] = [
             ("HELLO",),
             ("INFO", "memory"),
+            ("INFO", "server"),
             ("FUNCTION", "LOAD", LIBRARY.text),
             ("FCALL", LIBRARY.functions["rights"], 0, *_as_arguments(asked_about())),
         ]
-        hello, memory, loaded, rights = await resp.round_trip(asked, math.inf)
-        server = _fields(hello)
+        hello, memory, about, loaded, rights = await resp.round_trip(asked, math.inf)
+        server = hello_fields(hello)
         if server.get("role") == "replica":
             raise ReadOnlyError("this server is a replica")
         for answer in (loaded, rights):
@@ -91,6 +95,8 @@ class ServerCheck:
         self._note(node, found.blockers, found.warnings)
         if found.blockers:
             raise StoreUnsuitable("; ".join(found.blockers))
+        run_id = re.search(rb"run_id:(\w+)", about) if isinstance(about, bytes) else None
+        return run_id[1].decode() if run_id else ""
 
     def _note(self, node: str, blockers: Sequence[str], warnings: Sequence[str]) -> None:
         """Keep the findings; the log has each once, and again when it has changed."""
@@ -101,8 +107,10 @@ class ServerCheck:
             kept[node] = tuple(found)
 
 
-def _fields(hello: Any) -> Mapping[str, str]:
-    """The answer to HELLO, which every user may ask; empty where the server does not know it."""
+def hello_fields(hello: Any) -> Mapping[str, str]:
+    """Return the answer to HELLO, which every user may ask; empty where the server does not know it."""
+    if isinstance(hello, Mapping):  # RESP3
+        hello = [part for field in hello.items() for part in field]
     if not isinstance(hello, Sequence) or isinstance(hello, str | bytes):
         return {}
     texts = [part.decode() if isinstance(part, bytes) else "" for part in hello]

@@ -1,0 +1,125 @@
+"""Gives up all connections to a server that turns out to be no primary any more.
+
+An address may lead to another server while connections to the one before stay open: through a forwarder, a virtual
+address, or a unix socket whose symlink is replaced. What was the primary answers on as a replica. Nothing but its own
+answer, READONLY, tells: so whichever part of the service meets one, every part leaves that server at once.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.exceptions import ReadOnlyError
+
+from service.core.tasks import end
+from service.store.connection.calls import AWAY
+from service.store.connection.failures import BREAKER, READONLY
+
+log = structlog.get_logger()
+
+REPLICA = "the server answered READONLY: it is a replica now"
+
+
+class PrimaryInUse:
+    """All connections to the primary in use: the pool of redis-py's client, and whatever registers itself."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        """How often the connections were given up. One that was made before tells nothing about the primary in use."""
+        self._pools: list[ConnectionPool] = []
+        self._callbacks: list[Callable[[str, str], None]] = []
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def add_pool(self, pool: ConnectionPool) -> None:
+        """Close the connections of `pool` too."""
+        self._pools.append(pool)
+
+    def on_given_up(self, call: Callable[[str, str], None]) -> None:
+        """Call this with a reason and the kind of a failure whenever the primary in use is not to be used any more."""
+        self._callbacks.append(call)
+
+    def give_up(self, reason: str, kind: str = BREAKER) -> None:
+        """Give up all connections, those with a command under way too."""
+        for call in self._callbacks:
+            call(reason, kind)
+        self.close_pools()
+
+    def close_pools(self) -> None:
+        """Close the connections of redis-py's client alone: another server answers at the address."""
+        self.generation += 1
+        for pool in self._pools:
+            self._in_background(_disconnect(pool))
+
+    def demoted(self, generation: int) -> None:
+        """Take note that a connection of this generation leads to a replica."""
+        if generation == self.generation:
+            self.give_up(REPLICA, READONLY)
+
+    async def close(self) -> None:
+        """Wait until what was given up is closed."""
+        await end(self._closing)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def _disconnect(pool: ConnectionPool) -> None:
+    with suppress(*AWAY):
+        await pool.disconnect(inuse_connections=True)
+
+
+class _Watched:
+    """A connection of redis-py's client that reports READONLY, whichever command met it."""
+
+    def __init__(self, *, primary: PrimaryInUse, **options: Any) -> None:
+        super().__init__(**options)
+        self.primary = primary
+        self.generation = primary.generation
+
+    async def read_response(self: Any, *args: Any, **options: Any) -> Any:
+        """Read an answer as redis-py does."""
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]  # of the class beside it
+        except ReadOnlyError:
+            self.primary.demoted(self.generation)
+            raise
+
+
+async def log_in(connection: Any) -> None:
+    """Log in as redis-py does, for its `redis_connect_func`: this connection tells about the primary in use now."""
+    connection.generation = connection.primary.generation
+    await connection.on_connect()
+
+
+class WatchedConnection(_Watched, Connection):
+    """Over TCP."""
+
+
+class WatchedSSLConnection(_Watched, SSLConnection):
+    """Over TLS."""
+
+
+class WatchedUnixConnection(_Watched, UnixDomainSocketConnection):
+    """Over a unix socket."""
+
+
+class SentinelConnection(SentinelManagedConnection, WatchedConnection):
+    """Over TCP, to the primary that the Sentinels name."""
+
+
+class SentinelSSLConnection(SentinelManagedSSLConnection, WatchedSSLConnection):
+    """Over TLS, to the primary that the Sentinels name."""
+
+
+def connection_class_of(options: Mapping[str, Any]) -> type[Connection | UnixDomainSocketConnection]:
+    """Return the class for connections with these options of redis-py's `parse_url`."""
+    if "path" in options:
+        return WatchedUnixConnection
+    return WatchedSSLConnection if options.get("connection_class") is SSLConnection else WatchedConnection

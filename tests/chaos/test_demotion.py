@@ -1,0 +1,131 @@
+"""A failover behind one address that leaves every TCP connection open: with a thousand requests a second, and for every
+part of the service.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from service.app import RUNTIME, make_app
+from service.store.connection.client import RedisAccess, TlsFiles
+from tests.chaos.failovers import SteadyLoad, serving
+from tests.chaos.forwarder import Forwarder, fail_over, follow
+from tests.chaos.test_failovers import OPERATOR, SECRET, Receiver, events_after, until
+from tests.deployments import Node, start_node
+from tests.kit import OurServer, credentials, settings, tenant, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
+RATE = 1000
+RECOVERED_WITHIN_S = 1.5
+
+
+@dataclass
+class Pair:
+    """A primary, its replica, and the address that leads to the primary."""
+
+    primary: Node
+    replica: Node
+    forwarder: Forwarder
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.forwarder.port}"
+
+    def fail_over(self) -> None:
+        fail_over(self.primary, self.replica, self.forwarder)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with ExitStack() as stack:
+        primary = start_node(stack)
+        replica = start_node(stack, "--replicaof", "127.0.0.1", str(primary.port))
+        wait_for(lambda: follow(replica, primary))
+        yield Pair(primary, replica, stack.enter_context(Forwarder(primary).running()))
+
+
+@pytest.mark.alone
+def test_under_load_requests_are_refused_for_a_moment_and_every_transition_has_one_event(pair: Pair) -> None:
+    with serving(pair.url, ["acme"]) as service:
+        load = SteadyLoad(service, ["acme"], rate=RATE)
+        with load.on():
+            wait_for(lambda: len(load.acknowledged()) > RATE)
+            began = time.time()
+            pair.fail_over()
+            time.sleep(4)
+        ready = service.get("/readyz")
+    refused = sorted(one.until for one in load.writes if one.status == 503)
+    assert {one.status for one in load.writes} <= {200, 503}
+    assert refused, "the demoted primary refuses what is under way"
+    last = refused[-1] - began
+    told = f"{len(load.writes)} requests, {len(refused)} answered 503, the last {last:.2f} s after the failover began"
+    assert refused[-1] - refused[0] < RECOVERED_WITHIN_S, told
+    assert last < RECOVERED_WITHIN_S, told
+    assert ready.status == 200
+    there: Any = pair.replica.client
+    acknowledged = load.acknowledged()
+    records = there.mget([f"rc:{{acme}}:u:{one.user}" for one in acknowledged])
+    lost = [one for one, record in zip(acknowledged, records, strict=True) if record[0] != "os"[one.suspends]]
+    assert not lost, "suspended users stay suspended, and nothing else that was acknowledged is lost"
+    transitions = Counter(fields["user"] for _, fields in there.xrange("rc:{acme}:events") if "user" in fields)
+    assert transitions
+    assert all(transitions[one.user] == 1 for one in acknowledged)
+    assert max(transitions.values()) == 1, "what was refused has happened once, or not at all"
+
+
+async def test_every_part_follows_within_a_second(pair: Pair) -> None:
+    loop = asyncio.get_running_loop()
+    receiver, hook_app = Receiver(), web.Application()
+    hook_app.router.add_post("/hook", receiver.take)
+    hook_server = TestServer(hook_app)
+    await hook_server.start_server()
+    hook = {"name": "h", "url": str(hook_server.make_url("/hook")), "secret": SECRET, "events": ["transition"]}
+    access = RedisAccess.by_url(pair.url, TlsFiles())
+    configured = settings(tenants={"acme": tenant(webhooks=[hook])}, redis={"timeout": 1})
+    app = await loop.run_in_executor(None, make_app, configured, access)
+    client: TestClient[Any, Any] = TestClient(OurServer(app))
+    await client.start_server()
+    runtime = app[RUNTIME]
+    users: dict[str, float] = {}
+
+    async def listen() -> None:
+        async for _, user in events_after(client, "0-0"):
+            users.setdefault(user, time.monotonic())
+
+    listening = asyncio.create_task(listen())
+    number = 0
+    while not users.keys() & receiver.told.keys():  # a webhook begins with what happens once it is worked
+        number += 1
+        assert (await client.post("/auth/logout", headers=credentials(f"before-{number}"))).status == 200
+        await asyncio.sleep(0.05)
+    soon = credentials("expires", exp=int(time.time()) + 2)
+    assert (await client.get("/auth/status", headers=soon)).status == 200
+
+    await loop.run_in_executor(None, pair.fail_over)
+    struck, swept_before = time.monotonic(), runtime.runs.at_s["sweep"]
+    suspend = "/admin/v1/tenants/acme/users/s/suspend"
+    while (await client.post(suspend, headers=OPERATOR, json={})).status != 200:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    while (await client.post("/auth/logout", headers=credentials("after"))).status != 200:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert time.monotonic() - struck < 1
+    await until(lambda: {"after", "s"} <= users.keys() & receiver.told.keys())
+    late = {part: told["s"] - struck for part, told in (("stream", users), ("webhook", receiver.told))}
+    assert max(late.values()) < 2, late
+    await until(lambda: runtime.runs.at_s["sweep"] > swept_before)
+    await until(lambda: (pair.replica.client.get("rc:{acme}:u:expires") or "-")[0] == "e")
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await client.close()
+    await hook_server.close()
+    assert pair.replica.client.exists("rc:{acme}:u:after", "rc:{acme}:u:s") == 2
