@@ -91,15 +91,53 @@ class LimitState:
         return -(-self.reset_us // MICRO)
 
 
+EXACT_UP_TO, BUCKETS = 1000, 100
+"""Up to how many requests a limit keeps each admission, and into how many buckets of its window a larger one collects
+them; as in Redis (`store/lua/window.lua`).
+"""
+
+
+@dataclass(slots=True)
+class _LocalWindow:
+    """The admissions of one subject: pairs of until when (µs) they are counted from, and how many; oldest first."""
+
+    entries: deque[list[int]]
+    used: int = 0
+
+    def end(self, horizon_us: int) -> None:
+        """Drop what has run out."""
+        while self.entries and self.entries[0][0] <= horizon_us:
+            self.used -= self.entries.popleft()[1]
+
+    def charge(self, limit: Limit, now_us: int) -> None:
+        """Count one admission. A bucket counts as long as its last moment does: never over, at most 1 % early."""
+        self.used += 1
+        if limit.requests > EXACT_UP_TO:
+            if self.entries and self.entries[-1][0] >= now_us:  # its bucket has not ended
+                self.entries[-1][1] += 1
+                return
+            now_us += limit.window_s * MICRO // BUCKETS - 1 if self.entries else 0
+        self.entries.append([now_us, 1])
+
+    def frees_us(self, requests: int) -> int:
+        """Return the moment of the entry that has to run out before fewer than `requests` are used."""
+        left = self.used
+        for moment_us, count in self.entries:
+            left -= count
+            if left < requests:
+                return moment_us
+        return 0
+
+
 class LocalWindows:
     """Windows in the memory of this process, for limits with `on_outage: local`.
 
-    Bounded: past `subjects`, the one that was longest unused is forgotten.
+    Bounded: past `subjects`, the one that was longest unused is forgotten; a window has at most about 1,000 entries.
     """
 
     def __init__(self, subjects: int = 100_000) -> None:
         self._subjects = subjects
-        self._times: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+        self._windows: OrderedDict[tuple[str, str], _LocalWindow] = OrderedDict()
 
     def decide(self, charges: Sequence[tuple[str, Charge]], now_us: int) -> list[LimitState]:
         """Decide all charges together: if one refuses, none is charged.
@@ -109,25 +147,23 @@ class LocalWindows:
             now_us: microseconds of a clock that does not go back.
         """
         windows = [self._window(tenant, charge, now_us) for tenant, charge in charges]
-        fits = [len(w) < c.limit.requests for w, (_, c) in zip(windows, charges, strict=True)]
+        fits = [w.used < c.limit.requests for w, (_, c) in zip(windows, charges, strict=True)]
         admitted = all(fit or c.limit.shadow for fit, (_, c) in zip(fits, charges, strict=True))
         limit_states = []
         for window, fit, (_, charge) in zip(windows, fits, charges, strict=True):
+            limit = charge.limit
             if admitted and fit:
-                window.append(now_us)
-            limit, used = charge.limit, len(window)
-            first = window[max(0, used - limit.requests)] if used else now_us - limit.window_s * MICRO
-            reset_us = first + limit.window_s * MICRO - now_us
-            limit_states.append(LimitState(limit=limit, used=used, reset_us=reset_us, over=not fit))
+                window.charge(limit, now_us)
+            length_us = limit.window_s * MICRO
+            reset_us = window.frees_us(limit.requests) + length_us - now_us if window.used else 0
+            limit_states.append(LimitState(limit=limit, used=window.used, reset_us=reset_us, over=not fit))
         return limit_states
 
-    def _window(self, tenant: str, charge: Charge, now_us: int) -> deque[int]:
+    def _window(self, tenant: str, charge: Charge, now_us: int) -> _LocalWindow:
         key = (tenant, f"{charge.limit.name}:{charge.subject}")
-        window = self._times.setdefault(key, deque())
-        self._times.move_to_end(key)
-        if len(self._times) > self._subjects:
-            self._times.popitem(last=False)
-        horizon = now_us - charge.limit.window_s * MICRO
-        while window and window[0] <= horizon:
-            window.popleft()
+        window = self._windows.setdefault(key, _LocalWindow(deque()))
+        self._windows.move_to_end(key)
+        if len(self._windows) > self._subjects:
+            self._windows.popitem(last=False)
+        window.end(now_us - charge.limit.window_s * MICRO)
         return window

@@ -12,7 +12,7 @@ from service.core.errors import (
     TooManyRequests,
     UserSuspended,
 )
-from service.core.limits import Charge, Limit, LocalWindows, OnOutage, Per
+from service.core.limits import BUCKETS, Charge, Limit, LocalWindows, OnOutage, Per
 from service.core.sessions import Cause, Session, Status
 from service.core.tokens.claims import Identity
 
@@ -121,6 +121,24 @@ def test_a_limit_that_an_operator_lowered_holds_during_an_outage_too() -> None:
     first, second = (policy.decide(question(charge(requests=10_000, window_s=86_400))) for _ in range(2))
     assert (first.refused, second.refused, second.retry_after_s) == (False, True, 60)
     assert set(lowered) == {"acme"}
+
+
+def test_a_large_local_window_is_never_over_and_takes_constant_memory() -> None:
+    windows, large = LocalWindows(), charge(requests=50_000, window_s=60)
+    admitted: list[int] = []
+    for step in range(200_000):
+        now_us = step * 1000  # a thousand a second
+        [state] = windows.decide([("acme", large)], now_us)
+        if not state.over:
+            admitted.append(now_us)
+    [kept] = windows._windows.values()
+    assert len(kept.entries) <= BUCKETS + 2
+    first = 0
+    for last, now_us in enumerate(admitted):
+        while admitted[first] <= now_us - 60_000_000:
+            first += 1
+        assert last - first < 50_000
+    assert len(admitted) >= 0.98 * 50_000 * 200 / 60
 
 
 @pytest.mark.parametrize("seed", range(20))
