@@ -1,4 +1,4 @@
-"""Settings → what requests are judged by: the policy, and what the store has to know."""
+"""Construction of the policy, and of the store's rules, from the settings."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ from service.web.policy import Operator, Policy
 
 
 def make_policy(settings: Settings) -> Policy:
-    """What requests are judged by. Reads key files and stretches the cookie key: not for the event loop."""
+    """Return the policy. It reads key files and stretches the cookie key: do not call it in the event loop."""
     operators = tuple(
         Operator(one.name, one.digest, one.role == "operator", frozenset(one.tenants)) for one in settings.admin.tokens
     )
@@ -43,7 +43,7 @@ def make_policy(settings: Settings) -> Policy:
             settings.server.ipv6_prefix,
         ),
         operators=operators,
-        # Stretched: whoever holds a cookie must not be able to try out tokens against its signature.
+        # Stretched: the owner of a cookie must not be able to try tokens against its signature.
         cookie_key=hashlib.scrypt(tokens, salt=b"rollcall dashboard cookie", n=2**14, r=8, p=1),
         cors_origins=frozenset(settings.server.cors_origins),
         cors_headers=tuple(dict.fromkeys(name.lower() for name in settings.server.cors_headers)),
@@ -54,7 +54,7 @@ def make_policy(settings: Settings) -> Policy:
 
 
 def webhooks_of(settings: Settings) -> list[Webhook]:
-    """All webhooks."""
+    """Return all webhooks."""
     return [
         Webhook(name, one.name, str(one.url), one.keys, frozenset(one.events), settings.webhooks.give_up_after)
         for name, tenant in settings.tenants.items()
@@ -63,13 +63,13 @@ def webhooks_of(settings: Settings) -> list[Webhook]:
 
 
 def session_rules(settings: Settings) -> SessionRules:
-    """`sessions:` as the admission reads it."""
+    """Return the settings under `sessions:` that the admission needs."""
     sessions = settings.sessions
     return SessionRules(sessions.seen_every * 1000, sessions.logout_grace * 1000)
 
 
 def sweep_rules(settings: Settings) -> SweepRules:
-    """What the sweep has to know."""
+    """Return the settings that the sweep needs."""
     leeways_s = {name: max(block.leeway for block in one.issuers) for name, one in settings.tenants.items()}
     leeways_ms = {name: int(leeway_s * 1000) for name, leeway_s in leeways_s.items()}
     sessions = settings.sessions
@@ -164,7 +164,7 @@ def _route(section: RouteSection) -> Route:
 
 
 def _limits_of(own: TenantLimits, top: Mapping[str, tuple[Limit, ...]]) -> Mapping[str, tuple[Limit, ...]]:
-    """The limits of a tenant by operation: the top-level ones, each replaced by the tenant's of the same name.
+    """Return the limits of a tenant by operation: the top-level ones, replaced by the tenant's of the same name.
 
     An empty list of the tenant lifts the top-level limits of that operation.
     """

@@ -1,4 +1,4 @@
-"""Following the configuration: SIGHUP, and where `server.watch_config` is on, a change of the file.
+"""Reloads of the configuration: on SIGHUP, and with `server.watch_config` when the file changes.
 
 A new file is validated first. A broken one keeps the old one and says why; a good one is judged by from the
 next request on, and none is dropped.
@@ -26,12 +26,12 @@ from service.policy_factory import make_policy
 log = structlog.get_logger()
 
 LOOK_AGAIN: Any = {"yield_on_timeout": True, "rust_timeout": 5_000}
-"""The file is looked at every five seconds (in milliseconds) even where the system reports no change."""
+"""The file is checked every five seconds (in milliseconds) even if the system reports no change."""
 ROUND_S = 5.0
 MERGE_S = 3.0
-"""Between the beginnings of two reloads, so that a burst of signals costs two reloads."""
+"""Seconds between the beginnings of two reloads, so that a burst of signals costs two reloads."""
 MAX_LINKS = 40
-"""As many as Linux follows."""
+"""The most symbolic links, as in Linux."""
 NEEDS_RESTART = ("server.host", "server.port", "server.workers", "server.watch_config", "redis")
 
 
@@ -50,14 +50,14 @@ class Reloader:
 
     @classmethod
     def follow(cls, app: web.Application, path: Path, read_from: bytes) -> None:
-        """Make `app` follow `path` while it runs: on SIGHUP, and where it is to be watched when it changes."""
+        """Reload `path` while `app` runs: on SIGHUP, and when it changes if it is watched."""
         app.cleanup_ctx.append(cls(path, app[RUNTIME], read_from).run)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
-        """For `cleanup_ctx`."""
+        """Run while the application runs; for `cleanup_ctx`."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._asked.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a worker held it back until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a worker has blocked it until now
         beside = {"configuration reload": self.reload_when_asked}
         if self._runtime.settings.server.watch_config:
             beside["configuration watch"] = self.watch
@@ -82,11 +82,11 @@ class Reloader:
             await asyncio.sleep(max(0.0, began_s + MERGE_S - time.monotonic()))
 
     async def reload(self) -> bool:
-        """Take the file as it is now, and fetch the key sets anew. Returns whether the file was fit to be taken."""
+        """Apply the file as it is now, and fetch the key sets again. Returns whether the file is valid."""
         try:
             return await self._reload()
         finally:
-            self._runtime.key_sets.refresh()  # also where the file is broken: a key may have been withdrawn
+            self._runtime.key_sets.refresh()  # also if the file is broken: a key may have been withdrawn
 
     async def _reload(self) -> bool:
         async with self._lock:
@@ -112,7 +112,7 @@ class Reloader:
             return True
 
     async def watch(self) -> None:
-        """Ask for a reload whenever what the file holds has changed, however it was replaced."""
+        """Request a reload whenever the content of the file has changed, however it was replaced."""
         while True:
             folders = await asyncio.to_thread(folders_of, self._path)
             async for _ in awatch(*folders, recursive=False, **LOOK_AGAIN):
@@ -121,7 +121,7 @@ class Reloader:
                 if found and found != self._read_from:
                     self._asked.set()
                 if await asyncio.to_thread(folders_of, self._path) != folders:
-                    break  # a link points elsewhere now: what it points to is watched from here on
+                    break  # a link points elsewhere now: watch its new target
 
 
 def folders_of(path: Path) -> set[Path]:

@@ -1,4 +1,4 @@
-"""Serving: the Redis that the configuration names, the event loop, signals, and an end that drains."""
+"""Serving: starts Redis and the event loop, handles signals, and drains at the end."""
 
 import asyncio
 import errno
@@ -40,13 +40,13 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
         on_listening: called once requests are answered.
     """
     logs.configure()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop listens: an end in good order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop handles it: end with exit code 0
     try:
         read_from = fingerprint(path)
         settings = load(path)
         with redis_of(settings, path) as (open_redis, shared), listeners_of(settings) as listeners:
             if settings.server.workers > 1 and shared:
-                from service.workers import serve_with_workers  # gunicorn, for those who need it
+                from service.workers import serve_with_workers  # imported here: only several workers need gunicorn
 
                 announce = partial(_tell, settings, on_listening)
                 return serve_with_workers(settings, path, read_from, listeners, open_redis, announce)
@@ -62,12 +62,12 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
 
 
 class CannotListen(Exception):
-    """The address is taken, or not this machine's."""
+    """The address is in use, or does not belong to this machine."""
 
 
 @contextmanager
 def listeners_of(settings: Settings) -> Iterator[list[socket.socket]]:
-    """The sockets to listen on, one for each address of the host."""
+    """Open the sockets to listen on, one for each address of the host."""
     host, port = settings.server.host, settings.server.port
     with ExitStack() as stack:
         listeners = []
@@ -90,7 +90,7 @@ def _tell(settings: Settings, on_listening: Callable[[Settings], None]) -> None:
     log.info("listening", host=settings.server.host, port=settings.server.port, workers=settings.server.workers)
     try:
         on_listening(settings)
-    except OSError:  # nobody reads standard output; what is left in its buffer must not fail the exit
+    except OSError:  # standard output is closed; what is left in its buffer must not fail the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

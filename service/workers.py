@@ -1,4 +1,4 @@
-"""Several workers: gunicorn's master with a worker class of our own, over one configuration and one log.
+"""Several workers: gunicorn's master with a worker class of its own, with one configuration and one log.
 
 The master owns the embedded Redis and the listening socket, replaces a worker that dies, and serves nothing itself.
 """
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 SHARED_MEMORY = "/dev/shm"  # noqa: S108  # nosec B108  # a private folder is made in it
 LOOK_FOR_MASTER_EVERY_S = 1.0
 DRAIN_WITHOUT_MASTER_S = 2 * SHUTDOWN_S
-"""How long a worker whose master is gone may drain."""
+"""Seconds that a worker whose master is gone may drain."""
 
 
 def serve_with_workers(
@@ -63,12 +63,12 @@ def serve_with_workers(
         open_redis: makes a way to Redis; called in each worker.
         on_listening: called once connections are taken.
     """
-    # In memory where there is such a folder: a worker that writes to a mapped file on a full disk is killed (SIGBUS).
+    # In memory if there is such a folder: a worker that writes to a mapped file on a full disk is killed (SIGBUS).
     memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="rollcall-metrics-", dir=memory) as folder:
         try:
             made = Configuration(settings, make_policy(settings), read_from)
-            spare_the_collector()  # what workers share stays as it is, and is not copied to each
+            spare_the_collector()  # shared memory stays unchanged, and is not copied to each worker
             _Arbiter(_Application(made, path, listeners, open_redis, on_listening, Path(folder))).run()
         except SystemExit as end:
             return int(end.code or 0)
@@ -77,7 +77,7 @@ def serve_with_workers(
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What the master read and made of the configuration, once for all workers that it forks."""
+    """What the master has made of the configuration, once for all workers that it forks."""
 
     settings: Settings
     policy: Policy
@@ -86,7 +86,7 @@ class Configuration:
 
 
 class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """What gunicorn is to run, and how."""
+    """The application that gunicorn runs, with its settings."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         super().__init__()
 
     def load_config(self) -> None:
-        """Gunicorn's settings; none of them can be changed from outside."""
+        """Set gunicorn's settings; nothing outside can change them."""
         chosen = {
             "bind": [f"fd://{listener.detach()}" for listener in self._listeners],
             "workers": self.configuration.settings.server.workers,
@@ -135,14 +135,14 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
             return self.configuration
         try:
             settings = load(self.path)
-        except ConfigurationError as error:  # broken meanwhile: a worker that is replaced starts all the same
+        except ConfigurationError as error:  # broken meanwhile: a replaced worker starts all the same
             log.error("configuration not read, the one before stays", mistakes=[str(one) for one in error.mistakes])
             return self.configuration
         return Configuration(settings, make_policy(settings), read_from)
 
 
 def _forget_worker(pid: int, folder: Path) -> None:
-    """What a worker counted stays in the sums; what it stood at does not."""
+    """Remove the gauges of a worker that has ended; its counters stay in the sums."""
     multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
@@ -163,7 +163,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self._reload_if_due()
 
     def _reload_if_due(self) -> None:
-        """Validate first, then tell the workers to reload in place."""
+        """Validate first, then let the workers reload in place."""
         if not self._reload_asked or time.monotonic() - self._reloaded_at_s < MERGE_S:
             return
         self._reload_asked, self._reloaded_at_s = False, time.monotonic()
@@ -177,7 +177,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self.kill_workers(signal.SIGHUP)  # in any case: each worker validates by itself, and fetches its key sets anew
 
     def spawn_worker(self) -> int:
-        """Fork a worker. It ends here: what the master has open (the embedded Redis) is not the worker's to close."""
+        """Fork a worker. It ends here, because it must not close what the master has open (the embedded Redis)."""
         try:
             return int(super().spawn_worker())
         except SystemExit as end:
@@ -195,7 +195,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         super().init_process()
 
     def run(self) -> None:
-        """Serve until the master says otherwise, or is gone."""
+        """Serve until the master ends the worker, or is gone."""
         run_loop(self._serve())
         sys.exit(0)
 
@@ -227,7 +227,7 @@ def _end_after(master: int) -> None:
 
 
 class _Log(Logger):  # type: ignore[misc]
-    """Gunicorn's messages, in the service's one log."""
+    """Writes gunicorn's messages to the service's log."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)

@@ -1,1 +1,1 @@
-"""The configuration: its types, loading it, and what is wrong with it. `policy_factory.py` makes policies of it."""
+"""The configuration: types, loading and validation. `policy_factory.py` makes policies from it."""

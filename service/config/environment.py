@@ -1,4 +1,4 @@
-"""Environment variables over the file: `SERVICE__SERVER__PORT=8081`; a list or a map is set whole, as JSON."""
+"""Environment variables that override the file: `SERVICE__SERVER__PORT=8081`; a list or a map whole, as JSON."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from service.config.settings import TenantSection
 
 ENV_PREFIX = "SERVICE__"
 _ONLY_TEXT = frozenset({"token", "token_sha256", "token_file", "secret_file", "url", "url_file"})
-"""Settings whose text is never JSON, whatever it begins with."""
+"""Settings whose text is never read as JSON."""
 _ANY_VALUE = "require"
-"""A map whose values may be of any kind, so that each is JSON where it can be."""
+"""A map whose values may have any type, so that each is read as JSON if it can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,11 @@ class Variable:
     path: tuple[str, ...]
     value: Any
     twice: str = ""
-    """A name that its JSON holds twice, so that the first would be lost."""
+    """A name that appears twice in its JSON, so that the first would be lost."""
 
 
 def variables(environment: Mapping[str, str], tenants: Collection[str]) -> list[Variable]:
-    """Return what the environment sets, whole sections before what is inside of them.
+    """Return what the environment sets, sections before their members.
 
     Args:
         environment: all variables.
@@ -81,7 +81,7 @@ def _looks_like_json(text: str) -> bool:
 
 
 def _value(path: tuple[str, ...], text: str, twice: list[str]) -> Any:
-    """Return the value of a variable. What is not JSON is left as it is: it is then a mistake with its path."""
+    """Return the value of a variable. Text that is not JSON stays as it is, and becomes a mistake with its path."""
     is_any = _ANY_VALUE in path[:-1]
     if not is_any and (not _looks_like_json(text) or path[-1] in _ONLY_TEXT):
         return text
@@ -100,7 +100,7 @@ def _value(path: tuple[str, ...], text: str, twice: list[str]) -> Any:
 
 
 def put_over(values: dict[str, Any], given: Collection[Variable]) -> dict[str, Any]:
-    """Return `values` with what the environment sets; nothing of `values` is changed."""
+    """Return `values` with what the environment sets; `values` itself stays unchanged."""
     made = dict(values)
     own: set[int] = {id(made)}
     for variable in given:
@@ -109,7 +109,7 @@ def put_over(values: dict[str, Any], given: Collection[Variable]) -> dict[str, A
             inside = place.get(part)
             if inside is None:
                 inside = {}
-            elif not isinstance(inside, dict):  # it is a mistake itself, and this one is inside of it
+            elif not isinstance(inside, dict):  # it is a mistake itself, and this one is inside it
                 break
             elif id(inside) not in own:
                 inside = dict(inside)
@@ -122,7 +122,7 @@ def put_over(values: dict[str, Any], given: Collection[Variable]) -> dict[str, A
 
 
 def set_twice(given: Collection[Variable]) -> Iterator[tuple[Variable, Variable]]:
-    """Yield pairs of variables that set the same, in different spellings."""
+    """Yield pairs of variables that set the same setting in different spellings."""
     first: dict[tuple[str, ...], Variable] = {}
     for variable in given:
         if (other := first.setdefault(variable.path, variable)) is not variable:

@@ -1,4 +1,4 @@
-"""`tenants.NAME.jwt`: the keys of a tenant's user tokens, and which tokens are meant."""
+"""The types of `tenants.NAME.jwt`: the keys of a tenant's user tokens, and which tokens are accepted."""
 
 import base64
 import re
@@ -45,7 +45,7 @@ def _base64(text: str) -> bytes:
 
 
 class KeySection(Section):
-    """One verification key, with the one algorithm it is for."""
+    """A verification key with its algorithm."""
 
     kid: str | None = Field(None, min_length=1, max_length=256)
     alg: Algorithm | None = None
@@ -68,7 +68,7 @@ class KeySection(Section):
             raise mistake(f"{named} needs {needed}, and nothing else; given: {' and '.join(given) or 'nothing'}")
         try:
             keys = self.prepared
-        except OSError as error:  # it went away, or is no file that can be read whole
+        except OSError as error:  # it was removed, or cannot be read
             raise mistake(f"public_key_file cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise mistake(str(error)) from None
@@ -78,7 +78,7 @@ class KeySection(Section):
 
     @cached_property
     def prepared(self) -> tuple[Key, ...]:
-        """The key, ready to verify with: one for each algorithm that it can be for, where `alg` does not say.
+        """Return the prepared key; without `alg`, one for each algorithm that it can be used for.
 
         Raises:
             ValueError: it is not a key for the algorithm, or too weak.
@@ -95,7 +95,7 @@ class KeySection(Section):
 
     @property
     def signing_secret(self) -> bytes | None:
-        """The secret of a symmetric key."""
+        """Return the secret of a symmetric key."""
         material = self._material()
         return material if isinstance(material, bytes) else None
 
@@ -121,7 +121,7 @@ def _header_type(value: Any) -> str | None:
 
 def _some_types(types: tuple[str | None, ...]) -> tuple[str | None, ...]:
     if not types:
-        raise mistake("an empty list takes no token at all: leave types out for all that are not registered otherwise")
+        raise mistake("an empty list accepts no token at all: leave types out for all types that are a user's")
     return types
 
 
@@ -138,7 +138,7 @@ def _required(value: Any) -> tuple[Scalar, ...]:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     finite = (isinstance(one, str | int) or (isinstance(one, float) and isfinite(one)) for one in values)
     if not values or not all(finite):
-        raise mistake("must be what the claim has to be: text, a number, true or false, or a list of these")
+        raise mistake("must be the value of the claim: text, a number, true or false, or a list of these")
     return values
 
 
@@ -193,7 +193,7 @@ class Jwt(Section):
 
     @property
     def verification_keys(self) -> tuple[Key, ...]:
-        """The keys of the file, of the algorithms that are accepted."""
+        """The keys of the file that have an accepted algorithm."""
         return tuple(key for section in self.keys for key in self._accepted(section))
 
     @property
@@ -216,11 +216,11 @@ def _issuers_differ(blocks: tuple[Jwt, ...]) -> tuple[Jwt, ...]:
         raise mistake("an empty list accepts no token at all")
     if len(blocks) > 1:
         if any(block.issuer is None for block in blocks):
-            raise mistake("of several blocks each needs issuer: it says which block a token is judged by")
+            raise mistake("each of several blocks needs issuer: it selects the block that a token is checked with")
         for name in ("issuer", "user_prefix"):
             values = [getattr(block, name) for block in blocks]
             for value in sorted({value for value in values if values.count(value) > 1}):
-                raise mistake(f"two blocks have the {name} {value!r}: a user is told apart by issuer and prefix")
+                raise mistake(f"two blocks have the {name} {value!r}: users are distinguished by issuer and prefix")
     return blocks
 
 

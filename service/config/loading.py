@@ -1,6 +1,6 @@
-"""Loading `settings.Settings`: the file, the environment over it, and every mistake reported at once.
+"""Loading of the configuration: the file, the environment over it, and a report of all mistakes together.
 
-A variable replaces what stands at its path whole. A name that stands twice in the file, a variable that names nothing
+A variable replaces everything at its path. A name that appears twice in the file, a variable that names nothing
 and JSON that is none are mistakes like any other. No message holds a secret.
 """
 
@@ -35,7 +35,7 @@ _Place = Sequence[int | str]
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used. Holds every mistake that was found."""
+    """The configuration cannot be used. Has all mistakes that were found."""
 
     def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
         self.source = source
@@ -90,7 +90,7 @@ def load(path: Path) -> Settings:
 
 
 def fingerprint(path: Path) -> bytes:
-    """Return a digest of what the file holds now; empty where it cannot be read."""
+    """Return a digest of the file's content; empty: it cannot be read."""
     try:
         return sha256(path.read_bytes()).digest()
     except OSError:
@@ -112,7 +112,7 @@ def _text_of(path: Path) -> str:
 
 
 def _validated(given: Mapping[str, Any]) -> tuple[Settings | None, list[Any]]:
-    """Return the settings, or what the types say against them."""
+    """Return the settings, or the mistakes that the types find."""
     try:
         return Settings.model_validate(given), []
     except ValidationError as error:
@@ -124,7 +124,7 @@ def _spelt(path: _Place) -> str:
 
 
 def _may_show(path: _Place) -> bool:
-    """Whether a value may be quoted: it stands where a setting stands that is no secret."""
+    """Return whether a message may quote the value at a path: it is that of a setting, and not of a secret."""
     names = [part for part in path if isinstance(part, str)]
     return bool(names) and (names[0] in HOLD_NO_SECRETS or _is_harmless(names[-1]))
 
@@ -134,7 +134,7 @@ def _is_harmless(name: str) -> bool:
 
 
 def _shown(mistake: Mistake, secrets: set[str], variables: Sequence[Variable]) -> Mistake:
-    """With the variable that made it, and without a secret that stands in the wrong place."""
+    """Return the mistake with the variable that made it, and without secrets in the wrong place."""
     value = "***" if _holds_any(mistake.value, secrets) else mistake.value
     return replace(mistake, variable=mistake.variable or _variable_of(mistake.path, variables), value=value)
 
@@ -144,13 +144,13 @@ def _holds_any(shown: str, secrets: set[str]) -> bool:
 
 
 def _variable_of(path: str, variables: Sequence[Variable]) -> str:
-    """Return the name of the variable that sets what stands at `path`, or what is around it."""
+    """Return the name of the variable that sets the value at `path`, or a section around it."""
     parts = tuple(path.lower().split("."))
     return next((one.name.upper() for one in reversed(variables) if one.path == parts[: len(one.path)]), "")
 
 
 def _of_variables(variables: Sequence[Variable]) -> list[Mistake]:
-    """What is wrong with variables themselves. Names under a known section are checked by the types."""
+    """Return the mistakes in variables themselves. The types check names under a known section."""
     known = Settings.model_fields
     sections = ", ".join(known)
     mistakes = [
@@ -161,13 +161,13 @@ def _of_variables(variables: Sequence[Variable]) -> list[Mistake]:
     for one, other in environment.set_twice(variables):
         mistakes.append(Mistake(_spelt(one.path), f"is set twice, by {one.name} and {other.name}", ""))
     mistakes += [
-        Mistake(_spelt(one.path), f"the JSON holds a name twice: {one.twice}", "") for one in variables if one.twice
+        Mistake(_spelt(one.path), f"its JSON has a name twice: {one.twice}", "") for one in variables if one.twice
     ]
     return mistakes
 
 
 def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[Mistake]:
-    """The cross-checks of what is left when everything that is wrong by itself is taken out.
+    """Run the cross-checks on what is left without the parts that are wrong by themselves.
 
     So that whoever mends a file learns of all its mistakes at once. What cannot stand without the part that
     is wrong goes with it: the key, then the tenant.
@@ -185,7 +185,7 @@ def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | 
 
 
 def _take_out(given: Any, place: tuple[int | str, ...]) -> None:
-    """Remove what stands at `place`, or the innermost part of the way that is there."""
+    """Remove the value at `place`, or the innermost section around it that exists."""
     parts = [part for part in place if part not in _ADDED]
     for part in parts[:-1]:
         inside = given.get(part) if isinstance(given, dict) else None
@@ -209,7 +209,7 @@ def _names_of_settings() -> frozenset[str]:
 
 
 def _path_of(error: Any, given: Any) -> list[int | str]:
-    """Return the path of a mistake, as it stands in the file: pydantic adds which of several types it tried."""
+    """Return the path of a mistake as in the file: pydantic adds which of several types it tried."""
     path: list[int | str] = []
     at, place = given, [part for part in error["loc"] if part not in _ADDED]
     for number, part in enumerate(place):
@@ -223,7 +223,7 @@ def _path_of(error: Any, given: Any) -> list[int | str]:
 
 
 def _merged(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """Join what is said of one value that may be of several types: `must be text, or must be a list`."""
+    """Join the messages about a value that may have several types: `must be text, or must be a list`."""
     made: dict[str, Mistake] = {}
     for one in mistakes:
         other = made.get(one.path)
@@ -235,7 +235,7 @@ def _merged(mistakes: Iterable[Mistake]) -> list[Mistake]:
 
 
 def _mistake_of(error: Any, given: Any, secrets: set[str]) -> Mistake:
-    """A mistake as pydantic found it, with its value where that is fit to be shown."""
+    """Return a mistake that pydantic found, with its value if that may be shown."""
     where = _path_of(error, given)
     path = _spelt(where) or "the configuration"
     if error["type"] == "missing":
@@ -246,7 +246,7 @@ def _mistake_of(error: Any, given: Any, secrets: set[str]) -> Mistake:
         what = "there is no such setting" + (f"; perhaps {near[0]} is meant" if near else "")
     value = error["input"]
     shown = repr(value)
-    # A misspelt name may be that of a secret, and what stands in place of a section one of its values.
+    # A misspelt name may be that of a secret, and a value in place of a section one of its secrets.
     perhaps_secret = where[:1] not in [[name] for name in HOLD_NO_SECRETS] and error["type"] in _NOT_A_VALUE
     if perhaps_secret or any(part in SECRET_NAMES for part in where) or _holds_any(shown, secrets):
         shown = "***"
@@ -257,7 +257,7 @@ def _mistake_of(error: Any, given: Any, secrets: set[str]) -> Mistake:
     elif where and where[-1] in SECRET_FILES and not _looks_like_a_path(value):
         shown = "***"
     elif isinstance(value, str) and value.lstrip().startswith(("{", "[", "-----")):
-        shown = ""  # JSON that is none, or a key where its file is asked for
+        shown = ""  # text that is not JSON, or a key in place of its file
     elif where and str(where[-1]).endswith("url"):
         scheme = re.match(r"[a-z0-9+]*(?=://)", value) if isinstance(value, str) else None
         shown = f"{scheme[0]}://***" if scheme else "***"  # a URL may hold a password, well-formed or not
@@ -265,7 +265,7 @@ def _mistake_of(error: Any, given: Any, secrets: set[str]) -> Mistake:
 
 
 def _looks_like_a_path(value: Any) -> bool:
-    """Return whether `value` names a file in a folder that is there; it may be the secret itself instead."""
+    """Return whether `value` names a file in a folder that exists; otherwise it may be the secret itself."""
     try:
         return isinstance(value, str) and "/" in value and Path(value).parent.is_dir()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What the sections of the configuration share: the base class, how a mistake is reported, and common types."""
+"""The base class of the configuration's sections, the error for a mistake, and common types."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,13 +20,13 @@ UNMATCHABLE = "unmatchable"
 """The type of the error for text that can never match: it may be a secret in the wrong place."""
 MAX_TOKEN_CHARS = 1024
 ONE_BLOCK, SEVERAL_BLOCKS = "[one block]", "[several blocks]"
-"""What pydantic adds to the path of a setting that is one section or a list of them."""
+"""The parts that pydantic adds to the path of a setting that is one section or a list of them."""
 MAX_FILE_BYTES = 64 * 1024
-"""Of a file that holds one value."""
+"""The largest file with one value."""
 TAKEN_EXACTLY = frozenset({"secret", "secret_base64", "public_key"})
-"""Settings whose text is used byte for byte: white space in them can be meant, so it is at most a warning."""
+"""Settings whose text is used byte for byte: white space in them may be intended, so it is only a warning."""
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
-"""Not white space to Python, and yet nobody sees them: the byte order mark and characters without width."""
+"""Invisible characters that are not white space to Python: the byte order mark, characters without width."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What a header field cannot carry (RFC 9110, section 5.5)."""
 _QUOTES = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
@@ -38,7 +38,7 @@ def mistake(message: str) -> PydanticCustomError:
 
 
 def unmatchable(text: str) -> str | None:
-    """Return why nothing that a client sends or a token holds can equal `text`; None where something can."""
+    """Return why nothing that a client or a token sends can equal `text`; None: something can."""
     if text.endswith(("\n", "\r")):
         return (
             "ends with a newline, so nothing can match it: `echo` appends one, also into a Kubernetes secret; "
@@ -50,25 +50,25 @@ def unmatchable(text: str) -> str | None:
         if one and one in _INVISIBLE:
             return f"{at_the} with an invisible character (U+{ord(one):04X}), so nothing can match it: remove it"
     if len(text) > 1 and text[0] + text[-1] in _QUOTES:
-        return "holds the quotes around it as well, so nothing can match it: remove them"
+        return "includes the quotes around it, so nothing can match it: remove them"
     if _CONTROL.search(text):
-        return "holds a control character, which no header field can carry"
+        return "contains a control character, which no header field can carry"
     return None
 
 
 def doubtful_secret(secret: str) -> str | None:
-    """Return what is hardly meant in a signing secret; None where nothing is."""
+    """Return what is probably not intended in a signing secret; None: nothing."""
     if secret.endswith(("\n", "\r")):
         return "ends with a newline"
     if secret != secret.strip():
         return "begins or ends with white space"
     if len(secret) > 1 and secret[0] + secret[-1] in _QUOTES:
-        return "holds the quotes around it as well"
+        return "includes the quotes around it"
     return None
 
 
 def _texts_in(value: Any) -> Iterable[str]:
-    """Yield the text that a setting consists of: itself, or what its list or map holds."""
+    """Yield the text that a setting consists of: itself, or the items of its list or map."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -83,14 +83,14 @@ def _texts_in(value: Any) -> Iterable[str]:
 
 
 def check_text(value: Any) -> None:
-    """Raise a validation error where `value` is, or holds, text that can never match."""
+    """Raise a validation error if `value` is or contains text that can never match."""
     for text in _texts_in(value):
         if (why := unmatchable(text)) is not None:
             raise PydanticCustomError(UNMATCHABLE, why)
 
 
 def _whole(value: Any) -> Any:
-    """To Python True is 1; to whoever writes `requests: yes` it is not."""
+    """Refuse `requests: yes`: to Python True is 1."""
     if isinstance(value, bool):
         raise mistake("must be a whole number, not yes or no")
     return value
@@ -100,11 +100,11 @@ Int = Annotated[int, BeforeValidator(_whole)]
 
 
 def _readable(path: Path) -> Path:
-    """Files are named relative to where the service was started."""
+    """Return a path, relative to the folder in which the service was started."""
     try:
         if path.is_file():
             return path
-    except (OSError, ValueError):  # what was given is no path at all: perhaps the key itself
+    except (OSError, ValueError):  # the value is not a path: perhaps the key itself
         pass
     raise mistake("there is no such file")
 
@@ -113,7 +113,7 @@ ReadableFile = Annotated[Path, AfterValidator(_readable)]
 
 
 def text_of_file(name: Any) -> str:
-    """Return what the file holds, byte for byte.
+    """Return the content of the file, byte for byte.
 
     Raises:
         PydanticCustomError: it cannot be read, is too large, or is not UTF-8.
@@ -130,11 +130,11 @@ def text_of_file(name: Any) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise mistake("the file does not hold UTF-8 text") from None
+        raise mistake("the file is not UTF-8 text") from None
 
 
 def line_of_file(name: Any) -> str:
-    """Return the one line that the file holds, without the newline that editors and `echo` append.
+    """Return the one line of the file, without the newline that editors and `echo` append.
 
     Raises:
         PydanticCustomError: it cannot be read, or what it holds can never match.
@@ -151,7 +151,7 @@ def line_of_file(name: Any) -> str:
 def _token_of_file(name: Any) -> str:
     token = line_of_file(name)
     if len(token) > MAX_TOKEN_CHARS:
-        raise mistake(f"the file holds more than {MAX_TOKEN_CHARS} characters")
+        raise mistake(f"the file has more than {MAX_TOKEN_CHARS} characters")
     return token
 
 
@@ -160,11 +160,11 @@ def _from_file(read: Any) -> BeforeValidator:
 
 
 TokenFromFile = Annotated[SecretStr, _from_file(_token_of_file)]
-"""The token that a file holds; one newline at the end of the file is not part of it. The value is the token."""
+"""A token in a file; one newline at its end is not part of it. The value is the token."""
 UrlFromFile = Annotated[SecretStr, _from_file(line_of_file)]
 """The same for a URL."""
 SecretFromFile = Annotated[SecretStr, _from_file(text_of_file)]
-"""The signing secret that a file holds, byte for byte. The value is the secret."""
+"""A signing secret in a file, byte for byte. The value is the secret."""
 
 
 def with_url_of_file(values: Any, placeholder: str) -> Any:
@@ -185,7 +185,7 @@ def with_url_of_file(values: Any, placeholder: str) -> Any:
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, unknown keys are refused, values are not shown in errors."""
+    """A section of the configuration: frozen, without unknown keys. Errors do not show values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -197,5 +197,5 @@ class Section(BaseModel):
         if name not in TAKEN_EXACTLY and not is_section:
             check_text(value)
         if name.endswith("url") and isinstance(value, str) and re.search(r"\s", value):
-            raise mistake("holds white space, which no URL can hold")
+            raise mistake("contains white space, which no URL can have")
         return value

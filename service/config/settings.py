@@ -1,4 +1,4 @@
-"""The configuration's types; `loading.py` loads them from `config.yaml` and the environment.
+"""The types of the configuration; `loading.py` loads them from `config.yaml` and the environment.
 
 Everything is frozen and typed, unknown keys are refused. Secrets are `SecretStr`, so that no log and no error shows
 them.
@@ -69,7 +69,7 @@ CORS_HEADERS = (
 
 
 class Server(_Section):
-    """Where the service listens, and whom it believes."""
+    """Where the service listens, and which proxies it trusts."""
 
     host: str = Field("127.0.0.1", min_length=1)
     port: Int = Field(8080, ge=0, le=65535)
@@ -98,7 +98,7 @@ class Tls(_Section):
 
 
 class Redis(_Section):
-    """Which Redis, and how long a request may wait for it (seconds)."""
+    """Which Redis is used, and how long a request may wait for it (seconds)."""
 
     url: str = "embedded"
     url_file: UrlFromFile | None = None
@@ -124,7 +124,7 @@ class Redis(_Section):
 
 
 class SessionsSection(_Section):
-    """How statuses are kept. All times in seconds."""
+    """How sessions are kept. All times are in seconds."""
 
     seen_every: Int = Field(60, ge=0, le=86_400)
     retention: Int = Field(86_400, ge=0)
@@ -152,7 +152,7 @@ def _limit(name: str, requests: int, window: int) -> Limits:
 
 
 class TenantLimits(_Section):
-    """A tenant's own limits per operation; one of the same name replaces the top-level one."""
+    """A tenant's own limits per operation. One of the same name replaces the top-level limit."""
 
     logout: Limits = ()
     status: Limits = ()
@@ -161,7 +161,7 @@ class TenantLimits(_Section):
 
 
 class LimitsSection(TenantLimits):
-    """The limits that hold for every tenant, and those of operations that know no tenant."""
+    """The limits of every tenant, and those of operations without a tenant."""
 
     logout: Limits = _limit("logout-ip", 30, 3600)
     status: Limits = _limit("status-ip", 600, 60)
@@ -175,7 +175,7 @@ def _pattern(path: str) -> str:
     if not path.startswith("/") or "" in names:
         raise mistake("must be a path from the root, such as /api/payments/*, without empty segments")
     if any("*" in name and name != "*" for name in names):
-        raise mistake("a * stands for a whole segment: /api/*/items, or /api/* for everything below")
+        raise mistake("a * matches a whole segment: /api/*/items, or /api/* for everything below")
     if {".", ".."} & set(names) or not re.fullmatch(r"[^\x00-\x20\x7f%?#;\\]*", path):
         raise mistake("is matched against the decoded path: write it without dots, %, ?, #, ; and backslashes")
     return "/" + "/".join(names)
@@ -188,7 +188,7 @@ def _method(name: str) -> str:
 
 
 class RouteSection(_Section):
-    """A rule for proxied requests. The first of the list that matches holds."""
+    """A rule for proxied requests. The first rule of the list that matches decides."""
 
     path: Annotated[str, Field(max_length=1024), AfterValidator(_pattern)]
     methods: tuple[Annotated[str, AfterValidator(_method)], ...] | None = None
@@ -203,12 +203,12 @@ class RouteSection(_Section):
         if self.open and self.capability is not None:
             raise mistake("an open route needs no credentials, so nobody can be restricted from it: drop capability")
         if self.open and any(limit.per is Per.USER for limit in self.limits):
-            raise mistake("an open route knows no user: its limits are per ip or per tenant")
+            raise mistake("an open route has no user: its limits are per ip or per tenant")
         return self
 
 
 class Metrics(_Section):
-    """Who may read /metrics; no token: anyone who can reach it."""
+    """Who may read /metrics; without a token anyone who can reach it."""
 
     token: Token | None = None
     token_file: TokenFromFile | None = None
@@ -226,7 +226,7 @@ class Metrics(_Section):
 
 
 class _WithToken(_Section):
-    """A token, a file that holds it, or its SHA-256."""
+    """A token, a file with it, or its SHA-256."""
 
     token: Token | None = None
     token_file: TokenFromFile | None = None
@@ -268,7 +268,7 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
 
 def _different(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if len(set(secrets)) < len(secrets):
-        raise mistake("holds the same secret twice")
+        raise mistake("has the same secret twice")
     return secrets
 
 
@@ -338,12 +338,12 @@ class TenantSection(_WithToken):
     def _webhooks_differ(self) -> Self:
         names = [webhook.name for webhook in self.webhooks]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            raise mistake(f"the webhook {name} stands twice; each has a name of its own")
+            raise mistake(f"the name {name} appears twice; each webhook needs a name of its own")
         return self
 
 
 class OperatorSection(_WithToken):
-    """Someone who may look at (viewer) or change (operator) the sessions of some tenants."""
+    """An operator's token: a viewer reads the sessions of some tenants, an operator also changes them."""
 
     name: Name
     role: Literal["viewer", "operator"] = "viewer"
@@ -357,7 +357,7 @@ class Admin(_Section):
 
 
 class Settings(BaseModel):
-    """The whole configuration. `service.config.loading.load` makes it; nothing else does."""
+    """The whole configuration. Only `service.config.loading.load` makes it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -373,7 +373,7 @@ class Settings(BaseModel):
 
 
 def secrets_of(raw: Mapping[str, Any]) -> set[str]:
-    """Every value of a raw configuration that stands at a secret's place."""
+    """Return every value of a raw configuration that is at the place of a secret."""
     found: set[str] = set()
     for name, value in raw.items():
         for item in value if isinstance(value, list) else [value]:

@@ -1,4 +1,4 @@
-"""What is wrong, or hardly meant, between settings that are each well-formed."""
+"""Validation across settings: mistakes, and doubts about what is valid but probably not intended."""
 
 import ipaddress
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,23 +19,23 @@ SHIPPED_SECRETS = frozenset(
         "demo-signing-secret-for-trying-out-only",
     }
 )
-"""What the shipped config.yaml holds. Everybody knows these, so they are good for loopback alone."""
+"""The secrets of the shipped config.yaml. They are public, so the service accepts them on loopback only."""
 
 
 GUESSABLE_CHARS = 16
-"""Of a tenant's token: below that it is told as a doubt."""
+"""The length below which a tenant's token is a doubt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One thing that is wrong with the configuration."""
+    """A mistake in the configuration."""
 
     path: str
     what: str
     value: str
-    """As it was given, or *** where it is a secret."""
+    """The value as given, or *** for a secret."""
     variable: str = ""
-    """The variable that set it, where one did."""
+    """The variable that set it; empty: the file did."""
 
     def __str__(self) -> str:
         place = f"{self.path} (set by {self.variable})" if self.variable else self.path
@@ -43,7 +43,7 @@ class Mistake:
 
 
 def cross_checks(settings: Settings, tenants: Collection[str] = ()) -> list[Mistake]:
-    """What is wrong between settings that are each well-formed: names, tokens, and secrets that everybody knows.
+    """Return the mistakes between settings that are each valid: names, tokens, public secrets.
 
     `tenants` are configured as well, though something is wrong with them.
     """
@@ -60,15 +60,15 @@ def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
     owners: dict[bytes, str] = {}
     for name, tenant in settings.tenants.items():
         if (other := owners.setdefault(tenant.digest, name)) != name:
-            yield Mistake(f"tenants.{name}.token", f"is that of {other} too; a token names one tenant", "***")
+            yield Mistake(f"tenants.{name}.token", f"is also that of {other}; a token names one tenant", "***")
 
 
 def _limit_names(settings: Settings) -> Iterator[Mistake]:
-    """A limit counts under its name, so a name stands once at the top, and for a tenant in the same operation."""
+    """Check that limits, which are counted by name, have one operation for each name."""
     places: dict[str, str] = {}
     for operation, limit in _limits_of(settings.limits):
         if limit.name in places:
-            yield Mistake(f"limits.{operation}", f"{limit.name} stands in {places[limit.name]} already", limit.name)
+            yield Mistake(f"limits.{operation}", f"{limit.name} is already in {places[limit.name]}", limit.name)
         places.setdefault(limit.name, operation)
     for name, tenant in settings.tenants.items():
         own: dict[str, str] = {}
@@ -76,12 +76,12 @@ def _limit_names(settings: Settings) -> Iterator[Mistake]:
             place = own.get(limit.name) or places.get(limit.name, operation)
             if limit.name in own or place != operation:
                 path = f"tenants.{name}.limits.{operation}"
-                yield Mistake(path, f"{limit.name} stands in {place} already", limit.name)
+                yield Mistake(path, f"{limit.name} is already in {place}", limit.name)
             own[limit.name] = operation
 
 
 def _route_limits(settings: Settings) -> Iterator[Mistake]:
-    """Routes may share a limit, which then counts for all of them: it has to be the same one."""
+    """Check that routes which share a limit, and so its counter, have the same values for it."""
     at_top = {limit.name for _, limit in _limits_of(settings.limits)}
     own = {name: {limit.name for _, limit in _limits_of(one.limits)} for name, one in settings.tenants.items()}
     for_all: dict[str, LimitSection] = {}
@@ -98,12 +98,12 @@ def _route_limits_in(
             if limit.name in taken:
                 yield Mistake(f"{path}.{at}.limits", "counts for an operation; give it another name", limit.name)
             elif shared.setdefault(limit.name, limit) != limit:
-                what = "stands in another route with other values; routes that share a limit write it alike"
+                what = "has other values in another route; routes that share a limit need the same values"
                 yield Mistake(f"{path}.{at}.limits", what, limit.name)
 
 
 def doubts(settings: Settings) -> Iterator[str]:
-    """What is valid and yet hardly meant, in a sentence each."""
+    """Yield a sentence for each setting that is valid but probably not intended."""
     sections = {f"tenants.{name}.": tenant for name, tenant in settings.tenants.items()}
     routes = [*settings.routes, *(route for tenant in sections.values() for route in tenant.routes)]
     if routes and not settings.server.trusted_proxies:
@@ -143,7 +143,7 @@ def doubts(settings: Settings) -> Iterator[str]:
     for path, tenant in sections.items():
         for capability in tenant.restricted_capabilities:
             if capability not in known:
-                yield f"{path}restricted_capabilities: no operation and no route asks for {capability}"
+                yield f"{path}restricted_capabilities: no operation and no route needs {capability}"
 
 
 def _blocks(path: str, tenant: TenantSection) -> Iterator[tuple[str, Jwt]]:
@@ -166,7 +166,7 @@ def _doubtful_keys(path: str, jwt: Jwt) -> Iterator[str]:
 
 
 def _doubtful_secrets(sections: Mapping[str, TenantSection]) -> Iterator[str]:
-    """A signing secret may be any bytes; yet whoever signs seldom uses a newline or quotes."""
+    """Yield doubts about signing secrets: they may be any bytes, but seldom have a newline or quotes."""
     for path, tenant in sections.items():
         secrets = [
             (f"{block_path}.keys.{at}.{name}", secret)
@@ -193,7 +193,7 @@ def _operators(settings: Settings, tenants: Collection[str]) -> Iterator[Mistake
     names: set[str] = set()
     for at, operator in enumerate(settings.admin.tokens):
         if operator.name in names:
-            yield Mistake(f"admin.tokens.{at}.name", "stands twice; acts are told by this name", operator.name)
+            yield Mistake(f"admin.tokens.{at}.name", "appears twice; events name an operator by it", operator.name)
         names.add(operator.name)
         for unknown in sorted(set(operator.tenants) - {"*", *settings.tenants, *tenants}):
             yield Mistake(f"admin.tokens.{at}.tenants", "names a tenant that is not configured", unknown)
@@ -211,7 +211,7 @@ def _shipped_secrets(settings: Settings) -> Iterator[Mistake]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` is seen by this machine alone."""
+    """Return whether only this machine can reach a server on `host`."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

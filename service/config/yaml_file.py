@@ -1,4 +1,4 @@
-"""Reads config.yaml. What YAML takes for something other than it looks like is a mistake that says what to write.
+"""Reading of config.yaml. A value that YAML reads as something other than it looks like is a mistake.
 
 The file is read from libyaml's events: PyYAML's own constructors take ten times as long, and know neither the path of
 a value nor that `030` is meant to be 30.
@@ -33,19 +33,19 @@ _DATE = re.compile(r"\d{4}-\d\d?-\d\d?(?:(?:[Tt]|[ \t]+)\d\d?:\d\d:\d\d.*)?")
 
 
 class NotYaml(Exception):
-    """The file is not YAML, or holds something other than a map of settings. Says where, and quotes nothing."""
+    """The file is not YAML, or is not a map of settings. Says where, and quotes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surprise:
-    """A value or name that YAML reads as something other than it looks like, or that stands twice."""
+    """A value or name that YAML reads as something other than it looks like, or that appears twice."""
 
     path: Path
     what: str
 
 
 def read_yaml(text: str, may_show: Callable[[Path], bool]) -> tuple[dict[str, Any], list[Surprise]]:
-    """Return what the file holds, and what in it is hardly meant.
+    """Return the content of the file, and what in it is probably not intended.
 
     Args:
         text: the content of the file.
@@ -62,15 +62,15 @@ def read_yaml(text: str, may_show: Callable[[Path], bool]) -> tuple[dict[str, An
     except RecursionError:
         raise NotYaml("is nested too deeply") from None
     if not isinstance(values, dict | None):
-        raise NotYaml("must hold a map of settings")
+        raise NotYaml("must be a map of settings")
     return values or {}, reader.surprises
 
 
 def _where(error: Exception) -> str:
-    """Return what is wrong and where, without quoting the file: it holds secrets."""
+    """Return what is wrong and where, without quoting the file, which has secrets."""
     mark = getattr(error, "problem_mark", None)
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    problem = getattr(error, "problem", None) or "it holds a character that YAML does not allow"
+    problem = getattr(error, "problem", None) or "it has a character that YAML does not allow"
     return re.sub(r"'[^']*'|\"[^\"]*\"", "…", problem) + place
 
 
@@ -84,14 +84,14 @@ class _Reader:
         self.surprises: list[Surprise] = []
 
     def document(self) -> Any:
-        """Return the one document of the file; None where it is empty."""
+        """Return the one document of the file; None: it is empty."""
         next(self._events)
         if isinstance(next(self._events), yaml.StreamEndEvent):
             return None
         value = self._node(next(self._events), ())
         next(self._events)
         if not isinstance(next(self._events), yaml.StreamEndEvent):
-            raise NotYaml("holds more than one document (a line of --- begins another)")
+            raise NotYaml("has more than one document (a line of --- begins another)")
         return value
 
     def _note(self, name: Path, what: str) -> None:
@@ -147,7 +147,7 @@ class _Reader:
             name = self._name(event)
             value = self._node(next(self._events), (name,))
             if name in made:
-                self._note((name,), f"stands twice, in lines {lines[name]} and {line}")
+                self._note((name,), f"appears twice, in lines {lines[name]} and {line}")
                 continue
             made[name], lines[name] = value, line
         return self._with_merged(made, merged, start.start_mark.line + 1) if merged else made
@@ -178,7 +178,7 @@ class _Reader:
         return f"line {event.start_mark.line + 1}"
 
     def _resolved(self, text: str) -> Any:
-        """Return what a scalar without quotes is read as; a `_Meant` where that is not what it looks like."""
+        """Return the value of a scalar without quotes; a `_Meant` if it is not what it looks like."""
         if text in _CONSTANTS:
             return _CONSTANTS[text]
         if text[0] not in _NUMERIC:
@@ -209,7 +209,7 @@ class _Reader:
 
 
 _OPEN = object()
-"""Stands for an anchor's value while that is being read."""
+"""Marks an anchor's value while that is being read."""
 _PLAIN_TAGS: dict[str, tuple[type, ...]] = {
     f"{_STANDARD}int": (int,),
     f"{_STANDARD}float": (int, float),
@@ -223,7 +223,7 @@ class _Meant:
     """A value that looks like something else."""
 
     value: Any
-    """To go on with: what was probably meant."""
+    """The value that was probably intended, to continue with."""
     what: str
     shown: tuple[Any, ...]
     kind: str

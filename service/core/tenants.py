@@ -1,4 +1,4 @@
-"""Who may ask: tenants, found by the digest of their token, with what the configuration says of them."""
+"""Tenants as configured: their terms, limits and keys, found by the digest of their token."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -10,9 +10,9 @@ from service.core.routing.routes import Protected, with_capabilities
 from service.core.tokens.verification import Verifier
 
 WITHOUT_A_TENANT = ("admin", "login")
-"""Operations of operators: whatever tenant they are about, they count for none."""
+"""Operations of operators, which are counted for no tenant."""
 MOST_TERMS = 1000
-"""Kept for capabilities that the code names."""
+"""The most terms that are cached for capabilities which the code names."""
 
 
 class TermsByOperation(dict[str, Terms]):
@@ -43,16 +43,16 @@ class Tenant:
     ring: Verifier
     terms: TermsByOperation
     routes: Protected | None = None
-    """What `verify` holds a proxied request to; None: no routes are configured."""
+    """The routes for proxied requests; None: none are configured."""
     restricted: Collection[str] = ()
-    """Capabilities that the configuration restricts it from."""
+    """The capabilities that the configuration restricts the tenant from."""
     webhooks: tuple[str, ...] = ()
-    """The names of those that are told of its events."""
+    """The names of its webhooks."""
     _with: dict[tuple[Terms, str], Terms] = field(default_factory=dict, repr=False)
 
     @property
     def limits(self) -> dict[str, Limit]:
-        """All limits that its own requests count under, by name."""
+        """All limits that count its requests, by name."""
         own = [limits for operation, limits in self.terms.limits.items() if operation not in WITHOUT_A_TENANT]
         found = {limit.name: limit for limits in own for limit in limits}
         return found | {limit.name: limit for limit in self.routes.limits} if self.routes else found
@@ -64,7 +64,7 @@ class Tenant:
         return frozenset(operations) | (self.routes.capabilities if self.routes else frozenset())
 
     def terms_with(self, terms: Terms, capability: str) -> Terms:
-        """`terms`, with one more capability needed; made once, so for capabilities that the code names."""
+        """Return `terms` with one more capability; cached, so only for capabilities that the code names."""
         made = self._with.get((terms, capability))
         if made is None:
             if len(self._with) >= MOST_TERMS:  # terms of a path that is read in several ways are made for each request
@@ -85,7 +85,7 @@ class Directory:
         self._known: dict[str, Tenant] = {}
 
     def windows_s(self) -> dict[tuple[str | None, str], int]:
-        """(Tenant, limit) → its window in seconds, for all limits; None stands for requests that name no tenant."""
+        """(Tenant, limit) → its window in seconds, for all limits; None: requests without a tenant."""
         found: dict[tuple[str | None, str], int] = {}
         limits: dict[str | None, Iterable[Limit]] = {name: one.limits.values() for name, one in self.tenants.items()}
         limits[None] = [limit for held in self.terms.limits.values() for limit in held]
@@ -95,7 +95,7 @@ class Directory:
         return found
 
     def find(self, token: str) -> Tenant | None:
-        """The tenant that `token` belongs to.
+        """Return the tenant that `token` belongs to.
 
         The look-up is by SHA-256, so its timing tells nothing of a token that is nearly right. So is the second
         one of the same token by Python's own hash of it, which is keyed with a secret of the process.
@@ -109,6 +109,6 @@ class Directory:
 
 
 def digest(token: str) -> bytes:
-    """The SHA-256 of a tenant's or an operator's token."""
-    # Header bytes that are not UTF-8 arrive as surrogates; they are told apart, not an error.
+    """Return the SHA-256 of a tenant's or an operator's token."""
+    # Header bytes that are not UTF-8 arrive as surrogates; they are valid input.
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

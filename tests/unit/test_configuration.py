@@ -144,7 +144,7 @@ def test_what_is_hardly_meant_is_told_as_a_doubt() -> None:
     told = list(doubts(settings(routes=routes, tenants={"acme": tenant(restricted_capabilities=["logout", "apo"])})))
     assert told == [
         "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400",
-        "tenants.acme.restricted_capabilities: no operation and no route asks for apo",
+        "tenants.acme.restricted_capabilities: no operation and no route needs apo",
     ]
     assert not list(doubts(settings(routes=routes, server={"trusted_proxies": ["127.0.0.1"]})))
     assert not list(doubts(settings()))
@@ -283,12 +283,12 @@ def test_a_token_may_be_read_from_a_file_whose_last_newline_is_not_part_of_it(tm
     [
         ("secret-that-nobody-may-see\n\n", "the content of the file ends with a newline"),
         (" secret-that-nobody-may-see", "the content of the file begins with white space"),
-        ('"secret-that-nobody-may-see"\n', "the content of the file holds the quotes"),
+        ('"secret-that-nobody-may-see"\n', "the content of the file includes the quotes"),
         (b"\xef\xbb\xbfsecret-that-nobody-may-see", "an invisible character (U+FEFF)"),
-        (b"secret-that-nobody-may-see\xff", "does not hold UTF-8 text"),
+        (b"secret-that-nobody-may-see\xff", "is not UTF-8 text"),
         ("secret-that-nobody-may-see" * 5000, "larger than 64 KiB"),
         ("\n", "the file is empty"),
-        ("t" * 1025, "the file holds more than 1024 characters"),
+        ("t" * 1025, "the file has more than 1024 characters"),
     ],
 )
 def test_a_token_file_that_holds_no_token_is_a_mistake(tmp_path: Path, content: str | bytes, words: str) -> None:
@@ -333,7 +333,7 @@ def test_a_signing_secrets_bytes_are_exact_and_what_is_hardly_meant_in_them_is_a
     assert [one for one in doubts(made) if "every byte" in one] == [
         "tenants.acme.jwt.keys.0.secret begins or ends with white space; every byte is part of the secret",
         "tenants.acme.webhooks.0.secret_file ends with a newline; every byte is part of the secret",
-        "tenants.acme.webhooks.1.secret holds the quotes around it as well; every byte is part of the secret",
+        "tenants.acme.webhooks.1.secret includes the quotes around it; every byte is part of the secret",
     ]
 
 
@@ -395,7 +395,7 @@ def test_variables_that_set_the_same_and_json_that_holds_a_name_twice_are_mistak
     told = mistakes(write(tmp_path, config()))
     assert told == [
         "server.port (set by SERVICE__SERVER__PORT): is set twice, by SERVICE__SERVER__PORT and service__server__port",
-        "sessions (set by SERVICE__SESSIONS): the JSON holds a name twice: retention",
+        "sessions (set by SERVICE__SESSIONS): its JSON has a name twice: retention",
     ]
 
 
