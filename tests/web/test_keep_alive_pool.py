@@ -34,7 +34,9 @@ http {
         location = /_rollcall {
             internal;
             proxy_pass http://rollcall/auth/verify/nginx;
+            proxy_method HEAD;  # as in the example: otherwise nginx closes the connection, a body unread
             proxy_pass_request_body off;
+            proxy_set_header Connection "";
             proxy_set_header Content-Length "";
             proxy_set_header X-Original-Method $request_method;
             proxy_set_header X-Original-URI $request_uri;
@@ -108,7 +110,7 @@ async def test_questions_that_share_a_pool_with_the_dashboard_take_the_hot_path(
                     *(one.ask(request) for one, request in zip(clients, users, strict=True)),
                     asyncio.sleep(CLIENTS / A_SECOND),
                 )
-                assert all(b"the API" in answer for answer in answers[:-1])
+                assert all(answer and b"the API" in answer for answer in answers[:-1])
         after = await counted(service)
         for one in (*clients, operator):
             one.writer.close()
