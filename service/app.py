@@ -25,6 +25,7 @@ from service.core.traffic_statistics import TrafficCounters
 from service.policy_factory import key_sources, make_policy, session_rules, sweep_rules, webhooks_of
 from service.store.admissions.batcher import Admissions
 from service.store.clock_comparison import ClockComparison
+from service.store.connection.calls import failures_noted
 from service.store.connection.client import RedisAccess
 from service.store.connection.server_check import ServerCheck
 from service.store.events.stream import Events
@@ -170,7 +171,7 @@ class Runtime:
     async def pour(self) -> None:
         """Hand what was counted for the charts to Redis; while it is away, that is lost."""
         for tenant, sample in self.traffic.take().items():
-            with suppress(StoreUnavailable):
+            with failures_noted():
                 await self.traffic_statistics.pour(tenant, sample)
 
     async def pour_forever(self) -> None:

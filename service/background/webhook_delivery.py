@@ -18,7 +18,7 @@ import structlog
 from service.background import webhook_sending
 from service.core.errors import StoreUnavailable
 from service.core.session_lists import Event, EventFeeds, Gap
-from service.core.tasks import end, keep_running, round_completed
+from service.core.tasks import end, keep_running, round_completed, work_failed
 from service.core.text.timestamps import timestamp
 from service.core.webhooks import Message, Pause, SetAside, Waiting, Webhook, WebhookLedger, gap_message
 
@@ -137,7 +137,7 @@ class _DeliveryWorker:
                 if held:
                     await self._deliver_while_held()
             except StoreUnavailable as error:
-                log.debug("a webhook waits for redis", reason=error.reason)
+                work_failed(error.reason, error.kind)
             await asyncio.sleep(AGAIN_S if held else LOOK_EVERY_S)
 
     async def _deliver_while_held(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from contextvars import ContextVar
@@ -15,22 +16,59 @@ AGAIN_S = 0.3
 """How long a task may take to end (a round trip or two)."""
 
 RESTART_AFTER_S = 1.0
+LOG_EVERY_S = 1.0
+"""How often the log repeats a failure of one kind of a task."""
+CRASH = "crash"
+"""The kind of a failure that ends a task, which then starts again."""
 
 
 _current: ContextVar[tuple["LastRuns", str] | None] = ContextVar("current task", default=None)
 
 
 class LastRuns:
-    """When each background task last completed a round, so that monitoring can see one that hangs."""
+    """When each background task last completed a round, and how often it failed, for monitoring.
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    Args:
+        clock: seconds since the epoch.
+        monotonic: seconds of a clock that does not go back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._monotonic = monotonic
         self.at_s: dict[str, float] = {}
         """Task → seconds since the epoch."""
+        self.failures: Counter[tuple[str, str]] = Counter()
+        """Task and kind → failures."""
+        self._logged: dict[tuple[str, str], tuple[float, int]] = {}
 
     def mark(self, name: str) -> None:
         """Note that the task `name` completed a round now."""
         self.at_s[name] = self._clock()
+
+    def fail(self, name: str, kind: str, reason: str) -> None:
+        """Count a failure of the task `name`. For each kind the log has the reason, at most once a second."""
+        at = name, kind or "other"
+        self.failures[at] += 1
+        now, (logged_at, counted) = self._monotonic(), self._logged.get(at, (float("-inf"), 0))
+        if now - logged_at >= LOG_EVERY_S:
+            self._logged[at] = now, self.failures[at]
+            times = self.failures[at] - counted
+            log.warning("a background task failed", task=name, kind=at[1], reason=reason, times=times)
+
+
+def work_failed(reason: str, kind: str) -> None:
+    """Note that the current background task failed, and goes on. Outside of `keep_running` only the log has it.
+
+    Args:
+        reason: for the log; may name hosts.
+        kind: a word for the metric, such as READONLY or timeout.
+    """
+    if (current := _current.get()) is not None:
+        runs, name = current
+        runs.fail(name, kind, reason)
+    else:
+        log.warning("a background task failed", kind=kind, reason=reason)
 
 
 def round_completed() -> None:
@@ -56,6 +94,8 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], runs: Las
             await work()
         except Exception as error:  # of any kind: neither the service nor the task may end
             with suppress(Exception):  # a log that fails must not end the task
+                if (current := _current.get()) is not None:
+                    current[0].failures[current[1], CRASH] += 1
                 log.error("a task failed and begins anew", task=name, exc_info=error)
         await asyncio.sleep(RESTART_AFTER_S)
 

@@ -10,7 +10,7 @@ from redis.asyncio import RedisCluster
 
 from service.core.clocks import ClockDifferences
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY
+from service.store.connection.calls import AWAY, note_failure
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class ClockComparison:
             try:
                 await self.compare()
             except AWAY as error:
-                log.debug("the clocks are not compared", reason=f"{type(error).__name__}: {error}")
+                note_failure(error)
             round_completed()
             waiting = asyncio.create_task(self._wanted.wait())
             try:

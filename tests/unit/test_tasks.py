@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.tasks import LastRuns, end, keep_running, round_completed
+from service.core.tasks import LastRuns, end, keep_running, round_completed, work_failed
 
 
 async def test_a_task_that_fails_is_told_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +106,40 @@ async def test_a_task_that_is_cancelled_while_it_ends_others_leaves_none_of_them
     await end([ending])
     assert inner.done()
     assert ending.cancelled()
+
+
+async def test_a_failure_is_counted_each_time_and_logged_once_a_second() -> None:
+    now, done = [0.0], asyncio.Event()
+    runs = LastRuns(monotonic=lambda: now[0])
+
+    async def work() -> None:
+        for moment in (0.0, 0.4, 0.8, 1.2):
+            now[0] = moment
+            work_failed(f"at {moment}", "OOM")
+        work_failed("another reason", "timeout")
+        done.set()
+        await asyncio.Event().wait()
+
+    with capture_logs() as lines:
+        task = asyncio.create_task(keep_running("sweep", work, runs))
+        await asyncio.wait_for(done.wait(), 5)
+    await end([task])
+    assert runs.failures == {("sweep", "OOM"): 4, ("sweep", "timeout"): 1}
+    told = [(line["kind"], line["reason"], line["times"]) for line in lines]
+    assert told == [("OOM", "at 0.0", 1), ("OOM", "at 1.2", 3), ("timeout", "another reason", 1)]
+
+
+async def test_a_task_that_an_error_ends_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.core.tasks.RESTART_AFTER_S", 0)
+    runs, again = LastRuns(), asyncio.Event()
+
+    async def work() -> None:
+        if runs.failures:
+            again.set()
+            await asyncio.Event().wait()
+        raise ValueError("a mistake of ours")
+
+    task = asyncio.create_task(keep_running("sweep", work, runs))
+    await asyncio.wait_for(again.wait(), 5)
+    await end([task])
+    assert runs.failures == {("sweep", "crash"): 1}

@@ -143,3 +143,23 @@ def test_a_failure_is_logged_once_for_each_kind_with_how_often() -> None:
         repeats.flush()
     told = [(line["kind"], line["reason"], line["times"]) for line in logs]
     assert told == [("OOM", "reason 2", 3), ("timeout", "late", 1)]
+
+
+async def test_why_a_background_task_fails_is_in_the_log_and_in_a_metric(
+    server: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.sessions.expiry_sweep.EVERY_S", 0.05)
+    url, root = server
+    async with application(url) as client:
+        with structlog.testing.capture_logs() as logs:
+            await asyncio.to_thread(root.config_set, "maxmemory", "1")
+            async with asyncio.timeout(5):
+                while True:
+                    async with client.get("/metrics") as told:
+                        if 'rollcall_task_failures_total{kind="OOM",task="sweep"}' in await told.text():
+                            break
+                    await asyncio.sleep(0.05)
+        lines = [line for line in logs if line["event"] == "a background task failed" and line["task"] == "sweep"]
+        assert lines[0]["kind"] == "OOM"
+        assert "maxmemory" in lines[0]["reason"]
+        await asyncio.to_thread(root.config_set, "maxmemory", "0")

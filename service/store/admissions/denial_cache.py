@@ -14,7 +14,7 @@ import structlog
 from service.core.admission import Admission, Question, Terms
 from service.core.limits import MICRO, Limit, LimitState
 from service.core.tasks import round_completed
-from service.store.connection.calls import UNHEARD, subscriber
+from service.store.connection.calls import UNHEARD, note_failure, subscriber
 from service.store.keyspace import NAMES
 
 log = structlog.get_logger()
@@ -140,7 +140,7 @@ class DenialCache:
             try:
                 await self._listen(pubsub)
             except UNHEARD as error:
-                log.debug("no pushes", reason=f"{type(error).__name__}: {error}")
+                note_failure(error)
             finally:
                 self.heard_at = float("-inf")
                 await pubsub.aclose()

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO
 from service.core.tasks import round_completed
-from service.store.connection.calls import redis_call, run
+from service.store.connection.calls import note_failure, redis_call, run
 from service.store.keyspace import NAMES, limit_of_window, windows_of
 
 log = structlog.get_logger()
@@ -105,7 +105,7 @@ class Retention:
             try:
                 await self._catch_up(wanted)
             except StoreUnavailable as error:
-                log.warning("windows are not extended yet", reason=error.reason, limits=len(wanted))
+                note_failure(error)
                 self._wanted = {**wanted, **self._wanted}
                 self._woken.set()
                 await asyncio.sleep(AGAIN_S)

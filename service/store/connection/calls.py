@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, ResponseError
 
+from service.core.errors import StoreUnavailable
+from service.core.tasks import work_failed
 from service.store.connection.failures import is_loaded_already, is_unknown_function, unavailable
 from service.store.scripts import LIBRARY
 
@@ -23,6 +25,21 @@ RuntimeError where a connection was closed meanwhile.
 Text = str | bytes
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def note_failure(error: Exception) -> None:
+    """Note that Redis failed the current background task: its reason in the log, its kind in the metric."""
+    failure = unavailable(error)
+    work_failed(failure.reason, failure.kind)
+
+
+@contextmanager
+def failures_noted() -> Iterator[None]:
+    """Note a StoreUnavailable that is raised within, and go on."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        note_failure(error)
 
 
 def redis_call(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

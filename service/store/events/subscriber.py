@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from service.core.session_lists import Event, Gap
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, UNHEARD, redis_call, subscriber
+from service.store.connection.calls import AWAY, UNHEARD, note_failure, redis_call, subscriber
 from service.store.events.stream import event_of
 from service.store.keyspace import EVENTS_CAP, NAMES, keys_of
 
@@ -187,7 +187,7 @@ class EventSubscriber:
                 await pubsub.subscribe(NAMES.event_channel)
                 await self._read_while_wanted(pubsub)
             except UNHEARD as error:
-                log.debug("no news", reason=f"{type(error).__name__}: {error}")
+                note_failure(error)
                 await asyncio.sleep(AGAIN_S)
             finally:
                 await pubsub.aclose()
@@ -225,7 +225,7 @@ class EventSubscriber:
                     for event in events:
                         listener.hear(event)
         except AWAY as error:
-            log.debug("no news of a tenant", tenant=tenant, reason=f"{type(error).__name__}: {error}")
+            note_failure(error)
 
     @redis_call
     async def _newest(self, tenant: str) -> str:

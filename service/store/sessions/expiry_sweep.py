@@ -8,7 +8,6 @@ judged by the service's clock, as tokens are.
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from redis.exceptions import ResponseError
 from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, redis_call, run
+from service.store.connection.calls import AWAY, failures_noted, note_failure, redis_call, run
 from service.store.keyspace import NAMES, keys_of
 from service.store.leases import Leases
 from service.store.libraries import Libraries
@@ -89,16 +88,16 @@ class Sweeper:
         while True:
             wait_s = EVERY_S
             try:
-                with suppress(StoreUnavailable):  # while a node is away, its libraries can wait
+                with failures_noted():  # while a node is away, its libraries can wait
                     await self._libraries.keep()
                 if await self._may_sweep():
-                    with suppress(StoreUnavailable):  # the other nodes are swept while one is away
+                    with failures_noted():  # the other nodes are swept while one is away
                         await self._adopt_once()
                     swept = await self.sweep()
                     if swept.expired or swept.removed:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
             except StoreUnavailable as error:
-                log.debug("the sweep waits for redis", reason=error.reason)
+                note_failure(error)
                 wait_s = AGAIN_S
             round_completed()
             await asyncio.sleep(wait_s)
@@ -174,7 +173,7 @@ class Sweeper:
                 await self._client.sadd(NAMES.tenants, *rules.leeways_ms)
             return frozenset(await self._client.smembers(NAMES.tenants))
         except AWAY as error:
-            log.debug("the tenants to sweep are not known", reason=f"{type(error).__name__}: {error}")
+            note_failure(error)
             return [name.encode() for name in rules.leeways_ms]
 
     async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:

@@ -103,6 +103,10 @@ class Metrics:
         self._count_lost_lines: Callable[[], int] = lambda: 0
         self._lost_before = 0
         self._runs = LastRuns()
+        self._task_failures = self._counter(
+            "task_failures", "Rounds of background tasks that failed, by what kept them", "task", "kind"
+        )
+        self._failed_before: Tally[tuple[str, str]] = Tally()
 
         self._key_set_fetches = self._counter(
             "jwks_fetches", "Fetches of key sets, by tenant and outcome", "tenant", "outcome"
@@ -241,6 +245,9 @@ class Metrics:
         self._lost_before = lost
         for name, at_s in self._runs.at_s.items():
             self._last_run.labels(name).set(at_s)
+        for task, times in (self._runs.failures - self._failed_before).items():
+            self._task_failures.labels(*task).inc(times)
+        self._failed_before = Tally(self._runs.failures)
 
     async def run_forever(self) -> None:
         """Add it once a second, so that a reading in another worker misses at most a second."""
