@@ -146,7 +146,8 @@ def redis_server(*options: str) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     path = folder / "r.sock"
     command = [str(binary), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    # Python ignores SIGXFSZ; so does the server then, and a test can make its disk look full (RLIMIT_FSIZE).
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, restore_signals=False)
     try:
         wait_for(lambda: _listens_at(path))
         yield f"unix://{path}"

@@ -1,8 +1,9 @@
 """Every reason for a 503 is counted by kind, and logged once a second; what Redis refuses does not stay unsaid."""
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -12,15 +13,49 @@ from aiohttp.test_utils import TestClient
 
 from service.app import make_app
 from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.pipeline import PROBE_EVERY_S
 from service.web.monitoring.log_throttling import LogThrottle
 from tests.conftest import Client
-from tests.kit import OurServer, credentials, redis_server, settings
+from tests.kit import OurServer, credentials, redis_server, settings, wait_for
 
 pytestmark = pytest.mark.real_redis
 
 
 def acl(rule: str) -> Callable[[Any], Any]:
     return lambda root: root.execute_command("ACL", "SETUSER", "svc", rule)
+
+
+def limit_files(root: Any, size: int) -> None:
+    """Let no file of the server grow beyond `size`, as on a full disk; -1: let them grow."""
+    pid = root.info("server")["process_id"]
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def fill_disk(root: Any) -> None:
+    root.config_set("appendonly", "yes")
+    wait_for(lambda: not root.info("persistence")["aof_rewrite_in_progress"])
+    limit_files(root, 0)
+    with suppress(redis.ResponseError):
+        root.set("other", "1")  # the write that finds the disk full is still taken
+    wait_for(lambda: root.info("persistence")["aof_last_write_status"] == "err")
+
+
+def empty_disk(root: Any) -> None:
+    limit_files(root, -1)
+    wait_for(lambda: root.info("persistence")["aof_last_write_status"] == "ok")
+
+
+def fail_snapshot(root: Any) -> None:
+    root.config_set("save", "3600 1")
+    limit_files(root, 0)
+    root.bgsave()
+    wait_for(lambda: root.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+
+def take_snapshot(root: Any) -> None:
+    limit_files(root, -1)
+    root.bgsave()
+    wait_for(lambda: root.info("persistence")["rdb_last_bgsave_status"] == "ok")
 
 
 REFUSALS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
@@ -31,6 +66,8 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
         lambda r: r.config_set("min-replicas-to-write", "1"),
         lambda r: r.config_set("min-replicas-to-write", "0"),
     ),
+    "MISCONF, full disk": (fill_disk, empty_disk),
+    "MISCONF, failed snapshot": (fail_snapshot, take_snapshot),
 }
 
 
@@ -61,6 +98,7 @@ async def test_what_redis_refuses_is_counted_by_kind_and_logged_and_it_recovers(
 ) -> None:
     url, root = server
     breaks, mends = REFUSALS[kind]
+    kind = kind.partition(",")[0]
     async with application(url) as client:
         assert await status(client) == 200
         with structlog.testing.capture_logs() as logs:
@@ -163,3 +201,27 @@ async def test_why_a_background_task_fails_is_in_the_log_and_in_a_metric(
         assert lines[0]["kind"] == "OOM"
         assert "maxmemory" in lines[0]["reason"]
         await asyncio.to_thread(root.config_set, "maxmemory", "0")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in REFUSALS if kind != "NOPERM"])
+async def test_a_suspended_user_stays_suspended_while_redis_refuses_writes_and_afterwards(
+    server: tuple[str, Any], kind: str
+) -> None:
+    url, root = server
+    breaks, mends = REFUSALS[kind]
+    operator = {"authorization": "Bearer operator-token-for-all"}
+    async with application(url) as client:
+        async with client.post("/admin/v1/tenants/acme/users/mallory/suspend", json={}, headers=operator) as answer:
+            assert answer.status == 200
+        await asyncio.to_thread(breaks, root)
+        meanwhile = {await status(client, "/auth/status", headers=credentials("mallory")) for _ in range(20)}
+        meanwhile |= {await status(client, "/auth/logout", headers=credentials("mallory")) for _ in range(20)}
+        assert meanwhile <= {403, 503}
+        assert await status(client) == 503, "the breaker is open, or a write is refused"
+        await asyncio.sleep(3 * PROBE_EVERY_S)
+        assert await status(client) == 503, "it stays so for as long as writes are refused"
+        await asyncio.to_thread(mends, root)
+        async with asyncio.timeout(5):
+            while await status(client) != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await status(client, "/auth/status", headers=credentials("mallory")) == 403

@@ -319,6 +319,7 @@ class AdmissionPipeline:
                     await resp.hang_up()
                     raise
         except _FAILED as error:
+            self.failure = kind_of(error)
             log.debug("redis is still away", reason=reason_of(error))
             return
         if back.done():
