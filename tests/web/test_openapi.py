@@ -1,6 +1,8 @@
 """The description at /openapi.json is valid, names every route that there is, and allows every answer that is given."""
 
+import json
 import re
+from collections import Counter
 from typing import Any
 from urllib.parse import quote
 
@@ -11,10 +13,15 @@ from referencing import Registry, Resource
 
 from service import __version__
 from service.app import make_app
+from service.core.session_lists import EVENT_TYPES
+from service.core.traffic_statistics import Refused, TrafficSample
 from service.store.connection.client import RedisAccess
+from service.store.events.stream import Events
+from service.store.events.traffic_statistics import TrafficStatistics
 from service.web.admin import schemas
 from service.web.api.error_responses import CODES
 from service.web.openapi.description import document, operations
+from service.web.openapi.event_schemas import event_name
 from tests.conftest import Client
 from tests.kit import OPERATOR_TOKEN, credentials, settings
 
@@ -36,6 +43,7 @@ def test_every_route_is_described_and_every_description_is_a_route() -> None:
         path = re.sub(r"\{(\w+)\}", r"{\1}", route.resource.canonical if route.resource else "")
         if PAGES.match(path) or (route.method == "OPTIONS" and "verify" not in path):
             continue  # pages for people; CORS preflights
+        path = re.sub("^/auth/verify/(nginx|haproxy|traefik|caddy|envoy)$", "/auth/verify/{proxy}", path)
         acts = ("logout", "suspend", "reinstate", "terminate") if "{act}" in path else ("",)
         for act in acts:
             routes.add((route.method.lower(), path.replace("{act}", act)))
@@ -47,6 +55,51 @@ def test_every_route_is_described_and_every_description_is_a_route() -> None:
             assert (method, path) in described, f"{method} {path} is not described"
     for method, path in described:
         assert (method, path) in routes or ("*", path) in routes, f"{method} {path} does not exist"
+
+
+def test_it_is_small_and_every_operation_has_its_security_and_a_described_tag() -> None:
+    described = document(__version__)
+    assert len(json.dumps(described)) < 150_000
+    tags = {tag["name"]: tag["description"] for tag in described["tags"]}
+    names = set()
+    for methods in (*described["paths"].values(), *described["webhooks"].values()):
+        for operation in methods.values():
+            assert isinstance(operation["security"], list), operation["operationId"]
+            assert set(operation["tags"]) <= tags.keys()
+            names.add(operation["operationId"])
+    assert len(names) == sum(map(len, (*described["paths"].values(), *described["webhooks"].values())))
+
+
+def test_every_type_of_event_has_a_schema_and_a_webhook() -> None:
+    described = document(__version__)
+    assert described["webhooks"].keys() == {*EVENT_TYPES, "gap"}
+    assert described["components"]["schemas"]["Event"]["discriminator"]["mapping"].keys() == set(EVENT_TYPES)
+
+
+async def test_the_events_that_happen_are_those_that_are_described(client: Client, access: RedisAccess) -> None:
+    await client.get("/auth/status", headers=credentials("alice"))
+    asked: list[tuple[str, str, Any]] = [
+        ("put", "restrictions/pay", {"until": "2999-01-01T00:00:00Z"}),
+        ("put", "users/alice/restrictions/pay", None),
+        ("delete", "restrictions/pay", None),
+        ("put", "revocation", None),
+        ("delete", "revocation", None),
+        ("put", "limits/status-ip", {"requests": 1, "window": 60}),
+        ("post", "limits/status-ip/reset", {"subject": "127.0.0.1"}),
+        ("delete", "users/alice", {"reason": "gone"}),
+        ("delete", "limits/status-ip", None),
+    ]
+    for method, path, body in asked:
+        assert (await client.request(method, f"{AT}/{path}", headers=OPERATOR, json=body)).status == 200, path
+    refused = TrafficSample(refusals=Counter([Refused("FORBIDDEN", "verify", "10.0.0.1")]), shadow=Counter(["x"]))
+    await TrafficStatistics(access.client).pour("acme", refused)
+    schemas = document(__version__)["components"]["schemas"]
+    found = await Events(access.client).latest("acme", most=50)
+    for event in found:
+        told = event.as_dict()
+        schema = {**schemas[event_name(told["type"])], "additionalProperties": False}
+        Draft202012Validator(schema).validate(told)
+    assert {event.fields["type"] for event in found} == set(EVENT_TYPES)
 
 
 def test_every_error_code_of_the_contract_is_described_somewhere() -> None:
@@ -65,7 +118,7 @@ def test_bodies_are_those_that_are_read() -> None:
 REQUESTS: list[tuple[str, str, str, Any]] = [
     ("get", "/auth/status", "/auth/status", None),
     ("get", "/auth/logout", "/auth/logout", None),
-    ("post", "/auth/verify/nginx", "/auth/verify/nginx", None),
+    ("post", "/auth/verify/{proxy}", "/auth/verify/nginx", None),
     ("get", "/auth/verify", "/auth/verify", None),
     ("get", "/admin/v1/tenants", "/admin/v1/tenants", None),
     ("get", "/admin/v1/tenants/{tenant}", AT, None),
@@ -102,7 +155,8 @@ async def test_the_answers_that_are_given_are_those_that_are_described(client: C
             answer = await client.request(method, target, json=body, headers=headers)
             responses = described["paths"][path][method]["responses"]
             assert str(answer.status) in responses, (method, target, answer.status)
-            allowed = responses[str(answer.status)]
+            named = responses[str(answer.status)]["$ref"].rpartition("/")[2]
+            allowed = described["components"]["responses"][named]
             schema = allowed["content"]["application/json"]["schema"]
             pointed = _pointed(schema)
             Draft202012Validator(pointed, registry=registry).validate(await answer.json())

@@ -28,6 +28,8 @@ from service.web.admin.schemas import (
     MAX_USERS,
     ActBody,
     LimitBody,
+    LogoutBody,
+    LogoutManyBody,
     ManyBody,
     ReasonBody,
     ReplaceQuery,
@@ -149,7 +151,8 @@ async def session(request: web.Request, admin: AdminServices) -> web.StreamRespo
 @for_operators
 async def act(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """Log out, suspend, reinstate or terminate one user."""
-    body = await read_body(request, ActBody)
+    schema: type[ActBody | LogoutBody] = LogoutBody if request.match_info["act"] == "logout" else ActBody
+    body = await read_body(request, schema)
     [done] = await _act(request, admin, [read_user(request)], body)
     if done.outcome is Refusal.UNREADABLE:
         raise StoreUnavailable("the record or the rules of the user cannot be read", "record")
@@ -165,7 +168,8 @@ async def act(request: web.Request, admin: AdminServices) -> web.StreamResponse:
 @for_operators
 async def act_on_many(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """The same for up to 1,000 users, or for all users of a status in several calls, with a result for each."""
-    body = await read_body(request, ManyBody)
+    schema: type[ManyBody | LogoutManyBody] = LogoutManyBody if request.match_info["act"] == "logout" else ManyBody
+    body = await read_body(request, schema)
     following: str | None = None
     if body.status is None:
         users = list(dict.fromkeys(body.users))
@@ -178,10 +182,10 @@ async def act_on_many(request: web.Request, admin: AdminServices) -> web.StreamR
     return success(request, {"results": results} | ({} if body.status is None else {"next": following}))
 
 
-async def _act(request: web.Request, admin: AdminServices, users: Sequence[str], body: ActBody) -> list[ActionResult]:
+async def _act(
+    request: web.Request, admin: AdminServices, users: Sequence[str], body: ActBody | LogoutBody
+) -> list[ActionResult]:
     name = request.match_info["act"]
-    if body.everywhere and name != "logout":
-        raise InvalidRequest([("everywhere", "is allowed with logout only")])
     actions = await admin.actions.act(
         admin.at, users, CAUSES[name], admin.author(body.reason), everywhere=body.everywhere, skew_ms=admin.skew_ms
     )

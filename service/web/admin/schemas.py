@@ -4,10 +4,20 @@ import asyncio
 import json
 from collections import Counter
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import hdrs, web
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from service.core.admission import CAPABILITY
@@ -56,6 +66,33 @@ Subject = Annotated[
 Capability = Annotated[str, Field(pattern=CAPABILITY)]
 
 
+def _only_text(value: Any) -> Any:
+    if not isinstance(value, str | datetime | None):
+        raise ValueError("must be a moment such as 2026-11-22T21:16:16Z, as text")
+    return value
+
+
+def _not_zero(value: Any) -> Any:
+    """Refuse 0, which Python takes for False."""
+    if not isinstance(value, bool):
+        raise ValueError("must be false, or left out")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Read 60.0 as JSON Schema does; text and true are no numbers."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_only_text)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+NotEverywhere = Annotated[Literal[False], BeforeValidator(_not_zero)]
+
+
 class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False)
 
@@ -67,39 +104,57 @@ class ReasonBody(_Schema):
 
 
 class ActBody(ReasonBody):
-    """Log out, suspend, reinstate or terminate one user."""
+    """Suspend, reinstate or terminate one user."""
 
-    everywhere: bool = Field(False, description="logout only: also revoke the tokens issued until now")
+    everywhere: NotEverywhere = Field(False, description="is allowed with logout only")
 
 
-class ManyBody(ActBody):
-    """The same for many users: those that are named, or all that have a status."""
+class LogoutBody(ReasonBody):
+    """Log out one user."""
 
-    users: list[User] = Field(default_factory=list, max_length=MAX_USERS, description="this or `status`")
+    everywhere: bool = Field(False, strict=True, description="refuse the tokens issued until now as well")
+
+
+class _ManyUsers(_Schema):
+    """Many users: those that are named, or all that have a status."""
+
     status: Literal["logged_in", "logged_out", "expired", "suspended", "terminated"] | None = Field(
         None, description="all users of this status, about 1,000 in a call: repeat with `after` until `next` is null"
     )
     after: str | None = Field(None, pattern=r"^[0-9]{1,20}$", description="with `status`: `next` of the call before")
+    users: list[User] = Field(
+        default_factory=list, max_length=MAX_USERS, validate_default=True, description="this or `status`"
+    )
 
-    @model_validator(mode="after")
-    def _users_or_status(self) -> Self:
-        if bool(self.users) == (self.status is not None):
+    @field_validator("users")
+    @classmethod
+    def _users_or_status(cls, users: list[str], given: ValidationInfo) -> list[str]:
+        status = given.data.get("status")
+        if bool(users) == (status is not None):
             raise ValueError("needs users or status, and not both")
-        if self.after is not None and self.status is None:
+        if given.data.get("after") is not None and status is None:
             raise ValueError("after is allowed with status only")
-        return self
+        return users
+
+
+class ManyBody(_ManyUsers, ActBody):
+    """Suspend, reinstate or terminate many users."""
+
+
+class LogoutManyBody(_ManyUsers, LogoutBody):
+    """Log out many users."""
 
 
 class RestrictBody(ReasonBody):
     """Restrict from a capability."""
 
-    until: AwareDatetime | None = Field(None, description="in the future; null: until it is lifted")
+    until: Moment | None = Field(None, description="in the future; null: until it is lifted")
 
 
 class RevokeBody(ReasonBody):
     """Revoke tokens that were issued up to a moment."""
 
-    before: AwareDatetime | None = Field(
+    before: Moment | None = Field(
         None,
         description="at most 5 s (or the tenant's leeway) ahead; null: now, which covers every token that exists, "
         "also one issued that far ahead",
@@ -109,8 +164,8 @@ class RevokeBody(ReasonBody):
 class LimitBody(ReasonBody):
     """A limit in place of the configured one."""
 
-    requests: int = Field(ge=1, le=MAX_REQUESTS, strict=True)
-    window: int = Field(ge=1, le=MAX_WINDOW_S, strict=True, description="seconds")
+    requests: Whole = Field(ge=1, le=MAX_REQUESTS)
+    window: Whole = Field(ge=1, le=MAX_WINDOW_S, description="seconds")
 
 
 class ResetBody(ReasonBody):

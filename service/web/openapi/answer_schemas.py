@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from service.core.session_lists import EVENT_TYPES
 from service.core.sessions import RECORDED, Status
 
 Json = dict[str, Any]
@@ -38,24 +37,6 @@ SESSION_MEMBERS: Json = {
     "tokenExpiresAt": TIME,
 }
 SESSION = object_of(SESSION_MEMBERS)
-EVENT: Json = {
-    "type": "object",
-    "description": "One event; its members depend on `type`",
-    "properties": {
-        "id": {"type": "string"},
-        "at": MOMENT,
-        "type": {"enum": list(EVENT_TYPES)},
-        "userId": {"type": "string"},
-        "from": {"enum": list(Status)},
-        "to": {"enum": list(RECORDED)},
-        "by": {"type": "string"},
-        "ip": {"type": "string"},
-        "requestId": {"type": "string"},
-        "reason": {"type": "string"},
-        "count": COUNT,
-    },
-    "required": ["id", "at", "type"],
-}
 LIMIT = object_of({"requests": {"type": "integer"}, "window": {"type": "integer", "description": "seconds"}})
 RESTRICTIONS = list_of(object_of({"capability": {"type": "string"}, "until": TIME}))
 COUNTS = object_of({status.value: COUNT for status in RECORDED})
@@ -87,7 +68,7 @@ RESULT = object_of(
 SERIES = list_of(COUNT)
 LINKS = object_of({"links": {"type": "object", "additionalProperties": {"type": "string"}}})
 ACT = object_of({**SESSION_MEMBERS, "applied": APPLIED, **REVOKED}, optional=tuple(REVOKED))
-SCHEMAS: dict[str, Json] = {"Session": SESSION, "Event": EVENT, "Act": ACT}
+SCHEMAS: dict[str, Json] = {"Session": SESSION, "Act": ACT}
 A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
 AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 EVENTS: Json = list_of({"$ref": "#/components/schemas/Event"})

@@ -16,7 +16,6 @@ from service.core.admission import CAPABILITY
 from service.core.sessions import RECORDED
 from service.core.tokens.claims import MAX_USER_CHARS
 from service.web.admin import schemas
-from service.web.api.error_responses import CODES
 from service.web.openapi.answer_schemas import (
     A_SESSION,
     AN_ACT,
@@ -43,6 +42,8 @@ from service.web.openapi.answer_schemas import (
     nullable,
     object_of,
 )
+from service.web.openapi.components import HEADERS, Components, camel, statuses_of
+from service.web.openapi.event_schemas import event_schemas, webhooks
 
 TENANT_AND_USER: list[Json] = [{"tenant": [], "user": []}, {"tenant": [], "userBearer": []}]
 OPERATOR: list[Json] = [{"operator": []}]
@@ -92,10 +93,11 @@ def _operators(method: str, path: str, summary: str, data: Json | None = SUCCESS
 def _verify() -> list[Operation]:
     found = []
     how: Any = {"errors": ("FORBIDDEN", "VALIDATION_ERROR"), "headers": ("x-auth-*",)}
-    for proxy in ("", "/nginx", "/haproxy", "/traefik", "/caddy", "/envoy"):
+    for path, whose in (("", "any proxy"), ("/{proxy}", "the proxy that the path names")):
         for method in ("get", "head", "post", "put", "patch", "delete", "options"):
-            documented = f"Forward-auth{' for ' + proxy[1:] if proxy else ''}: is this request admitted?"
-            found.append(_users(method, f"/auth/verify{proxy}", documented, SUCCESS, **how))
+            summary = f"Forward-auth for {whose}: is this request admitted?"
+            more = {"errors": (*how["errors"], "NOT_FOUND")} if path else {}
+            found.append(_users(method, f"/auth/verify{path}", summary, SUCCESS, **{**how, **more}))
     return found
 
 
@@ -161,12 +163,12 @@ def _of_a_tenant() -> list[Operation]:
         "description": "with `status`: `after` of the next call; null: all were reached",
     }
     many = object_of({"results": list_of(RESULT), "next": walked}, optional=["next"])
-    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, or all of a status, with a result for each", many, body=schemas.ManyBody) for act in actions]  # fmt: skip
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, or all of a status, with a result for each", many, body=schemas.LogoutManyBody if act == "logout" else schemas.ManyBody) for act in actions]  # fmt: skip
     for user, query in users:
         found += [
             _operators("get", user, "One user, with history", object_of(one), query=query),
             _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.ReasonBody, query=query),
-            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", AN_ACT, errors=("CONFLICT",), body=schemas.ActBody, query=query) for act in actions),
+            *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", AN_ACT, errors=("CONFLICT",), body=schemas.LogoutBody if act == "logout" else schemas.ActBody, query=query) for act in actions),
         ]  # fmt: skip
     for whose, query in [(at, None), *users]:
         replace = schemas.ReplaceQuery if query is None else schemas.UserReplaceQuery
@@ -209,27 +211,41 @@ def operations() -> tuple[Operation, ...]:
     )  # fmt: skip
 
 
+_TAGS = {
+    "auth": "What a tenant's own clients and proxies call, with the tenant's token and the user's",
+    "admin": "What operators call: sessions, restrictions, limits, webhooks, events",
+    "service": "Health, metrics and this description",
+    "webhooks": "What the receivers of a tenant's events get",
+}
+
+
 @cache
 def document(version: str) -> Json:
     """Return the OpenAPI document."""
     used = {model for one in operations() for model in (one.body,) if model is not None}
     _, definitions = models_json_schema([(model, "validation") for model in sorted(used, key=lambda one: one.__name__)])
     definitions = _moved(definitions.get("$defs", {}))
+    components = Components()
     paths: dict[str, Json] = {}
     for one in operations():
-        paths.setdefault(one.path, {})[one.method] = _operation(one)
+        paths.setdefault(one.path, {})[one.method] = _operation(one, components)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Rollcall",
             "version": version,
             "description": "Session status, sliding-window limits and restrictions in front of a multi-tenant API.",
+            "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": documented} for name, documented in _TAGS.items()],
         "paths": paths,
+        "webhooks": webhooks(),
         "components": {
-            "schemas": {**SCHEMAS, **definitions, "Meta": _META},
-            "headers": _HEADERS,
+            "schemas": {**SCHEMAS, **event_schemas(), **definitions, **components.schemas},
+            "responses": components.responses,
+            "parameters": components.parameters,
+            "headers": HEADERS,
             "securitySchemes": {
                 "tenant": {"type": "apiKey", "in": "header", "name": "x-tenant-token"},
                 "user": {"type": "apiKey", "in": "header", "name": "x-token", "description": "the user's JWT"},
@@ -241,27 +257,6 @@ def document(version: str) -> Json:
     }
 
 
-_META = object_of({"requestId": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}, "timestamp": MOMENT})
-_HEADERS: dict[str, Json] = {
-    name: {"description": documented, "schema": {"type": kind}}
-    for name, kind, documented in (
-        ("x-request-id", "string", "the request's id: the client's if it is well-formed, else a new one"),
-        ("RateLimit-Policy", "string", "each limit that applies (draft-ietf-httpapi-ratelimit-headers)"),
-        ("RateLimit", "string", "what is left of each limit"),
-        ("X-RateLimit-Limit", "integer", "of the tightest limit"),
-        ("X-RateLimit-Remaining", "integer", "of the tightest limit"),
-        ("X-RateLimit-Reset", "integer", "seconds until the tightest limit has more quota"),
-        ("Retry-After", "integer", "seconds; a client that waits so long is admitted"),
-        ("x-degraded", "string", "what was decided without Redis: limits, sessions"),
-        ("x-auth-admitted", "string", "1: the request is admitted; a proxy must check it together with the status 200"),
-        ("x-auth-tenant", "string", "the tenant"),
-        ("x-auth-user", "string", "the user, percent-encoded"),
-        ("x-auth-status", "string", "the user's status"),
-        ("x-auth-expires", "string", "when the token expires"),
-    )
-}
-_LIMITED = ("RateLimit-Policy", "RateLimit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
-_AUTH = ("x-auth-admitted", "x-auth-tenant", "x-auth-user", "x-auth-status", "x-auth-expires")
 _PRINTED = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 _PARAMETERS: dict[str, Json] = {
     "tenant": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
@@ -272,32 +267,40 @@ _PARAMETERS: dict[str, Json] = {
     "capability": {"schema": {"type": "string", "pattern": CAPABILITY}},
     "limit": {"schema": {"type": "string", "minLength": 1}},
     "webhook": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
+    "proxy": {
+        "schema": {"type": "string", "enum": ["nginx", "haproxy", "traefik", "caddy", "envoy"]},
+        "description": "which fields describe the original request; for envoy its path follows in the path",
+    },
 }
 
 
-def _operation(one: Operation) -> Json:
+def _operation(one: Operation, components: Components) -> Json:
     names = [part[1:-1] for part in one.path.split("/") if part.startswith("{")]
-    parameters = [{"name": name, "in": "path", "required": True, **_PARAMETERS[name]} for name in names]
+    parameters = [
+        components.parameter(name, {"name": name, "in": "path", "required": True, **_PARAMETERS[name]})
+        for name in names
+    ]
     if one.query is not None:
         parameters += _query(one.query)
     if one.security is TENANT_AND_USER and one.path not in ("/auth/logout", "/auth/terminate"):
         schema: Json = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
         documented = "true: answer without a change of the status; false, or absent: the request is a use of the token"
-        parameters.append({"name": "x-passive", "in": "header", "schema": schema, "description": documented})
+        parameter = {"name": "x-passive", "in": "header", "schema": schema, "description": documented}
+        parameters.append(components.parameter("passive", parameter))
     if "last-event-id" in one.headers:
         documented = "continue after this event"
         parameters.append({"name": "last-event-id", "in": "header", "schema": {"type": "string", "pattern": r"^\d{1,15}-\d{1,19}$"}, "description": documented})  # fmt: skip
-    parameters.append({"name": "x-request-id", "in": "header", "schema": {"type": "string"}})
+    request_id = {"name": "x-request-id", "in": "header", "schema": {"type": "string"}}
+    parameters.append(components.parameter("requestId", request_id))
     operation_id = "_".join([one.method, *(part.strip("{}") for part in one.path.split("/") if part)])
     described: Json = {
         "operationId": operation_id.replace("-", "_").replace(".", "_"),
         "summary": one.summary,
         "tags": [one.path.split("/")[1] if one.path.count("/") > 1 else "service"],
         "parameters": parameters,
-        "responses": _responses(one),
+        "responses": _responses(one, operation_id, components),
+        "security": list(one.security),
     }
-    if one.security:
-        described["security"] = list(one.security)
     if one.body is not None:
         schema = {"$ref": f"#/components/schemas/{one.body.__name__}"}
         needed = bool(one.body.model_json_schema().get("required"))
@@ -321,40 +324,20 @@ def _query(model: type[BaseModel]) -> list[Json]:
     return found
 
 
-def _responses(one: Operation) -> Json:
-    limited = one.security is TENANT_AND_USER or one.security is OPERATOR
-    shown = ["x-request-id", *(_LIMITED if limited else ()), *(_AUTH if "x-auth-*" in one.headers else ())]
+def _responses(one: Operation, operation_id: str, components: Components) -> Json:
+    group = "User" if one.security is TENANT_AND_USER else "Operator" if one.security is OPERATOR else "Service"
+    limited, identity = group != "Service", "x-auth-*" in one.headers
+    name = camel(operation_id)
     if one.data is not None:
-        meta = {"$ref": "#/components/schemas/Meta"}
-        content: Mapping[str, Json] = {"application/json": {"schema": object_of({"meta": meta, "data": one.data})}}
+        documented = "Done" if one.data is SUCCESS else one.summary
+        found = {str(one.status): components.answer(name, documented, one.data, limited=limited, identity=identity)}
     else:
-        content = one.content
-    found: Json = {str(one.status): {"description": one.summary, "headers": _shown(shown), "content": content}}
-    by_status: dict[int, list[str]] = {}
-    for code in (*_ANY, *one.errors):
-        by_status.setdefault(CODES[code], []).append(code)
-    for status, codes in sorted(by_status.items()):
-        headers = [*shown[: 1 + len(_LIMITED)], "x-degraded"] if limited and status != 503 else ["x-request-id"]
-        if status in (429, 503):
-            headers.append("Retry-After")
-        found[str(status)] = {
-            "description": ", ".join(codes),
-            "headers": _shown(headers),
-            "content": {"application/json": {"schema": _error(status, codes)}},
-        }
+        found = {str(one.status): components.response(name, one.summary, dict(one.content), limited)}
+    for status, codes in statuses_of((*_ANY, *one.errors)):
+        # A proxy that knows 401 and 403 alone gets 403 for every refusal; the body says what it was.
+        told = sorted({*_ANY, *one.errors}) if status == 403 and identity else codes
+        found[str(status)] = components.error(group, status, told, limited)
     return found
-
-
-def _error(status: int, codes: Sequence[str]) -> Json:
-    error: Json = {"message": {"type": "string"}, "code": {"enum": list(codes)}, "status": {"const": status}}
-    if "VALIDATION_ERROR" in codes:
-        error["validation"] = list_of(object_of({"field": {"type": "string"}, "message": {"type": "string"}}))
-    meta = {"$ref": "#/components/schemas/Meta"}
-    return object_of({"meta": meta, "error": object_of(error, optional=("validation",))})
-
-
-def _shown(names: Sequence[str]) -> Json:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _moved(definitions: Any) -> Any:
