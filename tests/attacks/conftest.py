@@ -59,8 +59,8 @@ class Target:
         found: dict[str, Any] = {key: await self.redis.dump(key) for key in keys if _OF_USERS.match(key)}
         for stream in [key for key in keys if key.endswith("}:events")]:
             entries = [fields for _, fields in await self.redis.xrange(stream)]
-            if told := [fields for fields in entries if fields[b"type"] != b"refusal" or b"user" in fields]:
-                found[stream] = told
+            if reported := [fields for fields in entries if fields[b"type"] != b"refusal" or b"user" in fields]:
+                found[stream] = reported
         return found
 
 
@@ -135,7 +135,7 @@ class Attack:
 
     def __call__(self, attack: str, answered: Answer | str) -> None:
         """Note one, before it is judged."""
-        text = answered if isinstance(answered, str) else wire.told(answered)
+        text = answered if isinstance(answered, str) else wire.described(answered)
         self._properties.append((ATTACK, [self._area, attack, text]))
 
 
@@ -146,7 +146,7 @@ def attack(request: pytest.FixtureRequest) -> Attack:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of all attacks, where there were any: by area and answer, so that the odd one stands out."""
+    """Print the table of all attacks by area and answer, so that an unusual answer is easy to see."""
     ended = [
         report
         for outcome in ("passed", "failed", "skipped")

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from service.web.admin.routes import CAUSES
 from tests.attacks.conftest import Target
-from tests.attacks.raw_http import Fields, told
+from tests.attacks.raw_http import Fields, described
 from tests.kit import Answer
 
 ADMIN, DASHBOARD = "/admin/v1", "/dashboard/api"
@@ -117,7 +117,7 @@ async def try_to_log_in(target: Target, token: str, fields: Fields = (), **form:
 async def log_in(target: Target, token: str) -> Browser:
     """A browser of whoever that token is."""
     answer = await try_to_log_in(target, token)
-    assert answer.status == 303, told(answer)
+    assert answer.status == 303, described(answer)
     cookie = cookie_of(answer)
     page = await target.ask("GET", "/dashboard", [("cookie", f"rollcall={cookie}")])
     return Browser(cookie, csrf_of(page))

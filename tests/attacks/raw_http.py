@@ -78,7 +78,7 @@ def statuses(answers: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answers)]
 
 
-def told(answer: Answer) -> str:
+def described(answer: Answer) -> str:
     """Status and code of an answer, in short."""
     try:
         code = json.loads(answer.body)["error"]["code"]

@@ -11,7 +11,7 @@ from tests.kit import Answer, sign
 
 HEADERS = ("x-forwarded-for", "forwarded")
 OURS, OURS_6 = "203.0.113.9", "2001:db8:1:2::1"
-"""What the proxy in front says of the attacker; whatever stands left of it, the attacker wrote."""
+"""The entry that the proxy in front adds for the attacker, who wrote everything before it."""
 
 CLAIMED = [
     *("198.51.100.1", "198.51.100.1, 198.51.100.2", "127.0.0.2", "0.0.0.0", "255.255.255.255", "localhost"),
@@ -110,7 +110,7 @@ BEFORE = [(HEADERS[0], claimed) for claimed in CLAIMED] + [(HEADERS[1], claimed)
 
 
 @pytest.mark.parametrize(("header", "claimed"), BEFORE, ids=range(len(BEFORE)))
-async def test_behind_a_proxy_what_stands_before_its_word_is_not_believed(
+async def test_behind_a_proxy_what_precedes_its_own_entry_is_ignored(
     behind: dict[str, Behind], attack: Attack, header: str, claimed: str
 ) -> None:
     one = behind[header]
@@ -171,7 +171,7 @@ async def test_further_proxies_of_ours_are_seen_through(behind: dict[str, Behind
 async def test_whoever_has_quota_left_is_admitted_by_what_the_proxy_says(
     behind: dict[str, Behind], header: str
 ) -> None:
-    """Else nothing of the above would tell anything."""
+    """Otherwise the tests above would prove nothing."""
     one = behind[header]
     for address in ("198.51.100.1", "198.51.100.2"):
         assert (await over(one.target, one.appended(address))).status == 200

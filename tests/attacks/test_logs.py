@@ -1,4 +1,4 @@
-"""Secrets that are sent where they do not belong: the log of a real service never tells them, and is never forged."""
+"""Secrets in the wrong place: the log of a real service never has them, and cannot be forged."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ AT = "/admin/v1/tenants/acme"
 
 @pytest.fixture(scope="module")
 def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A process that logs everything, and is told of proxied requests."""
+    """A process that logs everything, and gets proxied requests."""
     content = config(
         redis={"url": redis_url, "timeout": 2},
         server={"access_log": "all", "trusted_proxies": ["127.0.0.0/8"]},
@@ -97,40 +97,40 @@ async def logged_after(service: Service, before: int) -> str:
     mark = f"mark-{secrets.token_hex(8)}"
     await wire.send(service.port, get("/healthz", ("x-request-id", mark)))
     async with asyncio.timeout(10):
-        while mark not in service.told[before:]:  # noqa: ASYNC110  # another process's doing
+        while mark not in service.log_text[before:]:  # noqa: ASYNC110  # another process's doing
             await asyncio.sleep(0.01)
-    return "".join(line for line in service.told[before:].splitlines(keepends=True) if mark not in line)
+    return "".join(line for line in service.log_text[before:].splitlines(keepends=True) if mark not in line)
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_no_secret_is_told_by_the_log_wherever_it_is_sent(service: Service, attack: Attack, place: str) -> None:
+async def test_the_log_has_no_secret_wherever_it_is_sent(service: Service, attack: Attack, place: str) -> None:
     found: dict[str, str] = {}
     for kind, secret in SECRETS.items():
-        before = len(service.told)
+        before = len(service.log_text)
         answers = await wire.send(service.port, PLACES[place](secret))
-        told = await logged_after(service, before)
-        errors = [line for line in told.splitlines() if json.loads(line)["level"] != "info"]
-        found[kind] = "told" if secret in told else "an error of ours" if errors else "not told"
+        reported = await logged_after(service, before)
+        errors = [line for line in reported.splitlines() if json.loads(line)["level"] != "info"]
+        found[kind] = "logged" if secret in reported else "an error of ours" if errors else "not logged"
         attack(f"{kind} {place}", found[kind])
         assert not any(status >= 500 for status in wire.statuses(answers))
-    assert {*found.values()} == {"not told"}, found
+    assert {*found.values()} == {"not logged"}, found
 
 
 async def test_a_request_that_breaks_off_is_no_error_of_ours(service: Service, attack: Attack) -> None:
     for path, fields in ((f"{AT}/users/alice/suspend", [BEARER]), ("/auth/logout", []), ("/dashboard/login", [FORM])):
-        before = len(service.told)
+        before = len(service.log_text)
         _, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(wire.request("POST", path, [*fields, ("content-length", "30")]) + b"{")
         await writer.drain()
         writer.close()
         await writer.wait_closed()
         async with asyncio.timeout(5):
-            while path not in service.told[before:]:
+            while path not in service.log_text[before:]:
                 await wire.send(service.port, get("/healthz"))
-        told = service.told[before:]
-        attack(f"hung up on at {path}", "told as an error" if '"error"' in told else "not told as an error")
-        assert '"level": "error"' not in told
-        assert '"status": 500' not in told
+        reported = service.log_text[before:]
+        attack(f"hung up on at {path}", "logged as an error" if '"error"' in reported else "not logged as an error")
+        assert '"level": "error"' not in reported
+        assert '"status": 500' not in reported
 
 
 FORGERIES = ["%0a{}", "%0d%0a{}", "%e2%80%a8{}", "%c2%85{}", "%1b[2J{}", "%00{}", "%22,%22x%22:{}", "%5cn{}"]
@@ -138,20 +138,20 @@ FORGERIES = ["%0a{}", "%0d%0a{}", "%e2%80%a8{}", "%c2%85{}", "%1b[2J{}", "%00{}"
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 async def test_no_line_of_the_log_is_anybody_elses(service: Service, attack: Attack, forgery: str) -> None:
-    before = len(service.told)
+    before = len(service.log_text)
     line = forgery.replace("{}", '{"event":"answered","status":200,"user":"forged"}').replace('"', "%22")
     await wire.send(service.port, get(f"/nothing/{line}"))
     await wire.send(service.port, get(f"{AT}/users/{line}", BEARER))
-    told = await logged_after(service, before)
+    reported = await logged_after(service, before)
     attack(f"a forged line by {forgery[:-2]}", "one line a request, as JSON")
-    lines = told.split("\n")[:-1]
+    lines = reported.split("\n")[:-1]
     assert len(lines) == 2
     for one in map(json.loads, lines):
         assert one["path"].count("forged") == 1
         assert "user" not in one
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", told)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", reported)
 
 
 def test_one_of_the_secrets_is_well_formed_as_a_request_id_and_one_is_not() -> None:
-    """Else nothing of the above would tell anything."""
+    """Otherwise the tests above would prove nothing."""
     assert len(SHORT_JWT) <= 128 < len(JWT)

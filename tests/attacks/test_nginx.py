@@ -1,4 +1,4 @@
-"""The same requests hidden in requests, at an nginx that stands in front as `examples/` has it.
+"""The same requests hidden in requests, at an nginx with the configuration of `examples/`.
 
 Whatever nginx makes of them: for each request that it answers, service and upstream have seen at most one, nobody
 is hidden behind somebody else's admission, and who comes next gets an answer of his own.
@@ -99,5 +99,5 @@ async def test_behind_nginx_more_fields_than_usual_are_no_outage(
 
 
 async def test_behind_nginx_a_request_that_hides_nothing_is_answered(deployment: Deployment, at: str) -> None:
-    """Else nothing of the above would tell anything."""
+    """Otherwise the tests above would prove nothing."""
     assert await strike(deployment, mallory(b"content-length: 3", body=b"abc") + LAST, at) == [200, 401]

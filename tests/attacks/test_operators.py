@@ -78,7 +78,7 @@ async def test_an_operator_of_one_tenant_reaches_nothing_of_another(target: Targ
 
 
 async def test_the_same_requests_are_granted_to_who_may(target: Target) -> None:
-    """Else nothing of the above would tell anything."""
+    """Otherwise the tests above would prove nothing."""
     browser = await log_in(target, OPERATOR_TOKEN)
     for root, fields in ((ADMIN, bearer(OPERATOR_TOKEN)), (DASHBOARD, browser.acting())):
         found = [wish for wish in wishes(target, root) if wish.route != "/events"]

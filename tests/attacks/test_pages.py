@@ -133,7 +133,7 @@ async def test_what_strangers_are_called_and_what_is_said_of_them_stays_text(
 @pytest.mark.parametrize(
     "text", [*SCRIPTS[:4], "x\n\ndata: {}\n\nevent: transition", "x\r\nid: 1-1\r\n", "\u2028\u2029\x85"]
 )
-async def test_the_api_tells_it_as_json_that_no_browser_takes_for_a_page(
+async def test_the_api_sends_it_as_json_that_no_browser_takes_for_a_page(
     target: Target, attack: Attack, text: str
 ) -> None:
     fields = bearer(OPERATOR_TOKEN)

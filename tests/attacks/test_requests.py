@@ -35,9 +35,9 @@ async def test_a_request_id_breaks_out_of_neither_header_nor_body(target: Target
         assert len(wire.statuses(answers)) == 1
         head, _, body = answers.partition(b"\r\n\r\n")
         assert b"evil" not in answers, "neither as it came nor decoded"
-        told = re.findall(rb"(?im)^x-request-id: (.*?)\r?$", head)
-        assert (told == [] and body == b"") or re.fullmatch(rb"req-[0-9a-f]+", told[0])
-        assert len(told) < 2
+        reported = re.findall(rb"(?im)^x-request-id: (.*?)\r?$", head)
+        assert (reported == [] and body == b"") or re.fullmatch(rb"req-[0-9a-f]+", reported[0])
+        assert len(reported) < 2
     attack(f"x-request-id {given!a}", f"{wire.statuses(answers)[0]}, and not echoed")
 
 
@@ -58,10 +58,10 @@ async def test_an_act_on_a_user_reaches_that_user_alone(target: Target, attack: 
     for method, end in (("POST", "/suspend"), ("PUT", "/restrictions/status"), ("PUT", "/revocation"), ("GET", "")):
         answer = await target.ask(method, path + end, OPERATOR)
         assert answer.status == 200, (method, end)
-    told = await target.kept()
-    assert all(key.startswith("rc:{acme}:") for key in told)
-    assert {key for key in told if ":u:" in key.removesuffix(name)} <= {"rc:{acme}:u:bob", f"rc:{{acme}}:u:{name}"}
-    assert f"rc:{{acme}}:rules:{name}" in told
+    reported = await target.kept()
+    assert all(key.startswith("rc:{acme}:") for key in reported)
+    assert {key for key in reported if ":u:" in key.removesuffix(name)} <= {"rc:{acme}:u:bob", f"rc:{{acme}}:u:{name}"}
+    assert f"rc:{{acme}}:rules:{name}" in reported
     assert (await target.ask("DELETE", path, OPERATOR)).status == 200
     attack(f"user {name!a}", "200, that user alone")
     assert await target.redis.get("rc:{acme}:u:bob") == before
@@ -71,7 +71,7 @@ NOBODY = ["a%00b", "a%0ab", "a%0d%0ab", "a%7fb", "a%c2%85b", "a" * 129, "%ED%A0%
 
 
 @pytest.mark.parametrize("name", NOBODY)
-async def test_what_no_user_can_be_called_is_told_so(target: Target, attack: Attack, name: str) -> None:
+async def test_a_name_that_no_user_can_have_is_an_error(target: Target, attack: Attack, name: str) -> None:
     for wish in wishes(target, user=name):
         if name in wish.path:
             answer = await target.ask(wish.method, wish.path, OPERATOR, wish.body)
@@ -147,7 +147,7 @@ async def test_no_file_is_read_but_those_that_are_for_everybody(target: Target, 
     attack(f"file {name}", answer)
 
 
-async def test_a_file_that_is_not_there_is_told_and_counted_as_such(target: Target, attack: Attack) -> None:
+async def test_a_missing_file_is_reported_and_counted_as_such(target: Target, attack: Attack) -> None:
     async def counted() -> float:
         text = (await target.ask("GET", "/metrics")).body.decode()
         found = re.search(r'rollcall_requests_total\{operation="-",status="404"\} (\S+)', text)
@@ -272,21 +272,21 @@ async def test_a_bomb_that_nobody_reads_is_not_unpacked(
 
     monkeypatch.setattr(ZLibDecompressor, "decompress_sync", counting)
     answer = await target.ask("POST", path, [("content-encoding", "deflate")], deflated(bytes(MUCH)))
-    attack(f"a bomb at {path}", f"{wire.told(answer)}, {unpacked} bytes unpacked")
+    attack(f"a bomb at {path}", f"{wire.described(answer)}, {unpacked} bytes unpacked")
     assert answer.status in (400, 401, 404, 405, 415)
     assert unpacked <= BOUND
 
 
-# --- what a proxy would tell ---------------------------------------------------------------------------
+# --- what a proxy would send ---------------------------------------------------------------------------
 
 
-async def test_who_is_no_proxy_of_ours_tells_of_no_request(launch: Launch, attack: Attack) -> None:
+async def test_a_peer_that_is_not_a_trusted_proxy_cannot_ask_about_a_request(launch: Launch, attack: Attack) -> None:
     routes = [{"path": "/public/*", "open": True}, {"path": "/*", "capability": "api"}]
     target = await launch(routes=routes, server={"trusted_proxies": ["10.0.0.0/8"]})
-    told = [("x-original-uri", "/public/x"), ("x-original-method", "GET")]
-    told += [("x-forwarded-uri", "/public/x"), ("x-forwarded-method", "GET"), ("x-forwarded-for", "10.0.0.1")]
+    reported = [("x-original-uri", "/public/x"), ("x-original-method", "GET")]
+    reported += [("x-forwarded-uri", "/public/x"), ("x-forwarded-method", "GET"), ("x-forwarded-for", "10.0.0.1")]
     for path in ("", "/nginx", "/haproxy", "/traefik", "/caddy", "/envoy/public/x"):
-        answer = await target.ask("GET", f"/auth/verify{path}", told)
+        answer = await target.ask("GET", f"/auth/verify{path}", reported)
         attack(f"/auth/verify{path} by anybody", answer)
         assert (answer.status, answer.code) in [
             (400, "BAD_REQUEST"),
@@ -303,7 +303,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_place_in_the_events_that_is_none_is_told_so_before_anything_is_sent(
+async def test_a_wrong_last_event_id_is_an_error_before_anything_is_sent(
     target: Target, attack: Attack, place: str
 ) -> None:
     browser = await log_in(target, OPERATOR_TOKEN)

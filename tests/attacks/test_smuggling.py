@@ -125,7 +125,9 @@ SWALLOWED: dict[str, bytes] = {
     "in the body of CONNECT": mallory(CL % len(HIDDEN), body=HIDDEN, first="CONNECT rollcall:80 HTTP/1.1"),
     "in the body of what is not there": mallory(CL % len(HIDDEN), body=HIDDEN, first="POST /nothing HTTP/1.1"),
     "in a body that was asked for": mallory(b"expect: 100-continue", CL % len(HIDDEN), body=HIDDEN),
-    "in a body that the connection is told of": mallory(b"connection: content-length", CL % len(HIDDEN), body=HIDDEN),
+    "in a body whose length is a connection option": mallory(
+        b"connection: content-length", CL % len(HIDDEN), body=HIDDEN
+    ),
     "in a body of another coding": mallory(b"content-encoding: chunked", CL % len(HIDDEN), body=HIDDEN),
     "in a body, the length in capitals": mallory(b"CONTENT-LENGTH:\t%d\t" % len(HIDDEN), body=HIDDEN),
     "in a body, the chunks underscored": mallory(b"transfer_encoding: chunked", CL % len(HIDDEN), body=HIDDEN),
@@ -164,7 +166,7 @@ async def test_a_body_is_swallowed_whatever_it_looks_like_and_the_next_request_i
 
 
 async def test_a_hidden_request_that_is_none_is_answered(target: Target) -> None:
-    """Else nothing of the above would tell anything: two requests on one connection are two."""
+    """Otherwise the tests above would prove nothing: two requests on one connection are two."""
     answers = await target.exchange(mallory(CL % 3, body=b"abc") + HIDDEN + LAST)
     assert wire.statuses(answers) == [200, 200, 200]
     assert "rc:{acme}:u:alice" in await target.keys()

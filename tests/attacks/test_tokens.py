@@ -262,7 +262,7 @@ async def test_a_token_that_is_sent_otherwise_is_refused_too(target: Target, att
     answer = await target.ask(fields=fields)
     attack(name, answer)
     assert answer.status == status
-    assert (answer.code if answer.body else "") == code, "what cannot be parsed as HTTP is told nothing"
+    assert (answer.code if answer.body else "") == code, "what cannot be parsed as HTTP gets no body"
     assert await target.kept() == {}
 
 
@@ -362,7 +362,7 @@ async def test_a_name_of_separators_stays_within_its_key_and_its_tenant(
     assert (await target.ask(fields=of(sign("bob")))).status == 200
     before = await target.redis.get("rc:{acme}:u:bob")
     answer = await target.ask(fields=of(claiming(sub=sub)))
-    attack(f"sub {sub!a}", f"{wire.told(answer)}, within its key")
+    attack(f"sub {sub!a}", f"{wire.described(answer)}, within its key")
     assert (answer.status, answer.data["userId"], answer.data["tenant"]) == (200, sub, "acme")
     assert {key for key in await target.keys() if ":u:" in key} == {"rc:{acme}:u:bob", f"rc:{{acme}}:u:{sub}"}
     assert all(key.startswith("rc:{acme}:") for key in await target.kept())

@@ -172,20 +172,20 @@ def play(
         time.sleep(after_s)
     if ends_ready:
         wait_for(lambda: service.get("/readyz").status == 200, within_s=30)
-    told = load.acknowledged()
-    there = records(told)
-    kept = ["s" if one.suspends else "o" for one in told]
-    lost = [one for one, record, status in zip(told, there, kept, strict=True) if (record or "-")[0] != status]
+    reported = load.acknowledged()
+    there = records(reported)
+    kept = ["s" if one.suspends else "o" for one in reported]
+    lost = [one for one, record, status in zip(reported, there, kept, strict=True) if (record or "-")[0] != status]
     heard, back = _logged(service, HEARD, began), _logged(service, BACK, began)
-    during = [one for one in told if heard and heard < one.at and (not back or one.until < back)]
-    hit = sorted(one.until for one in told if one.tenant == tenants[0] and one.until > began)
+    during = [one for one in reported if heard and heard < one.at and (not back or one.until < back)]
+    hit = sorted(one.until for one in reported if one.tenant == tenants[0] and one.until > began)
     moments = [began, *hit, max(one.until for one in load.writes)]
     return Outcome(
         event,
         server,
         len(load.writes),
         Counter(one.status for one in load.writes),
-        len(told),
+        len(reported),
         len(lost),
         heard - began if heard else None,
         len(during) if len(tenants) == 1 else None,
@@ -195,7 +195,7 @@ def play(
 
 def _logged(service: Service, event: str, since: float) -> float | None:
     """When the service's log first had this line after a moment."""
-    for line in service.told.splitlines():
+    for line in service.log_text.splitlines():
         if f'"{event}"' in line:
             at = datetime.fromisoformat(json.loads(line)["timestamp"]).timestamp()
             if at >= since:
@@ -243,8 +243,8 @@ def under_sentinels(
     with redis_sentinels(*options, replicas=2, server=server) as sentinels:
         url = sentinels.url if follows else f"redis://127.0.0.1:{sentinels.master.port}"
 
-        def records(told: Sequence[Write]) -> list[str | None]:
-            keys = [keys_of(one.tenant).user(one.user) for one in told]
+        def records(reported: Sequence[Write]) -> list[str | None]:
+            keys = [keys_of(one.tenant).user(one.user) for one in reported]
             return list(sentinels.current().client.mget(keys))
 
         def strike_now() -> None:
@@ -269,12 +269,12 @@ def on_a_cluster(
         tenants = cluster.tenants()
         with serving(cluster.url, tenants) as service:
 
-            def records(told: Sequence[Write]) -> list[str | None]:
+            def records(reported: Sequence[Write]) -> list[str | None]:
                 alive = [one for one in cluster.nodes if one.process.poll() is None]
                 client: Any = redis.RedisCluster("127.0.0.1", random.choice(alive).port, decode_responses=True)
                 try:
                     pipeline = client.pipeline()
-                    for one in told:
+                    for one in reported:
                         pipeline.get(keys_of(one.tenant).user(one.user))
                     return list(pipeline.execute())
                 finally:
@@ -423,8 +423,8 @@ def main() -> None:
     ]
     if not only:
         tables = {"sentinel": table(sentinel), "unfollowed": table(unfollowed), "cluster": table(cluster)}
-        told = PAGE.format(rate=RATE, timeout=TIMEOUT_S, **tables)
-        (ROOT / "docs" / "reference" / "failovers.md").write_text(told)
+        reported = PAGE.format(rate=RATE, timeout=TIMEOUT_S, **tables)
+        (ROOT / "docs" / "reference" / "failovers.md").write_text(reported)
 
 
 def _told(outcome: Outcome) -> Outcome:

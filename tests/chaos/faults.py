@@ -66,7 +66,7 @@ class Server:
 
 
 class Relay:
-    """Stands between service and Redis, and does with what passes as it is told."""
+    """A relay between the service and Redis that delays, drops or changes what passes."""
 
     def __init__(self, path: Path) -> None:
         self.mode = "pass"
@@ -283,7 +283,7 @@ def lost(server: Server, asked: list[Asked]) -> list[Asked]:
 
 @contextmanager
 def broken_deployment(folder: Path, fsync: str = "always") -> Iterator[tuple[Service, Server, Relay]]:
-    """A service on a Redis that a relay stands in front of."""
+    """A service on a Redis behind a relay."""
     server = Server(fsync)
     relay = Relay(server.path)
     url = f"redis://127.0.0.1:{relay.port}"
@@ -321,7 +321,7 @@ def _outcome(fault: Fault, load: Load, server: Server, began: float, mended: flo
     noticed = min(failed, default=None)
     again = min(one.at + one.took_s for one in asked if one.status == 200 and one.at + one.took_s > mended)
     during = [one for one in asked if began < one.at + one.took_s and one.at < mended]
-    # The breaker opens with the third trip in a row that failed: from the answers, those are told in a moment.
+    # The breaker opens with the third trip in a row that failed: from the answers, they come within a moment.
     opened = noticed + 2.5 * TIMEOUT_S if noticed is not None else mended
     return Outcome(
         fault.name,

@@ -74,7 +74,7 @@ def main() -> None:
     for fault in FAULTS:
         with tempfile.TemporaryDirectory() as folder:
             outcomes.append(play(fault, Path(folder), before_s=0.5, during_s=3, after_s=0.5))
-    told = PAGE.format(
+    reported = PAGE.format(
         clients=CLIENTS,
         timeout=TIMEOUT_S,
         failures=FAILURES_TO_OPEN,
@@ -82,7 +82,7 @@ def main() -> None:
         faults=table(outcomes),
         kills=kills(),
     )
-    (ROOT / "docs" / "reference" / "outages.md").write_text(told)
+    (ROOT / "docs" / "reference" / "outages.md").write_text(reported)
 
 
 if __name__ == "__main__":

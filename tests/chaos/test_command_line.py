@@ -71,10 +71,10 @@ def test_repair_mends_what_disagrees_while_the_service_runs_and_while_it_does_no
     with redis.Redis(unix_socket_path=socket) as root:
         root.zrem("rc:{acme}:by:logged_in", "alice")
         root.zadd("rc:{acme}:by:suspended", {"ghost": 1})
-        told = run("repair", config=service.path)
-        assert told.returncode == 0, told.stderr
-        assert "acme: " in told.stdout
-        assert "2 users mended: 'alice', 'ghost'" in told.stdout
+        reported = run("repair", config=service.path)
+        assert reported.returncode == 0, reported.stderr
+        assert "acme: " in reported.stdout
+        assert "2 users mended: 'alice', 'ghost'" in reported.stdout
         assert root.zscore("rc:{acme}:by:logged_in", "alice") is not None
     service.end()
     again = run("repair", config=service.path)
@@ -88,9 +88,9 @@ def test_check_redis_says_where_no_server_can_read_the_embedded_data(tmp_path: P
     (tmp_path / "config.yaml").write_text(json.dumps(config()))
     assert run("check", "--redis", config=tmp_path / "config.yaml").returncode == 0
     shutil.copytree(ROOT / "tests" / "store" / "folders" / "redis-8.2", tmp_path / "var" / "redis")
-    told = run("check", "--redis", config=tmp_path / "config.yaml")
-    assert told.returncode == 2
-    assert "was written by Redis 7.4 or newer" in told.stderr
+    reported = run("check", "--redis", config=tmp_path / "config.yaml")
+    assert reported.returncode == 2
+    assert "was written by Redis 7.4 or newer" in reported.stderr
 
 
 def test_check_says_good_or_every_mistake(tmp_path: Path) -> None:
@@ -99,18 +99,18 @@ def test_check_says_good_or_every_mistake(tmp_path: Path) -> None:
     broken = tmp_path / "config.yaml"
     broken.write_text(json.dumps(config(server={"port": "x", "prot": 1})))
     for words in (["check"], ["serve"], []):
-        told = run(*words, config=broken)
-        assert told.returncode == 2
-        assert "server.port" in told.stderr
-        assert "server.prot" in told.stderr
-        assert "Traceback" not in told.stderr
+        reported = run(*words, config=broken)
+        assert reported.returncode == 2
+        assert "server.port" in reported.stderr
+        assert "server.prot" in reported.stderr
+        assert "Traceback" not in reported.stderr
 
 
 def test_token_prints_a_jwt_that_the_service_takes(start: Start) -> None:
     service = start(config(tenants={"acme": with_rules(issuer="us", audience=["api", "web"])})).wait_until_ready()
-    told = run("token", "--tenant", "acme", "--user", "ünï cödé", "--ttl", "60", config=service.path)
-    assert told.returncode == 0, told.stderr
-    headers = {"x-tenant-token": TENANT_TOKEN, "x-token": told.stdout.strip()}
+    reported = run("token", "--tenant", "acme", "--user", "ünï cödé", "--ttl", "60", config=service.path)
+    assert reported.returncode == 0, reported.stderr
+    headers = {"x-tenant-token": TENANT_TOKEN, "x-token": reported.stdout.strip()}
     assert service.get("/auth/status", headers).data["userId"] == "ünï cödé"
 
 
@@ -121,7 +121,7 @@ def with_rules(**rules: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--tenant", "nobody", "--user", "a"], "there is no tenant nobody; known are acme, globex"),
         (["--tenant", "acme", "--user", ""], "a user has 1 to 128 characters"),
@@ -133,13 +133,13 @@ def with_rules(**rules: Any) -> dict[str, Any]:
         (["--tenant", "acme"], "the following arguments are required: --user"),
     ],
 )
-def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], told: str) -> None:
+def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], reported: str) -> None:
     path = tmp_path / "config.yaml"
     remote = {"token": "t", "jwt": {"jwks_url": "http://127.0.0.1:1/"}}
     path.write_text(json.dumps(config(tenants={"globex": remote})))
     done = run("token", *words, config=path)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert reported in done.stderr
     assert SECRET not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Many clients at once: those who ask while the service ends, who idle, who are slow, and who listen."""
+"""Many clients at once: some send while the service ends, some are idle or slow, some listen."""
 
 import asyncio
 import contextlib
@@ -89,7 +89,7 @@ def test_ten_thousand_idle_connections_cost_bounded_memory_and_slow_down_nobody(
         each_kib = (rss_mib(service.process.pid) - before) * 1024 / IDLE
         assert each_kib < KIB_EACH
         assert {service.get("/auth/status", credentials(f"u{number}")).status for number in range(20)} == {200}
-    assert '"level": "error"' not in service.told
+    assert '"level": "error"' not in service.log_text
 
 
 async def dribble(port: int, stop: asyncio.Event) -> bool:
@@ -129,7 +129,7 @@ async def test_clients_that_send_a_byte_a_second_are_hung_up_on_and_hold_up_nobo
 
 
 class Hearing:
-    """One who listens, and counts what is told."""
+    """A listener that counts its events."""
 
     def __init__(self) -> None:
         self.users: list[str] = []
@@ -163,7 +163,7 @@ async def many_listening(port: int, count: int) -> AsyncIterator[list[Hearing]]:
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector, timeout=timeout) as session:
         tasks = [asyncio.create_task(one.listen(session)) for one in everybody]
         async with asyncio.timeout(30):
-            while not all(one.last for one in everybody):  # noqa: ASYNC110  # told by the service alone
+            while not all(one.last for one in everybody):  # noqa: ASYNC110  # only the service can tell
                 await asyncio.sleep(0.05)
         yield everybody
         for task in tasks:
@@ -172,7 +172,7 @@ async def many_listening(port: int, count: int) -> AsyncIterator[list[Hearing]]:
 
 
 def deaf(port: int) -> socket.socket:
-    """Who asks for the stream and takes nothing of it."""
+    """A client that requests the stream and reads nothing of it."""
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     one.connect(("127.0.0.1", port))
@@ -209,7 +209,7 @@ async def test_500_listeners_share_one_reader_and_a_deaf_one_holds_up_nobody(sta
                 async with asyncio.timeout(20):
                     while any(len(one.users) < len(sent) for one in everybody):  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
-        assert all(one.users == sent for one in everybody), "each was told each, in order"
+        assert all(one.users == sent for one in everybody), "each got each event, in order"
         assert not any(one.dropped for one in everybody)
         readers: Any = server.client.client_list(_type="pubsub")
         assert len(readers) == 2, "of the refusals, and of the events"
@@ -222,7 +222,7 @@ async def test_500_listeners_share_one_reader_and_a_deaf_one_holds_up_nobody(sta
 
 
 class Receiver:
-    """Of a webhook: whose signature is good, and whom it was told of."""
+    """A webhook's receiver: it checks signatures, and notes the users."""
 
     def __init__(self) -> None:
         self.users: list[str] = []
@@ -248,11 +248,11 @@ async def test_listeners_and_webhooks_miss_nothing_when_the_service_is_killed(st
             limits={"logout": [], "admin": []},
             tenants={"acme": tenant(webhooks=[{**hooks[0], "events": ["transition"]}])},
         )
-        await _kill_while_told(start, content, server, receiver)
+        await _kill_while_delivering(start, content, server, receiver)
     await asyncio.to_thread(server.close)
 
 
-async def _kill_while_told(start: Start, content: dict[str, Any], server: Server, receiver: Receiver) -> None:
+async def _kill_while_delivering(start: Start, content: dict[str, Any], server: Server, receiver: Receiver) -> None:
     service = await asyncio.to_thread(lambda: start(content).wait_until_ready())
     hearing = Hearing()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{service.port}") as session:
@@ -283,11 +283,11 @@ async def _kill_while_told(start: Start, content: dict[str, Any], server: Server
                 await asyncio.sleep(0.02)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-    told = [event[b"user"].decode() for _, event in server.client.xrange("rc:{acme}:events")]
-    assert hearing.users == told, "every one, once, in order"
+    reported = [event[b"user"].decode() for _, event in server.client.xrange("rc:{acme}:events")]
+    assert hearing.users == reported, "every one, once, in order"
     async with asyncio.timeout(40):  # the lease of the worker that was killed runs out first
-        while not set(told) <= set(receiver.users):  # noqa: ASYNC110
+        while not set(reported) <= set(receiver.users):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    assert list(dict.fromkeys(receiver.users)) == told, "each at least once, and in order"
+    assert list(dict.fromkeys(receiver.users)) == reported, "each at least once, and in order"
     assert receiver.forged == 0
     await asyncio.to_thread(service.end)

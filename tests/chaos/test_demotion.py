@@ -66,9 +66,11 @@ def test_under_load_requests_are_refused_for_a_moment_and_every_transition_has_o
     assert {one.status for one in load.writes} <= {200, 503}
     assert refused, "the demoted primary refuses what is under way"
     last = refused[-1] - began
-    told = f"{len(load.writes)} requests, {len(refused)} answered 503, the last {last:.2f} s after the failover began"
-    assert refused[-1] - refused[0] < RECOVERED_WITHIN_S, told
-    assert last < RECOVERED_WITHIN_S, told
+    reported = (
+        f"{len(load.writes)} requests, {len(refused)} answered 503, the last {last:.2f} s after the failover began"
+    )
+    assert refused[-1] - refused[0] < RECOVERED_WITHIN_S, reported
+    assert last < RECOVERED_WITHIN_S, reported
     assert ready.status == 200
     there: Any = pair.replica.client
     acknowledged = load.acknowledged()
@@ -102,7 +104,7 @@ async def test_every_part_follows_within_a_second(pair: Pair) -> None:
 
     listening = asyncio.create_task(listen())
     number = 0
-    while not users.keys() & receiver.told.keys():  # a webhook begins with what happens once it is worked
+    while not users.keys() & receiver.received_at.keys():  # a webhook begins with what happens once it is worked
         number += 1
         assert (await client.post("/auth/logout", headers=credentials(f"before-{number}"))).status == 200
         await asyncio.sleep(0.05)
@@ -119,8 +121,8 @@ async def test_every_part_follows_within_a_second(pair: Pair) -> None:
     while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert time.monotonic() - struck < 1
-    await until(lambda: {"after", "s"} <= users.keys() & receiver.told.keys())
-    late = {part: told["s"] - struck for part, told in (("stream", users), ("webhook", receiver.told))}
+    await until(lambda: {"after", "s"} <= users.keys() & receiver.received_at.keys())
+    late = {part: reported["s"] - struck for part, reported in (("stream", users), ("webhook", receiver.received_at))}
     assert max(late.values()) < 2, late
     await until(lambda: runtime.runs.at_s["sweep"] > swept_before)
     await until(lambda: (pair.replica.client.get("rc:{acme}:u:expires") or "-")[0] == "e")

@@ -86,14 +86,14 @@ def test_every_breaker_that_opened_under_load_closes_again(deployment: tuple[str
 
 
 class Receiver:
-    """A webhook's receiver, and when it was told of which user."""
+    """A webhook's receiver, and when it received an event of which user."""
 
     def __init__(self) -> None:
-        self.told: dict[str, float] = {}
+        self.received_at: dict[str, float] = {}
 
     async def take(self, request: web.Request) -> web.Response:
         user = json.loads(await request.read())["data"].get("userId", "")
-        self.told.setdefault(user, time.monotonic())
+        self.received_at.setdefault(user, time.monotonic())
         return web.Response(status=204)
 
 
@@ -142,7 +142,7 @@ async def test_every_part_follows_a_planned_failover_within_a_second(sentinels: 
 
     following = asyncio.create_task(follow())
     number = 0
-    while not users.keys() & receiver.told.keys():  # a webhook begins with what happens once it is worked
+    while not users.keys() & receiver.received_at.keys():  # a webhook begins with what happens once it is worked
         number += 1
         assert (await client.post("/auth/logout", headers=credentials(f"before-{number}"))).status == 200
         await asyncio.sleep(0.05)
@@ -158,9 +158,9 @@ async def test_every_part_follows_a_planned_failover_within_a_second(sentinels: 
     assert (await client.post("/auth/logout", headers=credentials("after"))).status == 200
     assert (await client.post("/admin/v1/tenants/acme/users/s/suspend", headers=OPERATOR, json={})).status == 200
     assert (await client.get("/readyz")).status == 200
-    await until(lambda: {"after", "s"} <= users.keys() & receiver.told.keys())
+    await until(lambda: {"after", "s"} <= users.keys() & receiver.received_at.keys())
     await until(lambda: runtime.runs.at_s["sweep"] > swept_before)
-    late = {part: told["s"] - back for part, told in (("stream", users), ("webhook", receiver.told))}
+    late = {part: reported["s"] - back for part, reported in (("stream", users), ("webhook", receiver.received_at))}
     assert max(late.values()) < 1, late
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)

@@ -62,11 +62,11 @@ def test_sighup_fetches_key_sets_anew_and_a_withdrawn_key_verifies_nothing_in_an
     def statuses() -> set[int]:
         return {service.get("/auth/status", who).status for _ in range(10 * workers)}
 
-    wait_for(lambda: service.told.count('"event": "jwks fetched"') == workers)
+    wait_for(lambda: service.log_text.count('"event": "jwks fetched"') == workers)
     assert statuses() == {200}
     issuer.keys = []
     if broken:
         service.configure({**content, "sessions": {"retention": -1}})
     service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: service.told.count('"event": "jwks fetched"') == 2 * workers)
+    wait_for(lambda: service.log_text.count('"event": "jwks fetched"') == 2 * workers)
     assert statuses() == {401}

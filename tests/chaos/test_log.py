@@ -1,4 +1,4 @@
-"""The log is never in the way: its reader may be gone, stand still, or its disk be full, and the service goes on."""
+"""The log never delays the service: its reader may be gone or slow, or its disk full."""
 
 import os
 import signal

@@ -73,7 +73,7 @@ def test_the_least_rights_of_a_namespace_are_enough_for_it_and_reach_no_other(st
     assert service.get("/auth/logout", credentials("alice")).status == 200
     assert service.get("/readyz").data["warnings"] == []
     elsewhere = start(deployment(mine, "rc")).wait_until_listening()
-    wait_for(lambda: "lacks rights" in elsewhere.told)
+    wait_for(lambda: "lacks rights" in elsewhere.log_text)
     assert elsewhere.get("/readyz").status == 503
 
 

@@ -43,13 +43,13 @@ def kill_often(folder: Path, fsync: str, times: int) -> tuple[int, list[float]]:
                 server.kill()
             server.start()
             wait_for(lambda: service.get("/readyz").status == 200)
-            told = load.acknowledged()
-            acknowledged += len(told)
-            ages += [killed_at - _told_at(one) for one in lost(server, told)]
+            reported = load.acknowledged()
+            acknowledged += len(reported)
+            ages += [killed_at - _answered_at(one) for one in lost(server, reported)]
     return acknowledged, ages
 
 
-def _told_at(one: Asked) -> float:
+def _answered_at(one: Asked) -> float:
     return one.at + one.took_s
 
 
@@ -59,4 +59,4 @@ def test_kill_9_of_redis_at_full_load_costs_what_its_persistence_says(fsync: str
     assert acknowledged > 300 * KILLS
     if fsync == "always":
         assert ages == []
-    assert max(ages, default=0) <= 1.5, "the last second, and what the kernel took to be told"
+    assert max(ages, default=0) <= 1.5, "the last second, and the time that the kernel needed"

@@ -68,7 +68,7 @@ def test_two_services_on_one_folder_the_second_says_so_and_exits_2(start: Start)
     first = start(config()).wait_until_listening()
     second = start(config(), folder=first.folder, SERVICE__SERVER__PORT="0")
     assert second.process.wait(20) == 2
-    assert f"another service (process {first.process.pid}) uses the embedded Redis" in second.told
+    assert f"another service (process {first.process.pid}) uses the embedded Redis" in second.log_text
     assert first.get("/healthz").status == 200
 
 
@@ -111,14 +111,14 @@ def test_sighup_takes_a_good_file_keeps_the_old_one_over_a_broken_one_and_drops_
     changed = {**lowered, "tenants": {**lowered["tenants"], "initech": tenant(token="initech-token")}}
     service.configure(changed)
     service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "configuration reloaded" in service.told)
+    wait_for(lambda: "configuration reloaded" in service.log_text)
     new = service.get("/auth/logout", {"x-tenant-token": "initech-token", "x-token": sign()})
     assert new.headers["RateLimit-Policy"] == '"logout-ip";q=3;w=60'
     service.configure(config(server={"workers": 99}, sessions={"retention": -1}))
     service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "configuration not reloaded, the old one stays" in service.told)
-    assert "server.workers: must be at most 64" in service.told
-    assert "sessions.retention" in service.told
+    wait_for(lambda: "configuration not reloaded, the old one stays" in service.log_text)
+    assert "server.workers: must be at most 64" in service.log_text
+    assert "sessions.retention" in service.log_text
     assert service.get("/auth/logout", {"x-tenant-token": "initech-token", "x-token": sign()}).status == 200
     stop.set()
     for client in clients:
@@ -132,7 +132,7 @@ def test_a_removed_key_and_tenant_are_gone_with_the_reload(start: Start) -> None
     assert service.get("/auth/status", credentials()).status == 200
     service.configure(config(tenants={"acme": tenant(secret="another-secret-of-at-least-32-bytes!")}))
     service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "configuration reloaded" in service.told)
+    wait_for(lambda: "configuration reloaded" in service.log_text)
     assert service.get("/auth/status", credentials()).code == "INVALID_USER_TOKEN"
 
 
@@ -146,10 +146,10 @@ def test_a_watched_file_is_taken_when_it_changes_and_what_needs_a_restart_is_sai
         )
     )
     wait_for(lambda: service.get("/auth/status", credentials()).status == 403)
-    assert '"settings": ["server.port"]' in service.told
+    assert '"settings": ["server.port"]' in service.log_text
 
 
-def told_limit(service: Service, requests: int) -> bool:
+def reported_limit(service: Service, requests: int) -> bool:
     return service.get("/auth/logout", credentials()).headers["X-RateLimit-Limit"] == str(requests)
 
 
@@ -172,17 +172,17 @@ def test_a_file_that_is_swapped_by_a_link_is_taken_every_time(start: Start, tmp_
     for version in (1, 2, 3):
         (folder / "new").symlink_to(f"v{version}")
         (folder / "new").rename(folder / "data")
-        wait_for(partial(told_limit, service, 100 + version))
+        wait_for(partial(reported_limit, service, 100 + version))
 
 
 def test_redis_killed_under_load_is_back_within_moments_and_nothing_acknowledged_is_lost(start: Start) -> None:
     service = start(config(limits={"logout": [], "status": []})).wait_until_ready()
-    told: dict[str, int] = {}
+    reported: dict[str, int] = {}
 
     def load(worker: int) -> None:
         for i in range(150):
             user = f"user{worker}-{i}"
-            told[user] = service.get("/auth/logout", credentials(user)).status
+            reported[user] = service.get("/auth/logout", credentials(user)).status
 
     clients = [threading.Thread(target=load, args=(worker,)) for worker in range(4)]
     for client in clients:
@@ -191,20 +191,20 @@ def test_redis_killed_under_load_is_back_within_moments_and_nothing_acknowledged
         os.kill(int(client_of_redis.info("server")["process_id"]), signal.SIGKILL)
     for client in clients:
         client.join()
-    assert set(told.values()) <= {200, 503}
+    assert set(reported.values()) <= {200, 503}
     wait_for(lambda: service.get("/readyz").status == 200)
-    assert "the embedded redis ended (exit code -9) and is started again" in service.told
-    for user, status in told.items():
+    assert "the embedded redis ended (exit code -9) and is started again" in service.log_text
+    for user, status in reported.items():
         if status == 200:
             assert service.get("/auth/status", credentials(user) | PASSIVE).data["status"] == "logged_out", user
 
 
-def test_a_guard_that_is_killed_is_told_and_redis_serves_on(start: Start) -> None:
+def test_a_guard_that_is_killed_is_logged_and_redis_serves_on(start: Start) -> None:
     service = start(config()).wait_until_ready()
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
     [guard] = [int(pid) for pid in children if b"watchdog.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(guard, signal.SIGKILL)
-    wait_for(lambda: "the guard of the embedded redis was ended" in service.told)
+    wait_for(lambda: "the guard of the embedded redis was ended" in service.log_text)
     assert service.get("/auth/status", credentials()).status == 200
 
 
@@ -226,7 +226,7 @@ def test_it_starts_without_its_cluster_answers_503_and_ends_at_once(start: Start
         assert service.get("/auth/status", credentials()).code == "SERVICE_UNAVAILABLE"
         answer = service.get("/admin/v1/tenants/acme/sessions", {"authorization": f"Bearer {OPERATOR_TOKEN}"})
         assert answer.status == 503
-    assert "Traceback" not in service.told
+    assert "Traceback" not in service.log_text
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(3) == 0
 
@@ -248,16 +248,16 @@ def test_a_port_that_is_taken_is_said_plainly(start: Start) -> None:
     first = start(config()).wait_until_listening()
     second = start(config(), SERVICE__SERVER__PORT=str(first.port))
     assert second.process.wait(20) == 1
-    assert f"cannot listen on 127.0.0.1:{first.port}: Address already in use" in second.told
-    assert "another program, perhaps `make run`, listens there" in second.told
-    assert "Traceback" not in second.told
+    assert f"cannot listen on 127.0.0.1:{first.port}: Address already in use" in second.log_text
+    assert "another program, perhaps `make run`, listens there" in second.log_text
+    assert "Traceback" not in second.log_text
 
 
 def test_rediss_with_a_ca_and_a_client_certificate(start: Start, tmp_path: Path) -> None:
     trustme = pytest.importorskip("trustme")
     binary = find_server()
-    told = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True)
-    if "Bad directive" in told.stdout + told.stderr:
+    reported = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True)
+    if "Bad directive" in reported.stdout + reported.stderr:
         pytest.skip(f"{binary} was built without TLS")
     authority = trustme.CA()
     files = {}
@@ -314,7 +314,7 @@ def test_a_thousand_clients_that_hang_up_leave_no_wrong_answer_and_nothing_behin
     assert not wrong
     wait_for(lambda: open_files(service.process.pid) <= before + 1)  # a thread's own reading of it, perhaps
     assert service.get("/auth/status", users[0]).status == 200
-    assert '"level": "error"' not in service.told
+    assert '"level": "error"' not in service.log_text
     assert service.end() == 0, "nobody was left waiting"
 
 
@@ -324,8 +324,8 @@ def test_refusals_that_repeat_are_logged_once_a_second(start: Start) -> None:
     wait_for(lambda: service.get("/auth/logout", credentials()).status == 429)
     for _ in range(50):
         assert service.get("/auth/logout", credentials()).status == 429
-    wait_for(lambda: '"event": "refused again"' in service.told)
-    assert service.told.count('"status": 429') < 20
+    wait_for(lambda: '"event": "refused again"' in service.log_text)
+    assert service.log_text.count('"status": 429') < 20
 
 
 def test_a_file_behind_a_folder_that_is_swapped_by_a_link_is_taken_every_time(start: Start, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_file_behind_a_folder_that_is_swapped_by_a_link_is_taken_every_time(st
     for version in (1, 2):
         (tmp_path / "new").symlink_to(f"v{version}")
         (tmp_path / "new").rename(tmp_path / "current")
-        wait_for(partial(told_limit, service, 100 + version))
+        wait_for(partial(reported_limit, service, 100 + version))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -362,7 +362,7 @@ def test_a_hundred_signals_in_three_seconds_are_two_reloads_at_most_and_the_last
         service.process.send_signal(signal.SIGHUP)
     new = {"x-tenant-token": "initech-token", "x-token": sign()}
     wait_for(lambda: {service.get("/auth/status", new).status for _ in range(10)} == {200})
-    assert service.told.count('"event": "configuration reloaded"') <= 2 * workers
+    assert service.log_text.count('"event": "configuration reloaded"') <= 2 * workers
 
 
 def cpu_s(pid: int) -> float:

@@ -75,6 +75,6 @@ async def test_a_steady_load_leaves_memory_descriptors_and_keys_as_they_are(star
     assert files[1] <= files[0] + 5, "open descriptors"
     assert keys[1] <= keys[0] + 50, "keys: a window or two come and go"
     assert hearing.users, "somebody listened all the while"
-    assert '"level": "error"' not in service.told
+    assert '"level": "error"' not in service.log_text
     await asyncio.to_thread(service.end)
     await asyncio.to_thread(server.close)

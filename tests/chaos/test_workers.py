@@ -32,7 +32,7 @@ def test_two_workers_share_limits_metrics_and_one_log_and_drain_together(start: 
     wait_for(lambda: all(line in service.get("/metrics").body.decode() for line in counted))
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(20) == 0
-    assert service.told.count('"event": "listening"') == 1
+    assert service.log_text.count('"event": "listening"') == 1
 
 
 def test_a_worker_that_dies_is_replaced_and_the_others_serve_on(start: Start) -> None:
@@ -49,10 +49,10 @@ def test_sighup_with_a_broken_file_is_refused_by_the_master_and_a_good_one_taken
     before = workers_of(service)
     service.configure(config(sessions={"retention": -1}))
     service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "configuration not reloaded, the old one stays" in service.told)
+    wait_for(lambda: "configuration not reloaded, the old one stays" in service.log_text)
     service.configure(config(server={"workers": 2}, tenants={"initech": tenant(token="initech-token")}))
     service.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: service.told.count('"event": "configuration reloaded"') == 2)
+    wait_for(lambda: service.log_text.count('"event": "configuration reloaded"') == 2)
     new = {"x-tenant-token": "initech-token", "x-token": sign()}
     assert {service.get("/auth/status", new).status for _ in range(20)} == {200}
     assert workers_of(service) == before, "none was restarted"

@@ -1,4 +1,4 @@
-"""How much is tried. In `make test` a little of everything; more where somebody asks for it and has the time."""
+"""How much is tried: a little of everything in `make test`, more on demand."""
 
 import os
 from collections.abc import Callable

@@ -72,6 +72,6 @@ def _logged_in(service: Service) -> tuple[str, str]:
 
 
 def complaints(service: Service) -> list[str]:
-    """What its log tells of that should never have been."""
+    """Return the lines of its log that should never appear."""
     bad = ("a request failed", "Traceback", '"level": "error"', '"level": "critical"', "never retrieved")
-    return [line[:5000] for line in service.told.splitlines() if any(one in line for one in bad)][:20]
+    return [line[:5000] for line in service.log_text.splitlines() if any(one in line for one in bad)][:20]

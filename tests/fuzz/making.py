@@ -43,7 +43,7 @@ class Request:
     body: bytes | None = None
     version: bytes = b"HTTP/1.1"
     chunks: int = 0
-    """In how many chunks the body goes; 0: its length is told."""
+    """The number of chunks of the body; 0: it has a content-length."""
 
     def __bytes__(self) -> bytes:
         fields, body = list(self.fields), self.body or b""
@@ -57,7 +57,7 @@ class Request:
 
 
 def chunked(body: bytes, many: int, after: bytes = b"\r\n") -> bytes:
-    """`body` in so many chunks of about the same size, and what stands behind the last."""
+    """Return `body` in so many chunks of about the same size, with what follows the last."""
     size = max(1, len(body) // many)
     parts = [body[at : at + size] for at in range(0, len(body), size)]
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n" + after
@@ -147,14 +147,14 @@ class Maker:
         if who == "preflight":
             return [*fields, (b"origin", pick((b"https://app.example", b"https://evil.example", b"\xff")))]
         if who in ("original", "forwarded"):
-            told = pick(odd.TARGETS) if self.random.random() < 0.4 else b"/api/payments/1?x=/../y"
+            reported = pick(odd.TARGETS) if self.random.random() < 0.4 else b"/api/payments/1?x=/../y"
             uri = b"uri" if who == "forwarded" else b"URI"
             fields += [
                 (b"x-%s-method" % who.encode(), pick((b"GET", b"POST", b"get", b""))),
-                (b"x-original-" + uri, told),
+                (b"x-original-" + uri, reported),
             ]
             if who == "forwarded":
-                fields[-1] = (b"x-forwarded-uri", told)
+                fields[-1] = (b"x-forwarded-uri", reported)
         return fields
 
     def _json(self, kind: str) -> bytes:

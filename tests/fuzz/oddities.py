@@ -152,7 +152,7 @@ BYTES: Sequence[bytes] = (
 )
 
 BODIES: Mapping[str, Mapping[str, Any]] = {
-    "told": {"reason": "because"},
+    "reason": {"reason": "because"},
     "act": {"reason": "because", "everywhere": False},
     "many": {"users": ["u1", "u2", "nobody"], "reason": "because"},
     "restrict": {"until": "2030-01-01T00:00:00Z", "reason": ""},

@@ -72,7 +72,7 @@ def _head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
         if one is None:
             _never(f"no field: {line!r}", head)
         name = one[1].lower()
-        _unless(name not in fields or name in (b"set-cookie", b"vary"), f"{name!r} stands twice", head)
+        _unless(name not in fields or name in (b"set-cookie", b"vary"), f"{name!r} is repeated", head)
         fields[name] = one[2]
     return int(said[1]), fields
 
@@ -83,7 +83,7 @@ def _body(data: bytes, at: int, status: int, fields: dict[bytes, bytes], *, whol
     if status in _BODILESS:
         _unless(coding is None and length in (None, b"0"), "a body where there is none", data[at - 200 : at])
         return b"", at
-    _unless(length is None or coding is None, "its length is told twice", data[at - 200 : at])
+    _unless(length is None or coding is None, "it has two lengths", data[at - 200 : at])
     if coding is None and (data.startswith(b"HTTP/1.", at) or (at == len(data) and whole)):
         return b"", at  # the answer to a HEAD; no body of ours begins like that
     if length is not None:
@@ -195,7 +195,7 @@ SOON_S = 10.0
 async def converse(port: int, plan: Plan) -> Told:
     """Carry out a plan."""
     transport, client = await asyncio.get_running_loop().create_connection(_Client, "127.0.0.1", port)
-    told = Told()
+    reported = Told()
     try:
         for piece in plan.pieces:
             if not transport.is_closing():
@@ -204,29 +204,29 @@ async def converse(port: int, plan: Plan) -> Told:
         if plan.ending in ("abort", "listen"):
             await asyncio.sleep(LISTEN_S if plan.ending == "listen" else 0)
             transport.abort()
-            told.reset = True
+            reported.reset = True
         elif plan.ending == "half" and not transport.is_closing():
             transport.write_eof()
-        await _see_it_end(transport, client, plan, told)
-        told.reset |= client.ended.done() and client.ended.result() is not None
+        await _see_it_end(transport, client, plan, reported)
+        reported.reset |= client.ended.done() and client.ended.result() is not None
     finally:
         transport.abort()
-    told.data = b"".join(client.parts)
-    return told
+    reported.data = b"".join(client.parts)
+    return reported
 
 
-async def _see_it_end(transport: asyncio.Transport, client: _Client, plan: Plan, told: Told) -> None:
+async def _see_it_end(transport: asyncio.Transport, client: _Client, plan: Plan, reported: Told) -> None:
     if plan.ending != "wait":
-        told.left_open = not await client.end_within(SOON_S)
+        reported.left_open = not await client.end_within(SOON_S)
         return
     came = -1
     while len(client.parts) > came:
         came = len(client.parts)
         if await client.end_within(QUIET_S):
             return
-    told.stuck = True
+    reported.stuck = True
     if plan.patience_s is not None:
-        told.left_open = not await client.end_within(plan.patience_s)
+        reported.left_open = not await client.end_within(plan.patience_s)
     elif not transport.is_closing():
         transport.write_eof()
-        told.left_open = not await client.end_within(SOON_S)
+        reported.left_open = not await client.end_within(SOON_S)

@@ -1,4 +1,4 @@
-"""Operators' requests that are right but for what stands in them: done or refused, and never a mistake of ours."""
+"""Operators' requests with arbitrary content: done or refused, and never an error of the service."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ MOMENTS = st.one_of(
 WHOLE_NUMBERS = st.one_of(st.sampled_from((1, 10**7, 10**7 + 1, 31 * 86400, 0, -1, 1.0, "1", True, 10**400)), ANY)
 USERS = st.one_of(st.text(max_size=140), st.sampled_from(("u1", "u2", "\x00", "a" * 129)))
 BODIES: dict[str, st.SearchStrategy[Any]] = {
-    "told": st.fixed_dictionaries({}, optional={"reason": ANY, "x": ANY}),
+    "reason": st.fixed_dictionaries({}, optional={"reason": ANY, "x": ANY}),
     "act": st.fixed_dictionaries({}, optional={"reason": st.text(max_size=600), "everywhere": ANY}),
     "many": st.fixed_dictionaries(
         {"users": st.one_of(st.lists(USERS, max_size=5), ANY)}, optional={"everywhere": st.booleans()}
@@ -51,13 +51,13 @@ BODIES: dict[str, st.SearchStrategy[Any]] = {
 OPERATIONS = [
     *(("POST", f"{AT}/sessions/{act}", "many") for act in ("logout", "suspend", "reinstate", "terminate")),
     *(("POST", f"{AT}/users/USER/{act}", "act") for act in ("logout", "suspend", "reinstate", "terminate")),
-    ("DELETE", f"{AT}/users/USER", "told"),
+    ("DELETE", f"{AT}/users/USER", "reason"),
     *(("PUT", f"{AT}/{whose}restrictions/pay", "restrict") for whose in ("", "users/USER/")),
-    *(("DELETE", f"{AT}/{whose}restrictions/pay", "told") for whose in ("", "users/USER/")),
+    *(("DELETE", f"{AT}/{whose}restrictions/pay", "reason") for whose in ("", "users/USER/")),
     *(("PUT", f"{AT}/{whose}revocation", "revoke") for whose in ("", "users/USER/")),
-    *(("DELETE", f"{AT}/{whose}revocation", "told") for whose in ("", "users/USER/")),
+    *(("DELETE", f"{AT}/{whose}revocation", "reason") for whose in ("", "users/USER/")),
     ("PUT", f"{AT}/limits/status-ip", "limit"),
-    ("DELETE", f"{AT}/limits/status-ip", "told"),
+    ("DELETE", f"{AT}/limits/status-ip", "reason"),
     ("POST", f"{AT}/limits/status-ip/reset", "reset"),
 ]
 QUERIES = {
@@ -92,7 +92,7 @@ async def client(make_client: MakeClient) -> Client:
     return made
 
 
-def as_it_stands(path: str) -> Any:
+def unchanged(path: str) -> Any:
     """Sent without being normalised."""
     return URL(path, encoded=True)
 
@@ -110,7 +110,7 @@ async def hold_to_the_contract(answer: ClientResponse) -> None:
 @on_a_real_redis
 @tried(2)
 @given(st.sampled_from(OPERATIONS), USERS, st.data())
-async def test_whatever_stands_in_a_body_is_done_or_refused(
+async def test_any_body_is_done_or_refused(
     client: Client, operation: tuple[str, str, str], user: str, data: st.DataObject
 ) -> None:
     method, path, kind = operation
@@ -118,17 +118,17 @@ async def test_whatever_stands_in_a_body_is_done_or_refused(
         st.one_of(st.one_of(BODIES[kind], BODIES[kind], ANY).map(json.dumps).map(str.encode), st.binary(max_size=40))
     )
     path = path.replace("USER", quote(user, safe="") if user not in ("", ".", "..") else "u1")
-    answer = await client.request(method, as_it_stands(path), data=raw, headers=OPERATOR)
+    answer = await client.request(method, unchanged(path), data=raw, headers=OPERATOR)
     await hold_to_the_contract(answer)
 
 
 @on_a_real_redis
 @tried()
 @given(st.sampled_from(sorted(QUERIES)), st.data())
-async def test_whatever_is_asked_in_a_query_is_told_or_refused(client: Client, path: str, data: st.DataObject) -> None:
+async def test_any_query_is_answered_or_refused(client: Client, path: str, data: st.DataObject) -> None:
     asked = data.draw(st.lists(st.tuples(st.sampled_from(QUERIES[path]), GIVEN), max_size=4))
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked)
-    await hold_to_the_contract(await client.get(as_it_stands(f"{path}?{query}"), headers=OPERATOR))
+    await hold_to_the_contract(await client.get(unchanged(f"{path}?{query}"), headers=OPERATOR))
 
 
 @on_a_real_redis
@@ -141,7 +141,7 @@ async def test_whatever_is_asked_of_a_page_it_is_shown_or_refused(
         assert (await log_in(client)).status == 303
     asked = data.draw(st.lists(st.tuples(st.sampled_from(PAGES[path]), GIVEN), max_size=4))
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked)
-    answer = await client.get(as_it_stands(f"{path}?{query}"), allow_redirects=False)
+    answer = await client.get(unchanged(f"{path}?{query}"), allow_redirects=False)
     page = await answer.text()
     assert answer.status in (200, 303, 400, 404), page
     if answer.status == 303:
@@ -150,9 +150,9 @@ async def test_whatever_is_asked_of_a_page_it_is_shown_or_refused(
 
 async def _next_event(answer: ClientResponse) -> bytes:
     """The next event of a stream that has an id: not its opening comment, `retry`, or the gap that it begins with."""
-    while not (told := await answer.content.readuntil(b"\r\n\r\n")).startswith(b"id: "):
-        assert told.startswith((b": ", b"retry: ", b"event: gap")), told
-    return told
+    while not (reported := await answer.content.readuntil(b"\r\n\r\n")).startswith(b"id: "):
+        assert reported.startswith((b": ", b"retry: ", b"event: gap")), reported
+    return reported
 
 
 @on_a_real_redis
@@ -166,18 +166,18 @@ async def _next_event(answer: ClientResponse) -> bytes:
 @example("\u0661-\u0661")
 @example("0-0")
 @example("999999999999999-9999999999999999999")
-async def test_whatever_a_listener_says_it_heard_last_it_is_told_on_or_refused(client: Client, last: str) -> None:
+async def test_any_last_event_id_continues_the_stream_or_is_refused(client: Client, last: str) -> None:
     path = "/admin/v1/events?tenant=acme"
     answer = await client.get(path, headers=OPERATOR | {"last-event-id": last})
     if answer.status != 200:
         await hold_to_the_contract(answer)
         return
-    told = await _next_event(answer)
+    reported = await _next_event(answer)
     await client.post(f"{AT}/users/u1/logout", headers=OPERATOR)
     await client.post(f"{AT}/users/u1/reinstate", headers=OPERATOR)
     await client.get("/auth/status", headers=credentials("u1"))  # something happens, in any case
-    told += await _next_event(answer)
+    reported += await _next_event(answer)
     answer.close()
-    assert told.startswith(b"id: ")
-    assert b"event: ready\r\n" in told
-    assert b"HTTP/1." not in told
+    assert reported.startswith(b"id: ")
+    assert b"event: ready\r\n" in reported
+    assert b"HTTP/1." not in reported

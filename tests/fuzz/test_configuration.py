@@ -1,4 +1,4 @@
-"""Configurations that nobody would write, and some that somebody did: told as mistakes, and no secret in them.
+"""Arbitrary configurations are reported as mistakes, without secrets.
 
 Whoever starts the service with a broken file reads what is wrong with it, in a terminal or a log that others read too.
 """
@@ -89,8 +89,8 @@ def _no_variables() -> Iterator[None]:
         yield
 
 
-def told(path: Path, content: str | bytes) -> str:
-    """What is wrong with it; nothing where it is good. Whatever else is raised, or a secret that is told, fails."""
+def reported(path: Path, content: str | bytes) -> str:
+    """Return the mistakes; empty: there are none. Any other exception, or a secret in a message, fails."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     try:
         load(path)
@@ -104,7 +104,7 @@ def names_in(content: Any) -> Collection[Any]:
 
 
 def places(content: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to everything that stands in it."""
+    """Yield the path of every value in it."""
     for name in names_in(content):
         yield (*way, name)
         yield from places(content[name], (*way, name))
@@ -146,8 +146,8 @@ def changed(changes: list[tuple[tuple[Any, ...], str, Any]]) -> dict[str, Any]:
 
 
 def test_the_whole_one_is_good(tmp_path: Path) -> None:
-    assert told(tmp_path / "config.yaml", json.dumps(WHOLE)) == ""
-    assert told(tmp_path / "config.yaml", SPELT) == ""
+    assert reported(tmp_path / "config.yaml", json.dumps(WHOLE)) == ""
+    assert reported(tmp_path / "config.yaml", SPELT) == ""
 
 
 @tried()
@@ -160,8 +160,8 @@ def test_the_whole_one_is_good(tmp_path: Path) -> None:
 @example("server: {port: !!timestamp x}")
 @example("server: {port: " + "9" * 5000 + "}")
 @example("server: &a {b: *a}")
-def test_whatever_stands_in_the_file_is_read_or_told_as_mistakes(tmp_path: Path, content: str | bytes) -> None:
-    told(tmp_path / "config.yaml", content)
+def test_any_file_is_read_or_reported_as_mistakes(tmp_path: Path, content: str | bytes) -> None:
+    reported(tmp_path / "config.yaml", content)
 
 
 @tried()
@@ -170,10 +170,10 @@ def test_whatever_stands_in_the_file_is_read_or_told_as_mistakes(tmp_path: Path,
 @example([(("server", "trusted_proxies", 0), "set", True)], json.dumps)
 @example([(KEYS, "set", MARK)], json.dumps)
 @example([((*KEYS, 0), "set", {"alg": "RS256", "public_key_file": "/proc/self/mem"})], json.dumps)
-def test_a_good_file_with_something_wrong_in_it_is_told_without_its_secrets(
+def test_a_file_with_something_wrong_in_it_is_reported_without_its_secrets(
     tmp_path: Path, changes: list[tuple[tuple[Any, ...], str, Any]], spelt: Callable[[Any], str]
 ) -> None:
-    assert MARK not in told(tmp_path / "config.yaml", spelt(changed(changes)))
+    assert MARK not in reported(tmp_path / "config.yaml", spelt(changed(changes)))
 
 
 SLIPS = st.one_of(st.just(""), st.text(max_size=3), st.sampled_from((": ", "\n", "  ", "- ", "{", "'", "!", "&", "*")))
@@ -181,25 +181,23 @@ SLIPS = st.one_of(st.just(""), st.text(max_size=3), st.sampled_from((": ", "\n",
 
 @tried()
 @given(st.data())
-def test_a_good_file_with_a_slip_of_the_finger_in_it_is_read_or_told_as_mistakes(
-    tmp_path: Path, data: st.DataObject
-) -> None:
+def test_a_file_with_a_typing_error_is_read_or_reported_as_mistakes(tmp_path: Path, data: st.DataObject) -> None:
     text = SPELT
     for _ in range(data.draw(st.integers(1, 3))):
         at, gone = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 6))
         text = text[:at] + data.draw(SLIPS) + text[at + gone :]
-    told(tmp_path / "config.yaml", text)
+    reported(tmp_path / "config.yaml", text)
 
 
 @tried()
 @given(st.sampled_from((*"!*&%@`'\"{[>|#-?:", "!!", "!<", "! ", "*a ")), st.text(max_size=6))
 @example("!", "")
 @example("*", "")
-def test_a_secret_that_is_no_yaml_as_it_stands_is_not_told(tmp_path: Path, before: str, after: str) -> None:
+def test_a_secret_that_is_not_yaml_is_not_shown(tmp_path: Path, before: str, after: str) -> None:
     """Somebody generated it, and did not think of quotes."""
     good = "jwt: {keys: [{alg: HS256, secret: a-secret-of-at-least-32-bytes-long}]}"
     text = f"tenants:\n  acme:\n    token: {before}{MARK}{after}\n    {good}\n"
-    assert MARK not in told(tmp_path / "config.yaml", text)
+    assert MARK not in reported(tmp_path / "config.yaml", text)
 
 
 HOLD_SECRETS = """
@@ -227,11 +225,11 @@ SECRETS = st.recursive(
     st.dictionaries(NAMES, VALUES, max_size=3),
     st.dictionaries(st.sampled_from(HOLD_SECRETS.split()), SECRETS, max_size=2),
 )
-def test_whatever_the_environment_says_is_taken_or_told_without_its_secrets(
+def test_any_environment_is_accepted_or_reported_without_its_secrets(
     tmp_path: Path, variables: dict[str, str], secrets: dict[str, str]
 ) -> None:
     with mock.patch.dict(os.environ, {f"SERVICE__{name}": value for name, value in (variables | secrets).items()}):
-        assert MARK not in told(tmp_path / "config.yaml", json.dumps(WHOLE))
+        assert MARK not in reported(tmp_path / "config.yaml", json.dumps(WHOLE))
 
 
 OPTIONS = """
@@ -253,7 +251,7 @@ def test_an_address_of_redis_that_is_accepted_leads_to_answers_as_they_are_read(
     tmp_path: Path, asked: list[tuple[str, str]]
 ) -> None:
     url = f"redis://127.0.0.1:1/?{urlencode(asked)}"
-    if not told(tmp_path / "config.yaml", json.dumps(config(redis={"url": url}))):
+    if not reported(tmp_path / "config.yaml", json.dumps(config(redis={"url": url}))):
         made = RedisAccess.by_url(url, TlsFiles()).client.connection_pool.make_connection()
         assert not made.encoder.decode_responses, "they are read as bytes"
         assert int(made.protocol) == 2
@@ -265,5 +263,5 @@ def test_an_address_of_redis_that_is_accepted_leads_to_answers_as_they_are_read(
 @example(10)
 def test_only_text_is_a_network(tmp_path: Path, value: Any) -> None:
     """To Python 10 is an address. Whoever writes it means something else, and would trust 0.0.0.10."""
-    accepted = not told(tmp_path / "config.yaml", json.dumps(config(server={"trusted_proxies": [value]})))
+    accepted = not reported(tmp_path / "config.yaml", json.dumps(config(server={"trusted_proxies": [value]})))
     assert isinstance(value, str) or not accepted

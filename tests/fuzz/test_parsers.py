@@ -88,19 +88,19 @@ def test_a_peer_that_is_no_address_is_believed_nothing(peer: str | None, lines: 
 
 @tried()
 @given(st.lists(st.one_of(CLIENTS, PROXIES), min_size=1, max_size=6), st.data())
-def test_both_headers_tell_the_rightmost_that_is_no_proxy(chain: list[str], data: st.DataObject) -> None:
+def test_both_headers_give_the_rightmost_address_that_is_no_proxy(chain: list[str], data: st.DataObject) -> None:
     rules = ClientAddressRules(TRUSTED)
     plain = [one.ipv4_mapped or one if one.version == 6 else one for one in map(ip_address, chain)]
     expected = next((str(one) for one in reversed(plain) if not rules.trusts(one)), "10.0.0.1")
-    told = address("10.0.0.1", [", ".join(chain)])
-    assert told == address(expected, [])
+    reported = address("10.0.0.1", [", ".join(chain)])
+    assert reported == address(expected, [])
     more = st.sampled_from(("", ";proto=https", ';by="[fd00::1]:1"', ';host="a, for=6.6.6.6;x"'))
     elements = [
         f'for="[{one}]:80"' + data.draw(more) if ":" in one else f"{data.draw(st.sampled_from(('for', 'FOR')))}={one}"
         for one in chain
     ]
-    assert address("10.0.0.1", [", ".join(elements)], "forwarded") == told
-    assert address("10.0.0.1", elements, "forwarded") == told, "in a line each"
+    assert address("10.0.0.1", [", ".join(elements)], "forwarded") == reported
+    assert address("10.0.0.1", elements, "forwarded") == reported, "in a line each"
 
 
 @tried()

@@ -38,7 +38,7 @@ MOST_WAYS = AT_ONCE
 as were ever needed at once."""
 LAST = b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 OVER = {"06", "0A"}
-"""States of sockets, as the kernel tells them: TIME_WAIT, and LISTEN."""
+"""States of sockets in the kernel's files: TIME_WAIT, and LISTEN."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,16 +79,16 @@ class Tally:
     stuck: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def take(self, number: int, plan: Plan, told: Told) -> None:
+    def take(self, number: int, plan: Plan, reported: Told) -> None:
         """Count a connection, or keep what was wrong with it."""
         try:
-            answers = answers_in(told.data, whole=not told.reset)
+            answers = answers_in(reported.data, whole=not reported.reset)
         except NotHttp as error:
             self.fail(number, plan, str(error))
             return
         self.answers.update(answer.status for answer in answers)
-        self.stuck += told.stuck
-        if told.left_open and (plan.patience_s is None or not answers):
+        self.stuck += reported.stuck
+        if reported.left_open and (plan.patience_s is None or not answers):
             self.fail(number, plan, f"it was left open, after {len(answers)} answers")
 
     def fail(self, number: int, plan: Plan, why: str) -> None:
@@ -137,7 +137,7 @@ def test_whatever_is_sent_the_service_answers_in_http_and_is_as_well_as_before(s
     warm_mib, warm_descriptors = held_by(service)
     asyncio.run(send(service.port, known, numbers, tally, REQUESTS))
     assert not tally.failures, "\n".join([f"{len(tally.failures)} connections, among them:", *tally.failures[:5]])
-    assert service.process.poll() is None, f"it ended; {tally}\n{service.told[-5000:]}"
+    assert service.process.poll() is None, f"it ended; {tally}\n{service.log_text[-5000:]}"
     assert tally.answers.total() > tally.sent * 0.7, f"most of what is sent should be read; {tally}"
     assert tally.answers[200] > tally.sent * 0.1, f"much of it should get past the doors; {tally}"
 

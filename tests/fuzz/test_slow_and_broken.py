@@ -20,7 +20,7 @@ PACKED = gzip.compress(b"a" * 300_000)
 
 
 def login(known: Known, how: bytes, body: bytes = b"", charset: bytes = b"utf-8") -> bytes:
-    """A form from the login page, whose length (or whatever) `how` tells."""
+    """A form from the login page, with the header lines of `how`."""
     about = b"content-type: application/x-www-form-urlencoded; charset=" + charset
     head = f"POST /dashboard/login HTTP/1.1\r\nhost: a\r\ncookie: rollcall={known.cookie}\r\n".encode()
     return b"%s%s\r\n%s\r\n\r\n%s" % (head, about, how, body)
@@ -58,9 +58,9 @@ async def test_what_never_comes_whole_is_answered_or_hung_up_on_within_the_deadl
 ) -> None:
     cases = unfinished(known)
     plans = [Plan(pieces, paced=True, patience_s=PATIENCE_S) for pieces in cases.values()]
-    told = await asyncio.gather(*(converse(service.port, plan) for plan in plans))
-    final = [[one for one in answers_in(it.data, whole=not it.reset) if one.status != 100] for it in told]
-    hang = [what for what, it, answers in zip(cases, told, final, strict=True) if it.left_open and not answers]
+    reported = await asyncio.gather(*(converse(service.port, plan) for plan in plans))
+    final = [[one for one in answers_in(it.data, whole=not it.reset) if one.status != 100] for it in reported]
+    hang = [what for what, it, answers in zip(cases, reported, final, strict=True) if it.left_open and not answers]
     assert not hang
     assert not complaints(service)
 
@@ -83,9 +83,9 @@ async def test_what_was_once_answered_500_or_in_pieces_is_answered(service: Serv
         "no version": b"GET /dashboard\r\n\r\n",
         "a way to nowhere, behind another request": b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nCONNECT \r\n\r\n",
     }
-    told = await asyncio.gather(*(converse(service.port, Plan([raw], "listen")) for raw in cases.values()))
+    reported = await asyncio.gather(*(converse(service.port, Plan([raw], "listen")) for raw in cases.values()))
     wrong = {}
-    for what, it in zip(cases, told, strict=True):
+    for what, it in zip(cases, reported, strict=True):
         try:
             answers_in(it.data, whole=False)
         except NotHttp as error:
@@ -107,6 +107,6 @@ async def test_whoever_hangs_up_while_sending_is_no_failure(service: Service, kn
 
 
 async def test_a_stream_says_who_serves_it_as_every_answer_does(service: Service) -> None:
-    told = await converse(service.port, Plan([LISTEN + b"\r\n"], "listen"))
-    answers_in(told.data, whole=False)
-    assert b"\r\nevent: ready\r\n" in told.data
+    reported = await converse(service.port, Plan([LISTEN + b"\r\n"], "listen"))
+    answers_in(reported.data, whole=False)
+    assert b"\r\nevent: ready\r\n" in reported.data

@@ -1,4 +1,4 @@
-"""Tokens that nobody should accept: refused as tokens are, whatever stands in them."""
+"""Tokens with arbitrary content that must not be accepted: refused as tokens are."""
 
 import base64
 import json
@@ -67,8 +67,8 @@ def spelt(*parts: bytes) -> str:
 
 
 def signed(head: Any, claims: Any, secret: str, alg: str = "HS256") -> str:
-    told = spelt(text_of(head), text_of(claims))
-    return f"{told}.{spelt(jwt.get_algorithm_by_name(alg).sign(told.encode(), secret.encode()))}"
+    reported = spelt(text_of(head), text_of(claims))
+    return f"{reported}.{spelt(jwt.get_algorithm_by_name(alg).sign(reported.encode(), secret.encode()))}"
 
 
 def verified(token: str) -> Identity | None:

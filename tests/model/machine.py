@@ -91,7 +91,7 @@ class Machine(RuleBasedStateMachine):
         wanted, found = self.plain.request(asked), self.world.request(asked)
         assert (found.status, found.code) == (wanted.status, wanted.code), asked
         if wanted.status == 429 and self.remembers:
-            # Perhaps by memory: Retry-After is of a limit that refuses, other limits stand as they did then.
+            # Perhaps from the cache: Retry-After is of a limit that refuses, the other limits are as they were then.
             refusing = {reset for left, reset in wanted.limits.values() if left == 0}
             assert found.retry_after_s in refusing, (asked, wanted, found)
         else:
@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
         self.world.restart_redis()
 
     @invariant()
-    def everybody_stands_where_the_model_says(self) -> None:
+    def every_status_is_that_of_the_model(self) -> None:
         if not hasattr(self, "plain"):
             return
         found = {
@@ -189,7 +189,7 @@ class Machine(RuleBasedStateMachine):
             assert self.world.restricted(now_ms) == self.plain.restrictions(now_ms)
 
     @invariant()
-    def each_transition_was_told_once_and_in_order(self) -> None:
+    def each_transition_has_one_event_in_order(self) -> None:
         if hasattr(self, "plain"):
             for tenant in TENANTS:
                 assert self.world.events(tenant) == self.plain.events[tenant]

@@ -98,7 +98,7 @@ class Plain:
         self.limits_set: dict[tuple[str, str], tuple[int, int]] = {}
 
     def user(self, tenant: str, user: str) -> User:
-        """As it stands."""
+        """Return the session as it is."""
         return self.users.get((tenant, user), User())
 
     # --- a request, section 4 step by step ------------------------------------------------------------
@@ -119,12 +119,12 @@ class Plain:
         for one in limits:
             if not refused and not over[one.name]:
                 windows[one.name].append(self.now)
-        told = {one.name: self._standing(one, windows[one.name]) for one in limits if not one.shadow}
+        reported = {one.name: self._standing(one, windows[one.name]) for one in limits if not one.shadow}
         if refused:
-            waits = [told[one.name][1] for one in limits if over[one.name] and not one.shadow]
-            return Answered(429, "TOO_MANY_REQUESTS", told, max(waits))
+            waits = [reported[one.name][1] for one in limits if over[one.name] and not one.shadow]
+            return Answered(429, "TOO_MANY_REQUESTS", reported, max(waits))
         status, code = self._judged(asked)
-        return Answered(status, code, told)
+        return Answered(status, code, reported)
 
     def _judged(self, asked: Asked) -> tuple[int, str]:
         if asked.tenant is None:

@@ -22,7 +22,7 @@ PLANTED = {
     "a refusal uses up quota": ("elseif not refused then charge", "else charge"),
     "one more is admitted": ("window.used >= limit.requests and", "window.used > limit.requests and"),
     "a suspended user flips back": ("['s']='denied'", "['s']='i'"),
-    "an event is told twice": (
+    "an event is appended twice": (
         "write(record_key, indexes, user, record, from)\n  tell(",
         "write(record_key, indexes, user, record, from)\n"
         "  tell(indexes.events, { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to] }, {})\n"

@@ -49,7 +49,7 @@ _STATE = re.compile(r'"([a-z-]+)";r=(\d+);t=(\d+)')
 
 
 class _Clock:
-    """Stands in for the `time` module where the service asks for the time of tokens and of remembered refusals."""
+    """Replaces the `time` module where the service reads the time for tokens and cached denials."""
 
     def __init__(self) -> None:
         self.now_us = time.time_ns() // 1000
@@ -185,12 +185,12 @@ class World:
         ends = asked.operation == "terminate"
         how: Any = {"method": "POST", "json": {"strategy": "soft"}} if ends else {"method": "GET"}
         async with self._client.request(path=f"/auth/{asked.operation}", headers=headers, **how) as answer:
-            told = await answer.json()
+            reported = await answer.json()
             limits = _STATE.findall(answer.headers.get("RateLimit", ""))
             wait = answer.headers.get("Retry-After")
             return Answered(
                 answer.status,
-                told.get("error", {}).get("code", ""),
+                reported.get("error", {}).get("code", ""),
                 {name: (int(left), int(reset)) for name, left, reset in limits},
                 None if wait is None else int(wait),
             )
@@ -237,20 +237,22 @@ class World:
         return {at: session for at, session in found.items() if session is not None}
 
     def listed(self) -> dict[tuple[str, str], str]:
-        """Who stands in which index of statuses; in two at once is an error."""
+        """Return the users in each index of statuses; a user in two of them is an error."""
         found: dict[tuple[str, str], str] = {}
         for tenant in TENANTS:
             for status in RECORDED:
                 for user in self.redis.client.zrange(keys_of(tenant).by_status[status], 0, -1):
-                    assert (tenant, user.decode()) not in found, "a user stands in two indexes"
+                    assert (tenant, user.decode()) not in found, "a user is in two indexes"
                     found[tenant, user.decode()] = status.value
         return found
 
     def events(self, tenant: str) -> list[tuple[str, str, str]]:
         """(user, from, to) of each transition, in order."""
         events = (event for _, event in self.redis.client.xrange(keys_of(tenant).events))
-        told = [(event[b"user"], event[b"from"], event[b"to"]) for event in events if event[b"type"] == b"transition"]
-        return [(user.decode(), came_from.decode(), to.decode()) for user, came_from, to in told]
+        reported = [
+            (event[b"user"], event[b"from"], event[b"to"]) for event in events if event[b"type"] == b"transition"
+        ]
+        return [(user.decode(), came_from.decode(), to.decode()) for user, came_from, to in reported]
 
 
 def _rules_keys() -> dict[tuple[str, str | None], str]:
@@ -268,8 +270,8 @@ def _by_our_clock(text: str, planted: tuple[str, str] | None) -> str:
 
 
 def _limit(limit: Limit) -> dict[str, Any]:
-    told = {"name": limit.name, "per": limit.per, "requests": limit.requests, "window": limit.window_s}
-    return {**told, "shadow": limit.shadow}
+    reported = {"name": limit.name, "per": limit.per, "requests": limit.requests, "window": limit.window_s}
+    return {**reported, "shadow": limit.shadow}
 
 
 def _settings(rules: Rules) -> Settings:

@@ -85,8 +85,8 @@ def _field(line: str) -> tuple[str, str]:
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer with what was received."""
     seen = {name: value for name, value in environ.items() if name.startswith("HTTP_") or name == "REMOTE_USER"}
-    told = {"number": next(_numbers), "environ": seen, "lines": environ[_LINES], "trailer": list(_trailer(environ))}
-    content = json.dumps(told).encode()
+    reported = {"number": next(_numbers), "environ": seen, "lines": environ[_LINES], "trailer": list(_trailer(environ))}
+    content = json.dumps(reported).encode()
     start_response("200 OK", [("content-type", "application/json"), ("content-length", str(len(content)))])
     return [content]
 

@@ -169,7 +169,7 @@ def deployed(
     """Start all of it; end all of it.
 
     Args:
-        proxy: which one stands in front.
+        proxy: the one in front of the API.
         folder: for configurations and logs.
         change: what is to be different in the configuration of the example.
         upstream_port: of another upstream than the recording one.

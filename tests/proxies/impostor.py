@@ -57,9 +57,9 @@ def responds(status: str, *fields: str, body: bytes = b"other") -> Behaviour:
     """Answer with a whole response, and close."""
 
     def behave(connection: socket.socket, head: bytes) -> None:
-        told = [f"HTTP/1.1 {status}", *fields, f"content-length: {len(body)}", "connection: close"]
+        reported = [f"HTTP/1.1 {status}", *fields, f"content-length: {len(body)}", "connection: close"]
         bodiless = head.startswith(b"HEAD ") or status[:3] in ("204", "304")
-        connection.sendall("\r\n".join([*told, "", ""]).encode() + (b"" if bodiless else body))
+        connection.sendall("\r\n".join([*reported, "", ""]).encode() + (b"" if bodiless else body))
 
     return behave
 
@@ -71,7 +71,7 @@ class _Listening:
 
 
 class Impostor:
-    """A server at Rollcall's address. It admits whatever is asked, and misbehaves where it is told to.
+    """A server at Rollcall's address. It admits every request, and misbehaves in the ways that a test selects.
 
     Proxies tell the original target in different fields, so a behaviour belongs to a mark: a word in the target.
     """

@@ -80,8 +80,8 @@ class RequestServices:
             connection.sendall(head.encode() + b"\r\n" + body)
             with http.client.HTTPResponse(connection) as response:
                 response.begin()
-                told = {name.lower(): value for name, value in response.getheaders()}
-                return Answer(response.status, told, response.read())
+                reported = {name.lower(): value for name, value in response.getheaders()}
+                return Answer(response.status, reported, response.read())
 
 
 def code_of(answer: Answer) -> str:

@@ -1,4 +1,4 @@
-"""Servers and libraries as readers of paths: each tells which of a few zones it takes a request target for.
+"""Servers and libraries as readers of paths: each answers which of a few zones a request target is in.
 
 Each runs once, as a process; it is asked over a connection that is kept, so that thousands of targets take seconds.
 The zones are places of an API: `/api/payments`, `/api`, `/public` and `/static`, each with all below it, and `other`.
@@ -30,7 +30,7 @@ class Reader:
     def __init__(self, name: str, port: int) -> None:
         self.name = name
         self.is_raw = name.endswith(RAW)
-        """It tells `%61` from `a`, which are the same (RFC 3986, section 6.2.2.2): no rule can name what it means."""
+        """It distinguishes `%61` and `a`, which are the same (RFC 3986, section 6.2.2.2)."""
         self._port = port
         self._connection: socket.socket | None = None
 

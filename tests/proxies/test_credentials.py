@@ -149,10 +149,10 @@ def outcome(at: RequestServices, row: Request) -> str:
     if row.target == JUDGED:
         assert received.all("x-auth-user") == ["user-A"]
     names = ("x-token", "authorization") if row.tenant == (TENANT,) else ("x-tenant-token", "x-token", "authorization")
-    told = {name: " and ".join(map(shown, received.all(name))) for name in names}
-    for name, value in told.items():  # a WSGI API sees no other credential under any spelling of the name
+    reported = {name: " and ".join(map(shown, received.all(name))) for name in names}
+    for name, value in reported.items():  # a WSGI API sees no other credential under any spelling of the name
         assert shown(received.environ.get(f"HTTP_{name.upper().replace('-', '_')}", "")) == value.replace(" and ", ",")
-    return f"{status}: {'; '.join(f'{name} {value}' for name, value in told.items() if value)}"
+    return f"{status}: {'; '.join(f'{name} {value}' for name, value in reported.items() if value)}"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)

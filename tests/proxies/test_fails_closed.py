@@ -1,6 +1,6 @@
 """Asking Rollcall may fail in many ways. Each ends in a refusal; the API hears nothing, and the proxy goes on.
 
-An impostor stands at Rollcall's address, in front of a proxy as `examples/` configures it. What is seen stands in
+An impostor listens at Rollcall's address, behind a proxy as `examples/` configures it. The results are in
 docs/reference/proxies.md.
 """
 
@@ -248,7 +248,7 @@ def test_an_admission_is_of_one_request_not_of_its_connection(front: Front) -> N
 
 
 @pytest.mark.parametrize("case", ["200 without the marker", "204 without the marker", "302 with the marker"])
-def test_what_is_not_rollcalls_is_answered_in_rollcalls_own_words(front: Front, case: str) -> None:
+def test_an_answer_that_is_not_rollcalls_becomes_rollcalls_503(front: Front, case: str) -> None:
     if front.proxy.name == "traefik":
         pytest.skip("Traefik answers in its own words")
     mark = next(f"case{number}" for number, row in enumerate(FAILURES) if row.case == case)
@@ -259,9 +259,9 @@ def test_what_is_not_rollcalls_is_answered_in_rollcalls_own_words(front: Front, 
         body = answer.read()
     finally:
         connection.close()
-    told = {name.lower(): value for name, value in answer.getheaders()}
+    reported = {name.lower(): value for name, value in answer.getheaders()}
     assert (answer.status, json.loads(body)["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
     assert body.endswith(b"}\n")
-    assert told["content-type"] == "application/json; charset=utf-8"
-    assert (told["retry-after"], told["cache-control"]) == ("1", "no-store")
-    assert not {"x-auth-admitted", "x-auth-user"} & told.keys()
+    assert reported["content-type"] == "application/json; charset=utf-8"
+    assert (reported["retry-after"], reported["cache-control"]) == ("1", "no-store")
+    assert not {"x-auth-admitted", "x-auth-user"} & reported.keys()

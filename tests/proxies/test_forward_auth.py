@@ -64,8 +64,8 @@ def test_who_is_admitted_reaches_the_upstream_with_who_it_is(deployment: Deploym
     answer = deployment.ask("GET", "/api/things?a=b%20c", credentials("anna b", exp=4102444800))
     assert answer.status == 200
     [seen] = deployment.upstream.seen
-    told = {name: value for name, value in seen["headers"].items() if name.startswith("x-auth-")}
-    assert told == {
+    reported = {name: value for name, value in seen["headers"].items() if name.startswith("x-auth-")}
+    assert reported == {
         "x-auth-tenant": "demo",
         "x-auth-user": "anna%20b",
         "x-auth-status": "logged_in",
@@ -168,16 +168,16 @@ def test_after_a_logout_the_next_request_logs_in_again_and_one_event_says_so(dep
         assert deployment.ask("GET", "/api/things", who | headers).status == 200
         return str(deployment.upstream.seen[-1]["headers"]["x-auth-status"])
 
-    def told() -> list[str]:
+    def reported() -> list[str]:
         return [to for user, to in deployment.events("demo") if user == "otto"]
 
     assert status() == "logged_in"
     assert deployment.ask("GET", "/auth/logout", who).status == 200
-    assert told() == ["logged_in", "logged_out"]
+    assert reported() == ["logged_in", "logged_out"]
     assert status(**{"x-passive": "true"}) == "logged_out"
-    assert told() == ["logged_in", "logged_out"], "a passive request is no transition"
+    assert reported() == ["logged_in", "logged_out"], "a passive request is no transition"
     assert [status(), status()] == ["logged_in", "logged_in"]
-    assert told() == ["logged_in", "logged_out", "logged_in"]
+    assert reported() == ["logged_in", "logged_out", "logged_in"]
 
 
 def test_what_cannot_be_read_as_a_path_is_refused(deployment: Deployment) -> None:

@@ -108,10 +108,10 @@ def test_rollcall_hears_of_a_client_what_it_decides_by_and_nothing_else(
     with fronted(proxy, tmp_path / "fields", upstream, impostor, SCRIPT) as front:
         assert front.ask("fields", needed | other) == ANNA
     handed_on = dict(line.split(": ", 1) for line in impostor.asked[-1].decode().split("\r\n")[1:-2])
-    told = {"x-forwarded-for": "127.0.0.1", "x-original-method": "POST", "x-original-uri": "/api/payments/fields"}
-    assert handed_on | needed | told == handed_on
+    reported = {"x-forwarded-for": "127.0.0.1", "x-original-method": "POST", "x-original-uri": "/api/payments/fields"}
+    assert handed_on | needed | reported == handed_on
     of_haproxy = {"host", "accept", "user-agent"}  # which its HTTP client adds, or we do
-    assert handed_on.keys() == {*needed, *told, *of_haproxy}
+    assert handed_on.keys() == {*needed, *reported, *of_haproxy}
     assert "of the client" not in handed_on.values()
 
 

@@ -174,8 +174,8 @@ def test_what_the_proxy_says_arrives_exactly_once(at: RequestServices) -> None:
         assert received.all("x-forwarded-proto") == ([] if at.proxy.name == "haproxy" else ["http"])
         assert received.all("host") == ["api.example"]
         assert len(received.all("x-request-id")) == 1
-        told = [received.all(name) for name in IDENTITY[:3]]
-        assert told == [["demo"], ["anna"], ["logged_in"]]
+        reported = [received.all(name) for name in IDENTITY[:3]]
+        assert reported == [["demo"], ["anna"], ["logged_in"]]
         assert received.environ["HTTP_X_AUTH_USER"] == "anna"
         assert len(received.all("x-auth-expires")) == 1
 

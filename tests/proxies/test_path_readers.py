@@ -1,4 +1,4 @@
-"""No server that might stand behind a proxy reaches, by any path, what the rules deny.
+"""No server that may be behind a proxy reaches, by any path, what the rules deny.
 
 hypothesis makes up targets. For each that the rules admit, in whole or for some, every reader says what it would serve;
 that must be something that this admission covers. `PATH_EXAMPLES` says how many are tried; `make paths` tries many.

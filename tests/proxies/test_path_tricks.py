@@ -45,7 +45,7 @@ http {{
 }}
 """
 
-# What becomes of a request, by who asks: nobody, a user who may all, a user who is restricted from payments.
+# The result of a request: without credentials, by a user without restrictions, by a user restricted from payments.
 OUTCOMES = {
     "public": (200, 200, 200),
     "api": (401, 200, 200),

@@ -61,7 +61,7 @@ class Proxy:
 
 @cache
 def _version(program: str) -> str:
-    """The version that a program tells; every proxy has a word of its own to be asked with."""
+    """Return the version of a program; every proxy has an option of its own for that."""
     word = {"caddy": "version", "traefik": "version", "envoy": "--version"}.get(Path(program).name, "-v")
     done = subprocess.run([program, word], capture_output=True, text=True, check=False, timeout=60)
     found = re.search(r"\b\d+\.\d+\.\d+", (done.stdout + done.stderr).replace("v", " "))

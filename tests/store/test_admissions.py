@@ -32,7 +32,7 @@ def limit(requests: int, window_s: int = 3600, **how: object) -> Limit:
 # --- limits -------------------------------------------------------------------------------------------
 
 
-async def test_a_window_admits_its_requests_and_says_where_it_stands(admissions: Admissions) -> None:
+async def test_a_window_admits_its_requests_and_says_how_much_is_used(admissions: Admissions) -> None:
     for used in (1, 2, 3):
         standing = (await admissions.ask(ask_about(None, limits=[limit(3)]))).limit_states[0]
         assert (standing.used, standing.over) == (used, False)
@@ -142,14 +142,14 @@ async def test_the_table_of_transitions_cell_by_cell(
     admissions: Admissions, access: RedisAccess, cause: Cause, start: Status, outcome: Status | Refusal
 ) -> None:
     await put_into(admissions, access, start)
-    told_before = len((await Events(access.client).history("acme", "alice", most=9)).events)
+    reported_before = len((await Events(access.client).history("acme", "alice", most=9)).events)
     came_from, became, session = await cause_of(admissions, access, cause)
     expected = outcome if isinstance(outcome, Status) else start
     assert became == outcome
     assert came_from is start
     assert (session.status if session else N) is expected
     events = (await Events(access.client).history("acme", "alice", most=9)).events
-    assert len(events) - told_before == (1 if expected is not start else 0), "one event for a transition, else none"
+    assert len(events) - reported_before == (1 if expected is not start else 0), "one event for a transition, else none"
     if expected is not start:
         assert session is not None
         assert session.previous is (None if start is N else start)
@@ -283,7 +283,7 @@ async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access
     assert (await admissions.ask(question)).restricted is None
 
 
-async def test_an_event_tells_who_what_from_where_and_by_which_request(
+async def test_an_event_has_the_user_the_change_the_address_and_the_request(
     admissions: Admissions, access: RedisAccess
 ) -> None:
     await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
@@ -376,9 +376,9 @@ async def test_a_caller_that_hangs_up_harms_no_other(admissions: Admissions) -> 
     for task in asking[::2]:
         task.cancel()
     answers = await asyncio.gather(*asking, return_exceptions=True)
-    told = [answer for answer in answers if isinstance(answer, Admission)]
-    assert len(told) == 100
-    assert not any(answer.refused for answer in told), "who hung up before being sent was not charged"
+    reported = [answer for answer in answers if isinstance(answer, Admission)]
+    assert len(reported) == 100
+    assert not any(answer.refused for answer in reported), "who hung up before being sent was not charged"
     assert not (await admissions.ask(ask_about("alice"))).refused
 
 

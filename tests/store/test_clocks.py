@@ -165,8 +165,8 @@ async def test_one_clock_that_is_far_ahead_removes_nobody(admissions: Admissions
 
 
 async def test_the_difference_between_the_clocks_is_measured(server: FakeClockRedis, access: RedisAccess) -> None:
-    told: list[float] = []
-    differences = ClockDifferences(told.append)
+    reported: list[float] = []
+    differences = ClockDifferences(reported.append)
     comparison = ClockComparison(access.client, differences)
     for offset_s, warning in [
         (0, []),
@@ -176,11 +176,11 @@ async def test_the_difference_between_the_clocks_is_measured(server: FakeClockRe
     ]:
         server.set_ahead(offset_s)
         await comparison.compare()
-        assert abs(told[-1] - offset_s) < 0.5
+        assert abs(reported[-1] - offset_s) < 0.5
         assert differences.warnings() == warning
 
 
-def test_check_redis_tells_the_difference_as_well(server: FakeClockRedis, tmp_path: Path) -> None:
+def test_check_redis_reports_the_difference_as_well(server: FakeClockRedis, tmp_path: Path) -> None:
     configured = settings(redis={"url": server.url})
     for offset_s, warning in [
         (0, []),

@@ -46,7 +46,7 @@ def refusals(clock: Clock) -> DenialCache:
     return made
 
 
-def test_a_refusal_stands_until_its_time_comes_and_says_how_long_that_is(refusals: DenialCache, clock: Clock) -> None:
+def test_a_refusal_lasts_until_its_time_comes_and_says_how_long_that_is(refusals: DenialCache, clock: Clock) -> None:
     refusals.remember(
         question(), refused(), at=99.0
     )  # it took a second to answer, and may have been decided at its end
@@ -70,7 +70,7 @@ def used(*standings: tuple[int, int, bool]) -> Admission:
     return Admission(made)
 
 
-def test_who_has_used_up_a_quota_is_refused_and_the_first_refusal_is_told_as_one(refusals: DenialCache) -> None:
+def test_a_used_up_quota_is_refused_and_the_first_refusal_counts_as_the_first(refusals: DenialCache) -> None:
     refusals.remember(question(), used((2, 5_000_000, False), (1, 9_000_000, False), (2, 7_000_000, True)), at=100.0)
     first, second = refusals.find(question()), refusals.find(question())
     assert first is not None
@@ -79,7 +79,7 @@ def test_who_has_used_up_a_quota_is_refused_and_the_first_refusal_is_told_as_one
         "of those that refuse: not that with room, nor the shadow's"
     )
     assert [one.over for one in first.limit_states] == [True, False, True]
-    assert (first.remembered, second.remembered) == (False, True), "the log tells the first by itself"
+    assert (first.remembered, second.remembered) == (False, True), "the log has a line for the first"
 
 
 def mixed(ip: tuple[int, int], tenant: tuple[int, int]) -> tuple[Question, Admission]:

@@ -109,7 +109,7 @@ def test_after_kill_9_of_service_and_guard_the_next_service_ends_the_child_itsel
         assert client.get("kept") == b"yes"
 
 
-def test_a_second_service_on_one_folder_is_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_service_on_one_folder_names_the_first(tmp_path: Path) -> None:
     with (
         running(tmp_path / "var"),
         pytest.raises(EmbeddedError, match=rf"process {os.getpid()}\) uses the embedded Redis"),
@@ -180,7 +180,7 @@ def test_a_folder_that_no_server_here_can_read_is_refused_by_name_and_left_as_it
     assert found == sorted(path.name for path in (FOLDERS / "redis-8.2").rglob("*") if path.is_file())
 
 
-def test_a_server_that_does_not_start_tells_its_log(tmp_path: Path) -> None:
+def test_an_error_of_a_server_that_does_not_start_has_its_log(tmp_path: Path) -> None:
     folder = tmp_path / "var"
     with running(folder):
         pass
@@ -199,7 +199,7 @@ def test_an_old_server_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.M
             pass
 
 
-def test_without_a_server_the_caller_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_caller_gets_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

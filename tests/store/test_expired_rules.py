@@ -144,7 +144,7 @@ async def test_a_stream_ends_a_month_after_its_last_event(access: RedisAccess) -
     assert await client.exists(keys_of("young").events) == 1
 
 
-async def test_the_state_of_a_webhook_ends_a_month_after_it_was_told_something(access: RedisAccess) -> None:
+async def test_the_state_of_a_webhook_ends_a_month_after_its_last_delivery(access: RedisAccess) -> None:
     client, hooks = access.client, RedisWebhookStates(access.client)
     for name in ("gone", "here"):
         await hooks.hold("acme", name)

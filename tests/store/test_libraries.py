@@ -47,15 +47,15 @@ async def test_a_library_that_is_flushed_while_the_service_runs_is_loaded_again_
 ) -> None:
     for used in range(1, 5):
         await everywhere(access, "FUNCTION FLUSH")
-        told = await admissions.ask(ask_about("alice", limits=[LIMIT]))
-        assert [one.used for one in told.limit_states] == [used]
+        reported = await admissions.ask(ask_about("alice", limits=[LIMIT]))
+        assert [one.used for one in reported.limit_states] == [used]
     await everywhere(access, "FUNCTION FLUSH")
     await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.SUSPEND, BY)
     await everywhere(access, "FUNCTION FLUSH")
     assert (await sweeper(access).sweep()).expired == 0
-    told = await admissions.ask(ask_about("alice"))
-    assert told.session is not None
-    assert told.session.status is Status.SUSPENDED
+    reported = await admissions.ask(ask_about("alice"))
+    assert reported.session is not None
+    assert reported.session.status is Status.SUSPENDED
 
 
 async def test_many_who_ask_at_the_moment_of_a_flush_are_each_answered_once(
@@ -158,8 +158,8 @@ async def test_a_server_that_takes_no_writes_still_decides_what_needs_none(
     await acts.act("acme", ["mallory"], Cause.SUSPEND, BY)
     await REFUSES_WRITES[kind](access.client, True)
     for _ in range(10):
-        told = [await admissions.ask(ask_about(user, expires_ms=until_ms)) for user in ("alice", "mallory")]
-        statuses = [one.session.status for one in told if one.session is not None]
+        reported = [await admissions.ask(ask_about(user, expires_ms=until_ms)) for user in ("alice", "mallory")]
+        statuses = [one.session.status for one in reported if one.session is not None]
         assert statuses == [Status.LOGGED_IN, Status.SUSPENDED]
     [state] = await acts.peek("acme", [(LIMIT, "10.0.0.1")])
     assert state.used == 2
@@ -171,8 +171,8 @@ async def test_a_server_that_takes_no_writes_still_decides_what_needs_none(
     assert refused.value.kind == kind
     assert await access.client.exists("rc:{acme}:u:carol") == 0
     await REFUSES_WRITES[kind](access.client, False)
-    told_now = await admissions.ask(ask_about("alice", limits=[LIMIT]))
-    assert [one.used for one in told_now.limit_states] == [3], "what was refused was not charged"
+    reported_now = await admissions.ask(ask_about("alice", limits=[LIMIT]))
+    assert [one.used for one in reported_now.limit_states] == [3], "what was refused was not charged"
 
 
 @pytest.mark.real_redis
@@ -186,8 +186,8 @@ async def test_a_batch_of_reads_and_a_write_on_a_full_server_charges_nobody(
     answers = await asyncio.gather(*(admissions.ask(one) for one in asked), return_exceptions=True)
     assert isinstance(answers[1], StoreUnavailable)
     await REFUSES_WRITES["OOM"](access.client, False)
-    told = await admissions.ask(ask_about("alice", limits=[LIMIT]))
-    assert told.limit_states[0].used == 2
+    reported = await admissions.ask(ask_about("alice", limits=[LIMIT]))
+    assert reported.limit_states[0].used == 2
 
 
 @pytest.mark.real_redis

@@ -1,4 +1,4 @@
-"""What operators do, against each kind of Redis: what it changes, what it tells, and that it holds at once."""
+"""Operators' actions on each kind of Redis: what they change, their events, and that they apply at once."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def acts(access: RedisAccess) -> RedisOperatorActions:
     return RedisOperatorActions(access.client)
 
 
-async def told(access: RedisAccess, user: str = "alice") -> list[dict[str, str]]:
+async def reported(access: RedisAccess, user: str = "alice") -> list[dict[str, str]]:
     """The user's events, newest first, without who and why."""
     events = (await Events(access.client).history("acme", user, most=50)).events
     for event in events:
@@ -34,7 +34,7 @@ async def told(access: RedisAccess, user: str = "alice") -> list[dict[str, str]]
     return [event.fields for event in events]
 
 
-async def test_an_act_on_many_tells_one_by_one_what_happened(
+async def test_an_action_on_many_reports_the_result_for_each(
     admissions: Admissions, acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     users = [f"u{n}" for n in range(230)]
@@ -98,7 +98,12 @@ async def test_a_logout_everywhere_refuses_the_tokens_issued_until_now(
     assert not (await admissions.ask(ask_about("bob"))).revoked, "it is about one user"
     fresh = await admissions.ask(ask_about("alice", issued_s=now_ms() / 1000 + FORGIVEN_SKEW_S + 2))
     assert (fresh.revoked, fresh.came_from) == (False, Status.LOGGED_OUT)
-    assert [event["type"] for event in await told(access)] == ["transition", "revocation", "transition", "transition"]
+    assert [event["type"] for event in await reported(access)] == [
+        "transition",
+        "revocation",
+        "transition",
+        "transition",
+    ]
 
 
 async def test_a_revocation_outlives_the_record_and_is_lifted_by_an_operator_alone(
@@ -113,7 +118,7 @@ async def test_a_revocation_outlives_the_record_and_is_lifted_by_an_operator_alo
     assert await access.client.pttl("rc:{acme}:rules:alice") == -1
     await acts.restore("acme", "alice", BY)
     assert not (await admissions.ask(ask_about("alice"))).revoked
-    changes = [(event["type"], event.get("change")) for event in await told(access)]
+    changes = [(event["type"], event.get("change")) for event in await reported(access)]
     assert changes[1:4] == [("revocation", "lifted"), ("forgotten", None), ("revocation", "set")]
 
 
@@ -206,19 +211,19 @@ async def test_looking_at_a_limit_uses_nothing_up(admissions: Admissions, acts: 
     assert (await acts.peek("acme", [(LIMIT, "10.0.0.1")]))[0].used == 0
 
 
-async def test_what_operators_set_is_told_as_events(acts: RedisOperatorActions, access: RedisAccess) -> None:
+async def test_what_operators_set_is_reported_as_events(acts: RedisOperatorActions, access: RedisAccess) -> None:
     await acts.restrict("acme", "alice", "pay", BY)
     await acts.restrict("acme", "alice", "pay", BY)
     await acts.restrict("acme", "alice", "fly", BY, until_ms=4_000_000_000_000)
     await acts.unrestrict("acme", "alice", "pay", BY)
-    assert await told(access) == [
+    assert await reported(access) == [
         {"type": "restriction", "capability": "pay", "change": "lifted", "user": "alice"},
         {"type": "restriction", "capability": "fly", "change": "set", "user": "alice", "until": "4000000000000"},
         {"type": "restriction", "capability": "pay", "change": "set", "user": "alice"},
     ]
 
 
-async def test_the_event_of_a_limit_tells_what_held_before_and_what_holds(
+async def test_the_event_of_a_limit_has_the_values_before_and_after(
     acts: RedisOperatorActions, access: RedisAccess
 ) -> None:
     await acts.set_limit("acme", LIMIT, 7, 30, BY)

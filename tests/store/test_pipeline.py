@@ -53,7 +53,7 @@ async def test_a_request_is_one_call_and_no_other_command(make_client: MakeClien
 
 
 class Faulty:
-    """A server that takes connections, answers the first commands as told, and then falls silent or hangs up."""
+    """A server that accepts connections, answers the first commands from a list, and then falls silent or hangs up."""
 
     def __init__(self) -> None:
         self.mode = "silent"
@@ -116,19 +116,19 @@ async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None
             with pytest.raises(StoreUnavailable):
                 await asyncio.wait_for(admissions.ask(ask_about("alice")), 1)
         assert link.is_down
-        with pytest.raises(StoreUnavailable, match="Service Unavailable") as told:
+        with pytest.raises(StoreUnavailable, match="Service Unavailable") as reported:
             await admissions.ask(ask_about("alice"))
-        assert told.value.reason == "the circuit breaker is open"
+        assert reported.value.reason == "the circuit breaker is open"
 
 
 async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
     async with faulty("old") as (_, link):
-        with pytest.raises(StoreUnavailable) as told:
+        with pytest.raises(StoreUnavailable) as reported:
             await Admissions(SingleNodeRouter(link), RULES).ask(ask_about("alice"))
-        assert "Redis 5.0 is too old; 7.0 is the oldest that is supported" in told.value.reason
+        assert "Redis 5.0 is too old; 7.0 is the oldest that is supported" in reported.value.reason
 
 
-async def test_those_who_wait_behind_a_trip_that_failed_are_told_with_it() -> None:
+async def test_requests_that_wait_behind_a_failed_round_trip_fail_with_it() -> None:
     async with faulty("silent") as (fault, link):
         link.timeout_s = 0.5  # longer than a collection of garbage
         admissions = Admissions(SingleNodeRouter(link), RULES)
@@ -186,7 +186,7 @@ class Elsewhere:
         await going
 
 
-async def test_moved_tells_the_probe_that_a_node_is_well(redis_url: str) -> None:
+async def test_moved_shows_the_probe_that_a_node_is_well(redis_url: str) -> None:
     proxy = Elsewhere(redis_url.removeprefix("unix://"))
     async with listening(proxy.serve) as access:
         link = link_of(access, timeout_s=1)
@@ -266,7 +266,7 @@ async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: Redi
     await link.close()
 
 
-async def test_people_are_told_too_when_redis_is_away() -> None:
+async def test_pages_show_an_error_when_redis_is_away() -> None:
     access = RedisAccess.by_url("redis://127.0.0.1:1", TlsFiles())
     with pytest.raises(StoreUnavailable):
         await Sessions(access.client).get("acme", "alice")

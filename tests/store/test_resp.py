@@ -45,7 +45,7 @@ AUTH_WITHOUT_PASSWORD = (
 
 
 class Scripted:
-    """A server that answers as told, and keeps what it was sent."""
+    """A server that answers from a list, and keeps what it received."""
 
     def __init__(self, *answers: bytes, hangs_up: bool = False, reads: bool = True) -> None:
         self.answers = answers
@@ -117,7 +117,7 @@ async def test_an_answer_that_comes_in_many_packets_is_one_answer() -> None:
         assert await connection.round_trip([PING], soon()) == [[large, 7]]
 
 
-async def test_answers_that_share_a_packet_are_told_apart() -> None:
+async def test_answers_that_share_a_packet_are_separated() -> None:
     async with connected(Scripted(b"+one\r\n:2\r\n$-1\r\n*0\r\n")) as connection:
         assert await connection.round_trip([PING] * 4, soon()) == [b"one", 2, None, []]
 

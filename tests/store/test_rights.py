@@ -209,9 +209,9 @@ async def test_a_right_that_is_taken_away_while_it_runs_is_noticed_and_its_retur
         before = kept(root)
         permit(root, "-zadd")
         for _ in range(10):
-            with pytest.raises(StoreUnavailable) as told:
+            with pytest.raises(StoreUnavailable) as reported:
                 await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
-            assert told.value.kind in ("NOPERM", "unsuitable")
+            assert reported.value.kind in ("NOPERM", "unsuitable")
         async with asyncio.timeout(5):
             while not check.blockers():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

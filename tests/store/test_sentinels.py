@@ -205,10 +205,10 @@ async def test_a_sentinel_that_is_not_heard_is_a_warning(
     assert list(access.monitor.warnings()) == []
     sentinels.sentinels[1].kill()
     async with asyncio.timeout(8):
-        while not (told := list(access.monitor.warnings())):  # noqa: ASYNC110
+        while not (reported := list(access.monitor.warnings())):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     address = f"127.0.0.1:{sentinels.sentinels[1].port}"
-    assert told == [f"The Sentinel {address} is not heard: a failover that it leads is noticed late."]
+    assert reported == [f"The Sentinel {address} is not heard: a failover that it leads is noticed late."]
     assert (await Admissions(ways, SessionRules(60_000, 0)).ask(ask_about("alice"))).session is not None
 
 

@@ -43,7 +43,7 @@ async def test_pages_cut_the_list_by_last_seen_whatever_their_size(access: Redis
     assert found == [f"u{i:02d}" for i in sorted(range(23), key=lambda i: (1000 + i // 2, f"u{i:02d}"), reverse=True)]
 
 
-async def test_hundreds_seen_in_one_millisecond_are_each_told_once(access: RedisAccess) -> None:
+async def test_hundreds_seen_in_one_millisecond_are_each_listed_once(access: RedisAccess) -> None:
     await record(access, *((f"u{i:04d}", Status.LOGGED_IN, 5) for i in range(120)))
     assert await walk(Sessions(access.client), size=7) == [f"u{i:04d}" for i in reversed(range(120))]
 

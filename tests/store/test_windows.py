@@ -13,7 +13,7 @@ import pytest
 from service.core.limits import MICRO
 from service.store.keyspace import keys_of
 from tests.store.making import earlier_window
-from tests.store.window_model import DAY_S, START_US, Windows, limit, play, told
+from tests.store.window_model import DAY_S, START_US, Windows, limit, play, reported
 
 pytestmark = pytest.mark.real_redis
 KEY = keys_of("acme").window("some", "10.0.0.1")
@@ -153,7 +153,7 @@ def test_the_wait_after_a_long_window_became_a_short_one_is_positive_and_enough(
     asked = limit(10_000, DAY_S) if by_override else held
     [answer] = windows.ask(now_us, asked)
     assert answer[2]
-    remaining, reset_s, retry_s = told(held, answer)
+    remaining, reset_s, retry_s = reported(held, answer)
     assert (remaining, reset_s) == (0, retry_s)
     assert 0 < retry_s <= 60
     assert windows.what_if(now_us + answer[1] - 1, asked)[0][2]
@@ -174,9 +174,7 @@ def test_the_wait_after_a_limit_came_below_1000_is_not_a_bucket_short(
 
 
 @pytest.mark.parametrize(("requests", "window_s"), [(1001, 60), (5000, 3600), (50_000, 31 * DAY_S)])
-def test_the_first_answer_of_a_large_window_tells_all_of_the_wait(
-    windows: Windows, requests: int, window_s: int
-) -> None:
+def test_the_first_answer_of_a_large_window_has_all_of_the_wait(windows: Windows, requests: int, window_s: int) -> None:
     [(used, reset_us, _)] = windows.ask(START_US, limit(requests, window_s))
     assert (used, reset_us) == (1, window_s * MICRO)
     assert windows.what_if(START_US + reset_us - 1, limit(requests, window_s))[0][0] == 2
@@ -185,7 +183,7 @@ def test_the_first_answer_of_a_large_window_tells_all_of_the_wait(
 
 @pytest.mark.parametrize("back_s", [1, 30, 500, 3600, 40 * DAY_S])
 @pytest.mark.parametrize(("requests", "window_s"), [(3, 60), (3, 3600), (1200, 60)])
-def test_after_a_step_of_the_clock_back_nobody_waits_longer_than_a_window_and_as_long_as_told(
+def test_after_a_step_of_the_clock_back_nobody_waits_longer_than_a_window_and_than_announced(
     windows: Windows, back_s: int, requests: int, window_s: int
 ) -> None:
     held = limit(requests, window_s)

@@ -87,8 +87,8 @@ class Client:
         answers = await asyncio.gather(*map(self.admissions.ask, asked))
         at = Moment(began, self._now())
         requests, window_s = self.held
-        told = [(one.limit_states[0].used, one.limit_states[0].reset_us, one.refused) for one in answers]
-        self.log.append(f"{began:.3f}: {requests} in {window_s} s: {told}")
+        reported = [(one.limit_states[0].used, one.limit_states[0].reset_us, one.refused) for one in answers]
+        self.log.append(f"{began:.3f}: {requests} in {window_s} s: {reported}")
         self.admitted = [Moment(min(one.low, at.low), min(one.high, at.high)) for one in self.admitted]
         self.answers += len(answers)
         for answer in answers:
@@ -99,7 +99,7 @@ class Client:
                 counting += 1
             self._hold_headers(answer, counting)
         if answers[-1].refused and self.rng.random() < 0.5:
-            await self._wait_as_told(answers[-1])
+            await self._wait_as_announced(answers[-1])
 
     def _hold_headers(self, answer: Admission, counting: int) -> None:
         requests, window_s = self.held
@@ -110,14 +110,14 @@ class Client:
         assert 0 <= remaining <= max(0, requests - counting), self._told(lines)
         assert 0 < reset_s <= window_s * 1.02 + 2, self._told(lines)
 
-    async def _wait_as_told(self, answer: Admission) -> None:
-        told = RETRY.search(limit_lines(answer, 429))
-        assert told is not None
-        self._set_clock(self.offset_s + int(told[1]))
+    async def _wait_as_announced(self, answer: Admission) -> None:
+        reported = RETRY.search(limit_lines(answer, 429))
+        assert reported is not None
+        self._set_clock(self.offset_s + int(reported[1]))
         self._forget()
         began = self._now() - SLACK_S
         again = await self.admissions.ask(Question(self.terms, self.client, "r"))
-        assert not again.refused, self._told(f"refused after {told[1]} s")
+        assert not again.refused, self._told(f"refused after {reported[1]} s")
         self.admitted.append(Moment(began, self._now()))
 
     def _told(self, what: str) -> str:
@@ -188,7 +188,7 @@ async def play(server: FakeClockRedis, seeds: Sequence[int]) -> int:
 
 
 @pytest.mark.timeout(3600)
-async def test_a_server_whose_clock_is_set_admits_never_too_many_and_whoever_waits_as_told(
+async def test_a_server_whose_clock_is_set_never_admits_too_many_and_admits_after_the_announced_wait(
     server: FakeClockRedis,
 ) -> None:
     answers = await play(server, range(SEED, SEED + SEQUENCES))

@@ -68,8 +68,8 @@ class Windows:
         pipe.pttl(self.key)
         *_, answers, ttl_ms = pipe.execute()
         self.ends_us = now_us + ttl_ms * 1000
-        told = iter(answers)
-        return [(used, reset, _is_over(over)) for used, reset, over in zip(told, told, told, strict=True)]
+        reported = iter(answers)
+        return [(used, reset, _is_over(over)) for used, reset, over in zip(reported, reported, reported, strict=True)]
 
     def tick(self, now_us: int) -> None:
         """Let the key end that has ended by now."""
@@ -115,11 +115,11 @@ def _by_our_clock(text: str, thresholds: tuple[int, int] | None) -> str:
     return scaled
 
 
-def _is_over(told: int | bytes) -> bool:
-    return told == 1 if isinstance(told, int) else told.startswith(b"1")
+def _is_over(reported: int | bytes) -> bool:
+    return reported == 1 if isinstance(reported, int) else reported.startswith(b"1")
 
 
-def told(one: Limit, answer: tuple[int, int, bool]) -> tuple[int, int, int]:
+def reported(one: Limit, answer: tuple[int, int, bool]) -> tuple[int, int, int]:
     """Remaining, seconds until there is more, and Retry-After, as the headers of a refusal say them."""
     used, reset_us, _ = answer
     found = HEADERS.search(limit_lines(Admission([LimitState(one, used, reset_us, over=True)]), 429))
@@ -194,7 +194,7 @@ class Play:
         self.windows.client.set(self.windows.key, text)
         self.windows.ends_us = self.now_us + one.window_s * MICRO
         self.plain.surely, self.plain.perhaps = list(times), list(times)
-        self.ask()  # its times are modulo 71 minutes: a clock set back meanwhile cannot be told from a long time
+        self.ask()  # its times are modulo 71 minutes: a clock set back meanwhile looks like a long time
 
     @property
     def held(self) -> Limit:
@@ -248,13 +248,13 @@ class Play:
                 counting += 1
             assert used >= counting, f"{counting} were admitted, but only {used} counted"
             assert used >= held.requests or not over
-            assert 0 < reset_us <= length_us + self.late_us, f"told to wait {reset_us} µs"
+            assert 0 < reset_us <= length_us + self.late_us, f"announced a wait of {reset_us} µs"
         self.hold_to(answers[-1])
 
     def hold_to(self, answer: tuple[int, int, bool]) -> None:
         """Whoever does what the headers say finds what they say."""
         used, reset_us, _ = answer
-        remaining, reset_s, retry_s = told(self.held, answer)
+        remaining, reset_s, retry_s = reported(self.held, answer)
         assert 0 <= remaining <= self.held.requests
         assert min(reset_s, retry_s) > 0
         what_if, later_us = self.windows.what_if, self.now_us + reset_us
@@ -265,7 +265,7 @@ class Play:
             assert what_if(self.now_us, self.configured, times=remaining + 1)[-1][2], "r is too low"
             assert what_if(later_us, self.configured)[0][0] <= used, "t is too short"
         else:
-            assert what_if(later_us - 1, self.configured)[0][2], "more quota came earlier than told"
+            assert what_if(later_us - 1, self.configured)[0][2], "more quota came earlier than announced"
         for at_us in (later_us, self.now_us + reset_s * MICRO, self.now_us + retry_s * MICRO):
             assert not what_if(at_us, self.configured)[0][2], "who waited is refused"
 

@@ -124,7 +124,7 @@ def test_only_the_configured_header_is_read() -> None:
 
 
 @pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "64:ff9b::a00:0/104"])
-def test_a_trusted_network_may_be_spelt_as_the_ipv6_network_that_stands_for_it(network: str) -> None:
+def test_a_trusted_network_may_be_written_as_the_ipv6_network_that_represents_it(network: str) -> None:
     policy = make_policy(settings(server={"trusted_proxies": [network]}))
     headers = CIMultiDictProxy(CIMultiDict({"x-forwarded-for": "1.2.3.4"}))
     assert client_address("10.9.9.9", headers, policy.client_address) == "1.2.3.4"

@@ -12,10 +12,10 @@ def test_the_forgiven_skew_is_the_leeway_where_that_is_more() -> None:
     assert forgiven_skew_ms(7.25) == 7250
 
 
-def test_a_difference_above_a_second_is_logged_once_a_minute_and_told_until_it_is_gone() -> None:
+def test_a_difference_above_a_second_is_logged_once_a_minute_and_shown_until_it_is_gone() -> None:
     now = 0.0
-    told: list[float] = []
-    differences = ClockDifferences(told.append, clock=lambda: now)
+    reported: list[float] = []
+    differences = ClockDifferences(reported.append, clock=lambda: now)
     with capture_logs() as lines:
         for step in range(int(WARN_EVERY_S / 5) + 1):
             now = step * 5.0
@@ -23,7 +23,7 @@ def test_a_difference_above_a_second_is_logged_once_a_minute_and_told_until_it_i
         assert differences.warnings() == ["The clock of Redis (b:2) is 1.5 s behind the clock of the service"]
         differences.update([("a:1", 0.4, 0.001), ("b:2", -0.9, 0.001)])
         assert differences.warnings() == []
-    assert told == [-1.5] * (int(WARN_EVERY_S / 5) + 1) + [-0.9], "the largest of all, with its sign"
+    assert reported == [-1.5] * (int(WARN_EVERY_S / 5) + 1) + [-0.9], "the largest of all, with its sign"
     assert [line["log_level"] for line in lines] == ["warning", "warning", "info"]
     assert lines[0]["seconds_ahead"] == {"b:2": -1.5}
 

@@ -1,4 +1,4 @@
-"""The configuration: every broken file is told by its defect, and nothing secret is."""
+"""The configuration: every broken file is reported by its defect, without secrets."""
 
 import hashlib
 import json
@@ -34,9 +34,9 @@ def write(folder: Path, content: Any) -> Path:
 
 
 def mistakes(path: Path) -> list[str]:
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as shown:
         load(path)
-    return [str(mistake) for mistake in told.value.mistakes]
+    return [str(mistake) for mistake in shown.value.mistakes]
 
 
 def test_the_shipped_configuration_is_good() -> None:
@@ -46,25 +46,25 @@ def test_the_shipped_configuration_is_good() -> None:
 
 
 @pytest.mark.parametrize("path", BROKEN, ids=lambda path: path.stem)
-def test_a_broken_file_is_told_by_its_defect(path: Path) -> None:
+def test_a_broken_file_is_reported_by_its_defect(path: Path) -> None:
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
-    told = mistakes(path)
-    assert len(told) == len(expected), told
+    shown = mistakes(path)
+    assert len(shown) == len(expected), shown
     for line in expected:
-        assert any(line in one for one in told), f"{line!r} is not among {told}"
-    assert not any("secret-that-nobody-may-see" in one for one in told)
+        assert any(line in one for one in shown), f"{line!r} is not among {shown}"
+    assert not any("secret-that-nobody-may-see" in one for one in shown)
 
 
 def test_there_are_broken_files() -> None:
     assert len(BROKEN) >= 25
 
 
-def test_all_mistakes_are_told_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_reported_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE__REDIS__TIMEOUT", "soon")
     monkeypatch.setenv("SERVICE__TENANTS__GLOBEX", '{"token": "secret-that-nobody-may-see"')
     monkeypatch.setenv("SERVICE__NOWHERE", "1")
-    told = mistakes(write(tmp_path, config(server={"port": 0.5, "prot": 1}, sessions={"on_outage": "maybe"})))
-    assert {one.partition(":")[0] for one in told} == {
+    shown = mistakes(write(tmp_path, config(server={"port": 0.5, "prot": 1}, sessions={"on_outage": "maybe"})))
+    assert {one.partition(":")[0] for one in shown} == {
         "SERVICE__NOWHERE",
         "server.port",
         "server.prot",
@@ -72,20 +72,20 @@ def test_all_mistakes_are_told_together(tmp_path: Path, monkeypatch: pytest.Monk
         "redis.timeout (set by SERVICE__REDIS__TIMEOUT)",
         "tenants.globex (set by SERVICE__TENANTS__GLOBEX)",
     }
-    assert not any("secret-that-nobody-may-see" in one for one in told)
+    assert not any("secret-that-nobody-may-see" in one for one in shown)
 
 
 def test_a_secret_is_not_shown_in_a_check_between_sections_nor_one_of_a_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = config(admin={"tokens": [{"name": "root", "token": OPERATOR_TOKEN, "tenants": [TENANT_TOKEN]}]})
-    [told] = mistakes(write(tmp_path, wrong))
-    assert told == "admin.tokens.0.tenants: names a tenant that is not configured (value: ***)"
+    [shown] = mistakes(write(tmp_path, wrong))
+    assert shown == "admin.tokens.0.tenants: names a tenant that is not configured (value: ***)"
     tokens = [{"name": "root", "token": "secret-of-a-variable", "role": "secret-of-a-variable", "tenants": ["*"]}]
     monkeypatch.setenv("SERVICE__ADMIN__TOKENS", json.dumps(tokens))
-    [told] = mistakes(write(tmp_path, config()))
-    assert "secret-of-a-variable" not in told
-    assert told.startswith("admin.tokens.0.role (set by SERVICE__ADMIN__TOKENS): must be 'viewer' or 'operator'")
+    [shown] = mistakes(write(tmp_path, config()))
+    assert "secret-of-a-variable" not in shown
+    assert shown.startswith("admin.tokens.0.role (set by SERVICE__ADMIN__TOKENS): must be 'viewer' or 'operator'")
 
 
 def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +139,10 @@ def test_shipped_secrets_are_good_for_loopback_alone(
     assert "192.168.1.1" in mistakes(ROOT / "config.yaml")[0]
 
 
-def test_what_is_hardly_meant_is_told_as_a_doubt() -> None:
+def test_what_is_probably_not_intended_is_reported_as_a_doubt() -> None:
     routes = [{"path": "/api/*", "capability": "api"}]
-    told = list(doubts(settings(routes=routes, tenants={"acme": tenant(restricted_capabilities=["logout", "apo"])})))
-    assert told == [
+    shown = list(doubts(settings(routes=routes, tenants={"acme": tenant(restricted_capabilities=["logout", "apo"])})))
+    assert shown == [
         "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400",
         "tenants.acme.restricted_capabilities: no operation and no route needs apo",
     ]
@@ -156,9 +156,9 @@ def test_what_is_hardly_meant_is_told_as_a_doubt() -> None:
 @pytest.mark.parametrize("rule", [{}, {"issuer": "https://a"}, {"audience": "a"}, {"require": {"token_use": "id"}}])
 def test_a_key_set_from_a_url_without_a_rule_for_which_tokens_are_meant_is_a_doubt(rule: dict[str, Any]) -> None:
     remote = {"jwks_url": "https://a.example/jwks", **rule}
-    told = list(doubts(settings(tenants={"acme": {**tenant(), "jwt": remote}})))
-    assert len(told) == (not rule)
-    assert all(one.startswith("tenants.acme.jwt: ") and "none of issuer, audience and require" in one for one in told)
+    shown = list(doubts(settings(tenants={"acme": {**tenant(), "jwt": remote}})))
+    assert len(shown) == (not rule)
+    assert all(one.startswith("tenants.acme.jwt: ") and "none of issuer, audience and require" in one for one in shown)
 
 
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
@@ -225,18 +225,18 @@ def test_shipped_secrets_are_found_however_they_are_set(tmp_path: Path, monkeypa
         ("SERVICE__TENANTS", '{"acme": {"tokn": "my-very-secret"}}'),
     ],
 )
-def test_a_secret_that_stands_in_the_wrong_place_is_not_shown(
+def test_a_secret_in_the_wrong_place_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    told = mistakes(write(tmp_path, config()))
-    assert told
-    assert "my-very-secret" not in "\n".join(told)
+    shown = mistakes(write(tmp_path, config()))
+    assert shown
+    assert "my-very-secret" not in "\n".join(shown)
 
 
 def test_a_value_that_can_be_no_secret_is_shown(tmp_path: Path) -> None:
-    told = mistakes(write(tmp_path, config(server={"prot": 8081, "port": "x"})))
-    assert sorted(one.rpartition("(value: ")[2] for one in told) == ["'x')", "8081)"]
+    shown = mistakes(write(tmp_path, config(server={"prot": 8081, "port": "x"})))
+    assert sorted(one.rpartition("(value: ")[2] for one in shown) == ["'x')", "8081)"]
 
 
 def test_yaml_merge_keys_are_understood(tmp_path: Path) -> None:
@@ -293,10 +293,10 @@ def test_a_token_may_be_read_from_a_file_whose_last_newline_is_not_part_of_it(tm
 )
 def test_a_token_file_that_holds_no_token_is_a_mistake(tmp_path: Path, content: str | bytes, words: str) -> None:
     name = in_file(tmp_path, "token", content)
-    [told] = mistakes(write(tmp_path, config(metrics={"token_file": name})))
-    assert told.startswith("metrics.token_file: ")
-    assert words in told
-    assert "nobody-may-see" not in told
+    [shown] = mistakes(write(tmp_path, config(metrics={"token_file": name})))
+    assert shown.startswith("metrics.token_file: ")
+    assert words in shown
+    assert "nobody-may-see" not in shown
 
 
 def test_a_token_and_a_file_that_holds_it_exclude_each_other(tmp_path: Path) -> None:
@@ -371,8 +371,8 @@ def test_a_misspelt_variable_of_a_tenant_is_reported_with_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVICE__TENANTS__ACME__TOKN", "secret-that-nobody-may-see")
-    [told] = mistakes(write(tmp_path, config()))
-    assert told == (
+    [shown] = mistakes(write(tmp_path, config()))
+    assert shown == (
         "tenants.acme.tokn (set by SERVICE__TENANTS__ACME__TOKN): there is no such setting; perhaps token is meant "
         "(value: ***)"
     )
@@ -392,8 +392,8 @@ def test_variables_that_set_the_same_and_json_that_holds_a_name_twice_are_mistak
     monkeypatch.setenv("SERVICE__SERVER__PORT", "1")
     monkeypatch.setenv("service__server__port", "2")
     monkeypatch.setenv("SERVICE__SESSIONS", '{"retention": 1, "retention": 2}')
-    told = mistakes(write(tmp_path, config()))
-    assert told == [
+    shown = mistakes(write(tmp_path, config()))
+    assert shown == [
         "server.port (set by SERVICE__SERVER__PORT): is set twice, by SERVICE__SERVER__PORT and service__server__port",
         "sessions (set by SERVICE__SESSIONS): its JSON has a name twice: retention",
     ]
@@ -428,7 +428,7 @@ THEIR_WORDS = re.compile(
 )
 
 
-def test_every_mistake_is_told_in_plain_words_with_the_path_of_the_file(tmp_path: Path) -> None:
+def test_every_mistake_is_reported_in_plain_words_with_the_path_of_the_file(tmp_path: Path) -> None:
     """Of every setting, set to every odd value."""
     for place in PLACES:
         for value in ODD_VALUES:
@@ -441,7 +441,7 @@ def test_every_mistake_is_told_in_plain_words_with_the_path_of_the_file(tmp_path
                 found = list(map(str, error.mistakes))
             else:
                 continue
-            for told in found:
-                assert not THEIR_WORDS.search(told.partition(" (value: ")[0]), told
-                path = told.partition(": ")[0].split(".")
-                assert path[0] in changed or path == ["the configuration"], told
+            for shown in found:
+                assert not THEIR_WORDS.search(shown.partition(" (value: ")[0]), shown
+                path = shown.partition(": ")[0].split(".")
+                assert path[0] in changed or path == ["the configuration"], shown

@@ -127,8 +127,8 @@ def test_either_name_of_ed25519_lists_both() -> None:
 def test_what_is_doubtful_about_a_key_is_said_with_the_line_to_write(
     key: dict[str, Any], rules: dict[str, Any], doubt: str
 ) -> None:
-    told = [one for one in doubts(settings(tenants=tenants(key, **rules))) if one.startswith("tenants.acme.jwt")]
-    assert (doubt in told[0]) if doubt else not told
+    reported = [one for one in doubts(settings(tenants=tenants(key, **rules))) if one.startswith("tenants.acme.jwt")]
+    assert (doubt in reported[0]) if doubt else not reported
 
 
 @pytest.mark.parametrize("key", [{"secret": "s" * 32}, {"alg": "HS384", "secret_base64": "A" * 64}])

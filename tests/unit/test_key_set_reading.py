@@ -143,7 +143,7 @@ def test_several_keys_without_kid_are_all_tried() -> None:
             own.verify(sign(private, alg, "named"), NOW)
 
 
-def test_keys_of_one_kid_are_told_apart_by_their_algorithm() -> None:
+def test_keys_of_one_kid_differ_by_their_algorithm() -> None:
     own = ring(jwk(RSA, kid="k", alg="RS256"), jwk(P256, kid="k"), jwk(ED25519, kid="k"))
     for private, alg in ((RSA, "RS256"), (P256, "ES256"), (ED25519, "EdDSA")):
         assert own.verify(sign(private, alg, "k"), NOW).user == "alice"

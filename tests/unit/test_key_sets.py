@@ -84,7 +84,7 @@ def test_what_cannot_verify_is_skipped(member: Any) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"null", b'{"keys": 7}', b"[" * 100_000])
-def test_what_is_no_key_set_is_told(raw: bytes) -> None:
+def test_what_is_not_a_key_set_is_reported(raw: bytes) -> None:
     with pytest.raises(ValueError, match="not a JWK Set"):
         read_key_set(raw, RS256)
 
@@ -95,7 +95,7 @@ def test_a_private_key_in_a_key_set_is_taken_as_its_public_half() -> None:
 
 
 class Issuer:
-    """A JWKS URL that counts who asks."""
+    """A JWKS URL that counts its requests."""
 
     def __init__(self) -> None:
         self.body = key_set(jwk(RSA, "r1"))
@@ -433,7 +433,7 @@ async def test_a_token_is_judged_unless_the_key_set_that_may_hold_its_key_could_
         return [verdict(ring, token) for token in VERDICTS]
 
     def expected(at: int) -> list[str]:
-        return [told[at] for told in VERDICTS.values()]
+        return [reported[at] for reported in VERDICTS.values()]
 
     assert verdicts() == expected(0), "no fetch has ended yet"
     issuer.status = 500

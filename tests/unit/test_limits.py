@@ -105,9 +105,9 @@ def test_a_local_limit_refuses_during_an_outage() -> None:
     policy = OutagePolicy(allow_sessions=True, clock_us=Clock())
     for _ in range(2):
         judge(question(), policy.decide(question(charge())))
-    with pytest.raises(TooManyRequests) as told:
+    with pytest.raises(TooManyRequests) as reported:
         judge(question(), policy.decide(question(charge())))
-    assert told.value.retry_after_s == 10
+    assert reported.value.retry_after_s == 10
 
 
 def test_a_limit_that_an_operator_lowered_holds_during_an_outage_too() -> None:

@@ -1,4 +1,4 @@
-"""Refusals that repeat are told once a second, with their number."""
+"""Repeated refusals are logged once a second, with their number."""
 
 from structlog.testing import capture_logs
 
@@ -7,7 +7,7 @@ from service.web.monitoring.address_problems import MAX_PEERS, AddressWarnings
 from service.web.monitoring.log_throttling import MOST, MOST_ADDRESSES, OTHERS, LogThrottle
 
 
-def test_each_address_is_told_once_with_its_count() -> None:
+def test_each_address_is_logged_once_with_its_count() -> None:
     repeats = LogThrottle()
     for _ in range(3):
         repeats.count("refused again", "logout", "10.0.0.1")
@@ -21,7 +21,7 @@ def test_each_address_is_told_once_with_its_count() -> None:
     ]
 
 
-def test_of_many_addresses_the_rest_is_told_together() -> None:
+def test_of_many_addresses_the_rest_share_a_line() -> None:
     repeats = LogThrottle()
     for number in range(MOST + 7):
         repeats.count("refused again", "logout", str(number))
@@ -73,7 +73,7 @@ def test_the_first_refusal_of_its_kind_and_address_in_a_second_has_a_line() -> N
         throttle.flush()
 
 
-def test_at_most_1024_addresses_are_told_apart_in_a_second() -> None:
+def test_at_most_1024_addresses_are_logged_in_a_second() -> None:
     throttle = LogThrottle()
     clients = [str(number) for number in range(3 * MOST_ADDRESSES)]
     assert sum(throttle.is_first_refusal("status", "X", client) for client in clients) == MOST_ADDRESSES == 1024

@@ -71,7 +71,7 @@ def test_a_line_that_finds_the_disk_full_is_lost_and_the_next_one_is_written() -
         os.close(descriptor)
 
 
-def test_a_reader_that_stands_still_holds_up_nobody_and_costs_bounded_memory(pipe: tuple[int, int]) -> None:
+def test_a_reader_that_does_not_read_delays_nobody_and_costs_bounded_memory(pipe: tuple[int, int]) -> None:
     log, line = LogWriter(pipe[1]), "x" * 499 + "\n"
     for _ in range(MAX_WAITING + 1000):
         log.write(line)
@@ -124,7 +124,7 @@ def test_a_finaliser_that_logs_while_a_loss_is_noted_does_not_wait_for_itself(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = LogWriter(pipe[1])
-    for _ in range(MAX_WAITING + 1000):  # the reader stands still, the queue is full
+    for _ in range(MAX_WAITING + 1000):  # the reader does not read, and the queue is full
         log.write("x" * 499 + "\n")
     made: list[int] = []
     real = log_writer.Loss

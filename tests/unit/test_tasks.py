@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from service.core.tasks import LastRuns, end, keep_running, round_completed, work_failed
 
 
-async def test_a_task_that_fails_is_told_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_fails_is_logged_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.core.tasks.RESTART_AFTER_S", 0)
     begun, again = [], asyncio.Event()
 
@@ -125,8 +125,8 @@ async def test_a_failure_is_counted_each_time_and_logged_once_a_second() -> None
         await asyncio.wait_for(done.wait(), 5)
     await end([task])
     assert runs.failures == {("sweep", "OOM"): 4, ("sweep", "timeout"): 1}
-    told = [(line["kind"], line["reason"], line["times"]) for line in lines]
-    assert told == [("OOM", "at 0.0", 1), ("OOM", "at 1.2", 3), ("timeout", "another reason", 1)]
+    reported = [(line["kind"], line["reason"], line["times"]) for line in lines]
+    assert reported == [("OOM", "at 0.0", 1), ("OOM", "at 1.2", 3), ("timeout", "another reason", 1)]
 
 
 async def test_a_task_that_an_error_ends_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

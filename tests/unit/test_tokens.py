@@ -98,9 +98,9 @@ def test_a_kid_names_the_one_key_and_none_tries_each_of_the_algorithm() -> None:
     both.replace_remote([])
     with pytest.raises(UnknownKey):
         both.verify(sign("RS256", headers={"kid": "nobody"}), NOW)
-    with pytest.raises(InvalidUserToken) as told:
+    with pytest.raises(InvalidUserToken) as reported:
         both.verify(sign(headers={"kid": "nobody"}), NOW)
-    assert not isinstance(told.value, UnknownKey), "no URL brings a secret, so none is fetched"
+    assert not isinstance(reported.value, UnknownKey), "no URL brings a secret, so none is fetched"
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_issuer_and_audience_are_checked_where_configured(
 
 
 @pytest.mark.parametrize(
-    ("alg", "material", "told"),
+    ("alg", "material", "reported"),
     [
         ("HS256", "s" * 31, "at least 32 bytes"),
         ("none", "s" * 32, "algorithm must be one of"),
@@ -435,8 +435,8 @@ def test_issuer_and_audience_are_checked_where_configured(
         ("RS256", pem(rsa.generate_private_key(public_exponent=65537, key_size=1024)), "at least 2048 bits"),
     ],
 )
-def test_a_key_that_does_not_fit_or_is_weak_is_refused(alg: str, material: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_key_that_does_not_fit_or_is_weak_is_refused(alg: str, material: str, reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         make_key("k", alg, material)
 
 

@@ -66,7 +66,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), [*((*one, None) for one in READS), *CHANGES])
-async def test_without_a_good_token_or_for_another_tenant_nothing_is_told_and_nothing_changes(
+async def test_without_a_good_token_or_for_another_tenant_nothing_is_shown_or_changed(
     client: Client, method: str, path: str, body: Any
 ) -> None:
     await seen(client, "alice")
@@ -81,8 +81,8 @@ async def test_without_a_good_token_or_for_another_tenant_nothing_is_told_and_no
 
 
 async def test_a_viewer_sees_its_tenants_alone(client: Client) -> None:
-    told = await ask(client, "GET", "/admin/v1/tenants", **VIEWER)
-    assert [one["tenant"] for one in told["tenants"]] == ["globex"]
+    reported = await ask(client, "GET", "/admin/v1/tenants", **VIEWER)
+    assert [one["tenant"] for one in reported["tenants"]] == ["globex"]
     both = await ask(client, "GET", "/admin/v1/tenants")
     assert [one["tenant"] for one in both["tenants"]] == ["acme", "globex"]
     assert await refused(client, "GET", "/admin/v1/tenants/nobody") == (404, "NOT_FOUND")
@@ -134,8 +134,8 @@ async def test_a_suspended_user_is_refused_at_once_and_well_again_once_reinstate
     await ask(client, "POST", f"{AT}/users/alice/suspend", {"reason": "looks odd"})
     answer = await client.get("/auth/status", headers=credentials("alice"))
     assert (answer.status, (await answer.json())["error"]["code"]) == (403, "USER_SUSPENDED")
-    told = await ask(client, "GET", f"{AT}/users/alice")
-    event = told["events"][0]
+    reported = await ask(client, "GET", f"{AT}/users/alice")
+    event = reported["events"][0]
     assert {name: event[name] for name in ("type", "userId", "from", "to", "cause", "by", "reason", "ip")} == {
         "type": "transition",
         "userId": "alice",
@@ -150,12 +150,14 @@ async def test_a_suspended_user_is_refused_at_once_and_well_again_once_reinstate
     assert (await client.get("/auth/status", headers=credentials("alice"))).status == 200
 
 
-async def test_many_users_are_told_one_by_one(client: Client) -> None:
+async def test_an_action_on_many_users_has_a_result_for_each(client: Client) -> None:
     await seen(client, "a", "b")
     await ask(client, "POST", f"{AT}/users/b/terminate")
-    told = await ask(client, "POST", f"{AT}/sessions/suspend", {"users": ["a", "b", "c", "a"], "reason": "all of you"})
+    reported = await ask(
+        client, "POST", f"{AT}/sessions/suspend", {"users": ["a", "b", "c", "a"], "reason": "all of you"}
+    )
     conflict = "suspend conflicts with the status terminated"
-    assert told["results"] == [
+    assert reported["results"] == [
         {"userId": "a", "done": True, "applied": True, "status": "suspended", "previousStatus": "logged_in"},
         {
             "userId": "b",
@@ -166,8 +168,8 @@ async def test_many_users_are_told_one_by_one(client: Client) -> None:
         {"userId": "c", "done": True, "applied": True, "status": "suspended", "previousStatus": "none"},
     ]
     users = [f"{n:0>512}" for n in range(1000)]
-    told = await ask(client, "POST", f"{AT}/sessions/logout", {"users": users})
-    assert {one["message"] for one in told["results"]} == {"Nothing is recorded of this user"}
+    reported = await ask(client, "POST", f"{AT}/sessions/logout", {"users": users})
+    assert {one["message"] for one in reported["results"]} == {"Nothing is recorded of this user"}
     assert await refused(client, "POST", f"{AT}/sessions/logout", {"users": [*users, "x"]}) == (400, "VALIDATION_ERROR")
 
 
@@ -184,9 +186,9 @@ async def test_a_logout_everywhere_makes_the_present_tokens_invalid(client: Clie
 
 
 async def test_a_revocation_names_a_moment(client: Client) -> None:
-    told = await ask(client, "PUT", f"{AT}/revocation", {"before": "2026-01-02T03:04:05.678+01:00"})
+    reported = await ask(client, "PUT", f"{AT}/revocation", {"before": "2026-01-02T03:04:05.678+01:00"})
     moments = {"revokedBefore": "2026-01-02T02:04:05.000Z", "newTokensFrom": "2026-01-02T02:04:06.000Z"}
-    assert told == {"applied": True, **moments, "tokensCarryIat": None}
+    assert reported == {"applied": True, **moments, "tokensCarryIat": None}
     assert (await ask(client, "GET", AT))["revokedBefore"] == "2026-01-02T02:04:05.000Z"
     assert (await client.get("/auth/status", headers=credentials(iat=1_700_000_000))).status == 401
     assert (await client.get("/auth/status", headers=credentials(iat=1_770_000_000))).status == 200
@@ -198,8 +200,8 @@ async def test_restrictions_of_a_tenant_and_of_a_user_hold_for_the_next_request(
         await ask(client, "PUT", f"{whose}/restrictions/status", {"reason": "why", "until": "2100-01-01T00:00:00Z"})
         answer = await client.get("/auth/status", headers=credentials("alice"))
         assert (answer.status, (await answer.json())["error"]["code"]) == (403, "RESTRICTED_CAPABILITY")
-        told = (await ask(client, "GET", whose))["restrictions"]
-        assert told == [{"capability": "status", "until": "2100-01-01T00:00:00.000Z"}]
+        reported = (await ask(client, "GET", whose))["restrictions"]
+        assert reported == [{"capability": "status", "until": "2100-01-01T00:00:00.000Z"}]
         await ask(client, "DELETE", f"{whose}/restrictions/status")
         assert await refused(client, "DELETE", f"{whose}/restrictions/status") == (404, "NOT_FOUND")
         assert (await client.get("/auth/status", headers=credentials("alice"))).status == 200
@@ -211,9 +213,9 @@ async def test_a_limit_is_looked_at_changed_and_reset(client: Client) -> None:
     path = f"{AT}/limits/status-ip"
     looked = {"limit": "status-ip", "requests": 600, "window": 60, "used": 1, "remaining": 599}
     for _ in range(2):
-        told = await ask(client, "GET", f"{path}?subject=127.0.0.1")
-        assert told.pop("reset") <= 60
-        assert told == looked, "looking uses nothing up"
+        reported = await ask(client, "GET", f"{path}?subject=127.0.0.1")
+        assert reported.pop("reset") <= 60
+        assert reported == looked, "looking uses nothing up"
     await ask(client, "PUT", path, {"requests": 1, "window": 30})
     answer = await client.get("/auth/status", headers=credentials("alice"))
     assert (answer.status, answer.headers["RateLimit-Policy"]) == (429, '"status-ip";q=1;w=30')
@@ -251,8 +253,8 @@ async def test_a_user_may_be_called_anything(client: Client, user: str) -> None:
         assert (await ask(client, "GET", path))["session"]["userId"] == user
         assert (await ask(client, "POST", f"{path}/suspend"))["userId"] == user
         await ask(client, "POST", f"{path}/reinstate")
-    told = await ask(client, "POST", f"{AT}/sessions/suspend", {"users": [user]})
-    assert told["results"][0]["userId"] == user
+    reported = await ask(client, "POST", f"{AT}/sessions/suspend", {"users": [user]})
+    assert reported["results"][0]["userId"] == user
     listed = await ask(client, "GET", f"{AT}/sessions?user={quote(user, safe='')}")
     assert [one["status"] for one in listed["sessions"]] == ["suspended"]
 
@@ -287,7 +289,9 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "field"), NONSENSE)
-async def test_nonsense_is_told_field_by_field(client: Client, method: str, path: str, body: Any, field: str) -> None:
+async def test_wrong_fields_are_reported_one_by_one(
+    client: Client, method: str, path: str, body: Any, field: str
+) -> None:
     answer = await client.request(method, path, json=body, headers=OPERATOR)
     error = (await answer.json())["error"]
     assert (answer.status, error["code"]) == (400, "VALIDATION_ERROR")
@@ -321,9 +325,9 @@ async def test_a_user_ends_its_own_account(client: Client, strategy: str, status
     assert answer.status == 201
     assert (await answer.json())["data"] == {"success": True}
     assert answer.headers["RateLimit"] == '"terminate-ip";r=9;t=3600'
-    told = await ask(client, "GET", f"{AT}/users/alice")
-    assert told["session"]["status"] == status
-    assert (told["events"][0]["by"], told["events"][0]["reason"]) == ("user", "I go")
+    reported = await ask(client, "GET", f"{AT}/users/alice")
+    assert reported["session"]["status"] == status
+    assert (reported["events"][0]["by"], reported["events"][0]["reason"]) == ("user", "I go")
     assert (await client.get("/auth/status", headers=headers)).status == 403
 
 
@@ -366,7 +370,7 @@ async def test_a_user_that_a_path_cannot_name_is_named_by_the_query(client: Clie
         ("POST", "limits/logout-ip/reset", {"subject": "10.0.0.999"}, "subject"),
     ],
 )
-async def test_what_cannot_have_been_meant_is_told_and_changes_nothing(
+async def test_what_cannot_have_been_meant_is_an_error_and_changes_nothing(
     client: Client, access: RedisAccess, method: str, path: str, body: Any, field: str
 ) -> None:
     answer = await client.request(method, f"/admin/v1/tenants/acme/{path}", json=body, headers=OPERATOR)
@@ -375,7 +379,7 @@ async def test_what_cannot_have_been_meant_is_told_and_changes_nothing(
     assert not await access.client.exists("rc:{acme}:events")
 
 
-async def test_what_the_configuration_restricts_is_told(make_client: MakeClient) -> None:
+async def test_what_the_configuration_restricts_is_shown(make_client: MakeClient) -> None:
     client = await make_client(tenants={"acme": tenant(restricted_capabilities=["logout"])})
-    told = await (await client.get("/admin/v1/tenants/acme", headers=OPERATOR)).json()
-    assert told["data"]["restrictedByConfiguration"] == ["logout"]
+    reported = await (await client.get("/admin/v1/tenants/acme", headers=OPERATOR)).json()
+    assert reported["data"]["restrictedByConfiguration"] == ["logout"]

@@ -46,7 +46,7 @@ async def until(found: Any) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_the_difference_is_measured_at_start_and_again_and_told_by_readyz_and_a_gauge(
+async def test_the_difference_is_measured_repeatedly_and_shown_by_readyz_and_a_gauge(
     server: FakeClockRedis, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.store.clock_comparison.EVERY_S", 0.05)

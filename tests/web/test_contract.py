@@ -93,7 +93,7 @@ async def test_a_bearer_token_is_accepted_in_place_of_x_token(client: Client) ->
         (credentials(ttl_s=-5), 401, "EXPIRED_USER_TOKEN", "User token has expired"),
     ],
 )
-async def test_credentials_that_are_not_good_are_told_apart(
+async def test_wrong_credentials_have_different_codes(
     client: Client, headers: dict[str, str], status: int, code: str, message: str
 ) -> None:
     answer = await client.get("/auth/logout", headers=headers)
@@ -285,7 +285,7 @@ async def raising(_: web.Request) -> web.Response:
         (raising, "INTERNAL_SERVER", "Something went wrong on our side."),
     ],
 )
-async def test_a_mistake_of_ours_is_told_without_its_text(
+async def test_an_error_of_the_service_is_reported_without_its_text(
     access: RedisAccess, handler: Callable[..., Any], code: str, message: str
 ) -> None:
     app = await asyncio.to_thread(make_app, settings(), access)

@@ -43,23 +43,26 @@ async def test_an_origin_that_is_listed_by_name_may_send_credentials_and_one_of_
 ) -> None:
     client = await make_client(server={"cors_origins": [ORIGIN, "*"]})
     for origin, expected in ((ORIGIN, "true"), (OTHER, None)):
-        told = await preflight(client, origin=origin)
-        assert (told["access-control-allow-origin"], told.get("access-control-allow-credentials")) == (origin, expected)
+        reported = await preflight(client, origin=origin)
+        assert (reported["access-control-allow-origin"], reported.get("access-control-allow-credentials")) == (
+            origin,
+            expected,
+        )
         async with client.get("/auth/status", headers=credentials() | {"origin": origin}) as answer:
             assert answer.headers.get("access-control-allow-credentials") == expected
 
 
 async def test_the_fields_that_a_page_may_send_are_those_of_the_configuration(make_client: MakeClient) -> None:
     client = await make_client(server={"cors_origins": [ORIGIN], "cors_headers": ["X-Token", "x-tenant-token"]})
-    told = await preflight(client, "x-token,x-request-id")
-    assert told["access-control-allow-headers"] == "x-token, x-tenant-token"
+    reported = await preflight(client, "x-token,x-request-id")
+    assert reported["access-control-allow-headers"] == "x-token, x-tenant-token"
     assert await refused(client) == {"field": 1}
 
 
 async def test_a_star_allows_what_is_asked_for_and_bounds_it(make_client: MakeClient) -> None:
     client = await make_client(server={"cors_origins": ["*"], "cors_headers": ["*"]})
-    told = await preflight(client, "X-One, authorization,x-one, ,no name,\u00e9,<x>,x-two")
-    assert told["access-control-allow-headers"] == "x-one, authorization, x-two"
+    reported = await preflight(client, "X-One, authorization,x-one, ,no name,\u00e9,<x>,x-two")
+    assert reported["access-control-allow-headers"] == "x-one, authorization, x-two"
     many = await preflight(client, ",".join(f"x-{number}" for number in range(200)))
     assert len(many["access-control-allow-headers"].split(", ")) == MOST_ECHOED_FIELDS
     long = await preflight(client, ",".join(f"x-{number}-{'a' * 100}" for number in range(60)))
@@ -83,8 +86,8 @@ async def test_what_a_preflight_is_refused_is_logged_once_and_counted(
     with structlog.testing.capture_logs() as lines:
         for _ in range(3):
             await preflight(client, **how)
-    told = [line for line in lines if line["event"] == "a preflight is refused"]
-    assert [line[reason] for line in told] == [value]
+    reported = [line for line in lines if line["event"] == "a preflight is refused"]
+    assert [line[reason] for line in reported] == [value]
     assert await refused(client) == {reason: 3}
 
 

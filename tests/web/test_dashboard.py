@@ -203,7 +203,7 @@ async def test_pages_lead_from_the_newest_to_the_oldest_and_back(make_client: Ma
     assert "Nothing older" in await page(client, tenant="acme", after="1.x")
 
 
-async def test_one_users_page_tells_status_and_history(client: Client, access: RedisAccess) -> None:
+async def test_one_users_page_shows_status_and_history(client: Client, access: RedisAccess) -> None:
     await client.get("/auth/logout", headers=credentials() | {"x-request-id": "first-one"})
     await client.get("/auth/status", headers=credentials())
     await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root", reason="<b>why</b>"))
@@ -304,7 +304,7 @@ async def test_an_operator_without_tenants_sees_an_explanation(make_client: Make
 
 
 @pytest.mark.parametrize("name", ["rollcall.css", "times.js", "icon.svg"])
-async def test_static_files_stand_outside_the_login(client: Client, name: str) -> None:
+async def test_static_files_need_no_login(client: Client, name: str) -> None:
     answer = await client.get(f"/dashboard/static/{name}")
     assert answer.status == 200
     assert answer.headers["cache-control"] == "no-cache"

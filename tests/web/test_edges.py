@@ -1,4 +1,4 @@
-"""What stands around the operations: health, metrics, CORS, the log, outages, what is not HTTP."""
+"""What surrounds the operations: health, metrics, CORS, the log, outages, what is not HTTP."""
 
 import asyncio
 import json
@@ -143,7 +143,7 @@ async def logged(client: Client) -> list[dict[str, Any]]:
     return answered
 
 
-async def test_the_log_tells_transitions_and_refusals(client: Client) -> None:
+async def test_the_log_has_transitions_and_refusals(client: Client) -> None:
     transition, refusal = await logged(client)
     assert (transition["transition"], transition["user"]) == ("none -> logged_in", "alice")
     assert (refusal["status"], refusal["code"]) == (401, "INVALID_USER_TOKEN")
@@ -178,7 +178,7 @@ async def test_the_log_says_why_a_token_is_invalid_and_the_answer_does_not(
 
 
 @pytest.mark.parametrize(("mode", "lines"), [("all", 3), ("none", 0)])
-async def test_the_log_tells_as_much_as_it_is_asked_to(make_client: MakeClient, mode: str, lines: int) -> None:
+async def test_the_log_has_as_much_as_is_configured(make_client: MakeClient, mode: str, lines: int) -> None:
     assert len(await logged(await make_client(server={"access_log": mode}))) == lines
 
 
@@ -364,7 +364,7 @@ async def test_a_header_that_never_ends_has_a_deadline(port: int, monkeypatch: p
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
-async def test_what_the_runner_is_told_is_what_holds(server: HttpServer) -> None:
+async def test_the_options_of_the_runner_take_effect(server: HttpServer) -> None:
     handler: Any = server.make_handler()
     assert handler._keepalive_timeout == http_server.KEEPALIVE_S
     assert isinstance(handler.access_logger, http_server.SentAnswers)

@@ -1,4 +1,4 @@
-"""The event stream: told at once, in order, none missed across a reconnect; and the hour's activity."""
+"""The event stream: events at once and in order, none missed across a reconnect; and the hour's activity."""
 
 import asyncio
 import json
@@ -77,8 +77,8 @@ class Stream:
 
 @asynccontextmanager
 async def listening(client: Client, after: str = "", at: str = EVENTS, **headers: str) -> AsyncIterator[Stream]:
-    told = {"last-event-id": after} if after else {}
-    answer = await client.get(at, headers=OPERATOR | told | headers)
+    reported = {"last-event-id": after} if after else {}
+    answer = await client.get(at, headers=OPERATOR | reported | headers)
     assert answer.status == 200
     stream = Stream(answer)
     kind, _ = await stream.next()
@@ -95,7 +95,7 @@ async def test_the_stream_begins_with_a_comment_that_says_that_it_does_not_end(c
     answer.close()
 
 
-async def test_a_transition_is_told_as_it_happens(client: Client) -> None:
+async def test_a_transition_is_sent_as_it_happens(client: Client) -> None:
     async with listening(client) as stream:
         assert stream.answer.headers["content-type"] == "text/event-stream"
         assert stream.answer.headers["cache-control"] == "no-store"
@@ -145,7 +145,7 @@ async def test_nothing_is_missed_across_a_reconnect(client: Client, access: Redi
         assert await from_before.transitions(1) == [("a", "suspended")], "also one that saw no event yet"
 
 
-async def test_what_the_capped_stream_lost_meanwhile_is_told_as_a_gap(client: Client, access: RedisAccess) -> None:
+async def test_what_the_capped_stream_lost_meanwhile_is_reported_as_a_gap(client: Client, access: RedisAccess) -> None:
     await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
     answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": "1000-0"})
     stream = Stream(answer)
@@ -165,7 +165,9 @@ async def test_what_the_capped_stream_lost_meanwhile_is_told_as_a_gap(client: Cl
         (OPERATOR | {"last-event-id": "yesterday"}, EVENTS, 400),
     ],
 )
-async def test_who_may_not_listen_is_told_so(client: Client, headers: dict[str, str], path: str, status: int) -> None:
+async def test_a_client_that_may_not_listen_gets_an_error(
+    client: Client, headers: dict[str, str], path: str, status: int
+) -> None:
     answer = await client.get(path, headers=headers)
     assert answer.status == status
     assert "error" in await answer.json()
@@ -230,7 +232,7 @@ async def test_one_tenant_whose_stream_is_broken_silences_no_other(client: Clien
     del news._listeners["globex"], news._read_to["globex"]
 
 
-async def test_who_is_no_operator_any_more_is_told_nothing_more(make_client: MakeClient, access: RedisAccess) -> None:
+async def test_a_stream_ends_when_its_operator_is_removed(make_client: MakeClient, access: RedisAccess) -> None:
     client = await make_client()
     async with listening(client) as stream:
         runtime = client.app[RUNTIME]
@@ -294,7 +296,7 @@ async def test_comments_come_at_the_interval_that_is_asked_for(client: Client) -
 
 
 @pytest.mark.real_redis
-async def test_a_first_listener_while_redis_is_away_waits_and_is_told_once_it_is_back() -> None:
+async def test_a_first_listener_while_redis_is_away_waits_and_gets_events_once_it_is_back() -> None:
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     access = RedisAccess.by_url(f"unix://{folder}/r.sock", TlsFiles(), timeout_s=1)
     client: Client = TestClient(OurServer(await asyncio.to_thread(make_app, settings(), access)))
@@ -330,7 +332,7 @@ async def test_a_listener_that_waits_for_redis_is_let_go_when_the_service_ends(
     assert await asyncio.wait_for(answer.content.read(), 5) == b"\r\n"
 
 
-async def test_the_stream_tells_its_limits_like_every_answer(client: Client) -> None:
+async def test_the_stream_has_limit_headers_like_every_answer(client: Client) -> None:
     async with listening(client) as stream:
         headers = stream.answer.headers
         assert headers["RateLimit"].startswith('"admin-ip";r=')
@@ -338,13 +340,13 @@ async def test_the_stream_tells_its_limits_like_every_answer(client: Client) -> 
 
 
 @pytest.mark.parametrize("after", ["\u0663-\u0663", "1", "1-", "-1", "1-1-1", "x", "9" * 16 + "-0"])
-async def test_a_last_event_id_that_is_none_is_told_so(client: Client, after: str) -> None:
+async def test_a_last_event_id_that_is_not_one_is_an_error(client: Client, after: str) -> None:
     answer = await client.get(EVENTS, headers=OPERATOR | {"last-event-id": after})
     assert (answer.status, (await answer.json())["error"]["code"]) == (400, "VALIDATION_ERROR")
 
 
 @pytest.mark.parametrize("after", ["0-0", "9999999999999-0"])
-async def test_a_place_that_is_not_in_the_stream_is_told_as_a_gap_and_what_follows_is_told(
+async def test_an_id_that_is_not_in_the_stream_is_reported_as_a_gap_and_what_follows_is_sent(
     client: Client, access: RedisAccess, after: str
 ) -> None:
     acts = RedisOperatorActions(access.client)
@@ -357,8 +359,8 @@ async def test_a_place_that_is_not_in_the_stream_is_told_as_a_gap_and_what_follo
     assert await stream.next() == ("ready", {"type": "ready"})
     assert await stream.next() == ("gap", {"type": "gap", "after": after})
     await acts.act("acme", ["c"], Cause.SUSPEND, BY)
-    told = await stream.transitions(2 if after == "0-0" else 1)
-    assert told[-1] == ("c", "suspended")
+    reported = await stream.transitions(2 if after == "0-0" else 1)
+    assert reported[-1] == ("c", "suspended")
     answer.close()
 
 
@@ -376,7 +378,7 @@ async def test_a_listener_that_is_too_slow_is_dropped_and_the_others_are_not() -
     assert await slow.next() is None
 
 
-async def test_a_listener_is_not_told_twice() -> None:
+async def test_a_listener_gets_no_event_twice() -> None:
     listener = Listener("5-0")
     for number in (4, 5, 6, 6, 7):
         listener.hear(event(number))
@@ -392,7 +394,9 @@ async def test_the_stream_ends_with_the_service(make_client: MakeClient) -> None
             await stream.next()
 
 
-async def test_refusals_are_told_as_a_sample_and_counted_whole(make_client: MakeClient, access: RedisAccess) -> None:
+async def test_refusals_are_reported_as_a_sample_and_counted_whole(
+    make_client: MakeClient, access: RedisAccess
+) -> None:
     limits = [
         {"name": "status-ip", "per": "ip", "requests": 2, "window": 60},
         {"name": "status-shadow", "per": "tenant", "requests": 1, "window": 60, "shadow": True},
@@ -414,12 +418,12 @@ async def test_refusals_are_told_as_a_sample_and_counted_whole(make_client: Make
         kind, data = await stream.next()
         assert (kind, data["limit"], data["shadow"], data["count"]) == ("refusal", "status-shadow", "true", 6)
     answer = await client.get("/admin/v1/tenants/acme/activity", headers=OPERATOR)
-    told = (await answer.json())["data"]
-    assert (told["bucketSeconds"], len(told["transitions"])) == (10, 360)
-    assert (sum(told["transitions"]), sum(told["refusals"])) == (1, 5)
-    assert sum(told["shadowRefusals"]) == 6, "each that it would have refused"
-    assert told["addresses"] == [{"address": "127.0.0.1", "refusals": 5}]
-    assert told["shadowLimits"] == [{"limit": "status-shadow", "refusals": 6}]
+    reported = (await answer.json())["data"]
+    assert (reported["bucketSeconds"], len(reported["transitions"])) == (10, 360)
+    assert (sum(reported["transitions"]), sum(reported["refusals"])) == (1, 5)
+    assert sum(reported["shadowRefusals"]) == 6, "each that it would have refused"
+    assert reported["addresses"] == [{"address": "127.0.0.1", "refusals": 5}]
+    assert reported["shadowLimits"] == [{"limit": "status-shadow", "refusals": 6}]
     await TrafficStatistics(access.client).pour(
         "acme", TrafficSample(refusals=Counter([Refused("X", "status", "10.0.0.1")]))
     )

@@ -1,4 +1,4 @@
-"""`/auth/verify`: what a proxy asks, in each profile, and what it is told."""
+"""`/auth/verify`: the requests and answers of each profile."""
 
 import asyncio
 import json
@@ -44,8 +44,8 @@ ALL = ["", "nginx", "haproxy", "traefik", "caddy", "envoy"]
 
 
 async def ask(client: Client, profile: str, method: str, target: str, headers: dict[str, str]) -> Any:
-    asked, path, told = asking(profile, method, target)
-    return await client.request(asked, path, headers=headers | told, allow_redirects=False)
+    asked, path, reported = asking(profile, method, target)
+    return await client.request(asked, path, headers=headers | reported, allow_redirects=False)
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ async def guarded(make_client: MakeClient) -> Client:
 
 
 @pytest.mark.parametrize("profile", ALL)
-async def test_who_is_admitted_is_told_to_the_backend(guarded: Client, profile: str) -> None:
+async def test_the_backend_receives_the_identity_of_an_admitted_request(guarded: Client, profile: str) -> None:
     answer = await ask(guarded, profile, "GET", "/api/things?x=1", credentials(exp=1893456000.5))
     assert answer.status == 200
     assert (await answer.json())["data"] == {"success": True}
-    told = {name: value for name, value in answer.headers.items() if name.startswith("x-auth-")}
-    assert told == {
+    reported = {name: value for name, value in answer.headers.items() if name.startswith("x-auth-")}
+    assert reported == {
         "x-auth-admitted": "1",
         "x-auth-tenant": "acme",
         "x-auth-user": "alice",
@@ -82,7 +82,7 @@ async def test_the_first_rule_that_matches_the_original_request_holds(guarded: C
     assert (await ask(guarded, profile, "GET", "/elsewhere", {})).status == 401
 
 
-async def test_an_open_route_looks_at_no_credentials_and_tells_of_none(guarded: Client, access: RedisAccess) -> None:
+async def test_an_open_route_checks_no_credentials_and_sends_no_identity(guarded: Client, access: RedisAccess) -> None:
     await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.SUSPEND, Author("root"))
     for headers in ({}, credentials(), {"x-tenant-token": "wrong", "x-token": "wrong"}):
         answer = await ask(guarded, "", "GET", "/public/x", headers)
@@ -160,12 +160,12 @@ async def test_a_proxy_that_prefers_little_hears_of_an_admission_without_a_body(
     assert (admitted.status, await admitted.read()) == (200, b"")
     assert admitted.headers["x-auth-user"] == "alice"
     refused = await ask(guarded, profile, "GET", "/api/x", minimal)
-    assert (await refused.json())["error"]["code"] == "MISSING_TENANT_TOKEN", "a refusal is told whole"
+    assert (await refused.json())["error"]["code"] == "MISSING_TENANT_TOKEN", "a refusal has its body"
 
 
 async def test_nginx_may_ask_with_head_and_hears_all_there_is(guarded: Client) -> None:
-    _, path, told = asking("nginx", "GET", "/api/x")
-    answer = await guarded.head(path, headers=told)
+    _, path, reported = asking("nginx", "GET", "/api/x")
+    answer = await guarded.head(path, headers=reported)
     assert (answer.status, answer.headers["x-deny-status"]) == (401, "401")
     assert json.loads(answer.headers["x-deny-body"])["error"]["code"] == "MISSING_TENANT_TOKEN"
     assert await answer.read() == b""
@@ -202,16 +202,16 @@ async def test_nginx_hears_403_and_the_real_status_and_body_in_fields(guarded: C
 
 
 @pytest.mark.parametrize("profile", [one for one in ALL if one not in ("nginx", "envoy")])
-async def test_an_original_request_that_is_not_told_is_a_bad_request(guarded: Client, profile: str) -> None:
-    _, path, told = asking(profile, "GET", "/public/x")
-    for name in told:
-        answer = await guarded.get(path, headers=credentials() | {n: v for n, v in told.items() if n != name})
+async def test_a_missing_original_request_is_a_bad_request(guarded: Client, profile: str) -> None:
+    _, path, reported = asking(profile, "GET", "/public/x")
+    for name in reported:
+        answer = await guarded.get(path, headers=credentials() | {n: v for n, v in reported.items() if n != name})
         assert answer.status == 400, f"without {name}"
         assert (await answer.json())["error"] == {"message": "Bad Request", "code": "BAD_REQUEST", "status": 400}
-    assert (await guarded.get(path, headers=told | {next(iter(told)): "get"})).status == 400
+    assert (await guarded.get(path, headers=reported | {next(iter(reported)): "get"})).status == 400
 
 
-async def test_an_original_request_told_twice_is_not_believed(guarded: Client) -> None:
+async def test_an_original_request_that_is_sent_twice_is_refused(guarded: Client) -> None:
     twice = [("x-original-method", "GET"), ("x-original-uri", "/api/x"), ("x-original-uri", "/public/x")]
     assert (await guarded.get("/auth/verify", headers=twice)).status == 400
     both = {"x-original-method": "GET", "x-original-uri": "/public/x", "x-forwarded-method": "GET"}
@@ -235,7 +235,7 @@ async def test_where_no_routes_are_configured_no_original_request_is_needed(clie
     assert (await client.get("/auth/verify")).status == 401
 
 
-async def test_a_tenants_own_routes_stand_before_those_for_all(make_client: MakeClient) -> None:
+async def test_a_tenants_own_routes_come_before_those_for_all(make_client: MakeClient) -> None:
     own = tenant(routes=[{"path": "/public/*", "capability": "api"}, {"path": "/own/*"}])
     client = await make_client(server=TRUSTED, routes=ROUTES, tenants={"acme": own})
     assert (await ask(client, "", "GET", "/public/x", {})).status == 200
@@ -323,7 +323,7 @@ async def test_a_user_nobody_saw_yet_is_none_to_a_passive_request(guarded: Clien
         ('a"b,c;d=e', 'a"b,c;d=e'),
     ],
 )
-async def test_a_users_id_is_told_so_that_no_two_are_taken_for_one(client: Client, user: str, field: str) -> None:
+async def test_no_two_user_ids_have_the_same_encoding(client: Client, user: str, field: str) -> None:
     assert escaped(user) == field
     answer = await client.get("/auth/verify", headers=credentials(user))
     assert answer.headers["x-auth-user"] == field
@@ -367,8 +367,8 @@ async def test_a_target_that_does_not_follow_envoys_prefix_as_it_is_written_is_a
 async def test_a_target_in_which_servers_resolve_something_is_400_before_the_credentials_are_judged(
     guarded: Client, profile: str, target: str
 ) -> None:
-    method, path, told = asking(profile, "GET", target)
-    lines = [f"{method} {path} HTTP/1.1", "host: x", "connection: close", *(f"{k}: {v}" for k, v in told.items())]
+    method, path, reported = asking(profile, "GET", target)
+    lines = [f"{method} {path} HTTP/1.1", "host: x", "connection: close", *(f"{k}: {v}" for k, v in reported.items())]
     for who in ({}, credentials()):
         reader, writer = await asyncio.open_connection(guarded.host, guarded.port)
         head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in who.items()), "", ""])
@@ -387,10 +387,10 @@ async def test_a_profile_that_is_not_there_is_404(client: Client, path: str) -> 
 
 async def test_a_query_of_our_own_changes_nothing(guarded: Client) -> None:
     """Aiohttp's router answers it, with the same middlewares."""
-    told = {"x-original-method": "GET", "x-original-uri": "/api/x"}
-    answer = await guarded.get("/auth/verify/nginx?x=1", headers=credentials() | told)
+    reported = {"x-original-method": "GET", "x-original-uri": "/api/x"}
+    answer = await guarded.get("/auth/verify/nginx?x=1", headers=credentials() | reported)
     assert answer.status == 200
-    refused = await guarded.get("/auth/verify/nginx?x=1", headers=told)
+    refused = await guarded.get("/auth/verify/nginx?x=1", headers=reported)
     assert refused.headers["x-deny-status"] == "401"
 
 

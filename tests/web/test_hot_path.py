@@ -177,8 +177,8 @@ async def test_requests_of_one_packet_are_answered_in_their_order(connect: Conne
     many[5:5] = [asking("/healthz", {"x-request-id": "id-health"})]
     first = await one.ask(*many)
     rest = [await one.answer() for _ in range(10)]
-    told = [re.search(rb"x-request-id: (\S+)", answer, re.IGNORECASE)[1].decode() for answer in (first, *rest)]  # type: ignore[index]
-    assert told == [*(f"id-{n}" for n in range(5)), "id-health", *(f"id-{n}" for n in range(5, 10))]
+    reported = [re.search(rb"x-request-id: (\S+)", answer, re.IGNORECASE)[1].decode() for answer in (first, *rest)]  # type: ignore[index]
+    assert reported == [*(f"id-{n}" for n in range(5)), "id-health", *(f"id-{n}" for n in range(5, 10))]
 
 
 async def test_hot_operations_of_one_packet_take_the_hot_path(connect: Connect, taken: list[str]) -> None:
@@ -332,7 +332,7 @@ async def test_a_mistake_of_the_admission_is_a_500(connect: Connect, monkeypatch
     assert b" 200 OK" in await one.ask(asking("/auth/logout", credentials()))
 
 
-async def test_a_mistake_in_telling_a_mistake_is_logged_and_ends_the_connection(
+async def test_an_error_while_answering_an_error_is_logged_and_ends_the_connection(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = await connect()
@@ -352,7 +352,7 @@ async def test_a_request_on_the_hot_path_is_answered_before_the_server_stops(
     land = HotPath._land
 
     def landed(self: HotPath, *about: Any) -> None:
-        if not stopping:  # the server is told to stop while the request waits for Redis
+        if not stopping:  # the server begins to stop while the request waits for Redis
             stopping.append(asyncio.ensure_future(server.close()))
             asyncio.get_running_loop().call_later(0.05, land, self, *about)
         else:

@@ -143,7 +143,7 @@ async def test_readyz_metrics_and_the_log_name_the_source_that_failed(make_clien
     assert client.app is not None
     sets = client.app[RUNTIME].key_sets
 
-    async def told() -> tuple[int, list[str], set[str]]:
+    async def reported() -> tuple[int, list[str], set[str]]:
         ready = await client.get("/readyz")
         lines = (await (await client.get("/metrics")).text()).splitlines()
         return (
@@ -154,20 +154,20 @@ async def test_readyz_metrics_and_the_log_name_the_source_that_failed(make_clien
 
     assert (await ask(client, token())).status == 200
     succeeded = 'rollcall_jwks_fetches_total{outcome="succeeded",tenant="acme"} 1.0'
-    assert await told() == (200, [], {'rollcall_jwks_up{tenant="acme"} 1.0', succeeded})
+    assert await reported() == (200, [], {'rollcall_jwks_up{tenant="acme"} 1.0', succeeded})
     issuer.status = 404
     with capture_logs() as logs:
         sets.refresh()
         await sets.refetch(needed(client))
     [line] = [line for line in logs if line["event"].startswith("jwks")]
     assert (line["log_level"], line["tenant"], line["reason"]) == ("warning", "acme", "it answered 404")
-    status, [warning], metrics = await told()
+    status, [warning], metrics = await reported()
     assert status == 200, "a key source never makes the service unready"
     assert warning.startswith("the key set of tenant acme could not be fetched (it answered 404); the keys fetched ")
     failed = 'rollcall_jwks_fetches_total{outcome="failed",tenant="acme"} 1.0'
     assert metrics == {'rollcall_jwks_up{tenant="acme"} 0.0', succeeded, failed}
     sets.follow([])
-    assert not {line for line in (await told())[2] if line.startswith("rollcall_jwks_up")}
+    assert not {line for line in (await reported())[2] if line.startswith("rollcall_jwks_up")}
 
 
 async def test_the_log_says_why_a_token_could_not_be_judged(make_client: MakeClient, issuer: Issuer) -> None:

@@ -103,9 +103,9 @@ async def test_the_events_that_happen_are_those_that_are_described(client: Clien
 
 
 def test_every_error_code_of_the_contract_is_described_somewhere() -> None:
-    told = {code for one in operations() for code in one.errors} | {"BAD_REQUEST", "INTERNAL_SERVER"}
+    reported = {code for one in operations() for code in one.errors} | {"BAD_REQUEST", "INTERNAL_SERVER"}
     by_itself = {"METHOD_NOT_ALLOWED", "UNEXPECTED_STATE"}  # for a method that is not described; for a mistake of ours
-    assert told == set(CODES) - by_itself
+    assert reported == set(CODES) - by_itself
 
 
 def test_bodies_are_those_that_are_read() -> None:

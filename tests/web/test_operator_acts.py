@@ -47,7 +47,7 @@ async def test_a_revocation_that_comes_late_does_not_take_an_earlier_one_back(cl
     assert await status(client, **stolen) == 401
     hour_ago = time.time() // 1 - 3600
     late = await ask(client, "PUT", path, {"before": moment(hour_ago)})
-    assert late == {**first, "applied": False}, "what holds is told, and it is the first one"
+    assert late == {**first, "applied": False}, "the answer has what applies, which is the first one"
     assert await status(client, **stolen) == 401
     back = await ask(client, "PUT", replacing, {"before": moment(hour_ago)})
     assert (back["applied"], seconds(back["revokedBefore"]), seconds(back["newTokensFrom"])) == (
@@ -66,9 +66,9 @@ async def test_a_restriction_that_comes_late_does_not_shorten_an_earlier_one(cli
     path, replacing = at(whose, "restrictions/status"), at(whose, "restrictions/status", replace=True)
 
     async def put(where: str, until: str | None) -> tuple[bool, str | None]:
-        told = await ask(client, "PUT", where, {} if until is None else {"until": until})
-        assert told["success"] is True
-        return told["applied"], told["until"]
+        reported = await ask(client, "PUT", where, {} if until is None else {"until": until})
+        assert reported["success"] is True
+        return reported["applied"], reported["until"]
 
     assert await put(path, LATE) == (True, LATE)
     assert await put(path, LATE) == (False, LATE)
@@ -96,8 +96,8 @@ async def test_a_moment_in_the_future_locks_nobody_out(client: Client, whose: st
         assert wrong["message"].startswith("must not be after 2")
     assert await status(client, iat=int(time.time())) == 200, "nothing was set"
     ahead_s = time.time() // 1 + 3
-    told = await ask(client, "PUT", path, {"before": moment(ahead_s)})
-    assert (told["applied"], seconds(told["revokedBefore"])) == (True, ahead_s), (
+    reported = await ask(client, "PUT", path, {"before": moment(ahead_s)})
+    assert (reported["applied"], seconds(reported["revokedBefore"])) == (True, ahead_s), (
         "within the forgiven skew, without more"
     )
 
@@ -111,18 +111,18 @@ async def test_the_tenants_leeway_is_forgiven_where_it_is_more(make_client: Make
         400,
         "VALIDATION_ERROR",
     )
-    told = await ask(client, "POST", f"{USER}/logout", {"everywhere": True})
-    assert 29 <= seconds(told["newTokensFrom"]) - time.time() <= 31
+    reported = await ask(client, "POST", f"{USER}/logout", {"everywhere": True})
+    assert 29 <= seconds(reported["newTokensFrom"]) - time.time() <= 31
     assert await status(client, **ahead) == 401, "it would have lived on"
 
 
 async def test_a_login_within_the_skew_is_refused_and_the_log_says_from_when_on_it_is_not(client: Client) -> None:
     await seen(client, "alice")
-    told = await ask(client, "PUT", f"{USER}/revocation", {})
+    reported = await ask(client, "PUT", f"{USER}/revocation", {})
     login_s = int(time.time())
     within = (
         "revoked; issued within the clock skew after a revocation: "
-        f"tokens issued from {told['newTokensFrom']} on are accepted"
+        f"tokens issued from {reported['newTokensFrom']} on are accepted"
     )
     undated = "revoked; without iat: refused until the revocation is lifted"
     for issued_s, reason in [(login_s - 60, "revoked"), (None, undated), (login_s, within)]:
@@ -136,22 +136,22 @@ async def test_a_login_within_the_skew_is_refused_and_the_log_says_from_when_on_
     assert lines[-1]["reason"] == "revoked", "an explicit moment has no skew"
 
 
-async def test_a_logout_everywhere_tells_from_when_on_new_tokens_are_accepted(client: Client) -> None:
+async def test_a_logout_everywhere_says_from_when_on_new_tokens_are_accepted(client: Client) -> None:
     await seen(client, "alice", "bob")
     await ask(client, "POST", f"{AT}/users/bob/suspend")
-    told = await ask(client, "POST", f"{USER}/logout", {"everywhere": True})
-    assert (told["status"], told["applied"]) == ("logged_out", True)
-    assert seconds(told["newTokensFrom"]) - seconds(told["revokedBefore"]) == 1
-    assert 4 <= seconds(told["newTokensFrom"]) - time.time() <= FORGIVEN_SKEW_S + 1
+    reported = await ask(client, "POST", f"{USER}/logout", {"everywhere": True})
+    assert (reported["status"], reported["applied"]) == ("logged_out", True)
+    assert seconds(reported["newTokensFrom"]) - seconds(reported["revokedBefore"]) == 1
+    assert 4 <= seconds(reported["newTokensFrom"]) - time.time() <= FORGIVEN_SKEW_S + 1
     users = {"users": ["alice", "bob", "nobody"], "everywhere": True}
     late, suspended, unknown = (await ask(client, "POST", f"{AT}/sessions/logout", users))["results"]
-    assert seconds(late["revokedBefore"]) >= seconds(told["revokedBefore"])
-    assert late["applied"] is (late["revokedBefore"] != told["revokedBefore"])
+    assert seconds(late["revokedBefore"]) >= seconds(reported["revokedBefore"])
+    assert late["applied"] is (late["revokedBefore"] != reported["revokedBefore"])
     assert not {"revokedBefore", "newTokensFrom", "applied"} & {*suspended, *unknown}, "nothing was done to them"
 
 
 @pytest.mark.parametrize("act", ["revocation", "everywhere"])
-async def test_the_answer_says_whether_new_tokens_of_this_user_can_be_told_from_the_present_ones(
+async def test_the_answer_says_whether_new_tokens_of_this_user_differ_from_the_present_ones(
     client: Client, act: str
 ) -> None:
     """A token without `iat` stays refused until the revocation is lifted, however new it is."""
@@ -159,11 +159,11 @@ async def test_the_answer_says_whether_new_tokens_of_this_user_can_be_told_from_
     async def revoke(user: str) -> Any:
         if act == "revocation":
             return (await ask(client, "PUT", f"{AT}/users/{user}/revocation", {}))["tokensCarryIat"]
-        told = await ask(client, "POST", f"{AT}/users/{user}/logout", {"everywhere": True})
+        reported = await ask(client, "POST", f"{AT}/users/{user}/logout", {"everywhere": True})
         body = {"users": [user], "everywhere": True}
         [one] = (await ask(client, "POST", f"{AT}/sessions/logout", body))["results"]
-        assert one["tokensCarryIat"] is told["tokensCarryIat"]
-        return told["tokensCarryIat"]
+        assert one["tokensCarryIat"] is reported["tokensCarryIat"]
+        return reported["tokensCarryIat"]
 
     now_s = int(time.time())
     for user, issued in [("dated", [None, now_s]), ("undated", [now_s, None])]:
@@ -184,8 +184,8 @@ async def test_a_logout_everywhere_does_not_take_a_later_revocation_back(client:
     await seen(client, "alice")
     ahead_s = time.time() // 1 + FORGIVEN_SKEW_S
     first = await ask(client, "PUT", f"{USER}/revocation", {"before": moment(ahead_s)})
-    told = await ask(client, "POST", f"{USER}/logout", {"everywhere": True})
-    assert seconds(told["revokedBefore"]) >= seconds(first["revokedBefore"]) == ahead_s
+    reported = await ask(client, "POST", f"{USER}/logout", {"everywhere": True})
+    assert seconds(reported["revokedBefore"]) >= seconds(first["revokedBefore"]) == ahead_s
 
 
 async def test_an_act_that_is_repeated_says_that_it_changed_nothing(client: Client) -> None:
@@ -197,7 +197,7 @@ async def test_an_act_that_is_repeated_says_that_it_changed_nothing(client: Clie
             assert (one["done"], one["applied"]) == (True, False)
 
 
-async def test_setting_a_limit_tells_what_held_before(client: Client) -> None:
+async def test_setting_a_limit_returns_the_values_before(client: Client) -> None:
     path = f"{AT}/limits/status-ip"
     for sent, applied, previous in [((5, 60), True, (600, 60)), ((5, 60), False, (5, 60)), ((7, 30), True, (5, 60))]:
         assert await ask(client, "PUT", path, {"requests": sent[0], "window": sent[1]}) == {

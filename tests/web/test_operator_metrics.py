@@ -130,8 +130,8 @@ async def test_a_reload_names_what_operators_set_over_the_change_and_what_they_s
             return any("not configured any more" in line["event"] for line in lines)
 
         await until(reported)
-    told = [line["limits"] for line in lines if "operators set" in line["event"]]
-    assert told == [["acme: status-ip is 5/60 s, the file says 700/60 s"], ["acme: logout-ip"]]
+    shown = [line["limits"] for line in lines if "operators set" in line["event"]]
+    assert shown == [["acme: status-ip is 5/60 s, the file says 700/60 s"], ["acme: logout-ip"]]
     with structlog.testing.capture_logs() as again:
         assert await reloader.reload()
 

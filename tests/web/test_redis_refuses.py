@@ -109,8 +109,8 @@ async def test_what_redis_refuses_is_counted_by_kind_and_logged_and_it_recovers(
                     await asyncio.sleep(0.05)
         assert set(answers) == {503}
         assert await status(client) == 503
-        async with client.get("/metrics") as told:
-            metrics = await told.text()
+        async with client.get("/metrics") as reported:
+            metrics = await reported.text()
         assert f'rollcall_redis_failures_total{{kind="{kind}"}}' in metrics
         lines = [line for line in logs if line["event"] == "redis did not decide"]
         assert any(line["kind"] == kind and line["times"] >= 3 and line["reason"] for line in lines)
@@ -179,8 +179,8 @@ def test_a_failure_is_logged_once_for_each_kind_with_how_often() -> None:
     with structlog.testing.capture_logs() as logs:
         repeats.flush()
         repeats.flush()
-    told = [(line["kind"], line["reason"], line["times"]) for line in logs]
-    assert told == [("OOM", "reason 2", 3), ("timeout", "late", 1)]
+    reported = [(line["kind"], line["reason"], line["times"]) for line in logs]
+    assert reported == [("OOM", "reason 2", 3), ("timeout", "late", 1)]
 
 
 async def test_why_a_background_task_fails_is_in_the_log_and_in_a_metric(
@@ -193,8 +193,8 @@ async def test_why_a_background_task_fails_is_in_the_log_and_in_a_metric(
             await asyncio.to_thread(root.config_set, "maxmemory", "1")
             async with asyncio.timeout(5):
                 while True:
-                    async with client.get("/metrics") as told:
-                        if 'rollcall_task_failures_total{kind="OOM",task="sweep"}' in await told.text():
+                    async with client.get("/metrics") as reported:
+                        if 'rollcall_task_failures_total{kind="OOM",task="sweep"}' in await reported.text():
                             break
                     await asyncio.sleep(0.05)
         lines = [line for line in logs if line["event"] == "a background task failed" and line["task"] == "sweep"]

@@ -92,7 +92,7 @@ async def send(client: Client, path: str, fields: Fields, way: str = "close", me
 
 
 async def ask(client: Client, path: str, fields: Fields, way: str = "close", method: str = "GET") -> tuple[int, Any]:
-    """Status and body of an answer; of a profile for nginx the status that it stands for."""
+    """Status and body of an answer; for nginx the real status from `x-deny-status`."""
     head, body = await send(client, path, fields, way, method)
     status = re.search(r"^x-deny-status: (\d+)", head, re.MULTILINE) or re.match(r"HTTP/1.1 (\d+)", head)
     assert status is not None

@@ -35,7 +35,7 @@ BY = Author("root")
 
 
 class Receiver:
-    """A server that keeps what it is sent, and answers as told."""
+    """A server that keeps what it receives, and answers with the statuses of a list."""
 
     def __init__(self) -> None:
         self.status = 204
@@ -113,7 +113,7 @@ async def begun(access: RedisAccess, *names: str) -> None:
 
 
 async def kept(access: RedisAccess, name: str) -> None:
-    """Wait until the cursor stands at the last event: what arrived before that may arrive again."""
+    """Wait until the cursor is at the last event: what arrived before that may arrive again."""
     entries = await access.client.xrevrange("rc:{acme}:events", count=1)
     async with asyncio.timeout(5):
         while (await RedisWebhookStates(access.client).state("acme", name)).cursor != entries[0][0].decode():  # noqa: ASYNC110
@@ -148,10 +148,14 @@ async def test_each_event_arrives_signed_as_the_documentation_verifies_it(
         assert documented["verify"](SECRET, headers, content)
         assert not documented["verify"](SECRET, headers, content + b" ")
         assert not documented["verify"](SECRET, headers | {"webhook-timestamp": "1"}, content)
-        told = json.loads(content)
-        assert (told["type"], told["data"]["tenant"], told["data"]["to"]) == ("transition", "acme", "suspended")
-        assert told["timestamp"] == told["data"]["at"]
-        assert headers["webhook-id"] == f"acme.{told['data']['id']}"
+        reported = json.loads(content)
+        assert (reported["type"], reported["data"]["tenant"], reported["data"]["to"]) == (
+            "transition",
+            "acme",
+            "suspended",
+        )
+        assert reported["timestamp"] == reported["data"]["at"]
+        assert headers["webhook-id"] == f"acme.{reported['data']['id']}"
 
 
 async def test_a_receiver_that_fails_is_asked_again_in_order_and_holds_up_nobody_else(
@@ -189,7 +193,7 @@ async def test_who_takes_over_goes_on_where_the_last_one_was(
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
-async def test_of_two_workers_one_tells_it(
+async def test_only_one_of_two_workers_delivers_it(
     access: RedisAccess, make_receiver: Callable[[], Awaitable[tuple[Receiver, str]]]
 ) -> None:
     receiver, url = await make_receiver()
@@ -201,7 +205,7 @@ async def test_of_two_workers_one_tells_it(
     assert receiver.users() == [f"u{number}" for number in range(30)]
 
 
-async def test_what_fell_out_of_the_stream_meanwhile_is_told_as_a_gap(
+async def test_what_left_the_stream_meanwhile_is_reported_as_a_gap(
     access: RedisAccess, make_receiver: Callable[[], Awaitable[tuple[Receiver, str]]]
 ) -> None:
     receiver, url = await make_receiver()
@@ -213,7 +217,7 @@ async def test_what_fell_out_of_the_stream_meanwhile_is_told_as_a_gap(
     assert json.loads(receiver.got[0][1])["data"] == {"tenant": "acme", "after": "1000-0", "cause": "lost"}
 
 
-async def test_it_is_told_what_it_asked_for_alone(
+async def test_it_receives_only_the_types_that_it_asked_for(
     access: RedisAccess, make_receiver: Callable[[], Awaitable[tuple[Receiver, str]]]
 ) -> None:
     receiver, url = await make_receiver()
@@ -239,12 +243,12 @@ async def test_the_service_works_those_of_its_configuration_and_shows_how_they_g
     async with asyncio.timeout(5):
         while True:
             answer = await client.get("/admin/v1/tenants/acme/webhooks", headers=headers)
-            [told] = (await answer.json())["data"]["webhooks"]
-            if told["failedAttempts"]:
+            [reported] = (await answer.json())["data"]["webhooks"]
+            if reported["failedAttempts"]:
                 break
             await asyncio.sleep(0.02)
-    assert (told["webhook"], told["error"]) == ("audit", "the receiver answered 404")
-    assert SECRET not in json.dumps(told)
+    assert (reported["webhook"], reported["error"]) == ("audit", "the receiver answered 404")
+    assert SECRET not in json.dumps(reported)
     receiver.status = 200
     await receiver.until(lambda: len(receiver.got) == 1)
 

@@ -61,7 +61,7 @@ class Urllib(BaseHTTPRequestHandler):
 
 
 def answering(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler that tells its own name, and what it would take the path for."""
+    """A handler that answers with its own name, and with how it reads the path."""
 
     async def answer(request: web.Request) -> web.Response:
         paths = {request.path} if UNRESERVED.search(request.raw_path) else {request.path, request.rel_url.raw_path}
