@@ -22,7 +22,7 @@ pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loa
 alone = $(1) -m pytest -m alone $(2) $(ARGS) || [ $$? -eq 5 ]  # 5: there are none
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients acl schema lock audit screenshot clean
+.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -61,6 +61,13 @@ $(SUITES:%=test-%): test-%: $(VENV)/.dev
 	$(call alone,$(BIN)/python,tests/$*)
 
 # An environment of its own: nothing that is locked stays in it. The pre-release of aiohttp, where there is one, comes last.
+ABROAD = $(VENV)/interoperability
+interoperability: $(VENV)/.dev ## Judge what fifteen signing libraries sign, follow two OpenID providers, and write docs/reference/signing-libraries.md.
+	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(ABROAD)/python -r tests/interoperability/requirements.txt
+	cp tests/interoperability/package.json $(ABROAD)/ && npm install --silent --no-audit --no-fund --prefix $(ABROAD)
+	INTEROPERABILITY=1 $(BIN)/python -m pytest -s tests/interoperability $(ARGS)
+	$(BIN)/python -m tests.interoperability.page
+
 test-newest: ## Run all tests against the newest releases that pyproject.toml admits, then against aiohttp's pre-release.
 	rm -rf $(VENV)/newest
 	@$(MAKE) --no-print-directory VENV=$(VENV)/newest LOCKED= $(VENV)/newest/.dev

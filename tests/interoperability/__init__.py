@@ -1,0 +1,1 @@
+"""Tokens and key sets of other software, judged by the service: `make interoperability`."""
