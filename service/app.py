@@ -32,6 +32,7 @@ from service.store.events.stream import Events
 from service.store.events.subscriber import EventSubscriber
 from service.store.events.traffic_statistics import TrafficStatistics
 from service.store.events.webhook_state import RedisWebhookStates
+from service.store.fork_durations import ForkDurations
 from service.store.keyspace import NO_TENANT
 from service.store.sessions.expiry_sweep import Sweeper
 from service.store.sessions.listing import Sessions
@@ -96,6 +97,8 @@ class Runtime:
         clocks = ClockDifferences(self.metrics.clock_difference.set)
         self.readiness.add_warning(clocks.warnings)
         self.clocks = ClockComparison(access.client, clocks)
+        self.forks = ForkDurations(access.client, settings.redis.timeout)
+        self.readiness.add_warning(self.forks.warnings)
         self.access = access
         self.policy = LivePolicy(policy or make_policy(settings))
         self.not_writable: Sequence[str] = ()
@@ -192,6 +195,7 @@ class Runtime:
         beside: dict[str, Callable[[], Awaitable[None]]] = {
             "sweep": self.sweeper.run_forever,
             "clock comparison": self.clocks.run_forever,
+            "fork durations": self.forks.run_forever,
             "key sets": self.key_sets.run_forever,
             "metrics": self.metrics.run_forever,
             "log throttling": self.log_throttle.run_forever,

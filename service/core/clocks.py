@@ -38,8 +38,8 @@ class ClockDifferences:
     ) -> None:
         self._report = report
         self._clock = clock
-        self._servers: dict[str, tuple[float, bool]] = {}
-        """Server → difference in seconds, and whether it is large enough for a warning."""
+        self._servers: dict[str, tuple[float, float]] = {}
+        """Server → difference in seconds, and by how much it may be off."""
         self._warned_at = float("-inf")
 
     def update(self, measured: Iterable[tuple[str, float, float]]) -> None:
@@ -49,13 +49,15 @@ class ClockDifferences:
             measured: for each server its name, the difference in seconds (positive: Redis is ahead), and by how many
                 seconds the true difference may be smaller or larger: half of the round trip.
         """
-        was_large = any(large for _, large in self._servers.values())
-        self._servers = {
-            name: (difference_s, abs(difference_s) - uncertain_s > WARN_ABOVE_S)
-            for name, difference_s, uncertain_s in measured
-        }
+        was_large, before = bool(self._large()), self._servers
+        self._servers = {name: (difference_s, uncertain_s) for name, difference_s, uncertain_s in measured}
         self._report(max((one for one, _ in self._servers.values()), key=abs, default=0.0))
-        large = {name: round(one, 3) for name, (one, is_large) in self._servers.items() if is_large}
+        for name, (now_s, uncertain_s) in self._servers.items():
+            before_s, was_uncertain_s = before.get(name, (now_s, 0.0))
+            if abs(now_s - before_s) - uncertain_s - was_uncertain_s > WARN_ABOVE_S:
+                # After a failover the clock of the new primary counts; or somebody set one of the clocks.
+                log.warning("the clock of redis jumped", server=name, seconds=round(now_s - before_s, 3))
+        large = {name: round(one, 3) for name, one in self._large().items()}
         if large and self._clock() - self._warned_at >= WARN_EVERY_S:
             self._warned_at = self._clock()
             log.warning("the clocks of redis and of the service differ", seconds_ahead=large)
@@ -63,10 +65,26 @@ class ClockDifferences:
             log.info("the clocks of redis and of the service agree again")
 
     def warnings(self) -> list[str]:
-        """Return a sentence for each server whose clock is more than a second off, for `/readyz`."""
-        return [
+        """Return a sentence for each server whose clock is more than a second off, for `/readyz`.
+
+        And one where the servers differ from each other by more than that, although each is close to the service.
+        """
+        sentences = [
             f"The clock of Redis ({name}) is {abs(difference_s):.1f} s "
             f"{'ahead of' if difference_s > 0 else 'behind'} the clock of the service"
-            for name, (difference_s, is_large) in self._servers.items()
-            if is_large
+            for name, difference_s in self._large().items()
         ]
+        if not sentences and len(self._servers) > 1:
+            behind, ahead = (choose(self._servers, key=lambda name: self._servers[name][0]) for choose in (min, max))
+            (behind_s, below_s), (ahead_s, above_s) = self._servers[behind], self._servers[ahead]
+            if ahead_s - behind_s - below_s - above_s > WARN_ABOVE_S:
+                sentences.append(f"The clock of Redis ({ahead}) is {ahead_s - behind_s:.1f} s ahead of {behind}'s")
+        return sentences
+
+    def _large(self) -> dict[str, float]:
+        """The servers whose difference is large enough for a warning, and that difference in seconds."""
+        return {
+            name: difference_s
+            for name, (difference_s, uncertain_s) in self._servers.items()
+            if abs(difference_s) - uncertain_s > WARN_ABOVE_S
+        }

@@ -2,15 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import structlog
-from redis.asyncio import RedisCluster
 
 from service.core.clocks import ClockDifferences
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, note_failure
+from service.store.connection.calls import AWAY, note_failure, servers_of
 
 log = structlog.get_logger()
 
@@ -60,7 +59,7 @@ class ClockComparison:
         """
         measured: list[tuple[str, float, float]] = []
         away: Exception | None = None
-        for name, to in self._servers():
+        for name, to in await servers_of(self._client):
             try:
                 measured.append((name, *await self._difference(**to)))
             except AWAY as error:
@@ -68,12 +67,6 @@ class ClockComparison:
         if not measured and away is not None:
             raise away
         self._differences.update(measured)
-
-    def _servers(self) -> Sequence[tuple[str, dict[str, Any]]]:
-        """Each server by name, and how a command is sent to it."""
-        if isinstance(self._client, RedisCluster):
-            return [(str(node.name), {"target_nodes": node}) for node in self._client.get_primaries()]
-        return [("primary", {})]
 
     async def _difference(self, **to: Any) -> tuple[float, float]:
         """The difference in seconds (positive: Redis is ahead), and by how much it may be off."""

@@ -1,6 +1,8 @@
 """What was missed while Redis was away is made up for once it is back."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 
 from service.core.tasks import end
+from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.admissions.window_retention import Retention
 from service.store.connection.client import RedisAccess
-from service.store.connection.router import ClusterRouter
+from service.store.connection.router import ClusterRouter, SingleNodeRouter
+from tests.store.making import ask_about, link_of
 
 WINDOWS = Mapping[tuple[str, str], int]
 
@@ -75,3 +79,19 @@ async def test_a_cluster_whose_nodes_are_all_well_is_reported_up_although_none_o
     await asyncio.wait_for(up.wait(), 5)
     await router.close()
     assert reported == [False, True]
+
+
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
+async def test_the_queue_of_a_node_that_left_the_cluster_is_dropped(access: RedisAccess) -> None:
+    pipelines = [link_of(access, timeout_s=1) for _ in range(3)]
+    router = SingleNodeRouter(pipelines[0])
+    admissions = Admissions(router, SessionRules(60_000, 0))
+    held = [weakref.ref(one) for one in pipelines]
+    for number, pipeline in enumerate(pipelines):
+        router.pipeline_to = lambda _, to=pipeline: to  # type: ignore[method-assign,misc]
+        await admissions.ask(ask_about(f"user{number}"))
+        await admissions.close()
+        await pipeline.close()
+    del pipeline, pipelines, router.pipeline_to, router
+    gc.collect()
+    assert [one() is None for one in held] == [False, True, False], "the first is the router's, the last in use"

@@ -21,11 +21,28 @@ def test_a_difference_above_a_second_is_logged_once_a_minute_and_shown_until_it_
             now = step * 5.0
             differences.update([("a:1", 0.4, 0.001), ("b:2", -1.5, 0.001)])
         assert differences.warnings() == ["The clock of Redis (b:2) is 1.5 s behind the clock of the service"]
-        differences.update([("a:1", 0.4, 0.001), ("b:2", -0.9, 0.001)])
+        differences.update([("a:1", 0.4, 0.001), ("b:2", -0.5, 0.001)])
         assert differences.warnings() == []
-    assert reported == [-1.5] * (int(WARN_EVERY_S / 5) + 1) + [-0.9], "the largest of all, with its sign"
+    assert reported == [-1.5] * (int(WARN_EVERY_S / 5) + 1) + [-0.5], "the largest of all, with its sign"
     assert [line["log_level"] for line in lines] == ["warning", "warning", "info"]
     assert lines[0]["seconds_ahead"] == {"b:2": -1.5}
+
+
+def test_servers_that_differ_from_each_other_are_a_warning_although_each_is_close_to_the_service() -> None:
+    differences = ClockDifferences()
+    differences.update([("a:1", 0.8, 0.001), ("b:2", -0.7, 0.001), ("c:3", 0.0, 0.001)])
+    assert differences.warnings() == ["The clock of Redis (a:1) is 1.5 s ahead of b:2's"]
+    differences.update([("a:1", 0.8, 0.4), ("b:2", -0.7, 0.4)])
+    assert differences.warnings() == [], "the round trips were slow"
+
+
+def test_a_clock_that_jumps_is_logged_as_after_a_failover() -> None:
+    differences = ClockDifferences()
+    with capture_logs() as lines:
+        for difference_s in (0.1, 0.2, -2.8):
+            differences.update([("primary", difference_s, 0.001)])
+    jumps = [line for line in lines if line["event"] == "the clock of redis jumped"]
+    assert [(line["server"], line["seconds"]) for line in jumps] == [("primary", -3.0)]
 
 
 def test_a_slow_round_trip_is_no_difference_between_clocks() -> None:

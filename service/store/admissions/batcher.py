@@ -130,6 +130,8 @@ class Admissions:
     def _queue_of(self, pipeline: AdmissionPipeline) -> "_NodeQueue":
         queue = self._queues.get(pipeline)
         if queue is None:
+            # A Cluster's nodes come and go: what leads to one that is gone is dropped with its last request.
+            self._queues = {of: one for of, one in self._queues.items() if not of.is_closed or one.trips is not None}
             queue = self._queues[pipeline] = _NodeQueue(self, pipeline)
         return queue
 

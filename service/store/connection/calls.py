@@ -33,6 +33,14 @@ def note_failure(error: Exception) -> None:
     work_failed(failure.reason, failure.kind)
 
 
+async def servers_of(client: Redis | RedisCluster) -> list[tuple[str, dict[str, Any]]]:
+    """Return each primary by name, and how a command is sent to it."""
+    if not isinstance(client, RedisCluster):
+        return [("primary", {})]
+    await client.initialize()  # at start, it does not know its nodes
+    return [(str(node.name), {"target_nodes": node}) for node in client.get_primaries()]
+
+
 @contextmanager
 def failures_noted() -> Iterator[None]:
     """Note a StoreUnavailable that is raised within, and go on."""

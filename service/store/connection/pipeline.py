@@ -89,6 +89,11 @@ class AdmissionPipeline:
         self._on_demoted, self._on_replaced = primary.give_up, primary.close_pools
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it is not used any more."""
+        return self._closed
+
+    @property
     def is_down(self) -> bool:
         """Whether the breaker is open."""
         return self._probe is not None

@@ -61,6 +61,8 @@ class Address:
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         extra = {name: query.pop(f"sentinel_{name}", "") for name in ("username", "password")}
         path = parts.path.strip("/")
+        if kind == "cluster" and path.isdigit():
+            raise ValueError(f"a Cluster has one database, number 0: leave out /{path}")
         if query or (kind == "sentinel") != bool(path) or "/" in path or (kind == "cluster" and any(extra.values())):
             raise ValueError(_HALF)
         return cls(
