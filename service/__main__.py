@@ -12,11 +12,10 @@ import structlog
 from service import __version__
 from service.config.initial_file import TENANT, webhook_secret, write_initial_file
 from service.config.json_schema import schema_text
-from service.config.loading import ConfigurationError, load
+from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, load
 from service.config.settings import Settings
 from service.config.validation import doubts
 from service.demo_tokens import NoSigningSecret, sign
-from service.serving import EXIT_CONFIGURATION, serve
 from service.start_banner import print_banner
 
 COMMANDS = ("serve", "check", "token", "repair", "config", "webhook")
@@ -31,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.insert(0, "serve")
     options = _parser().parse_args(words)
     if options.command == "serve":
+        from service.serving import serve  # imported here: the other commands need no server, which takes half a second
+
         return serve(options.config, print_banner if options.welcome else _quiet)
     if options.command == "config":
         return _write_initial_file(options.config) if options.action == "init" else _print(schema_text())

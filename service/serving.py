@@ -17,7 +17,7 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import make_app
-from service.config.loading import ConfigurationError, fingerprint, load
+from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.config.validation import doubts
 from service.reloading import Reloader
@@ -29,7 +29,6 @@ from service.web.server.http_server import BACKLOG, HttpServer, spare_the_collec
 log = structlog.get_logger()
 
 EXIT_CANNOT_LISTEN = 1
-EXIT_CONFIGURATION = 2
 
 
 def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:

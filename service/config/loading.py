@@ -34,6 +34,10 @@ _NOT_A_VALUE = (
 _Place = Sequence[int | str]
 
 
+EXIT_CONFIGURATION = 2
+"""The exit code of a command that cannot use its configuration."""
+
+
 class ConfigurationError(Exception):
     """The configuration cannot be used. Has all mistakes that were found."""
 

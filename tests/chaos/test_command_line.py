@@ -124,8 +124,8 @@ def with_rules(**rules: Any) -> dict[str, Any]:
     ("words", "reported"),
     [
         (["--tenant", "nobody", "--user", "a"], "there is no tenant nobody; known are acme, globex"),
-        (["--tenant", "acme", "--user", ""], "a user has 1 to 128 characters"),
-        (["--tenant", "acme", "--user", "a\nb"], "a user has 1 to 128 characters"),
+        (["--tenant", "acme", "--user", ""], "a user has 1 to 512 characters"),
+        (["--tenant", "acme", "--user", "a\nb"], "a user has 1 to 512 characters"),
         (["--tenant", "globex", "--user", "a"], "tenant globex has public keys only"),
         (["--tenant", "acme", "--user", "a", "--ttl", "soon"], "invalid int value"),
         (["--tenant", "acme", "--user", "a", "--ttl", "0"], "at least a second"),
