@@ -1,7 +1,7 @@
 """A writer for the log: a thread writes the lines, so that no caller waits for the log's reader or fails with it.
 
 Callers append to a bounded queue and go on. A line that cannot be written (full disk, closed pipe) and one that finds
-the queue full (the reader stands still) are dropped and counted. structlog's loggers would raise the OSError into the
+the queue full (the reader is too slow) are dropped and counted. structlog's loggers would raise the OSError into the
 caller, and a full pipe would stop the event loop.
 """
 
@@ -69,7 +69,7 @@ class LogWriter(io.TextIOBase):
         """Wait until everything that was queued before is written or dropped.
 
         Returns:
-            False where that takes longer than `timeout_s` seconds: the reader stands still.
+            False where that takes longer than `timeout_s` seconds: the reader is too slow.
         """
         if self._thread is None:
             return True

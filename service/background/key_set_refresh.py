@@ -83,7 +83,7 @@ class _Remote:
 
     @property
     def name(self) -> tuple[str, str]:
-        """The tenant, and its issuer where one is configured: what tells this source from others."""
+        """The tenant, with the issuer if one is configured: the name of this source."""
         return self.ring.tenant, self.ring.claims.issuer or ""
 
     @property
@@ -209,7 +209,7 @@ class RemoteKeySets:
                 self._start(remote)
 
     def may_refetch(self, error: UnknownKey | KeysUnavailable) -> bool:
-        """Tell whether a fetch that this error's request asks for is under way, or may begin."""
+        """Return whether the fetch that this error needs is running, or may begin."""
         remote = self._by_ring.get(id(error.ring))
         if remote is None:
             return False

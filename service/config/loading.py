@@ -173,7 +173,7 @@ def _of_variables(variables: Sequence[Variable]) -> list[Mistake]:
 def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[Mistake]:
     """Run the cross-checks on what is left without the parts that are wrong by themselves.
 
-    So that whoever mends a file learns of all its mistakes at once. What cannot stand without the part that
+    So a report has all mistakes of a file at once. What is not valid without the part that
     is wrong goes with it: the key, then the tenant.
     """
     named = given.get("tenants")

@@ -172,7 +172,7 @@ def with_url_of_file(values: Any, placeholder: str) -> Any:
 
     Args:
         values: the section as it was given.
-        placeholder: stands for a URL that cannot be read; the mistake is that of `url_file`, not another one of `url`.
+        placeholder: replaces a URL that cannot be read; the mistake is that of `url_file`, not another one of `url`.
     """
     if not isinstance(values, Mapping) or values.get("url_file") is None:
         return values

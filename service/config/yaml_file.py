@@ -49,7 +49,7 @@ def read_yaml(text: str, may_show: Callable[[Path], bool]) -> tuple[dict[str, An
 
     Args:
         text: the content of the file.
-        may_show: whether what stands at a path may be quoted in a message. Secrets may not.
+        may_show: whether a message may quote the value at a path. It may not quote secrets.
 
     Raises:
         NotYaml: it cannot be read at all.

@@ -177,7 +177,7 @@ class OperatorActions(Protocol):
             tenant: whose limit it is.
             limit: its name.
             subject: the client's address as limits count it, the user, or `-` for a limit per tenant.
-            author: who asks for it.
+            author: the operator, with the reason.
         """
 
     async def set_limit(self, tenant: str, limit: Limit, requests: int, window_s: int, author: Author) -> Override:

@@ -97,7 +97,7 @@ class Directory:
     def find(self, token: str) -> Tenant | None:
         """Return the tenant that `token` belongs to.
 
-        The look-up is by SHA-256, so its timing tells nothing of a token that is nearly right. So is the second
+        The look-up is by SHA-256, so its timing reveals nothing about a token that is nearly right. So is the second
         one of the same token by Python's own hash of it, which is keyed with a secret of the process.
         """
         tenant = self._known.get(token)

@@ -96,10 +96,10 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
 
     Args:
         app: the application, not yet started.
-        config: the configuration file; `server:` is not read, but for who is trusted to tell the client's address.
+        config: the configuration file; of `server:` only the settings for the client's address are read.
 
     Raises:
-        ConfigurationError: the file cannot be used; tells all mistakes.
+        ConfigurationError: the file cannot be used; has all mistakes.
     """
     path = Path(config)
     settings = load(path)
@@ -116,7 +116,7 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
                 yield
             await asyncio.to_thread(stack.close)
 
-    async def tell(request: web.Request, response: web.StreamResponse) -> None:
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         context = request.get(app_keys.REQUEST_CONTEXT)
         if context is not None:
             for line in _lines(context).splitlines():
@@ -142,7 +142,7 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         return await handler(request)
 
     app.cleanup_ctx.append(open_with)
-    app.on_response_prepare.append(tell)
+    app.on_response_prepare.append(add_headers)
     return session
 
 

@@ -30,7 +30,7 @@ def commands_of(texts: Iterable[str], function: str) -> list[str]:
     """Return the commands that a function may run: its own, and those of the functions that it calls.
 
     Args:
-        texts: what the function is part of; functions stand at the left margin, as `local function NAME`.
+        texts: what the function is part of; functions begin at the left margin, as `local function NAME`.
         function: its name.
     """
     functions: dict[str, str] = {}
@@ -96,7 +96,7 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
 
 
 def sample_key() -> str:
-    """Return a key that stands for those of tenants; it is never written."""
+    """Return a key in place of those of tenants; it is never written."""
     return f"{keys_of(NO_TENANT).tag}rights"
 
 

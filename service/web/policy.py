@@ -33,7 +33,7 @@ class Policy:
     """Signs the dashboard's cookies. It derives from the operators' tokens, and changes with them."""
     cors_origins: frozenset[str]
     cors_headers: tuple[str, ...]
-    """Request fields that a page may send, in lower case; `*` stands for all."""
+    """Request fields that a page may send, in lower case; `*` means all."""
     access_log: str
     metrics_token_digest: bytes | None
     secrets: frozenset[bytes]

@@ -59,7 +59,7 @@ class ClaimRules:
         tenant_claim: a claim that must name the tenant where it is present and not null; None: no claim is.
         accept_bound_tokens: whether a token that is bound to a key of the client (`cnf`, RFC 7800) is accepted. The
             service does not check the proof of possession.
-        user_prefix: is put before what the subject claim holds; tells users of several issuers apart.
+        user_prefix: precedes the value of the subject claim, so that users of several issuers differ.
         reserved_prefixes: those of the tenant's other issuers. Otherwise a user of one issuer could pass for another's.
         rules: which kinds of token are meant.
     """

@@ -31,7 +31,7 @@ _ABSOLUTE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]*")
 def normalized_type(typ: str) -> str:
     """Return a media type for comparison: in lower case, without `application/` and without parameters.
 
-    RFC 7515, section 4.1.9: a type without a slash stands for the same with `application/` before it.
+    RFC 7515, section 4.1.9: a type without a slash means the same with `application/` before it.
     """
     return typ.partition(";")[0].strip().lower().removeprefix("application/")
 

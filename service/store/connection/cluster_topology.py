@@ -42,7 +42,7 @@ class ClusterTopology:
         self._owners: list[NodeAddress | None] = [None] * SLOTS
         self._probe_keys: dict[NodeAddress, str] = {}
         self._silent = False
-        """Whether no node told the map when they were asked last."""
+        """Whether no node reported the map when they were last asked."""
         self.primaries: frozenset[NodeAddress] = frozenset()
         """The nodes that own slots."""
 
@@ -72,7 +72,7 @@ class ClusterTopology:
         return self._endpoint.at(*address)
 
     async def refresh(self, last: Collection[NodeAddress] = ()) -> bool:
-        """Ask the nodes one after the other until one tells the map. Returns whether one did.
+        """Ask the nodes one after the other until one reports the map. Returns whether one did.
 
         Args:
             last: nodes to ask last, since they do not answer now.
@@ -87,8 +87,8 @@ class ClusterTopology:
                 continue
             self._silent = False
             return True
-        tell = log.debug if self._silent else log.warning  # once until it does again: it is asked all the time
-        tell("the cluster does not tell its slots", reason=reason)
+        write = log.debug if self._silent else log.warning  # once until it does again: it is asked all the time
+        write("the cluster does not tell its slots", reason=reason)
         self._silent = True
         return False
 
@@ -96,19 +96,19 @@ class ClusterTopology:
         async with asyncio.timeout(self._timeout_s):
             connection = await self.endpoint_of(node).connect()
             try:
-                [told] = await connection.round_trip([("CLUSTER", "SLOTS")], math.inf)
+                [reported] = await connection.round_trip([("CLUSTER", "SLOTS")], math.inf)
             finally:
                 await connection.hang_up()
-        if isinstance(told, Exception):
-            raise told
-        return list(told)
+        if isinstance(reported, Exception):
+            raise reported
+        return list(reported)
 
-    def take(self, asked: NodeAddress, told: Sequence[Any]) -> None:
+    def take(self, asked: NodeAddress, slots: Sequence[Any]) -> None:
         """Take the answer of a node to CLUSTER SLOTS. Raises ValueError where it knows of none."""
         owners: list[NodeAddress | None] = [None] * SLOTS
-        if not told:
+        if not slots:
             raise ValueError("this node knows of no slots")
-        for first, last, primary, *_ in told:
+        for first, last, primary, *_ in slots:
             host = primary[0].decode() if primary[0] else asked[0]  # a node may not know how it is reached
             owners[first : last + 1] = [(host, int(primary[1]))] * (last + 1 - first)
         self._owners = owners

@@ -240,8 +240,10 @@ class EventSubscriber:
             return not await self._client.xrange(key, min=last, max=last, count=1)
         if not await self._client.exists(key):
             return False
-        told = await self._client.xinfo_stream(key)
-        return bool(told["length"] < told["entries-added"] if "entries-added" in told else told["length"] >= EVENTS_CAP)
+        found = await self._client.xinfo_stream(key)
+        if "entries-added" in found:
+            return bool(found["length"] < found["entries-added"])
+        return bool(found["length"] >= EVENTS_CAP)
 
     @redis_call
     async def _after(self, tenant: str, last: str) -> list[Event]:

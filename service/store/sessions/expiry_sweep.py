@@ -62,7 +62,7 @@ class Sweeper:
         rules: what holds now.
         on_swept: receives a tenant, and how many of its users a round expired and removed.
         clock_ms: milliseconds since the epoch, by the clock that judges tokens.
-        node_of: returns what stands for the node that has a tenant; raises StoreUnavailable while it is away.
+        node_of: returns an object for the node that has a tenant; raises StoreUnavailable while it is away.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Repair of records and indexes that disagree, in steps of a hundred users.
 
 They disagree where an earlier version lacked a right in the middle of a script, or by hand. The record is right. The
-service may run meanwhile: each bite is one script, and judges the records as they stand.
+service may run meanwhile: each step is one call, and reads the current records.
 """
 
 import re

@@ -55,7 +55,7 @@ def tenant_token(headers: MultiMapping[str], repeated: AbstractSet[str]) -> str:
 def user_token(headers: MultiMapping[str], repeated: AbstractSet[str]) -> str:
     """Return the user's token: `x-token`, or in its place `authorization: Bearer …` (RFC 6750, section 2.1).
 
-    An empty field counts as absent. Another scheme beside `x-token` is not judged: a site may stand behind Basic
+    An empty field counts as absent. Another scheme beside `x-token` is not checked: a site may be behind Basic
     authentication.
 
     Raises:
@@ -87,7 +87,7 @@ def _one_token(token: str | None, credentials: str) -> str:
 
 
 def is_passive(headers: MultiMapping[str], repeated: AbstractSet[str]) -> bool:
-    """Tell whether the request must leave the user's status as it is.
+    """Return whether the request must leave the user's status as it is.
 
     Raises:
         InvalidRequest: the field is repeated, or is neither `true` nor `false`.
@@ -104,7 +104,7 @@ def is_passive(headers: MultiMapping[str], repeated: AbstractSet[str]) -> bool:
 
 
 def is_prefetch(headers: MultiMapping[str]) -> bool:
-    """Tell whether a browser sends the request in advance, before the user asks (`Sec-Purpose`, the Fetch standard)."""
+    """Return whether a browser sends the request in advance, before the user asks (`Sec-Purpose`, Fetch standard)."""
     return SEC_PURPOSE in headers and any("prefetch" in value.lower() for value in headers.getall(SEC_PURPOSE))
 
 

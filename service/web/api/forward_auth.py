@@ -33,7 +33,7 @@ ENVOY = f"{ROOT}/envoy"
 ADMITTED = "x-auth-admitted: 1\r\n"
 """The header line of an admission, on an open route too. No other answer of the service has it.
 
-A status alone does not tell a proxy who answered: something else at that address may say 200 as well.
+The status alone does not show who answered: something else at that address may answer 200, too.
 """
 
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

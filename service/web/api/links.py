@@ -27,7 +27,7 @@ async def start_page(request: web.Request) -> web.StreamResponse:
 
 
 def accepts_html(request: web.Request) -> bool:
-    """Tell whether the client names HTML among the types that it accepts (RFC 9110, section 12.5.1).
+    """Return whether the client names HTML among the types that it accepts (RFC 9110, section 12.5.1).
 
     `*/*` alone does not count: programs send it, or nothing.
     """

@@ -14,9 +14,9 @@ FLUSH_EVERY_S = 1.0
 MOST = 100
 """Addresses with a line of their own each second; the others share one."""
 MOST_ADDRESSES = 1024
-"""That are told apart in a second, whatever the number of clients."""
+"""The most addresses with a line of their own in a second."""
 OTHERS = "others"
-"""Stands for all other addresses."""
+"""The name for all other addresses."""
 MOST_ONCE = 1000
 """So many things are logged once; a client must not fill the memory with others."""
 

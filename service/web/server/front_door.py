@@ -106,7 +106,7 @@ class FrontDoor(asyncio.Protocol):
         self._owner.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone. What it asked goes on to its end, for nobody."""
+        """The connection is gone. Its requests are still processed to their end."""
         self._transport = None
         self._owner.connections.discard(self)
         if self._handler is not None:
@@ -299,7 +299,7 @@ class FrontDoor(asyncio.Protocol):
             goes_on = False
         try:
             transport.write(answer.to_bytes(keep_alive=goes_on, has_body=head.method != "HEAD"))
-        except Exception as error:  # whatever it is, the connection may not be left waiting
+        except Exception as error:  # of any kind: the connection may not be left waiting
             log.error("an answer was not sent", exc_info=error)
             goes_on = False
         if not goes_on:

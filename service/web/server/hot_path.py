@@ -1,4 +1,4 @@
-"""The hot path: what is asked at the deployment's full rate is answered without a router, a task or a coroutine.
+"""The hot path: it answers the most frequent requests without a router, a task or a coroutine.
 
 A request takes the same steps as through the middlewares (`begin`, `question`, the one admission, `settle`, `finish`);
 only the waiting differs: here a callback, there an `await`. Only a request that waits for a tenant's fresh keys has a
@@ -167,7 +167,7 @@ class HotPath:
             if context is None:
                 raise error
             return self._steps.refuse(request, context, error)
-        except Exception as mistake:  # of ours, behind the last line of the middlewares
+        except Exception as mistake:  # an error in the middlewares themselves
             log.error("a request failed", exc_info=mistake)
             return None
 

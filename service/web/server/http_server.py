@@ -39,7 +39,7 @@ BACKLOG = 1024
 
 
 class SentAnswers(AbstractAccessLogger):
-    """Tells a connection when aiohttp has sent an answer to its end. The middlewares write the log."""
+    """Notifies a connection when aiohttp has sent an answer completely. The middlewares write the log."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Take note of an answer."""
@@ -48,7 +48,7 @@ class SentAnswers(AbstractAccessLogger):
 
 
 OPTIONS: dict[str, Any] = {
-    "auto_decompress": False,  # a bomb would be unpacked even where nobody reads it; no body of ours is packed
+    "auto_decompress": False,  # a bomb would be unpacked even if nothing reads it; the service expects no packed body
     "access_log_class": SentAnswers,
     "access_log": logging.getLogger(__name__),  # nothing is written to it
     "keepalive_timeout": KEEPALIVE_S,
@@ -115,7 +115,7 @@ class HttpServer:
 
     @web.middleware
     async def _through_aiohttp(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer what a front door handed over, and end the connection where the next one is better off at the door."""
+        """Answer a request that a front door handed over, and end it where the next one should use the door."""
         self._services.metrics.count_path("aiohttp")
         # By the raw path: aiohttp's router would resolve the dots of a path that is another server's.
         route = self.hot_path.find(request.method, request.raw_path)
@@ -142,14 +142,14 @@ class HttpServer:
         self.listeners.append(await self._running_loop.create_server(self, sock=listener, backlog=BACKLOG))
 
     async def close(self) -> None:
-        """Take no more connections, answer what is under way, and stop the application."""
+        """Accept no more connections, answer the requests under way, and stop the application."""
         self.is_closing = True
         for listener in self.listeners:
             listener.close()
         for door in list(self.connections):
             door.close_if_idle()
         until = self._running_loop.time() + SHUTDOWN_S
-        # To count what is under way would cost each request.
+        # Counting the requests under way would cost each of them.
         while any(door.is_busy for door in self.connections) and self._running_loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if self._checking is not None:
