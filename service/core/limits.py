@@ -1,8 +1,8 @@
 """Limits, and how much of them a subject has used.
 
 A limit admits at most `requests` in any `window_s` seconds. Redis has the windows (`store/lua/window.lua`); those here
-replace them while it is away: each is a list of times, oldest first. When it is full, the entry at `-requests` says when
-the next request is admitted: exact, without bursts at a window's edge.
+replace them while it is away: each is a list of times, oldest first. When it is full, the entry at `-requests` says
+when the next request is admitted: exact, without bursts at a window's edge.
 """
 
 from collections import OrderedDict, deque
