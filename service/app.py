@@ -249,7 +249,8 @@ def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = No
     app[app_keys.EVENT_FEEDS] = runtime.subscriber
     app[app_keys.TRAFFIC_STATISTICS] = runtime.traffic_statistics
     app[app_keys.WEBHOOK_STATES] = runtime.webhook_states
-    _add_routes(app)
+    app[app_keys.BASE_PATH] = settings.server.base_path
+    _add_routes(app, settings.server.base_path)
     loader = jinja2.PackageLoader("service.web.dashboard", "templates")
     pages = aiohttp_jinja2.setup(
         app, loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, auto_reload=False
@@ -284,7 +285,7 @@ def _hot_path(middlewares: Middlewares) -> HotPath:
     return HotPath(middlewares, find)
 
 
-def _add_routes(app: web.Application) -> None:
+def _add_routes(app: web.Application, base_path: str) -> None:
     with (
         as_file(files("service.web.dashboard") / "static") as static,
         as_file(files("swagger_ui") / "static") as reader,
@@ -301,21 +302,28 @@ def _add_routes(app: web.Application) -> None:
                 web.post("/auth/terminate", session_routes.terminate),
                 web.options("/auth/terminate", cors.preflight),
                 *routes.routes(not_found.ROOT),
-                *routes.routes(API),
                 web.get("/healthz", health.healthz),
                 web.options("/healthz", health.healthz),
                 web.get("/readyz", health.readyz),
                 web.options("/readyz", health.readyz),
                 web.get("/metrics", health.metrics),
-                web.get(ROOT, views.overview),
-                web.get(f"{ROOT}/user", views.user),
-                web.get(f"{ROOT}/rules", views.rules),
-                web.get(f"{ROOT}/login", views.login_form),
-                web.post(f"{ROOT}/login", views.login),
-                web.post(f"{ROOT}/logout", views.logout),
-                web.get(f"{ROOT}/static/{{name:.+}}", files_of(static)),
-                web.get("/openapi.json", docs_reader.described),
-                web.get(docs_reader.ROOT, docs_reader.reader),
-                web.get(f"{docs_reader.ROOT}/ui/{{name:.+}}", files_of(reader)),
             ]
         )
+        # Under the prefix as well: whether a proxy removes it or not is the proxy's choice.
+        for base in dict.fromkeys(("", base_path)):
+            root = f"{base}{ROOT}"
+            app.add_routes(
+                [
+                    *routes.routes(f"{base}{API}"),
+                    web.get(root, views.overview),
+                    web.get(f"{root}/user", views.user),
+                    web.get(f"{root}/rules", views.rules),
+                    web.get(f"{root}/login", views.login_form),
+                    web.post(f"{root}/login", views.login),
+                    web.post(f"{root}/logout", views.logout),
+                    web.get(f"{root}/static/{{name:.+}}", files_of(static)),
+                    web.get(f"{base}/openapi.json", docs_reader.described),
+                    web.get(f"{base}{docs_reader.ROOT}", docs_reader.reader),
+                    web.get(f"{base}{docs_reader.ROOT}/ui/{{name:.+}}", files_of(reader)),
+                ]
+            )

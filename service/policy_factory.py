@@ -35,6 +35,9 @@ def make_policy(settings: Settings) -> Policy:
     metrics_token = settings.metrics.given_token
     metrics_digest = None if metrics_token is None else digest(metrics_token.get_secret_value())
     tenants = (section.digest for section in settings.tenants.values())
+    # Stretched: whoever holds a cookie must not be able to try out tokens against its signature.
+    cookie_key = hashlib.scrypt(tokens, salt=b"rollcall dashboard cookie", n=2**14, r=8, p=1)
+    about = f"{settings.server.base_path} {settings.redis.namespace} ".encode() + cookie_key
     return Policy(
         directory=_directory(settings),
         client_address=ClientAddressRules(
@@ -43,8 +46,8 @@ def make_policy(settings: Settings) -> Policy:
             settings.server.ipv6_prefix,
         ),
         operators=operators,
-        # Stretched: the owner of a cookie must not be able to try tokens against its signature.
-        cookie_key=hashlib.scrypt(tokens, salt=b"rollcall dashboard cookie", n=2**14, r=8, p=1),
+        cookie_key=cookie_key,
+        cookie_name=f"rollcall-{hashlib.sha256(about).hexdigest()[:8]}",
         cors_origins=frozenset(settings.server.cors_origins),
         cors_headers=tuple(dict.fromkeys(name.lower() for name in settings.server.cors_headers)),
         access_log=settings.server.access_log,

@@ -32,7 +32,7 @@ MERGE_S = 3.0
 """Seconds between the beginnings of two reloads, so that a burst of signals costs two reloads."""
 MAX_LINKS = 40
 """The most symbolic links, as in Linux."""
-NEEDS_RESTART = ("server.host", "server.port", "server.workers", "server.watch_config", "redis")
+NEEDS_RESTART = ("server.host", "server.port", "server.workers", "server.watch_config", "server.base_path", "redis")
 
 
 class Reloader:

@@ -24,6 +24,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from service.config.settings import Settings
+from service.policy_factory import make_policy
 from service.store.embedded.server import find_server
 from service.web.server.http_server import HttpServer
 from tests.ports import free_port as free_port
@@ -73,6 +74,11 @@ def tenant(secret: str = SECRET, token: str = TENANT_TOKEN, **values: Any) -> di
 def settings(**changes: Any) -> Settings:
     """The same, validated. Redis is waited for longer than a loaded machine stalls."""
     return Settings.model_validate(config(**{**changes, "redis": {"timeout": 5, **changes.get("redis", {})}}))
+
+
+def cookie_name(**changes: Any) -> str:
+    """The name of the dashboard's cookie, with `changes` to the tests' configuration."""
+    return make_policy(settings(**changes)).cookie_name
 
 
 def sign(

@@ -68,6 +68,12 @@ CORS_HEADERS = (
 """The service's own, and what tracing (W3C) and libraries for pages add by themselves."""
 
 
+def _base_path(path: str) -> str:
+    if path and (not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) or {".", ".."} & set(path.split("/"))):
+        raise mistake("must be a path without an end slash, such as /rollcall, or empty")
+    return path
+
+
 class Server(_Section):
     """Where the service listens, and which proxies it trusts."""
 
@@ -78,6 +84,7 @@ class Server(_Section):
     client_address: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s*]+|\*)$")], ...] = ()
     cors_headers: tuple[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")], ...] = CORS_HEADERS
+    base_path: Annotated[str, AfterValidator(_base_path)] = ""
     watch_config: bool = False
     ipv6_prefix: Int = Field(64, ge=1, le=128)
     access_log: Literal["all", "refused", "none"] = "refused"

@@ -159,6 +159,8 @@ class RequestContext:
         return self.identity, self.admission
 
 
+BASE_PATH = web.AppKey("BASE_PATH", str)
+"""The prefix under which a proxy serves the dashboard; empty: none."""
 REQUEST_SERVICES = web.AppKey("REQUEST_SERVICES", RequestServices)
 SESSIONS: web.AppKey[SessionLists] = web.AppKey("SESSIONS")
 TRAFFIC_STATISTICS: web.AppKey[ActivityCharts] = web.AppKey("TRAFFIC_STATISTICS")

@@ -31,6 +31,8 @@ class Policy:
     operators: Sequence[Operator]
     cookie_key: bytes
     """Signs the dashboard's cookies. It derives from the operators' tokens, and changes with them."""
+    cookie_name: str
+    """Of the dashboard's cookie. Deployments on one host have different ones: browsers send cookies to every port."""
     cors_origins: frozenset[str]
     cors_headers: tuple[str, ...]
     """Request fields that a page may send, in lower case; `*` means all."""

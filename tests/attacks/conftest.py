@@ -19,13 +19,14 @@ from pytest_asyncio import is_async_test
 from service.app import make_app
 from service.store.connection.client import RedisAccess, TlsFiles
 from tests.attacks import raw_http as wire
-from tests.kit import OTHER_TENANT_TOKEN, TENANT_TOKEN, Answer, OurServer, config, settings
+from tests.kit import OTHER_TENANT_TOKEN, TENANT_TOKEN, Answer, OurServer, config, cookie_name, settings
 
 OPERATORS = [
     *config()["admin"]["tokens"],
     {"name": "watcher", "token": "viewer-token-of-all", "role": "viewer", "tenants": ["*"]},
     {"name": "half", "token": "operator-token-of-globex", "role": "operator", "tenants": ["globex"]},
 ]
+COOKIE = cookie_name(admin={"tokens": OPERATORS})
 _OF_USERS = re.compile(r"rc:\{[^}]*\}:(u:|by:|rules|expiring|ending)")
 
 

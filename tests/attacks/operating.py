@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from service.web.admin.routes import CAUSES
-from tests.attacks.conftest import Target
+from tests.attacks.conftest import COOKIE, Target
 from tests.attacks.raw_http import Fields, described
 from tests.kit import Answer
 
@@ -81,7 +81,7 @@ class Browser:
     @property
     def fields(self) -> list[tuple[str, str]]:
         """What it sends by itself."""
-        return [("cookie", f"rollcall={self.cookie}")]
+        return [("cookie", f"{COOKIE}={self.cookie}")]
 
     def acting(self, **changes: str) -> list[tuple[str, str]]:
         """What it sends when a page of ours acts."""
@@ -91,7 +91,7 @@ class Browser:
 
 def cookie_of(answer: Answer) -> str:
     """The cookie that an answer sets."""
-    return answer.headers["set-cookie"].partition(";")[0].removeprefix("rollcall=").strip('"')
+    return answer.headers["set-cookie"].partition(";")[0].removeprefix(f"{COOKIE}=").strip('"')
 
 
 def csrf_of(page: Answer) -> str:
@@ -119,5 +119,5 @@ async def log_in(target: Target, token: str) -> Browser:
     answer = await try_to_log_in(target, token)
     assert answer.status == 303, described(answer)
     cookie = cookie_of(answer)
-    page = await target.ask("GET", "/dashboard", [("cookie", f"rollcall={cookie}")])
+    page = await target.ask("GET", "/dashboard", [("cookie", f"{COOKIE}={cookie}")])
     return Browser(cookie, csrf_of(page))

@@ -15,7 +15,7 @@ from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from service.core.tenants import digest
 from service.web import app_keys
 from service.web.dashboard.login import MAX_AGE_S
-from tests.attacks.conftest import Attack, Launch, Target, of
+from tests.attacks.conftest import COOKIE, Attack, Launch, Target, of
 from tests.attacks.operating import ADMIN, DASHBOARD, FORM, bearer, log_in, stranger, try_to_log_in, wishes
 from tests.kit import OPERATOR_TOKEN, SECRET, TENANT_TOKEN, VIEWER_TOKEN, sign
 
@@ -81,7 +81,7 @@ async def test_a_cookie_that_was_made_up_is_nobodys(target: Target, attack: Atta
     viewers, logins = (await log_in(target, VIEWER_TOKEN)).cookie, (await stranger(target)).cookie
     key = target.app[app_keys.REQUEST_SERVICES].policy.current.cookie_key
     for name, cookie in made_up(viewers, logins, key).items():
-        fields = [("cookie", f"rollcall={cookie}"), ("x-csrf-token", ROOT["form"]), ("sec-fetch-site", "same-origin")]
+        fields = [("cookie", f"{COOKIE}={cookie}"), ("x-csrf-token", ROOT["form"]), ("sec-fetch-site", "same-origin")]
         acted = await target.ask("POST", f"{DASHBOARD}/tenants/acme/users/alice/suspend", fields)
         attack(name, acted)
         assert (acted.status, acted.code) == (401, "UNAUTHORIZED"), name
@@ -94,11 +94,11 @@ async def test_a_second_cookie_makes_nobody_more_than_he_is(target: Target, atta
     viewers = (await log_in(target, VIEWER_TOKEN)).cookie
     forged = f"{part(json.dumps(ROOT).encode())}.{'.'.join(viewers.split('.')[1:])}"
     for name, cookies in {
-        "forged first": f"rollcall={forged}; rollcall={viewers}",
-        "forged last": f"rollcall={viewers}; rollcall={forged}",
-        "forged between": f"rollcall={viewers}; rollcall={forged}; rollcall={viewers}",
-        "with attributes": f"rollcall={viewers}; Path=/; Domain=x; operator=root",
-        "quoted": f'rollcall="{viewers}"; operator="root"',
+        "forged first": f"{COOKIE}={forged}; {COOKIE}={viewers}",
+        "forged last": f"{COOKIE}={viewers}; {COOKIE}={forged}",
+        "forged between": f"{COOKIE}={viewers}; {COOKIE}={forged}; {COOKIE}={viewers}",
+        "with attributes": f"{COOKIE}={viewers}; Path=/; Domain=x; operator=root",
+        "quoted": f'{COOKIE}="{viewers}"; operator="root"',
     }.items():
         answer = await target.ask("GET", f"{DASHBOARD}/tenants/acme", [("cookie", cookies)])
         attack(f"two cookies, {name}", answer)
@@ -111,15 +111,15 @@ async def test_two_cookies_that_differ_are_nobodys_and_one_that_is_repeated_is_g
     root, guest = (await log_in(target, OPERATOR_TOKEN)).cookie, (await log_in(target, VIEWER_TOKEN)).cookie
     tenants = f"{DASHBOARD}/tenants"
     for name, fields in {
-        "in one field": [("cookie", f"rollcall={guest}; rollcall={root}")],
-        "in two fields": [("cookie", f"rollcall={guest}"), ("cookie", f"rollcall={root}")],
-        "in two fields, of another case": [("cookie", f"rollcall={root}"), ("Cookie", f"a=b;rollcall={guest}")],
-        "one of them empty": [("cookie", f"rollcall=; rollcall={root}")],
+        "in one field": [("cookie", f"{COOKIE}={guest}; {COOKIE}={root}")],
+        "in two fields": [("cookie", f"{COOKIE}={guest}"), ("cookie", f"{COOKIE}={root}")],
+        "in two fields, of another case": [("cookie", f"{COOKIE}={root}"), ("Cookie", f"a=b;{COOKIE}={guest}")],
+        "one of them empty": [("cookie", f"{COOKIE}=; {COOKIE}={root}")],
     }.items():
         answer = await target.ask("GET", tenants, fields)
         attack(f"two operators' cookies, {name}", answer)
         assert answer.status == 401
-    for cookies in ([f"rollcall={root}; rollcall={root}"], ["a=b", f"rollcall={root}"]):
+    for cookies in ([f"{COOKIE}={root}; {COOKIE}={root}"], ["a=b", f"{COOKIE}={root}"]):
         fields = [("cookie", one) for one in cookies]
         assert (await target.ask("GET", tenants, fields)).status == 200
 

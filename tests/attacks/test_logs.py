@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks import raw_http as wire
-from tests.attacks.conftest import Attack, of
+from tests.attacks.conftest import COOKIE, Attack, of
 from tests.attacks.forging import forge
 from tests.attacks.operating import FORM
 from tests.kit import OPERATOR_TOKEN, TENANT_TOKEN, Service, config, sign
@@ -77,7 +77,7 @@ PLACES: dict[str, Callable[[str], bytes]] = {
         "/nothing", *((name, secret) for name in ("x-api-key", "referer", "user-agent"))
     ),
     "as the address": lambda secret: get("/nothing", ("x-forwarded-for", secret), ("forwarded", f"for={secret}")),
-    "as a cookie": lambda secret: get("/dashboard", ("cookie", f"rollcall={secret}; {secret}={secret}")),
+    "as a cookie": lambda secret: get("/dashboard", ("cookie", f"{COOKIE}={secret}; {secret}={secret}")),
     "as an expectation": lambda secret: get("/auth/status", ("expect", secret)),
     "as a length": lambda secret: get("/auth/status", ("content-length", secret)),
     "as a coding": lambda secret: post("/auth/logout", secret, ("content-encoding", secret)),

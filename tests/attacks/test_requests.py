@@ -9,7 +9,7 @@ from aiohttp.compression_utils import ZLibDecompressor
 
 from service.web import app_keys
 from tests.attacks import raw_http as wire
-from tests.attacks.conftest import Attack, Launch, Target, of
+from tests.attacks.conftest import COOKIE, Attack, Launch, Target, of
 from tests.attacks.operating import ADMIN, DASHBOARD, bearer, log_in, wishes
 from tests.attacks.test_bodies import BOUND, MUCH, deflated
 from tests.kit import OPERATOR_TOKEN, TENANT_TOKEN, sign
@@ -239,7 +239,7 @@ async def test_metrics_and_memory_grow_by_nothing_that_is_sent(target: Target, a
             ("GET", f"{ADMIN}/tenants/t{number}", OPERATOR),
             ("GET", f"{AT}/limits/l{number}?subject=s{number}", OPERATOR),
             ("GET", f"/auth/verify/{number}", [("x-original-uri", f"/{number}"), ("x-original-method", f"M{number}")]),
-            ("GET", f"/dashboard/{number}", [("cookie", f"rollcall={number}")]),
+            ("GET", f"/dashboard/{number}", [("cookie", f"{COOKIE}={number}")]),
         ):
             await target.ask(method, path, fields)
 

@@ -1,5 +1,6 @@
 """A real Chromium at the dashboard: logs in, filters, opens a user, and sees a logout."""
 
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
@@ -294,3 +295,28 @@ async def test_axe_finds_no_serious_fault(browser: Browser, service: Service) ->
                 if one["impact"] in ("serious", "critical")
             ]
             assert serious == [], f"{scheme} {path}"
+
+
+async def test_seven_tabs_of_a_browser_are_live(browser: Browser, service: Service) -> None:
+    """Over HTTP/1.1 a browser opens six connections to a host: tabs with a stream each would take them all."""
+    page, complaints = await open_dashboard(browser, service)
+    tabs = [page, *[await page.context.new_page() for _ in range(6)]]
+    for tab in tabs[1:]:
+        await tab.goto(f"http://127.0.0.1:{service.port}/dashboard?tenant=acme")
+        await tab.wait_for_selector('#live[data-state="on"]')
+    assert service.get("/auth/logout", credentials("alice")).status == 200
+    for tab in tabs:
+        await expect(tab.locator(".count.logged_out .number")).to_have_text("1")
+    assert complaints == []
+
+
+async def test_exact_times_name_their_zone_and_relative_ones_are_in_the_language_of_the_page(
+    browser: Browser, service: Service
+) -> None:
+    page, _ = await open_dashboard(browser, service, timezone_id="America/New_York", locale="de-DE")
+    await page.goto(f"http://127.0.0.1:{service.port}/dashboard/user?tenant=acme&user=alice")
+    exact = await page.locator(".full time").first.inner_text()
+    assert re.search(r"(EST|EDT|GMT-[45])$", exact), exact
+    relative = await page.locator("dd > time[data-relative]").all_inner_texts()
+    assert relative
+    assert all(re.fullmatch(r"just now|now|in .*|.* ago|tomorrow|yesterday", one) for one in relative), relative

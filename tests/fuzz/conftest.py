@@ -55,11 +55,11 @@ def _logged_in(service: Service) -> tuple[str, str]:
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
 
     def ask(method: str, path: str, body: str | None = None, cookie: str = "") -> tuple[str, str]:
-        headers = {"cookie": f"rollcall={cookie}", "content-type": "application/x-www-form-urlencoded"}
+        headers = {"cookie": cookie, "content-type": "application/x-www-form-urlencoded"}
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         page = answer.read().decode()
-        given = re.search(r"rollcall=([^;]+)", answer.headers.get("set-cookie", ""))
+        given = re.search(r"(rollcall-\w+=[^;]+)", answer.headers.get("set-cookie", ""))
         token = re.search(r'csrf"(?: value)?="([^"]+)"', page)
         return given[1] if given else cookie, token[1] if token else ""
 

@@ -140,7 +140,7 @@ class Maker:
         if who == "operator":
             return [(b"authorization", f"Bearer {pick(known.operator_tokens)}".encode())]
         if who == "browser":
-            return [(b"cookie", f"rollcall={known.cookie}".encode()), (b"x-csrf-token", known.csrf.encode())]
+            return [(b"cookie", known.cookie.encode()), (b"x-csrf-token", known.csrf.encode())]
         if who == "nobody":
             return []
         fields = [(b"x-tenant-token", known.tenant_token.encode()), (b"x-token", pick(known.user_tokens).encode())]

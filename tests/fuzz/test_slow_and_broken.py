@@ -22,7 +22,7 @@ PACKED = gzip.compress(b"a" * 300_000)
 def login(known: Known, how: bytes, body: bytes = b"", charset: bytes = b"utf-8") -> bytes:
     """A form from the login page, with the header lines of `how`."""
     about = b"content-type: application/x-www-form-urlencoded; charset=" + charset
-    head = f"POST /dashboard/login HTTP/1.1\r\nhost: a\r\ncookie: rollcall={known.cookie}\r\n".encode()
+    head = f"POST /dashboard/login HTTP/1.1\r\nhost: a\r\ncookie: {known.cookie}\r\n".encode()
     return b"%s%s\r\n%s\r\n\r\n%s" % (head, about, how, body)
 
 

@@ -19,6 +19,7 @@ from tests.kit import (
     OTHER_TENANT_TOKEN,
     VIEWER_TOKEN,
     config,
+    cookie_name,
     credentials,
 )
 
@@ -119,7 +120,7 @@ async def test_a_form_that_was_not_sent_from_here_is_refused(client: Client, pat
 
 @pytest.mark.parametrize("cookie", ["", "garbage", "eyJvcGVyYXRvciI6InJvb3QifQ.aaaa.bbbb"])
 async def test_a_forged_cookie_is_nobodys(client: Client, cookie: str) -> None:
-    answer = await client.get("/dashboard", headers={"cookie": f"rollcall={cookie}"}, allow_redirects=False)
+    answer = await client.get("/dashboard", headers={"cookie": f"{cookie_name()}={cookie}"}, allow_redirects=False)
     assert answer.status == 303
 
 

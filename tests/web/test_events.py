@@ -34,7 +34,7 @@ from service.web.admin.event_stream import _ping_interval_s
 from service.web.app_keys import REQUEST_SERVICES
 from service.web.dashboard import login
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, OurServer, config, credentials, needs, settings
+from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, OurServer, config, cookie_name, credentials, needs, settings
 from tests.web.test_dashboard import log_in
 
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
@@ -258,7 +258,7 @@ async def test_a_stream_ends_without_an_event_once_its_token_is_removed(make_cli
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_a_browsers_stream_ends_when_its_operator_signs_out_on_any_worker(make_client: MakeClient) -> None:
     client, other_worker = await make_client(), await make_client()
-    cookie = {"cookie": f"rollcall={(await log_in(client)).cookies['rollcall'].value}"}
+    cookie = {"cookie": f"{cookie_name()}={(await log_in(client)).cookies[cookie_name()].value}"}
     async with listening(client, at=DASHBOARD_EVENTS) as stream:
         page = await (await other_worker.get("/dashboard", headers=cookie)).text()
         form = {"csrf": re.findall(r'name="csrf" value="([^"]+)"', page)[0]}

@@ -18,7 +18,7 @@ from service.web import app_keys
 from service.web.api.authentication import client_of
 from service.web.api.credentials import bearer_token
 from service.web.dashboard.login import browser_of, is_own_page
-from service.web.dashboard.pages import ROOT
+from service.web.dashboard.pages import ROOT, local_path
 from service.web.policy import Operator
 
 CSRF_HEADER = "x-csrf-token"
@@ -161,7 +161,7 @@ def operator_of(request: web.Request) -> Operator:
         Unauthorized: the credentials are missing or wrong.
         Forbidden: the request is a change that no page of the dashboard sent.
     """
-    if request.path.startswith(f"{ROOT}/"):
+    if local_path(request).startswith(f"{ROOT}/"):
         browser = browser_of(request)
         if browser is None or browser.operator is None:
             raise Unauthorized

@@ -19,7 +19,7 @@ from service.web.api import vary
 from service.web.api.credentials import sent_more_than_once
 from service.web.api.rate_limit_headers import limit_lines
 from service.web.dashboard.login import browser_of
-from service.web.dashboard.pages import ROOT
+from service.web.dashboard.pages import ROOT, local_path
 from service.web.server.http_server import SEND_TIMEOUT_S
 from service.web.server.responses import complete
 
@@ -136,13 +136,13 @@ def _lines(request: web.Request) -> str:
     """Return the header lines that every answer has; here they are sent before the answer ends."""
     context = request[app_keys.REQUEST_CONTEXT]
     limits = limit_lines(context.admission, 200) if context.admission is not None else ""
-    return f"x-request-id: {context.request_id}\r\nvary: {vary.fields_read_at(request.path)}\r\n{limits}"
+    return f"x-request-id: {context.request_id}\r\nvary: {vary.fields_read_at(local_path(request))}\r\n{limits}"
 
 
 def _may_still_read(request: web.Request, tenant: str) -> Callable[[], bool]:
     """Return a check whether the operator may still read: a token after each reload, a browser each time."""
     policy, feeds = request.app[app_keys.REQUEST_SERVICES].policy, request.app[app_keys.EVENT_FEEDS]
-    browser = browser_of(request) if request.path.startswith(f"{ROOT}/") else None
+    browser = browser_of(request) if local_path(request).startswith(f"{ROOT}/") else None
     judged_by = policy.current
 
     def may_read() -> bool:

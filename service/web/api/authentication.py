@@ -37,7 +37,7 @@ from service.web.api.credentials import NONE, is_passive, is_prefetch, repeated_
 from service.web.api.envelope import failure, request_id_of
 from service.web.api.error_responses import Problem, problem_of
 from service.web.api.rate_limit_headers import UNAVAILABLE_RETRY_S, limit_lines
-from service.web.dashboard.pages import is_page, problem_page
+from service.web.dashboard.pages import is_page, local_path, problem_page
 from service.web.monitoring.redaction import redacted
 from service.web.server.request_head import AnyRequest
 from service.web.server.responses import AnyResponse, ApiResponse, complete, line
@@ -127,7 +127,7 @@ class Middlewares:
         if admission is not None:
             lines = limit_lines(admission, status) + lines
         policy = services.policy.current
-        reads = context.reads if context.reads is not None else vary.fields_read_at(request.path)
+        reads = context.reads if context.reads is not None else vary.fields_read_at(local_path(request))
         if policy.cors_origins and request.path.startswith("/auth/"):
             lines += cors_lines(request, policy.cors_origins)
             reads += vary.ORIGIN
@@ -313,7 +313,7 @@ class _Refusal(NamedTuple):
 
 def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> _Refusal:
     problem = problem_of(error)
-    if isinstance(error, web.HTTPNotFound) and (hint := not_found.message_for(request.path)) is not None:
+    if isinstance(error, web.HTTPNotFound) and (hint := not_found.message_for(local_path(request))) is not None:
         problem = problem._replace(message=hint)
     lines = ""
     if problem.status >= 500 and not isinstance(error, StoreUnavailable | KeysUnavailable):

@@ -5,7 +5,7 @@ import re
 from aiohttp import hdrs, web
 
 from service.web.api.envelope import success
-from service.web.dashboard.pages import ROOT
+from service.web.dashboard.pages import ROOT, public
 
 LINKS = {
     "dashboard": ROOT,
@@ -22,7 +22,7 @@ LINKS = {
 async def start_page(request: web.Request) -> web.StreamResponse:
     """Redirect a browser to the dashboard; answer anything else with the links."""
     if accepts_html(request):
-        raise web.HTTPSeeOther(ROOT)
+        raise web.HTTPSeeOther(public(request, ROOT))
     return success(request, {"links": LINKS})
 
 

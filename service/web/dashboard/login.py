@@ -15,11 +15,10 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 
 from service.core.errors import Forbidden
 from service.web import app_keys
-from service.web.dashboard.pages import ROOT
+from service.web.dashboard.pages import ROOT, public
 from service.web.policy import Operator, Policy
 from service.web.server import http_server
 
-COOKIE = "rollcall"
 MAX_AGE_S = 12 * 3600
 FORM_FIELD = "csrf"
 
@@ -45,7 +44,7 @@ def browser_of(request: web.Request) -> Browser | None:
     """Return what the cookie holds; None if there is no cookie, or it is forged or too old."""
     policy = request.app[app_keys.REQUEST_SERVICES].policy.current
     try:
-        content = _signer(policy).loads(_cookie(request), max_age=MAX_AGE_S)
+        content = _signer(policy).loads(_cookie(request, policy.cookie_name), max_age=MAX_AGE_S)
         name, form_token = content["operator"], content["form"]
     except (BadData, KeyError, TypeError, ValueError):  # forged, too old, or not even text
         return None
@@ -55,14 +54,14 @@ def browser_of(request: web.Request) -> Browser | None:
     return Browser(form_token, operator)
 
 
-def _cookie(request: web.Request) -> str:
+def _cookie(request: web.Request, wanted: str) -> str:
     """Return the value of the dashboard's cookie; empty if there is none, or several that differ.
 
     A neighbouring site can set a cookie of the same name for this site, and a browser does not send where it came from.
     """
     # HTTP/2 may send the cookies in several fields, which a proxy need not have joined (RFC 9113, section 8.2.3).
     cookies = ";".join(request.headers.getall(hdrs.COOKIE, ())).split(";")
-    values = {value for name, _, value in (one.strip().partition("=") for one in cookies) if name == COOKIE}
+    values = {value for name, _, value in (one.strip().partition("=") for one in cookies) if name == wanted}
     return values.pop() if len(values) == 1 else ""
 
 
@@ -70,11 +69,12 @@ def remember(request: web.Request, response: web.StreamResponse, operator: Opera
     """Set a new cookie, and return its form token."""
     form_token = secrets.token_urlsafe(24)
     content = {"operator": operator.name if operator else "", "form": form_token}
+    policy = request.app[app_keys.REQUEST_SERVICES].policy.current
     response.set_cookie(
-        COOKIE,
-        _signer(request.app[app_keys.REQUEST_SERVICES].policy.current).dumps(content),
+        policy.cookie_name,
+        _signer(policy).dumps(content),
         max_age=MAX_AGE_S,
-        path=ROOT,
+        path=public(request, ROOT),
         httponly=True,
         samesite="Lax",
         # A client that sends this header itself changes only its own cookie.
@@ -83,9 +83,10 @@ def remember(request: web.Request, response: web.StreamResponse, operator: Opera
     return form_token
 
 
-def forget(response: web.StreamResponse) -> None:
+def forget(request: web.Request, response: web.StreamResponse) -> None:
     """Remove the cookie."""
-    response.del_cookie(COOKIE, path=ROOT)
+    name = request.app[app_keys.REQUEST_SERVICES].policy.current.cookie_name
+    response.del_cookie(name, path=public(request, ROOT))
 
 
 async def read_form(request: web.Request) -> dict[str, str]:

@@ -12,10 +12,26 @@ from service.core.sessions import Cause, Status
 from service.core.text.timestamps import timestamp
 from service.web import app_keys
 from service.web.api.error_responses import Problem
+from service.web.server.request_head import AnyRequest
 
 ROOT = "/dashboard"
 API = f"{ROOT}/api"
 """The path of the admin API for the dashboard's own pages, which authenticate by cookie."""
+
+
+def local_path(request: AnyRequest) -> str:
+    """Return the path of a request without `server.base_path`, which a proxy may have removed or not."""
+    if not isinstance(request, web.Request):
+        return request.path  # what the hot path answers is never under it
+    base = request.app.get(app_keys.BASE_PATH, "")
+    return request.path[len(base) :] if base and request.path.startswith(f"{base}/") else request.path
+
+
+def public(request: web.Request, path: str) -> str:
+    """Return a path of this service as a browser has to ask for it: under `server.base_path`."""
+    base = request.app.get(app_keys.BASE_PATH, "")
+    return path if base and path.startswith(f"{base}/") else f"{base}{path}"
+
 
 _HEADERS = {
     "content-security-policy": (
@@ -63,13 +79,14 @@ def _is_unseen(character: str) -> bool:
 
 def is_page(request: web.Request) -> bool:
     """Return whether the answer is a page for a person."""
-    path = request.path
+    path = local_path(request)
     return path == ROOT or (path.startswith(f"{ROOT}/") and not path.startswith(f"{API}/"))
 
 
 def render(request: web.Request, template: str, content: dict[str, Any], *, status: int = 200) -> web.Response:
     """Return a page with the strict Content-Security-Policy."""
-    helpers = {"labels": LABELS, "causes": CAUSES, "visible": visible, "timestamp": timestamp, "root": ROOT}
+    helpers = {"labels": LABELS, "causes": CAUSES, "visible": visible, "timestamp": timestamp}
+    helpers["root"] = public(request, ROOT)
     response = aiohttp_jinja2.render_template(template, request, {**helpers, **content}, status=status)
     response.headers.update(_HEADERS)
     return response

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlencode
 
 from aiohttp import web
 
-from service.core.errors import NotFound, StoreUnavailable
+from service.core.errors import Forbidden, NotFound, StoreUnavailable
 from service.core.limits import Per
 from service.core.operator_actions import Rules
 from service.core.session_lists import EVENT_TYPES, Cursor, Page
@@ -19,8 +19,8 @@ from service.web import app_keys
 from service.web.admin.authorization import admit_anyone, find_operator
 from service.web.api.client_address import is_counted
 from service.web.dashboard.charts import charts_of
-from service.web.dashboard.login import Browser, browser_of, forget, read_form, remember
-from service.web.dashboard.pages import API, ROOT, render, visible
+from service.web.dashboard.login import Browser, browser_of, forget, is_own_page, read_form, remember
+from service.web.dashboard.pages import API, ROOT, public, render, visible
 from service.web.policy import Operator
 
 PAGE_SIZE = 50
@@ -36,7 +36,8 @@ def signed_in(view: View) -> Callable[[web.Request], Awaitable[web.StreamRespons
     async def guarded(request: web.Request) -> web.StreamResponse:
         browser = browser_of(request)
         if browser is None or browser.operator is None:
-            raise web.HTTPSeeOther(f"{ROOT}/login?{urlencode({'next': request.path_qs})}")
+            here = public(request, request.path_qs)
+            raise web.HTTPSeeOther(f"{public(request, ROOT)}/login?{urlencode({'next': here})}")
         request.app[app_keys.REQUEST_SERVICES].need_store()
         return await view(request, browser, browser.operator)
 
@@ -47,30 +48,37 @@ async def login_form(request: web.Request) -> web.StreamResponse:
     """Show the login form."""
     browser = browser_of(request)
     if browser is not None and browser.operator is not None:
-        raise web.HTTPSeeOther(_own_page(request.query.get("next", "")))
+        raise web.HTTPSeeOther(_own_page(request, request.query.get("next", "")))
     return _show_login(request, request.query.get("next", ""), wrong=False)
 
 
 async def login(request: web.Request) -> web.StreamResponse:
     """Check an operator's token, and set the cookie."""
     await admit_anyone(request, "login")
-    form = await read_form(request)
+    try:
+        form = await read_form(request)
+    except Forbidden:
+        browser = browser_of(request)
+        if browser is None or browser.operator is None or not is_own_page(request):
+            raise
+        raise web.HTTPSeeOther(public(request, ROOT)) from None  # another tab of this browser has logged in meanwhile
     operator = find_operator(request, form.get("token", "").strip())
     if operator is None:
         return _show_login(request, form.get("next", ""), wrong=True)
-    response = web.Response(status=303, headers={"location": _own_page(form.get("next", ""))})
+    response = web.Response(status=303, headers={"location": _own_page(request, form.get("next", ""))})
     remember(request, response, operator)
     return response
 
 
 async def logout(request: web.Request) -> web.StreamResponse:
     """Forget the operator, and end the event streams of this browser."""
+    login_page = f"{public(request, ROOT)}/login"
     await read_form(request)
     if (browser := browser_of(request)) is not None:
         with suppress(StoreUnavailable):  # other workers' streams end with Redis
             await request.app[app_keys.EVENT_FEEDS].end_session(browser.session)
-    response = web.Response(status=303, headers={"location": f"{ROOT}/login"})
-    forget(response)
+    response = web.Response(status=303, headers={"location": login_page})
+    forget(request, response)
     return response
 
 
@@ -82,26 +90,21 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
     if tenants and tenant not in tenants:
         raise NotFound
     status = _status_of(request)
-    user = request.query.get("user", "").strip()
+    user = request.query.get("user", "")
     sessions = request.app[app_keys.SESSIONS]
     counts = await sessions.counts(tenants) if tenants else {}
     exact = bool(user) and "exact" in request.query
     if not tenants:
         page = Page((), None)
     elif exact:
-        found = await sessions.get(tenant, user)
+        found = await sessions.get(tenant, user) or await sessions.get(tenant, user.strip())
         page = Page((found,) if found and status in (None, found.status) else (), None)
     else:
-        page = await sessions.page(
-            tenant,
-            statuses=RECORDED if status is None else [status],
-            prefix=user,
-            after=_cursor_of(request),
-            size=PAGE_SIZE,
-        )
+        page = await _search(request, tenant, status, user)
     filters = {"tenant": tenant, "status": status or "", "user": user} | ({"exact": "1"} if exact else {})
     filters = {name: value for name, value in filters.items() if value}
-    older = f"{ROOT}?{urlencode({**filters, 'after': str(page.after)})}" if page.after else ""
+    root = public(request, ROOT)
+    older = f"{root}?{urlencode({**filters, 'after': str(page.after)})}" if page.after else ""
     content = {
         **_about(request, browser, operator, tenant),
         "tenants": tenants,
@@ -112,7 +115,7 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
         "user": user,
         "exact": exact,
         "page": page,
-        "newest": f"{ROOT}?{urlencode(filters)}" if "after" in request.query else "",
+        "newest": f"{root}?{urlencode(filters)}" if "after" in request.query else "",
         "older": older,
         "origin": _origin_of(request),
     }
@@ -126,6 +129,18 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
             "events": happened,
         }
     return render(request, "overview.html", content)
+
+
+async def _search(request: web.Request, tenant: str, status: Status | None, prefix: str) -> Page:
+    """Return a page of users whose name begins with `prefix`: with its blanks, or where there are none, without."""
+    sessions, after = request.app[app_keys.SESSIONS], _cursor_of(request)
+    page = Page((), None)
+    for wanted in dict.fromkeys((prefix, prefix.strip())):
+        statuses = RECORDED if status is None else [status]
+        page = await sessions.page(tenant, statuses=statuses, prefix=wanted, after=after, size=PAGE_SIZE)
+        if page.sessions:
+            break
+    return page
 
 
 @signed_in
@@ -158,7 +173,9 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
 async def rules(request: web.Request, browser: Browser, operator: Operator) -> web.StreamResponse:
     """Show what applies to all users of a tenant: restrictions, revocation, limits."""
     tenant = _tenant_of(request, operator)
-    actions, subject = request.app[app_keys.OPERATOR_ACTIONS], request.query.get("subject", "").strip()
+    actions, subject = request.app[app_keys.OPERATOR_ACTIONS], request.query.get("subject", "")
+    if is_counted(subject.strip()):
+        subject = subject.strip()  # an address has no blanks; a user's name may
     known = request.app[app_keys.REQUEST_SERVICES].policy.current.directory.tenants[tenant]
     limits = list(known.limits.values())
     asked = Per.IP if is_counted(subject) else Per.USER
@@ -185,7 +202,7 @@ def _about(request: web.Request, browser: Browser, operator: Operator, tenant: s
         "browser": browser,
         "operator": operator,
         "tenant": tenant,
-        "api": API,
+        "api": public(request, API),
         "at": at,
         "kinds": " ".join(EVENT_TYPES),
         "urlencode": urlencode,
@@ -194,18 +211,21 @@ def _about(request: web.Request, browser: Browser, operator: Operator, tenant: s
 
 def _show_login(request: web.Request, next_page: str, *, wrong: bool) -> web.StreamResponse:
     response = web.Response()
-    form_token = remember(request, response, None)
+    browser = browser_of(request)
+    # The form token of this browser, if it has one: the login page of another tab must stay valid.
+    form_token = browser.form_token if browser is not None else remember(request, response, None)
     content = {"form_token": form_token, "wrong": wrong, "next": next_page}
     shown = render(request, "login.html", content, status=401 if wrong else 200)
     shown.cookies.update(response.cookies)
     return shown
 
 
-def _own_page(wanted: str) -> str:
+def _own_page(request: web.Request, wanted: str) -> str:
     """Return the page to show after the login; the overview if `wanted` is not a page of the dashboard."""
-    inside = wanted == ROOT or wanted.startswith((f"{ROOT}?", f"{ROOT}/"))
+    root = public(request, ROOT)
+    inside = wanted == root or wanted.startswith((f"{root}?", f"{root}/"))
     dots = {".", ".."} & set(unquote(wanted.partition("?")[0]).split("/"))
-    return wanted if inside and not dots and wanted.isprintable() and "\\" not in wanted else ROOT
+    return wanted if inside and not dots and wanted.isprintable() and "\\" not in wanted else root
 
 
 def _tenant_of(request: web.Request, operator: Operator) -> str:

@@ -7,6 +7,7 @@ import aiohttp_jinja2
 from aiohttp import web
 
 from service import __version__
+from service.web.dashboard.pages import public
 from service.web.openapi.description import document
 
 ROOT = "/docs"
@@ -24,7 +25,7 @@ async def described(_: web.Request) -> web.Response:
 
 async def reader(request: web.Request) -> web.Response:
     """Show the description, with forms to send requests."""
-    response = aiohttp_jinja2.render_template("docs.html", request, {"root": ROOT})
+    response = aiohttp_jinja2.render_template("docs.html", request, {"base": public(request, "")})
     response.headers["content-security-policy"] = _POLICY
     return response
 

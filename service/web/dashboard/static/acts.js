@@ -1,12 +1,12 @@
 // Actions of an operator: a button names the request, a dialog asks for the reason, and a notice shows the result.
 
 import { refresh } from "./live.js";
+import { full } from "./times.js";
 
 const main = document.querySelector("main[data-api]");
 const dialog = document.getElementById("act");
 const notice = document.getElementById("notice");
 const NOTICE_MS = 8000;
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 function notify(text, wrong = false) {
   notice.textContent = text;

@@ -1,13 +1,14 @@
 // Keeps a page live: after an event of the tenant, fetches the page again and replaces its regions, at most once a second.
 // The server renders both times, so each region has one template.
 
+import { follow } from "./source.js";
 import { show } from "./times.js";
 
 const main = document.querySelector("main[data-tenant]");
 const state = document.getElementById("live");
 const CALM_MS = 1000;
 const CHART_MS = 10000;
-const AGAIN_MS = 3000;
+const HELLO_MS = 20000;
 
 let last = 0;
 let planned = null;
@@ -40,6 +41,12 @@ export async function refresh() {
     const fresh = page.querySelector(`[data-live="${region.dataset.live}"]`);
     if (fresh) replace(region, fresh);
   }
+  // Another tab may have logged in again: forms and actions need its form token.
+  const csrf = page.querySelector("input[name=csrf]")?.value;
+  if (csrf) {
+    for (const field of document.querySelectorAll("input[name=csrf]")) field.value = csrf;
+    if ("csrf" in main.dataset) main.dataset.csrf = csrf;
+  }
   show();
   document.dispatchEvent(new Event("refreshed"));
 }
@@ -51,30 +58,28 @@ function soon() {
   }, Math.max(50, last + CALM_MS - Date.now()));
 }
 
-function listen() {
-  const source = new EventSource(`${main.dataset.api}/events?tenant=${encodeURIComponent(main.dataset.tenant)}`);
-  let before = false;
-  source.addEventListener("ready", () => {
-    say(true);
-    if (before) soon();
-    before = true;
-  });
-  for (const kind of [...main.dataset.kinds.split(" "), "gap"]) {
-    source.addEventListener(kind, soon);
-  }
-  source.addEventListener("dropped", () => again(source));
-  source.addEventListener("error", () => {
-    say(false);
-    if (source.readyState === EventSource.CLOSED) again(source);
-  });
+function take({ live, changed }) {
+  say(live);
+  if (changed) soon();
 }
 
-function again(source) {
-  source.close();
-  setTimeout(() => {
-    listen();
+function listen() {
+  const url = `${main.dataset.api}/events?tenant=${encodeURIComponent(main.dataset.tenant)}`;
+  const kinds = main.dataset.kinds.split(" ");
+  if (!("SharedWorker" in window)) return follow(url, kinds, take);
+  const worker = new SharedWorker(new URL("./shared.js", import.meta.url), { type: "module", name: "rollcall" });
+  const hello = () => worker.port.postMessage({ url, kinds });
+  worker.addEventListener("error", () => follow(url, kinds, take), { once: true });
+  worker.port.addEventListener("message", ({ data }) => take(data));
+  worker.port.start();
+  hello();
+  setInterval(hello, HELLO_MS);
+  addEventListener("pagehide", () => worker.port.postMessage({ bye: true }));
+  addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    hello();
     soon();
-  }, AGAIN_MS);
+  });
 }
 
 if (main) {

@@ -1,7 +1,12 @@
-// Shows every <time> in the reader's time zone; those with data-relative as a time ago, which is kept up to date.
+// Shows every <time> in the reader's time zone, which it names; those with data-relative as a time ago, kept up to date.
+// The pages are in English, and so are all times: as the reader's browser writes them, if it is an English one.
 
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
-const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto", style: "short" });
+const language = navigator.languages.find((one) => one.toLowerCase().startsWith("en")) ?? "en";
+export const full = new Intl.DateTimeFormat(language, {
+  ...{ year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit", second: "2-digit" },
+  timeZoneName: "short",
+});
+const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" });
 const STEPS = [["second", 60], ["minute", 60], ["hour", 24], ["day", 30], ["month", 12], ["year", Infinity]];
 
 function ago(moment, now) {
