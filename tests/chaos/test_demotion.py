@@ -25,6 +25,8 @@ from tests.kit import OurServer, credentials, settings, tenant, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 RATE = 1000
 RECOVERED_WITHIN_S = 1.5
+SERVED_WITHIN_S = 0.2
+"""A machine that does not serve the load in time says nothing about a failover."""
 
 
 @dataclass
@@ -57,8 +59,12 @@ def test_under_load_requests_are_refused_for_a_moment_and_every_transition_has_o
     with serving(pair.url, ["acme"]) as service:
         load = SteadyLoad(service, ["acme"], rate=RATE)
         with load.on():
-            wait_for(lambda: len(load.acknowledged()) > RATE)
+            wait_for(load.acknowledged)
+            time.sleep(2)
             began = time.time()
+            served = [one for one in load.acknowledged() if one.at > began - 1 and one.until - one.at < SERVED_WITHIN_S]
+            if len(served) < 0.75 * RATE:
+                pytest.skip(f"this machine serves {len(served)} of {RATE} requests a second before anything happens")
             pair.fail_over()
             time.sleep(4)
         ready = service.get("/readyz")

@@ -255,12 +255,15 @@ class AdmissionPipeline:
         return self._resp
 
     async def _connect(self) -> RespConnection:
+        suspensions = self._suspensions
         resp = await self._connect_to_node()
         try:
             server = await self._examine(resp)
         except BaseException:
             await resp.hang_up()
             raise
+        if suspensions != self._suspensions:
+            return resp  # to the server that was given up meanwhile; the caller sees that, too
         if server and self._server and server != self._server:
             log.info("another server answers at the address of redis")
             self._leave()
