@@ -155,7 +155,7 @@ def rollcall_config(redis_url: str) -> dict[str, Any]:
     """`examples/rollcall.yaml`, on a test's Redis."""
     content: dict[str, Any] = yaml.safe_load((EXAMPLES / "rollcall.yaml").read_text())
     del content["server"]["port"]
-    return {**content, "redis": {"url": redis_url, "timeout": 0.5}}
+    return {**content, "redis": {"url": redis_url, "timeout": 1.5}}  # less than a proxy waits
 
 
 @contextmanager
