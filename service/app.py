@@ -1,4 +1,4 @@
-"""The composition root: settings → application. It sees everything; `policy_factory.py` reads the settings for it."""
+"""The composition root: makes the application from the settings. Only it and `policy_factory.py` see all layers."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ TERMINATE = app_keys.Operation("terminate", own_terms=session_routes.ending)
 
 
 class Runtime:
-    """Everything that lives as long as the application, and how it follows a reloaded configuration."""
+    """Everything that lives as long as the application, and the changes by a reload."""
 
     def __init__(self, settings: Settings, access: RedisAccess, policy: Policy | None = None) -> None:
         self.metrics = Metrics()
@@ -109,7 +109,7 @@ class Runtime:
         self.metrics.note_reload(True)
 
     def apply(self, settings: Settings, policy: Policy) -> None:
-        """Judge by these settings from now on. What the server listens on and which Redis it uses stay."""
+        """Use these settings from now on. The addresses of the server and of Redis stay."""
         windows_s = policy.directory.windows_s().items()
         self.actions.retention.follow({(tenant or NO_TENANT, limit): one_s for (tenant, limit), one_s in windows_s})
         self.settings = settings
@@ -122,7 +122,7 @@ class Runtime:
         self.key_sets.follow(key_sources(settings, policy.directory))
 
     def services(self, operations: dict[object, app_keys.Operation]) -> app_keys.RequestServices:
-        """What requests ask of this."""
+        """Return the services for requests."""
         return app_keys.RequestServices(
             policy=self.policy,
             verified=self.verified,
@@ -141,7 +141,7 @@ class Runtime:
         )
 
     def redis_changed(self, up: bool) -> None:
-        """Redis went away, or is back. Streams end: they would fall silent, and look live."""
+        """Note that Redis went away or is back. Streams end, because they would look live without events."""
         if up:
             self.clocks.compare_now()
         else:
@@ -149,19 +149,19 @@ class Runtime:
         self.metrics.redis_up.set(up)
 
     def node_of(self, tenant: str) -> object:
-        """Return what stands for the node that has the tenant. Raises StoreUnavailable while it is away."""
+        """Return an object for the node that has the tenant. Raises StoreUnavailable while it is away."""
         pipeline = self.router.pipeline_to(tenant)
         if pipeline.is_down:
             raise StoreUnavailable(BREAKER_IS_OPEN)
         return pipeline
 
     def count_swept(self, tenant: str, expired: int, removed: int) -> None:
-        """Count what the sweep did to a tenant."""
+        """Count the users of a tenant that the sweep expired and removed."""
         self.metrics.count_swept(expired, removed)
         self.traffic.transition(tenant, expired)
 
     async def is_ready(self) -> bool:
-        """Whether at least one primary takes writes now. Remembers those that do not, for the warnings."""
+        """Return whether at least one primary takes writes now. Note those that do not, for the warnings."""
         not_writable = await self.router.not_writable()
         self.not_writable = () if not_writable is None else not_writable
         return not_writable is not None
@@ -172,13 +172,13 @@ class Runtime:
             yield f"The primary {name} takes no writes: its tenants are answered as without Redis."
 
     async def pour(self) -> None:
-        """Hand what was counted for the charts to Redis; while it is away, that is lost."""
+        """Write the counts for the charts to Redis; while it is away, they are lost."""
         for tenant, sample in self.traffic.take().items():
             with failures_noted():
                 await self.traffic_statistics.pour(tenant, sample)
 
     async def pour_forever(self) -> None:
-        """Once a second."""
+        """Write them once a second."""
         while True:
             await asyncio.sleep(POUR_EVERY_S)
             if not self.router.is_down:
@@ -186,11 +186,11 @@ class Runtime:
             round_completed()
 
     async def end_streams(self, _: web.Application) -> None:
-        """For `on_shutdown`: end the answers that would go on for ever."""
+        """End the answers that do not end by themselves; for `on_shutdown`."""
         self.subscriber.shut_down()
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
-        """For `cleanup_ctx`: what runs beside the requests."""
+        """Run the background tasks; for `cleanup_ctx`."""
         await self.router.open()
         beside: dict[str, Callable[[], Awaitable[None]]] = {
             "sweep": self.sweeper.run_forever,
@@ -222,7 +222,7 @@ RUNTIME = web.AppKey("RUNTIME", Runtime)
 
 
 def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = None) -> web.Application:
-    """The application, from settings that were validated and a way to Redis. Reads files: not for the event loop.
+    """Return the application, from validated settings and access to Redis. It reads files: not for the event loop.
 
     Args:
         settings: the configuration.
@@ -256,14 +256,14 @@ def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = No
         app, loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, auto_reload=False
     )
     for name in loader.list_templates():
-        pages.get_template(name)  # read now: no request waits for the disk
+        pages.get_template(name)  # read now, so that no request waits for the disk
     app.cleanup_ctx.append(runtime.run)
     app.on_shutdown.append(runtime.end_streams)
     return app
 
 
 def _hot_path(middlewares: Middlewares) -> HotPath:
-    """For what is asked at the full rate."""
+    """Return the hot path, for the most frequent operations."""
 
     def hot_route(operation: app_keys.Operation, answer: app_keys.Responder) -> HotRoute:
         return HotRoute(operation, answer, middlewares.around(operation, answer))
@@ -279,7 +279,7 @@ def _hot_path(middlewares: Middlewares) -> HotPath:
     behind, envoy = f"{forward_auth.ENVOY}/", verify[forward_auth.ENVOY]
 
     def find(method: str, path: str) -> HotRoute | None:
-        # Envoy's request goes no other way: the router would resolve the dots of a path that is another's.
+        # Envoy's requests never reach the router, which would resolve the dots of a path for the API.
         return verify.get(path) or by_method.get((method, path)) or (envoy if path.startswith(behind) else None)
 
     return HotPath(middlewares, find)

@@ -1,4 +1,4 @@
-"""`check --redis`: the start check of the service, asked of the configured server without starting the service."""
+"""`check --redis`: runs the start check on the configured server without starting the service."""
 
 import asyncio
 from contextlib import suppress
@@ -15,7 +15,7 @@ from service.store.namespace import use_namespace
 
 
 def check_redis(settings: Settings, path: Path) -> tuple[list[str], list[str]]:
-    """Ask the server that the configuration names what the service asks it on every new connection.
+    """Check the configured server as the service does on every new connection.
 
     Args:
         settings: the configuration.
@@ -31,7 +31,7 @@ def check_redis(settings: Settings, path: Path) -> tuple[list[str], list[str]]:
 
 
 def _embedded(folder: Path) -> tuple[list[str], list[str]]:
-    """The embedded server starts with the service: whether there is one for the data folder is what can be said."""
+    """Check whether there is a server for the data folder; the embedded server itself starts with the service."""
     try:
         if chosen(folder) is not None:
             return [], []
@@ -51,7 +51,7 @@ async def _asked(settings: Settings) -> tuple[list[str], list[str]]:
             away = ["redis does not answer, or no server of it takes writes"]
             return check.blockers() or away, check.warnings()
         clocks = ClockDifferences()
-        with suppress(*AWAY):  # it answered a moment ago: what is wrong with it now is another's finding
+        with suppress(*AWAY):  # it answered a moment ago: other findings report what is wrong now
             await ClockComparison(access.client, clocks).compare()
         return check.blockers(), [*check.warnings(), *clocks.warnings()]
     finally:

@@ -1,4 +1,4 @@
-"""Measures how far the clock of each Redis server is from the service's."""
+"""The comparison of the clock of each Redis server with the service's."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from service.store.connection.calls import AWAY, note_failure, servers_of
 log = structlog.get_logger()
 
 EVERY_S = 5.0
-"""How often the clocks are compared, beside at start and whenever Redis is back: one TIME for each primary."""
+"""Seconds between comparisons, in addition to those at start and after an outage: one TIME for each primary."""
 
 
 class ClockComparison:

@@ -1,4 +1,4 @@
-"""How everything but the admissions reaches Redis: functions by their names, failures as StoreUnavailable."""
+"""Calls of Redis for everything but admissions: functions by name, failures as StoreUnavailable."""
 
 import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -15,7 +15,7 @@ from service.store.connection.failures import is_loaded_already, is_unknown_func
 from service.store.scripts import LIBRARY
 
 AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
-"""What redis-py raises where Redis is not to be had. A Cluster whose slots are not known is none of its RedisErrors."""
+"""What redis-py raises while Redis is away. A Cluster with unknown slots is not one of its RedisErrors."""
 
 UNHEARD = (*AWAY, KeyError, RuntimeError)
 """The same for subscriptions: redis-py looks a channel's slot up in a map that it may not have, and uvloop raises
@@ -34,7 +34,7 @@ def note_failure(error: Exception) -> None:
 
 
 async def servers_of(client: Redis | RedisCluster) -> list[tuple[str, dict[str, Any]]]:
-    """Return each primary by name, and how a command is sent to it."""
+    """Return each primary by name, with the arguments to send a command to it."""
     if not isinstance(client, RedisCluster):
         return [("primary", {})]
     await client.initialize()  # at start, it does not know its nodes
@@ -62,7 +62,7 @@ def redis_call(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
         except RuntimeError as error:
             if "is closed" not in str(error):
                 raise
-            # uvloop's way to say that the connection was closed meanwhile: the primary is being replaced.
+            # uvloop's error for a connection that was closed meanwhile: the primary is being replaced.
             raise unavailable(ConnectionResetError(str(error))) from error
 
     return open_redis
@@ -92,7 +92,7 @@ async def run(client: Redis | RedisCluster, name: str, keys: Sequence[Text], arg
 
 
 async def _owner(client: Redis | RedisCluster, keys: Sequence[Text]) -> dict[str, Any]:
-    """Which node of a Cluster is meant. redis-py would ask Redis for the keys of each FCALL before it sends it."""
+    """Return the node of a Cluster to use. redis-py would ask Redis for the keys of each FCALL before it sends it."""
     if not isinstance(client, RedisCluster):
         return {}
     await client.initialize()
@@ -105,7 +105,7 @@ async def _owner(client: Redis | RedisCluster, keys: Sequence[Text]) -> dict[str
 
 @contextmanager
 def suppress_loaded() -> Iterator[None]:
-    """Let a library be loaded that is there already: another worker was faster."""
+    """Ignore that the library is loaded already: another worker was faster."""
     try:
         yield
     except ResponseError as error:

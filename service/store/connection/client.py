@@ -35,33 +35,33 @@ from service.store.connection.url import Address
 __all__ = ["RedisAccess", "TlsFiles"]
 
 PEOPLE_TIMEOUT_S = 1.0
-"""What one command of a page, an act or the sweep may take, unless told otherwise."""
+"""The seconds that a command of a page, an action or the sweep may take by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisAccess:
-    """Access to one Redis. Nothing is connected yet, and nothing is ever sent twice."""
+    """Access to one Redis. It connects when it is used, and never sends anything twice."""
 
     client: Any
-    """For pages, acts, the sweep. A redis-py client; its answers are typed as a union over all modes."""
+    """A redis-py client for pages, actions and the sweep; its answers are typed as a union over all modes."""
     connect: Callable[[], Awaitable[RespConnection]] | None
     """Makes a connection for the admissions, which keep a deadline of their own; None on a Cluster."""
     primary: PrimaryInUse | None = None
     """All connections to the primary of a deployment that has one; None on a Cluster, and in this process."""
     sentinels: Discovery | None = None
-    """Says where the primary is."""
+    """Finds the primary."""
     monitor: SentinelMonitor | None = None
-    """Gives the connections up when the Sentinels announce a failover."""
+    """Closes the connections when the Sentinels announce a failover."""
     topology: ClusterTopology | None = None
     """Of a Cluster."""
     node: str = "redis"
-    """How messages name the server: its address, or what the Sentinels call the master."""
+    """The name of the server in messages: its address, or the master's name at the Sentinels."""
     cluster_url: str = ""
-    """What to write in `redis.url` should a single server turn out to be a node of a Cluster."""
+    """The `redis.url` to recommend if a single server turns out to be a node of a Cluster."""
 
     @classmethod
     def by_url(cls, url: str, tls: TlsFiles, *, timeout_s: float = PEOPLE_TIMEOUT_S) -> "RedisAccess":
-        """Whatever `redis.url` may say, except `embedded`.
+        """Return access to the Redis that `redis.url` names, except `embedded`.
 
         Args:
             url: as in the configuration.
@@ -119,7 +119,7 @@ class RedisAccess:
 
     @classmethod
     def in_process(cls) -> "RedisAccess":
-        """fakeredis: where no server is to be had, and in unit tests. Nothing is kept."""
+        """Return fakeredis, for machines without a server and for unit tests. It keeps nothing."""
         import fakeredis  # takes a while to import, and is seldom needed
 
         client: Any = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
@@ -138,11 +138,11 @@ class RedisAccess:
         on_change: Callable[[bool], None] = lambda up: None,
         check: ServerCheck | None = None,
     ) -> NodeRouter:
-        """The ways of the admissions.
+        """Return the router of the admissions.
 
         Args:
             timeout_s: how long a trip may take.
-            on_change: told whenever Redis goes away or is back.
+            on_change: is called whenever Redis goes away or is back.
             check: asks every new connection whether the server can be used, and keeps what it finds.
         """
         check = check or ServerCheck()

@@ -1,8 +1,8 @@
-"""Gives up all connections to a server that turns out to be no primary any more.
+"""Demotions: all connections to a server are closed when it turns out to be no primary any more.
 
 An address may lead to another server while connections to the one before stay open: through a forwarder, a virtual
 address, or a unix socket whose symlink is replaced. What was the primary answers on as a replica. Nothing but its own
-answer, READONLY, tells: so whichever part of the service meets one, every part leaves that server at once.
+answer, READONLY, shows it: whichever part of the service gets one, every part leaves that server at once.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class PrimaryInUse:
 
     def __init__(self) -> None:
         self.generation = 0
-        """How often the connections were given up. One that was made before tells nothing about the primary in use."""
+        """How often the connections were closed. An older connection says nothing about the primary in use."""
         self._pools: list[ConnectionPool] = []
         self._callbacks: list[Callable[[str, str], None]] = []
         self._closing: set[asyncio.Task[None]] = set()
@@ -86,14 +86,14 @@ class _Watched:
     async def read_response(self: Any, *args: Any, **options: Any) -> Any:
         """Read an answer as redis-py does."""
         try:
-            return await super().read_response(*args, **options)  # type: ignore[misc]  # of the class beside it
+            return await super().read_response(*args, **options)  # type: ignore[misc]  # of the other base class
         except ReadOnlyError:
             self.primary.demoted(self.generation)
             raise
 
 
 async def log_in(connection: Any) -> None:
-    """Log in as redis-py does, for its `redis_connect_func`: this connection tells about the primary in use now."""
+    """Log in as redis-py does, for its `redis_connect_func`: this connection belongs to the current primary."""
     connection.generation = connection.primary.generation
     await connection.on_connect()
 

@@ -1,4 +1,4 @@
-"""Where one Redis server is, and how to log in there: over TCP, TLS or a unix socket, with or without an ACL user."""
+"""The address of one Redis server, and the login: over TCP, TLS or a unix socket, with or without an ACL user."""
 
 import asyncio
 import math
@@ -19,12 +19,12 @@ from service.store.connection.url import Address
 KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 """Seconds without a packet before the kernel probes an idle peer, between its probes, and how many may be lost."""
 _TLS_CLOSE_S = 1.0
-"""How long a server may take to answer the end of a TLS connection."""
+"""Seconds that a server may take to answer the end of a TLS connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Files for `rediss://`; None where the system's defaults hold."""
+    """Files for `rediss://`; None: the system's defaults."""
 
     ca_file: Path | None = None
     cert_file: Path | None = None
@@ -51,9 +51,9 @@ class Endpoint:
     host: str = "localhost"
     port: int = 6379
     path: str | None = None
-    """Of its unix socket, which is used instead of host and port."""
+    """The path of its unix socket, which is used instead of host and port."""
     tls: TlsFiles | None = None
-    """None where the connection is not encrypted."""
+    """None: the connection is not encrypted."""
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     database: int = 0
@@ -62,25 +62,25 @@ class Endpoint:
     @classmethod
     def of(cls, address: Address, tls: TlsFiles) -> "Endpoint":
         """Return what `redis.url` names; behind Sentinels and in a Cluster, `at` says which server of it."""
-        told: dict[str, Any] = address.options
+        options: dict[str, Any] = address.options
         return cls(
-            told.get("host", "localhost"),
-            told.get("port", 6379),
-            told.get("path"),
+            options.get("host", "localhost"),
+            options.get("port", 6379),
+            options.get("path"),
             tls if address.tls else None,
-            told.get("username"),
-            told.get("password"),
-            told.get("db", 0),
-            told.get("client_name"),
+            options.get("username"),
+            options.get("password"),
+            options.get("db", 0),
+            options.get("client_name"),
         )
 
     def at(self, host: str, port: int) -> "Endpoint":
-        """Return another server that is logged in to alike."""
+        """Return another server with the same login."""
         return replace(self, host=host, port=port)
 
     @property
     def place(self) -> str:
-        """How messages name it."""
+        """Its name in messages."""
         return self.path or f"{self.host}:{self.port}"
 
     async def connect(self) -> SocketConnection:
@@ -125,7 +125,7 @@ class Endpoint:
         return connection
 
     async def _log_in(self, connection: SocketConnection) -> None:
-        """Say who the service is, all in one round trip: each command is refused by itself where one before was."""
+        """Log in with all commands in one round trip: if one is refused, the next ones are, too."""
         commands: list[Command] = []
         if self.username or self.password:
             user = (self.username,) if self.username else ()

@@ -1,11 +1,11 @@
-"""Whether a failover of a primary is under way, as its Sentinels announce it."""
+"""The state of a failover, from what the Sentinels announce."""
 
 from collections.abc import Sequence
 
 LONGEST_S = 15.0
-"""How long an announced failover may take before the primary that most Sentinels name is used all the same."""
+"""Seconds after which an announced failover counts as over, and the primary that most Sentinels name is used."""
 CHANNELS = ("+try-failover", "+failover-state-*", "+promoted-slave", "+switch-master", "-failover-abort-*")
-"""What to subscribe to."""
+"""The patterns of the subscription."""
 _AFTERWARDS = ("+failover-state-reconf-slaves", "+failover-state-update-config")
 """States of a failover whose promotion is done."""
 
@@ -14,7 +14,7 @@ PrimaryAddress = tuple[str, int]
 
 
 class Failovers:
-    """Whether a failover of one primary is under way, from what the Sentinels announce. The clock is passed in.
+    """Tracks whether a failover of one primary is under way. The clock is passed in.
 
     Args:
         name: what the Sentinels call the primary.
@@ -36,7 +36,7 @@ class Failovers:
         return {address for address, until in self._replaced.items() if now < until}
 
     def settle(self, named: PrimaryAddress, now: float) -> None:
-        """Take it as over where most Sentinels name another primary already: the announcement of that was missed."""
+        """End it if most Sentinels already name another primary: the announcement of that was missed."""
         if self._old is not None and named != self._old:
             self._over(self._old, named, now)
 
@@ -58,7 +58,7 @@ class Failovers:
         try:
             name, old, new = _read(channel, words)
         except (ValueError, IndexError):
-            return  # another Sentinel version's form: the regular check notices what it says
+            return  # the form of another version: the regular check notices the change
         if name != self.name:
             return
         if new is not None:  # promoted, or switched to
@@ -67,7 +67,7 @@ class Failovers:
             self._announced_by.discard(sentinel)
         elif channel not in _AFTERWARDS:
             if not self.is_under_way(now):
-                self._announced_by.clear()  # a Sentinel that went away in the middle of one never ends it
+                self._announced_by.clear()  # a Sentinel that went away during it never announces its end
                 self._until, self._old = now + LONGEST_S, old
             elif channel == "+try-failover":
                 self._until, self._old = now + LONGEST_S, old

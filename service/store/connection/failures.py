@@ -1,4 +1,4 @@
-"""What Redis fails with, by kind: one word each, for the metric and the log."""
+"""The kinds of failures of Redis: a word for each, for the metric and the log."""
 
 import re
 
@@ -27,9 +27,9 @@ KINDS = (
     (ConnectionRefusedError, "refused"),
     (StoreUnsuitable, "unsuitable"),
 )
-"""Errors, each before those that it is a case of. redis-py takes the code off the text of those that it knows."""
+"""Errors, special cases before general ones. redis-py removes the code from the text of those that it knows."""
 CODES = frozenset({kind for _, kind in KINDS if kind.isupper()} | {"MISCONF", "NOREPLICAS", "BUSY", "WRONGTYPE"})
-"""What Redis's own errors begin with."""
+"""The codes of Redis's own errors."""
 
 
 _ANSWERS: dict[str, type[Exception]] = {
@@ -53,11 +53,11 @@ _GENERIC = (
     ("AUTH <password> called without any password", exceptions.AuthenticationError),
     ("wrong number of arguments for 'auth'", exceptions.AuthenticationWrongNumberOfArgsError),
 )
-"""What follows ERR → the same."""
+"""The text after ERR → the same."""
 
 
 def error_of(text: str) -> Exception:
-    """Return the error that a server answered, as redis-py raises it: without the code that the class tells already."""
+    """Return the error that a server answered, as redis-py raises it: without the code, which the class represents."""
     code, _, rest = text.partition(" ")
     if (raised := _ANSWERS.get(code)) is not None:
         return raised(rest)
@@ -70,7 +70,7 @@ def error_of(text: str) -> Exception:
 
 
 def kind_of(error: Exception) -> str:
-    """The kind of what was raised, or of what was answered."""
+    """Return the kind of an exception, or of an error that was answered."""
     for raised, kind in KINDS:
         if isinstance(error, raised):
             return kind
@@ -81,27 +81,27 @@ def kind_of(error: Exception) -> str:
 
 
 def kind_of_text(text: str) -> str:
-    """The kind of an error that a script answered as text."""
+    """Return the kind of an error that a function answered as text."""
     found = re.match(r"-?([A-Z]+)\b", text)
     return found[1] if found and found[1] in CODES else OTHER
 
 
 def is_unknown_function(error: Exception) -> bool:
-    """Whether Redis does not have the library, so that it ran nothing."""
+    """Return whether Redis does not have the library, so that it ran nothing."""
     return isinstance(error, exceptions.ResponseError) and str(error) == "Function not found"
 
 
 def is_loaded_already(error: Exception) -> bool:
-    """Whether FUNCTION LOAD found the same library in its place: its name carries the hash of its text."""
+    """Return whether FUNCTION LOAD found the same library: its name contains the hash of its text."""
     return isinstance(error, exceptions.ResponseError) and str(error).endswith("already exists")
 
 
 NO_WRITES = "redis takes no writes"
-"""How `lua/admit.lua` says that a request would have to write on a server that refuses writes."""
+"""The answer of `lua/admit.lua` if a request must write on a server that refuses writes."""
 
 
 def write_refusal(error: Exception) -> str:
-    """The kind of error with which a server that takes no writes refused a function whole; '' for any other."""
+    """Return the kind of error with which a server refused a function because it takes no writes; else ''."""
     if not isinstance(error, exceptions.ResponseError) or str(error).endswith(NO_WRITES):
         return ""
     kind = kind_of(error)
@@ -109,16 +109,16 @@ def write_refusal(error: Exception) -> str:
 
 
 def ran_nothing(error: Exception) -> bool:
-    """Whether an answer says how to ask again, and that nothing was run (MOVED is an AskError too): Redis is well."""
+    """Return whether an answer is MOVED (an AskError, too) or ASK: nothing was run, and Redis is well."""
     in_order = isinstance(error, exceptions.AskError | exceptions.TryAgainError)
     return in_order or is_unknown_function(error) or is_loaded_already(error) or bool(write_refusal(error))
 
 
 def reason_of(error: Exception) -> str:
-    """What the log says of it."""
+    """Return the text for the log."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
-    """What callers are told instead of `error`."""
+    """Return the error that callers get instead of `error`."""
     return error if isinstance(error, StoreUnavailable) else StoreUnavailable(reason_of(error), kind_of(error))

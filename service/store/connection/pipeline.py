@@ -35,19 +35,19 @@ log = structlog.get_logger()
 FAILURES_TO_OPEN = 3
 """Failed trips in a row after which the breaker opens."""
 PROBE_EVERY_S = 0.25
-"""How often an open breaker asks whether Redis is back."""
+"""How often an open breaker probes whether Redis is back, in seconds."""
 _FAILED = (*AWAY, StoreUnsuitable)
-"""What a trip or a connection fails with."""
+"""The exceptions of a round trip or a connection."""
 _NEVER = math.inf
-"""When an exchange is given up whose caller keeps a deadline of its own."""
+"""The deadline of an exchange whose caller has a deadline of its own."""
 CONNECT_S = 2.0
-"""How long connecting may take where no request waits for it: at start, and for the probe."""
+"""Seconds that connecting may take while no request waits for it: at start, and for the probe."""
 
 
 class AdmissionPipeline:
     """One connection to one node.
 
-    After a few failed trips in a row, or one missing right, the breaker opens: callers are told at once, and probes of
+    After a few failed trips in a row, or one missing right, the breaker opens: callers fail at once, and probes of
     the link's own ask Redis four times a second whether it is back. While it is open the probes alone speak to Redis.
     """
 
@@ -63,28 +63,28 @@ class AdmissionPipeline:
         self._connect_to_node = connect
         self._examine = examine
         self.timeout_s = timeout_s
-        """How long a trip may take."""
+        """How long a round trip may take, in seconds."""
         self._on_change = on_change
         self._probe_key = probe_key
         self._on_demoted: Callable[[str, str], None] = self.suspend
         self._on_replaced: Callable[[], None] = lambda: None
         self._server = ""
-        """Which server the connections lead to, by what `examine` returns."""
+        """The server that the connections lead to, as `examine` names it."""
         self._resp: RespConnection | None = None
         self._failures = 0
         self.failure = BREAKER
-        """What the last trip failed with, by kind."""
+        """The kind of the last failure."""
         self._probe: asyncio.Task[None] | None = None
         self._checked: RespConnection | None = None
         self._check: asyncio.Task[bool] | None = None
         self._checking = asyncio.Lock()
-        """One question at a time on the connection for checks."""
+        """Allows one check at a time on their connection."""
         self._suspensions = 0
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def follow(self, primary: PrimaryInUse) -> None:
-        """Leave the node together with every other part of the service, whichever notices that it is a replica."""
+        """Leave the node together with all other parts of the service when one notices that it is a replica."""
         primary.on_given_up(self.suspend)
         self._on_demoted, self._on_replaced = primary.give_up, primary.close_pools
 
@@ -126,7 +126,7 @@ class AdmissionPipeline:
                 await self._failed(answer)
                 return answers
         if any(isinstance(answer, Exception) and write_refusal(answer) for answer in answers):
-            return answers  # what is asked now, without writes, decides whether that counts
+            return answers  # the next question, without writes, decides whether that counts
         if self._failures:
             failed_before, self._failures = self._failures, 0
             log.info("redis answers again", failed_before=failed_before)
@@ -195,7 +195,7 @@ class AdmissionPipeline:
     async def takes_writes(self) -> bool:
         """Return whether the node takes writes now, asked by a probe on a connection of its own.
 
-        Waits no longer than a trip may take. All who ask at the same moment share one probe.
+        Waits no longer than a trip may take. All callers at the same moment share one probe.
         """
         if self.is_down or self._closed:
             return False
@@ -297,7 +297,7 @@ class AdmissionPipeline:
             log.error("redis is away: answering without it", reason=reason_of(error))
 
     async def _probe_until_back(self) -> None:
-        """Ask again and again, each time on a connection of its own: one that hangs holds up no other."""
+        """Probe again and again, each time on a connection of its own, so that one that hangs does not delay others."""
         back: asyncio.Future[RespConnection] = asyncio.get_running_loop().create_future()
         asking: set[asyncio.Task[None]] = set()
         try:
@@ -306,7 +306,7 @@ class AdmissionPipeline:
                 asking.add(asyncio.create_task(self._ask_whether_back(back)))
                 await asyncio.wait([back], timeout=PROBE_EVERY_S)
             await end(asking)
-        except asyncio.CancelledError:  # suspended anew, or closed
+        except asyncio.CancelledError:  # suspended again, or closed
             await end(asking)
             if back.done():
                 await back.result().hang_up()
@@ -336,12 +336,12 @@ class AdmissionPipeline:
             back.set_result(resp)
 
     async def _ask_role(self, resp: RespConnection) -> None:
-        [told] = await resp.round_trip([("HELLO",)], _NEVER)
-        if hello_fields(told).get("role") == "replica":
+        [hello] = await resp.round_trip([("HELLO",)], _NEVER)
+        if hello_fields(hello).get("role") == "replica":
             raise ReadOnlyError("this server is a replica")
 
     async def _ask_probe(self, resp: RespConnection) -> None:
-        """Return where the node takes writes; raise what it answers otherwise.
+        """Return if the node takes writes; otherwise raise its answer.
 
         On a Cluster the key's slot may just have moved to another node. MOVED and ASK say so, and that this node is
         well: that it is a primary was seen when the connection was made.

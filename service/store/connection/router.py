@@ -1,4 +1,4 @@
-"""Which link leads to a tenant: one for all, or on a Cluster that of the node with the tenant's slot."""
+"""The router: finds the pipeline to a tenant's node, one for all or, on a Cluster, that of the tenant's slot."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,29 +21,29 @@ from service.store.keyspace import keys_of
 log = structlog.get_logger()
 
 REFRESH_EVERY_S = 0.25
-"""How often the map of a Cluster's slots is asked for while a node does not answer."""
+"""How often a Cluster is asked for its map of slots while a node does not answer, in seconds."""
 WATCH_EVERY_S = 0.5
-"""How often a server is asked whether it is still a primary."""
+"""How often a server is asked whether it is still a primary, in seconds."""
 
 
 class NodeRouter(Protocol):
-    """How tenants are reached."""
+    """Finds the pipeline to a tenant."""
 
     one_call: bool
-    """Whether one script call may ask about several tenants."""
+    """Whether one call may have questions of several tenants."""
 
     @property
     def is_down(self) -> bool:
-        """Whether nothing can be reached."""
+        """Whether no node can be reached."""
 
     def pipeline_to(self, tenant: str) -> AdmissionPipeline:
-        """The way to `tenant`. Raises StoreUnavailable where no node is known to have it."""
+        """Return the pipeline to `tenant`. Raises StoreUnavailable if no node is known to have it."""
 
     def redirected(self, error: AskError) -> AdmissionPipeline:
-        """The way that a node points to; by MOVED for good, by ASK once."""
+        """Return the pipeline that a node redirects to: by MOVED for good, by ASK once."""
 
     async def not_writable(self) -> Sequence[str] | None:
-        """Ask every primary whether it takes writes. Return the names of those that do not; None where none does."""
+        """Ask every primary whether it takes writes. Return the names of those that do not; None: none does."""
 
     async def open(self) -> None:
         """Connect at start, so that the first request need not. A Redis that is away is no error."""
@@ -53,7 +53,7 @@ class NodeRouter(Protocol):
 
 
 class SingleNodeRouter:
-    """All tenants over one connection: to a single server, or to the primary that Sentinels name.
+    """One pipeline for all tenants: to a single server, or to the primary that Sentinels name.
 
     Args:
         pipeline: leads there.
@@ -80,7 +80,7 @@ class SingleNodeRouter:
         return self._pipeline.is_down
 
     def pipeline_to(self, tenant: str) -> AdmissionPipeline:
-        """The one link."""
+        """Return the one pipeline."""
         return self._pipeline
 
     def redirected(self, error: AskError) -> AdmissionPipeline:
@@ -101,7 +101,7 @@ class SingleNodeRouter:
             self._watching.append(asyncio.create_task(keep_running("primary", self._watch_role)))
 
     async def _watch_role(self) -> None:
-        """Notice a demotion that no command meets: whoever only reads and listens is answered by a replica as well."""
+        """Notice a demotion that no command meets: a replica answers reads and subscriptions, too."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             await self._pipeline.check_role()
@@ -113,7 +113,7 @@ class SingleNodeRouter:
 
 
 class ClusterRouter:
-    """A link for each primary of a Cluster. The map of slots is asked for anew when a node points elsewhere, and while
+    """A pipeline for each primary of a Cluster. It asks for the map of slots again when a node redirects, and while
     one does not answer.
     """
 
@@ -140,7 +140,7 @@ class ClusterRouter:
         return all(pipeline.is_down for pipeline in self._pipelines.values())
 
     def pipeline_to(self, tenant: str) -> AdmissionPipeline:
-        """The link to the primary that has the tenant's slot."""
+        """Return the pipeline to the primary that has the tenant's slot."""
         try:
             return self._pipeline_at(self._topology.owner_of(keys_of(tenant).tag))
         except StoreUnavailable:
@@ -148,7 +148,7 @@ class ClusterRouter:
             raise
 
     def redirected(self, error: AskError) -> AdmissionPipeline:
-        """The link to the node that MOVED or ASK names."""
+        """Return the pipeline to the node that MOVED or ASK names."""
         if isinstance(error, MovedError):
             self._refresh()
         return self._pipeline_at((error.host, int(error.port)))
@@ -170,7 +170,7 @@ class ClusterRouter:
             self._refresh()
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         if self._refreshing is not None:
             await end([self._refreshing])
         await asyncio.gather(*(pipeline.close() for pipeline in self._pipelines.values()))
@@ -201,12 +201,12 @@ class ClusterRouter:
         while True:
             await self._learn()
             if not self.is_down and not any(pipeline.is_down for pipeline in self._pipelines.values()):
-                self._on_change(True)  # the node that was down may be gone from the map, and tells nothing any more
+                self._on_change(True)  # the node that was down may have left the map, and reports nothing any more
                 return
             await asyncio.sleep(REFRESH_EVERY_S)
 
     async def _learn(self) -> None:
-        """Take the map of slots as the Cluster tells it now; links to who is no primary any more are given up."""
+        """Read the Cluster's map of slots; close the pipelines to nodes that are no primaries any more."""
         if not await self._topology.refresh(
             [address for address, pipeline in self._pipelines.items() if pipeline.is_down]
         ):

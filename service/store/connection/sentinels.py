@@ -1,4 +1,4 @@
-"""Follows the Sentinels of a deployment: which failovers they announce, and which primary most of them name.
+"""Sentinels: subscriptions to their announcements of failovers, and the primary that most of them name.
 
 A Sentinel's planned failover leaves the old primary running. It answers, and takes writes, for about ten seconds more,
 until it is made a replica and drops what it took. Open connections notice nothing. So every Sentinel is subscribed to,
@@ -28,16 +28,16 @@ from service.store.connection.resp import SocketConnection
 log = structlog.get_logger()
 
 CHECK_EVERY_S = 1.0
-"""How often the Sentinels are asked who the primary is, in case an announcement was missed."""
+"""How often the Sentinels are asked for the primary, in case an announcement was missed, in seconds."""
 DISCOVER_EVERY = 10
 """Every how many of these checks they are asked for Sentinels that the configuration does not name."""
 AGAIN_S = 0.5
 MOST_SILENT = 3
-"""Seconds in a row in which a subscription says nothing, not even that it lives."""
+"""Seconds without any message, pongs included, after which a subscription counts as lost."""
 GRACE_S = 0.25
-"""How long the other Sentinels are waited for once one has named a primary."""
+"""Seconds to wait for the other Sentinels once one has named a primary."""
 SUBSCRIBE_S = 1.0
-"""How long the start waits for a first subscription."""
+"""Seconds that the start waits for a first subscription."""
 
 
 class Discovery(Sentinel):
@@ -63,9 +63,9 @@ class Discovery(Sentinel):
         self.current: PrimaryAddress | None = None
         """The primary in use."""
         self.heard: set[Redis] = set()
-        """The Sentinels whose subscription lives."""
+        """The Sentinels with a live subscription."""
         self.on_moved: Callable[[str], None] = lambda reason: None
-        """Is called with a reason where they name another primary than the one in use."""
+        """Is called with a reason when they name another primary than the one in use."""
 
     async def discover_master(self, service_name: str) -> PrimaryAddress:
         """Return the primary that most Sentinels name.
@@ -109,7 +109,7 @@ class Discovery(Sentinel):
         return connection
 
     async def log_in(self, connection: Any) -> None:
-        """Log in to the primary that the Sentinels name, once that says of itself that it is one.
+        """Log in to the primary that the Sentinels name, if its answer to HELLO confirms that.
 
         Args:
             connection: of redis-py's pool, for its `redis_connect_func`.
@@ -117,8 +117,8 @@ class Discovery(Sentinel):
         try:
             await log_in(connection)
             await connection.send_command("HELLO")  # like ROLE, which an ACL may forbid
-            told = list(await connection.read_response())
-            if told[told.index(b"role") + 1] != b"master":
+            hello = list(await connection.read_response())
+            if hello[hello.index(b"role") + 1] != b"master":
                 raise RedisConnectionError("the server that the Sentinels name is not a primary yet")
             self.confirm((connection.host, connection.port))
         except BaseException:
@@ -126,7 +126,7 @@ class Discovery(Sentinel):
             raise
 
     async def named_by_most(self, *, strictly: bool = False) -> PrimaryAddress | None:
-        """Ask the Sentinels for the primary's address. None where they name none, or do not agree after a failover.
+        """Ask the Sentinels for the primary's address. None: they name none, or do not agree after a failover.
 
         Args:
             strictly: whether more than half of them must name it, at other times too.
@@ -221,18 +221,18 @@ class SentinelMonitor:
             self._replace(f"the Sentinels name {named[0]}:{named[1]} as the primary now")
 
     async def _follow_forever(self, sentinel: Any) -> None:
-        tell = log.warning
+        write = log.warning
         while True:
             pubsub = sentinel.pubsub()
             try:
                 if not await self._is_another(sentinel):
                     return
                 await pubsub.psubscribe(*CHANNELS)
-                tell = log.warning
+                write = log.warning
                 await self._hear(sentinel, pubsub)
             except UNHEARD as error:
-                tell("a sentinel is not heard", sentinel=_address(sentinel), reason=f"{type(error).__name__}: {error}")
-                tell = log.debug  # once, until it is heard again
+                write("a sentinel is not heard", sentinel=_address(sentinel), reason=f"{type(error).__name__}: {error}")
+                write = log.debug  # once, until it is heard again
             finally:
                 self._discovery.heard.discard(sentinel)
                 await pubsub.aclose()
@@ -244,7 +244,7 @@ class SentinelMonitor:
             message = await pubsub.get_message(timeout=1.0)
             if message is None:
                 silent += 1
-                await pubsub.ping()  # the answer is a sign of life
+                await pubsub.ping()  # the answer shows that the subscription is alive
                 continue
             silent = 0
             if message["type"] == "pmessage":
@@ -252,7 +252,7 @@ class SentinelMonitor:
             elif message["type"] == "psubscribe" and sentinel not in self._discovery.heard:
                 self._discovery.heard.add(sentinel)
                 self._subscribed.set()
-                self._changed.set()  # what was announced before is found by asking
+                self._changed.set()  # a check finds what was announced before
         raise TimeoutError("the subscription fell silent")
 
     def _take(self, sentinel: Any, channel: str, text: str) -> None:
@@ -272,10 +272,10 @@ class SentinelMonitor:
         self._primary.give_up(reason)
 
     async def _is_another(self, sentinel: Any) -> bool:
-        """Return whether this is no Sentinel that is followed already, under another address."""
+        """Return whether this Sentinel is not subscribed to already under another address."""
         try:
             name = _text(await sentinel.execute_command("SENTINEL MYID"))
-        except ResponseError:  # a user who may not ask
+        except ResponseError:  # the user may not ask
             return True
         other, sentinels = self._by_id.get(name), self._discovery.sentinels
         if other is not None and other is not sentinel and other in sentinels:
@@ -313,7 +313,7 @@ class SentinelMonitor:
 
 
 async def _answers(asking: Sequence[Any]) -> AsyncIterator[PrimaryAddress | None]:
-    """Yield each answer as it comes. Once there is one, those that take long are not waited for."""
+    """Yield each answer as it comes. After the first one, do not wait for slow ones."""
     pending = {asyncio.ensure_future(one) for one in asking}
     try:
         timeout = None

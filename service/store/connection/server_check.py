@@ -1,4 +1,4 @@
-"""The start check: whether the server behind `redis.url` can be used at all, asked on every new connection.
+"""The start check: whether the server at `redis.url` can be used, on every new connection.
 
 A server that cannot be used is never an exception for the process: the connection counts as failed, so requests are
 answered as without Redis, the probe asks again, and the service recovers once the server is mended. What was found
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class ServerCheck:
-    """What is wrong with the servers that are connected to, by node.
+    """The findings about the connected servers, by node.
 
     Args:
         allow_eviction: a `maxmemory-policy` that may evict any key is no reason not to be ready.
@@ -38,7 +38,7 @@ class ServerCheck:
         self._warnings: dict[str, tuple[str, ...]] = {}
 
     def blockers(self) -> list[str]:
-        """Return why a server cannot be used; empty where every one can."""
+        """Return why servers cannot be used; empty: all can."""
         return [sentence for sentences in self._blockers.values() for sentence in sentences]
 
     def warnings(self) -> list[str]:
@@ -62,7 +62,7 @@ class ServerCheck:
                 expected to be one.
 
         Returns:
-            What tells the server from every other, and from itself before a restart; empty where INFO is refused.
+            A name of the server that changes with a restart; empty: INFO is refused.
 
         Raises:
             StoreUnsuitable: the server cannot be used as it is; says what to change.
@@ -108,7 +108,7 @@ class ServerCheck:
 
 
 def hello_fields(hello: Any) -> Mapping[str, str]:
-    """Return the answer to HELLO, which every user may ask; empty where the server does not know it."""
+    """Return the answer to HELLO, which every user may send; empty: the server does not know the command."""
     if isinstance(hello, Mapping):  # RESP3
         hello = [part for field in hello.items() for part in field]
     if not isinstance(hello, Sequence) or isinstance(hello, str | bytes):
@@ -118,36 +118,36 @@ def hello_fields(hello: Any) -> Mapping[str, str]:
 
 
 class Findings:
-    """What one server is found to lack: reasons not to use it, and what is only to be known."""
+    """The findings about one server: reasons not to use it, and warnings."""
 
     def __init__(self, node: str) -> None:
         self.blockers: list[str] = []
         self.warnings: list[str] = []
         self._node = node
 
-    def version(self, told: str, rights: Any) -> None:
-        """A server that is too old. What tells no version is, where its scripts cannot ask for rights."""
-        found = re.match(r"(\d+)\.(\d+)", told)
+    def version(self, reported: str, rights: Any) -> None:
+        """Check the version. Without one, the server is too old if its scripts cannot check rights."""
+        found = re.match(r"(\d+)\.(\d+)", reported)
         oldest = f"{OLDEST[0]}.{OLDEST[1]} is the oldest that is supported"
         if found is not None and (int(found[1]), int(found[2])) < OLDEST:
             self.blockers.append(f"{self._node}: Redis {found[0]} is too old; {oldest}")
         elif isinstance(rights, list) and not rights[0]:
             self.blockers.append(f"{self._node}: this Redis is too old; {oldest}")
 
-    def mode(self, told: str, cluster_url: str | None) -> None:
-        """A node of a Cluster behind the URL of a single server."""
-        if told == "cluster" and cluster_url is not None:
+    def mode(self, reported: str, cluster_url: str | None) -> None:
+        """Check that the URL of a single server does not lead to a node of a Cluster."""
+        if reported == "cluster" and cluster_url is not None:
             self.blockers.append(
                 f"{self._node} is a node of a Cluster: write {cluster_url} in redis.url, with the same credentials"
             )
 
     def rights(self, *answers: Any) -> None:
-        """What the ACL of the service's user leaves out."""
+        """Check the rights of the service's user."""
         for answer in answers:
             if isinstance(answer, NoPermissionError):
                 self.blockers.append(f"{self._node}: {answer}; docs/reference/redis-acl.md lists what is needed")
-        told = answers[0]
-        if missing := [asked_about()[place - 1] for place in told[1:]] if isinstance(told, list) else []:
+        lacking = answers[0]
+        if missing := [asked_about()[place - 1] for place in lacking[1:]] if isinstance(lacking, list) else []:
             names = ", ".join(_named(command) for command in missing)
             self.blockers.append(
                 f"{self._node}: the user of redis.url lacks rights: {names}; "
@@ -155,9 +155,9 @@ class Findings:
             )
 
     def eviction(self, memory: Any, *, allowed: bool) -> None:
-        """A `maxmemory-policy` that forgets what it should keep."""
-        told = memory if isinstance(memory, bytes) else b""
-        found = re.search(rb"maxmemory_policy:([\w-]+)", told)
+        """Check that the `maxmemory-policy` does not evict what must be kept."""
+        info = memory if isinstance(memory, bytes) else b""
+        found = re.search(rb"maxmemory_policy:([\w-]+)", info)
         policy = found[1].decode() if found else ""
         if policy.startswith("allkeys-") and not allowed:
             self.blockers.append(
@@ -172,7 +172,7 @@ class Findings:
 
 
 def _named(command: Sequence[str]) -> str:
-    """A command as ACL rules write it, or what else it must be allowed."""
+    """Return a command or another right as ACL rules write it."""
     name, *rest = [word for word in command if word]
     if name in ("PUBLISH", "SUBSCRIBE"):
         return f"+{name.lower()} &{rest[0]}"

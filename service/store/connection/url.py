@@ -1,4 +1,4 @@
-"""What `redis.url` says: which kind of deployment, where, and with which credentials."""
+"""Parsing of `redis.url`: the kind of deployment, its addresses and credentials."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _DISTRIBUTED = re.compile(r"(?P<tls>rediss?)\+(?P<kind>sentinel|cluster)://(?P<r
 _SINGLE = re.compile(r"rediss?://[^/\s]+|unix:///\S+")
 _NODE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::(?P<port>[0-9]{1,5}))?")
 OPTIONS = frozenset({"db", "username", "password", "client_name"})
-"""Of redis-py's, those that change nothing of how answers are read and how long they are waited for."""
+"""The options of redis-py that affect neither how answers are read nor the time-outs."""
 _DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -31,13 +31,13 @@ class Address:
     name: str = ""
     """What the Sentinels call the master."""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """For redis-py's connections: credentials, database, and whatever stands after `?`."""
+    """Options for redis-py's connections: credentials, database, and those after `?`."""
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """The Sentinels' own credentials."""
 
     @property
     def place(self) -> str:
-        """Where a single server is, without credentials: `host:port`, or the path of its socket."""
+        """The address of a single server without credentials: `host:port`, or the path of its socket."""
         host = str(self.options.get("host", "localhost"))
         host = f"[{host}]" if ":" in host else host
         return str(self.options.get("path") or f"{host}:{self.options.get('port', 6379)}")
@@ -86,7 +86,7 @@ def _single(url: str) -> dict[str, Any]:
         raise ValueError(_HALF) from None
     asked = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     if asked - OPTIONS or options.get("db", 0) < 0:
-        raise ValueError(f"{_HALF}; after ? may stand {', '.join(sorted(OPTIONS))}")
+        raise ValueError(f"{_HALF}; the options after ? are {', '.join(sorted(OPTIONS))}")
     return options
 
 
