@@ -5,7 +5,14 @@ The reader says what is not HTTP, and what the service does not read. It keeps n
 
 import httptools
 
-from service.web.server.request_head import AFTER_CLOSE, MAX_HEAD_BYTES, Refused, RequestHead
+from service.web.server.request_head import (
+    AFTER_CLOSE,
+    MAX_HEAD_BYTES,
+    Refused,
+    RequestHead,
+    check_repeated,
+    check_sizes,
+)
 
 _REASONS: dict[type[Exception], str] = {
     httptools.HttpParserInvalidMethodError: "method",
@@ -24,7 +31,7 @@ class HeadReader:
         self._remote = remote
         self._parser = httptools.HttpRequestParser(self)
         self.head: RequestHead | None = None
-        """The head that is being read, or was read last."""
+        """The head that was read last."""
         self.begun = self.heads = self.completed = 0
         """Requests that have begun, whose head is whole, that are whole: since `forget`."""
         self.is_head_begun = False
@@ -34,6 +41,8 @@ class HeadReader:
         self._pieces: list[bytes] = []
         """What may hold the request line of the head that is being read."""
         self._head_bytes = 0
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
 
     @property
     def is_in_body(self) -> bool:
@@ -45,6 +54,7 @@ class HeadReader:
         self.begun = self.heads = self.completed = 0
         self.head = None
         self._pieces, self._head_bytes = [], 0
+        self._target, self._fields = b"", []
 
     def read(self, data: bytes) -> bytes:
         """Read what came next, and return what of it is HTTP.
@@ -52,7 +62,7 @@ class HeadReader:
         Raises:
             Refused: it is not well-formed, or not what the service reads.
         """
-        if self.head is not None and not self.is_head_begun:
+        if self.begun and not self.is_head_begun:
             self._pieces, self._head_bytes = [], 0
         self._pieces.append(data)
         was_in_body, heads = self.completed < self.heads, self.heads
@@ -62,11 +72,11 @@ class HeadReader:
             self._head_bytes = 0
         else:
             self._head_bytes += len(data)
-        if self.head is None or self.is_head_begun:
+        if self.is_head_begun or not self.begun:
             if self._head_bytes > MAX_HEAD_BYTES:
                 raise Refused(431, "fields_too_large")
-            if self.head is not None:
-                self.head.check_repeated()
+            check_sizes(self._target, self._fields)
+            check_repeated(self._fields)
         return data
 
     def _parse(self, data: bytes) -> bytes:
@@ -94,23 +104,23 @@ class HeadReader:
         """A request begins."""
         self.begun += 1
         self.is_head_begun = True
-        self.head = RequestHead(self._remote)
+        self._target, self._fields = b"", []
 
     def on_url(self, url: bytes) -> None:
-        """Part of the request target."""
-        if self.head is not None:
-            self.head.add_target(url)
+        """Take a part of the request target: one that comes in two packets comes in two calls."""
+        self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field, or a trailer field, which aiohttp drops."""
-        if self.head is not None:
-            self.head.add_field(name, value)
+        """Take a header field, or a trailer field, which aiohttp drops."""
+        self._fields.append((name, value))
+        if not self.is_head_begun:
+            check_sizes(b"", self._fields)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self.is_head_begun = False
-        if self.head is not None:
-            self.head.complete(self._parser, self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        received = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self.head = RequestHead(self._parser, self._target, self._fields, received, self._remote)
         self.heads += 1
 
     def on_message_complete(self) -> None:

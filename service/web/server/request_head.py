@@ -5,6 +5,8 @@ gets a bare status, the end of the connection, and a word in the log and the met
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import httptools
 from aiohttp import web
@@ -24,8 +26,10 @@ VERSIONS = ("1.1", "1.0")
 _HOST, _EXPECT = istr("host"), istr("expect")
 _SEC_WEBSOCKET_KEY1 = istr("sec-websocket-key1")
 _CONTENT_LENGTH, _TRANSFER_ENCODING = istr("content-length"), istr("transfer-encoding")
-ONCE = {_HOST: "host"} | {
-    istr(name): "repeated_field"
+_PLAIN = frozenset({_EXPECT, _SEC_WEBSOCKET_KEY1, _CONTENT_LENGTH, _TRANSFER_ENCODING})
+"""A request without any of these has no body, and needs no further look."""
+ONCE = {b"host": "host"} | {
+    name.encode(): "repeated_field"
     for name in (
         *("content-length", "content-location", "content-range", "content-type", "etag", "max-forwards", "server"),
         *("transfer-encoding", "user-agent"),
@@ -49,12 +53,21 @@ class Refused(Exception):
 
 
 class RequestHead:
-    """One request: what the steps of an admission read of it, by the names that aiohttp's `web.Request` gives them."""
+    """One request: what the steps of an admission read of it, by the names that aiohttp's `web.Request` gives them.
+
+    Args:
+        parser: which has read the head to its end.
+        target: the request target.
+        fields: names and values, as they came.
+        received: bytes that hold the request line.
+        remote: the client's address; None: it is not known.
+
+    Raises:
+        Refused: it is not HTTP/1.0 or 1.1, not well-formed by RFC 9112, or too large.
+    """
 
     __slots__ = (
-        "_fields",
-        "_size",
-        "_target",
+        "can_be_hot",
         "headers",
         "is_known",
         "judged",
@@ -66,88 +79,63 @@ class RequestHead:
         "version",
     )
 
-    headers: MultiMapping[str]
-    is_known: bool
-    """Further requests of the same bytes get this very head."""
-    judged: object
-    """What the last of them came to; whoever judges it keeps it here."""
-    keep_alive: bool
-    method: str
-    path: str
-    raw_path: str
-    version: str
-
-    def __init__(self, remote: str | None) -> None:
+    def __init__(
+        self,
+        parser: httptools.HttpRequestParser,
+        target: bytes,
+        fields: Sequence[tuple[bytes, bytes]],
+        received: bytes,
+        remote: str | None,
+    ) -> None:
+        check_sizes(target, fields)
         self.remote = remote
-        self.is_known = False
-        self.judged = None
-        self._target = b""
-        self._size = 0
-        self._fields: list[tuple[str, str]] = []
-
-    def add_target(self, piece: bytes) -> None:
-        """Take a part of the request target: one that comes in two packets comes in two calls."""
-        self._target += piece
-        if len(self._target) > MAX_FIELD_BYTES:
-            raise Refused(400, "target_too_long")
-
-    def add_field(self, name: bytes, value: bytes) -> None:
-        """Take a header field."""
-        size = len(name) + len(value)
-        self._size += size
-        if size > MAX_FIELD_BYTES or self._size > MAX_FIELDS_BYTES:
-            raise Refused(431, "fields_too_large")
+        self.version: str = parser.get_http_version()
+        self.method: str = parser.get_method().decode("ascii")
+        self.keep_alive: bool = parser.should_keep_alive()
+        names = [_NAMES.get(name) or _learn(name) for name, _ in fields]
         # llhttp keeps the white space behind a value, which is not part of it (RFC 9112, section 5).
-        self._fields.append((name.decode("latin-1"), value.strip(b" \t").decode("utf-8", "surrogateescape")))
-
-    def complete(self, parser: httptools.HttpRequestParser, received: bytes) -> None:
-        """Read what the parser knows once the head is whole.
-
-        Args:
-            parser: which read it.
-            received: bytes that hold the request line.
-
-        Raises:
-            Refused: it is not HTTP/1.0 or 1.1, or not well-formed by RFC 9112.
-        """
-        self.version = parser.get_http_version()
-        self.method = parser.get_method().decode("ascii")
-        self.keep_alive = parser.should_keep_alive()
-        self.headers = headers = CIMultiDict(self._fields)
+        values = [value.strip(b" \t").decode("utf-8", "surrogateescape") for _, value in fields]
+        self.headers: MultiMapping[str] = CIMultiDict(zip(names, values, strict=True))
+        self.is_known = False
+        """Further requests of the same bytes get this very head."""
+        self.judged: object = None
+        """What the last of them came to; whoever judges it keeps it here."""
         if self.version not in VERSIONS:
             raise Refused(505, "version")
         if b" RTSP/" in received or b" ICE/" in received:
-            self._check_protocol(received)
-        if _HOST not in headers and self.version == "1.1":
+            self._check_protocol(target, received)
+        present = set(names)
+        if _HOST not in present and self.version == "1.1":
             raise Refused(400, "host")
-        if len(headers) != len(headers.keys()):
-            self.check_repeated()
+        if len(present) != len(names):
+            check_repeated(fields)
+        self.can_be_hot = self.version == "1.1" and (_PLAIN.isdisjoint(present) or self._is_plain())
+        """Whether the head alone is the request, and asks for nothing but its answer."""
+        self._read_target(target)
+
+    def _is_plain(self) -> bool:
+        """Check the fields that few requests have. Returns whether the request has no body, and expects nothing."""
+        headers = self.headers
         if _SEC_WEBSOCKET_KEY1 in headers:  # of a protocol before RFC 6455; aiohttp refuses it
             raise Refused(400, "obsolete_field")
         if _EXPECT in headers and headers[_EXPECT].lower() != "100-continue":
             raise Refused(417, "expectation")
-        self._read_target()
+        return headers.get(_CONTENT_LENGTH, "0") == "0" and _TRANSFER_ENCODING not in headers and _EXPECT not in headers
 
-    def check_repeated(self) -> None:
-        """Refuse a field that is repeated. aiohttp refuses it before the head is whole, so that may not wait."""
-        headers = CIMultiDict(self._fields)
-        for name, reason in ONCE.items():
-            if len(headers.getall(name, ())) > 1:
-                raise Refused(400, reason)
-
-    def _check_protocol(self, received: bytes) -> None:
+    def _check_protocol(self, target: bytes, received: bytes) -> None:
         """Refuse RTSP and ICE, which llhttp takes as well. It does not tell the protocol's name."""
-        line = re.escape(self.method.encode()) + b" +" + re.escape(self._target) + b" +(?:RTSP|ICE)/"
+        line = re.escape(self.method.encode()) + b" +" + re.escape(target) + b" +(?:RTSP|ICE)/"
         if re.search(line, received):
             raise Refused(400, "protocol")
 
-    def _read_target(self) -> None:
-        target = self._target
-        if not target or (target == b"*" and self.method != "OPTIONS"):
-            raise Refused(400, "target")
+    def _read_target(self, target: bytes) -> None:
         self.raw_path = target.decode("utf-8", "surrogateescape")
         self.path = self.raw_path.partition("?")[0]
-        if target[:1] == b"/" or target == b"*":
+        if target[:1] == b"/":
+            return
+        if not target or (target == b"*" and self.method != "OPTIONS"):
+            raise Refused(400, "target")
+        if target == b"*":
             return
         try:  # what aiohttp cannot read it would repeat in its answer
             is_authority = self.method == "CONNECT"
@@ -159,17 +147,35 @@ class RequestHead:
         if not has_host:
             raise Refused(400, "target")
 
-    @property
-    def can_be_hot(self) -> bool:
-        """Whether the head alone is the request, and asks for nothing but its answer."""
-        headers = self.headers
-        return (
-            self.version == "1.1"
-            and headers.get(_CONTENT_LENGTH, "0") == "0"
-            and _TRANSFER_ENCODING not in headers
-            and _EXPECT not in headers
-        )
 
+def check_sizes(target: bytes, fields: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse what is too large; also of a head that is not whole yet."""
+    if len(target) > MAX_FIELD_BYTES:
+        raise Refused(400, "target_too_long")
+    sizes = [len(name) + len(value) for name, value in fields]
+    if sizes and (sum(sizes) > MAX_FIELDS_BYTES or max(sizes) > MAX_FIELD_BYTES):
+        raise Refused(431, "fields_too_large")
+
+
+def check_repeated(fields: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse a field that is repeated. aiohttp refuses it before the head is whole, so that may not wait."""
+    times = Counter(name.lower() for name, _ in fields)
+    for name, reason in ONCE.items():
+        if times[name] > 1:
+            raise Refused(400, reason)
+
+
+def _learn(name: bytes) -> istr:
+    """Return a field's name as text in lower case, and keep it; so that only a few bytes are hashed for the next."""
+    text = istr(name.decode("latin-1").lower())
+    if len(_NAMES) < MAX_NAMES and len(name) <= MAX_NAME_BYTES:
+        _NAMES[name] = text
+    return text
+
+
+_NAMES: dict[bytes, istr] = {}
+MAX_NAMES, MAX_NAME_BYTES = 1024, 64
+"""Names that are kept, and the longest of them: most requests have the same few."""
 
 AnyRequest = web.Request | RequestHead
 """What the steps of an admission read: the same names in both."""
