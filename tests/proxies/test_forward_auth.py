@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -76,6 +77,17 @@ def test_who_is_admitted_reaches_the_upstream_with_who_it_is(deployment: Deploym
         assert answer.headers["x-request-id"] == seen["headers"]["x-request-id"]
         assert set(LIMITS) <= answer.headers.keys()
         assert answer.headers["ratelimit-policy"] == '"requests-ip";q=600;w=60'
+
+
+@pytest.mark.parametrize("user", ["🙂" * 512, "x" * 512])
+def test_the_longest_token_and_the_longest_user_pass(deployment: Deployment, user: str) -> None:
+    groups, exp = 0, 4102444800
+    while len(credentials(user, exp=exp, groups=["g" * 36] * (groups + 1))["x-token"]) <= 12 * 1024:
+        groups += 1
+    answer = deployment.ask("GET", "/api/things", credentials(user, exp=exp, groups=["g" * 36] * groups))
+    assert answer.status == 200
+    [seen] = deployment.upstream.seen
+    assert unquote(seen["headers"]["x-auth-user"]) == user
 
 
 @pytest.mark.parametrize(
