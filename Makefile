@@ -22,7 +22,7 @@ pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loa
 alone = $(1) -m pytest -m alone $(2) $(ARGS) || [ $$? -eq 5 ]  # 5: there are none
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean
+.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -139,6 +139,9 @@ clients: $(VENV)/.dev ## Verify webhooks, and use the API, with generated client
 	test -x $(VENV)/clients/bin/schemathesis || { $(PYTHON) -m venv $(VENV)/clients && \
 	  $(VENV)/clients/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt; }
 	CLIENTS=1 $(BIN)/python -m pytest tests/clients $(ARGS)
+
+findings: ## Run what was found out about other software of this field, from npm and PyPI; up to five minutes.
+	@for script in findings/*.sh; do echo "== $$script"; bash "$$script" || failed=1; done; [ -z "$$failed" ]
 
 audit: $(VENV)/.audit ## Known holes in the locked versions (pip-audit), and risky code (bandit).
 	$(VENV)/audit/bin/pip-audit --progress-spinner off --no-deps --disable-pip -r locked.txt
