@@ -1,8 +1,8 @@
--- What an operator does to users: log out, suspend, reinstate, terminate.
+-- An action of an operator on users: log out, suspend, reinstate, terminate.
 --
 -- KEYS    the tenant's rules, its indexes (record.lua), then for each user its record and its rules
 -- ARGV    cause, everywhere (1: the tokens that exist are refused as well), the service's clock ms, the skew that is
---         forgiven ms, by, client address, request id, reason, then each user
+--         tolerated ms, by, client address, request id, reason, then each user
 -- Returns for each user: status letter before, the status letter after or the name of a refusal ('unreadable': its record
 -- is none, or its rules are no hash; the rest of its answer is empty), the record; with
 -- `everywhere`, where it was done, the second up to which tokens are refused (else -1), and whether that is new (1|0)
@@ -13,7 +13,7 @@ local function run()
   local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
   local answers = {}
 
-  -- Whether rules can be read; there may be none. Asked before the first write for a user.
+  -- Whether rules can be read; there may be none. Checked before the first write for a user.
   local function is_hash(rules)
     local said = redis.pcall('HGET', rules, REVOKED)
     return not (type(said) == 'table' and said.err)
@@ -23,9 +23,9 @@ local function run()
     return redis.error_reply('WRONGTYPE the rules of the tenant are no hash')
   end
 
-  -- What is done to one user. Returns its answer.
+  -- Acts on one user. Returns its answer.
   local function act_on(user, record_key, user_rules)
-    -- Left to an operator: it keeps nobody else from being acted on.
+    -- Left to an operator: it does not stop the action on the others.
     if not readable(record_key) or (everywhere and not is_hash(user_rules)) then return { '-', 'unreadable', '', -1, 0 } end
     local record, revoked_s, revokes = read(record_key), -1, 0
     local from = record.status
@@ -43,7 +43,7 @@ local function run()
         if newest_s > revoked_s then
           revoked_s, revokes = newest_s, 1
           revoke(tenant_rules, user_rules, newest_s, skew_s)
-          tell(indexes.events, { 'type', 'revocation', 'change', 'set', 'user', user, 'before', whole(newest_s) }, about)
+          add_event(indexes.events, { 'type', 'revocation', 'change', 'set', 'user', user, 'before', whole(newest_s) }, about)
         end
       end
     end

@@ -1,4 +1,4 @@
--- Decide a batch of requests, each by itself: its limits, its user's standing, its transition.
+-- Decide a batch of requests, each by itself: its limits, its user's status, its transition.
 --
 -- ARGV    seen_every ms and logout_grace ms in one word each; then, where this server refuses writes now, the kind of
 --         error that says why: nothing is written then, and what would have to be ends with that error
@@ -13,7 +13,7 @@
 -- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
 --         of each limit; with a cause the user's record and rules
 -- Returns one list, and in it for each question, in order:
---         with a cause: status letter before; '' where a limit refused: nobody was looked at; otherwise
+--         with a cause: status letter before; '' if a limit refused, and no user was read; otherwise
 --         record, index of the first restricted capability (0 none, negative: the token is revoked, see is_revoked)
 --         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where
 --         an operator has set the limit "over requests window-in-seconds")
@@ -81,7 +81,7 @@ local function limits_of(shape)
     local requests, window = overridden(said[i])
     if requests then
       local held = new_limit(requests, window * 1000000, limit.length_us, limit.shadow)
-      held.per_user, held.told = limit.per_user, ' ' .. said[i]
+      held.per_user, held.reported = limit.per_user, ' ' .. said[i]
       limit = held
     end
     own[i] = limit
@@ -237,7 +237,7 @@ local function settle_question(refused, record, from, restricted)
     if window then
       if window.used >= limit.requests then over = 1 elseif not refused then charge(window) end
       used, reset_us = window.used, window.reset_us
-      if limit.told then over = over .. limit.told end
+      if limit.reported then over = over .. limit.reported end
     end
     answers[at + 1], answers[at + 2], answers[at + 3] = used, reset_us, over
     at = at + 3
@@ -278,7 +278,7 @@ local function decide_all()
           if SERVERS_OWN[match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
           answers[at + 1], answers[at + 2] = false, wrong
           at = at + 2
-          if args_each > 0 then records[KEYS[key_at - 1]] = nil end  -- changed, perhaps, and not written: nobody's to go on from
+          if args_each > 0 then records[KEYS[key_at - 1]] = nil end  -- perhaps changed, and not written: not to be used
         end
       end
     end

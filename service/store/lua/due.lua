@@ -1,7 +1,7 @@
--- Who is due for the sweep, soonest first.
+-- The users that are due for the sweep, soonest first.
 --
 -- KEYS    expiring, ending
--- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, for how long a token counts at most ms, how many of
+-- ARGV    now ms by the service's clock, leeway ms, retention ms, for how long a token counts at most ms, how many of
 --         each at most
 -- Returns users
 

@@ -1,8 +1,8 @@
--- Forget a user: the record, and its places in the indexes. What operators have set for it stays.
+-- Forget a user: the record, and its entries in the indexes. What operators have set for it stays.
 --
 -- KEYS    the tenant's indexes (record.lua), the record
 -- ARGV    user, by, client address, request id, reason
--- Returns the status letter before; a terminated user ('t') is not forgotten
+-- Returns the status letter before; a terminated user ('t') cannot be forgotten
 
 local function run()
   local indexes, record_key = take_indexes(), key()
@@ -12,7 +12,7 @@ local function run()
   local from = read(record_key).status
   if from ~= '-' and from ~= 't' then
     forget(record_key, indexes, user)
-    tell(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about)
+    add_event(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about)
   end
   return from
 end

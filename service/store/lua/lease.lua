@@ -1,9 +1,9 @@
--- Hold a lease, or give it up. Whoever dies loses it when it runs out: the time stands in the value, since a key with a
--- TTL may be evicted (maxmemory-policy volatile-*), and two would hold it.
+-- Take, renew or release a lease. A worker that dies loses it when it runs out. The time is in the value, since a key with
+-- a TTL may be evicted (maxmemory-policy volatile-*), and then two workers would hold it.
 --
 -- KEYS    the lease: "who until-ms"
--- ARGV    who asks, for how many ms (0 gives it up)
--- Returns 1 where it is whose who asks now, or was until now; else 0
+-- ARGV    the worker, for how many ms (0 releases it)
+-- Returns 1 if the worker has it now, or had it until now; else 0
 
 local function run()
   local lease = key()

@@ -1,4 +1,4 @@
--- What operators have set for a tenant or a user, and the clock by which its ends are judged.
+-- What operators have set for a tenant or a user, and the time of the clock that decides about its end.
 --
 -- KEYS    the rules (rules.lua)
 -- Returns now ms, then each field and its value

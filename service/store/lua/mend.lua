@@ -1,5 +1,5 @@
 -- Make the indexes agree with the records of some users. The record is right: an index is written from it. No status
--- changes, so nothing is told as an event.
+-- changes, so there is no event.
 --
 -- KEYS    the tenant's indexes (record.lua), then the record of each user
 -- ARGV    each user
@@ -9,7 +9,7 @@ local function run()
   local indexes = take_indexes()
   local mended, unreadable = {}, {}
 
-  -- What stands in an index for a record: index → score.
+  -- The entries of the indexes that belong to a record: index → score.
   local function entries_of(record)
     local entries = { [record.status] = record.seen > 0 and record.seen or record.since }
     if record.status == 'i' then entries.expiring = counted_from(record) end

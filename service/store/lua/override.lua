@@ -1,4 +1,4 @@
--- Set a tenant's limit over the configuration's, or lift that; every worker forgets whom it refuses.
+-- Set a tenant's limit in place of the configured one, or lift that; every worker forgets its denials.
 --
 -- KEYS    the tenant's rules, events, timed rules (rules.lua: the last)
 -- ARGV    the limit's name, requests (0 lifts), window s, the configuration's requests (0: it has none) and window s, the
@@ -25,7 +25,7 @@ local function run()
     call('HSET', rules, field, value)
     add('change', 'set', 'requests', whole(requests), 'window', window)
   end
-  -- The event tells what held before, too.
+  -- The event has the values before, too.
   if held_requests then
     add('previousRequests', held_requests, 'previousWindow', held_window)
   elseif configured > 0 then
@@ -33,6 +33,6 @@ local function run()
   end
   settle(rules)
   call('PUBLISH', channel, tenant)
-  if changed == 1 then tell(events, entry, about) end
+  if changed == 1 then add_event(events, entry, about) end
   return { changed, tonumber(held_requests) or 0, tonumber(held_window) or 0 }
 end

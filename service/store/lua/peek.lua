@@ -1,4 +1,4 @@
--- Where a subject stands within limits, without using any of them up.
+-- How much a subject has used of limits, without using any.
 --
 -- KEYS    the tenant's rules, then the window of each limit
 -- ARGV    for each limit: its name, requests, window µs

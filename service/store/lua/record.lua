@@ -9,7 +9,7 @@
 --   status, previous ('-' none), since ms, last seen ms, latest token expiry ms (0 unknown)
 -- The previous one is in upper case ('_' none) where the token seen last carries no `iat`: no revocation lets such a token pass.
 -- and of a few more where a user who is logged out has logged out again: when that was, ms.
--- `MOVES` (cause → from → to, or the name of a refusal) and `NAMES` (letter → status) stand above this
+-- `MOVES` (cause → from → to, or the name of a refusal) and `NAMES` (letter → status) are above this
 -- text; store/scripts.py writes them from core/sessions.py.
 
 -- The state of a call.
@@ -21,8 +21,8 @@ local function start(keys, argv)
   if not call then
     call, as_number, ceil, floor = redis.call, tonumber, math.ceil, math.floor
     byte, char, find, match, rep, sub = string.byte, string.char, string.find, string.match, string.rep, string.sub
-    local told, check = pcall(function() return redis.acl_check_cmd end)
-    acl_check_cmd = told and check or false
+    local succeeded, check = pcall(function() return redis.acl_check_cmd end)
+    acl_check_cmd = succeeded and check or false
   end
   KEYS, ARGV, key_at, arg_at = keys, argv, 0, 0
   local clock = call('TIME')
@@ -32,7 +32,7 @@ end
 
 -- The first right that is missing, as an error's text; nil where nothing is missing. What a function has written is not
 -- rolled back, so a function that writes asks this first about every command and channel that it may come to
--- (store/rights.py finds them in its text). A server that cannot tell (fakeredis) has no rights to lack.
+-- (store/rights.py finds them in its text). A server without that check (fakeredis) lacks no rights.
 local function lacking(commands, channels)
   if not acl_check_cmd then return nil end
   for i = 1, #commands do
@@ -56,7 +56,7 @@ local function arg() arg_at = arg_at + 1; return ARGV[arg_at] end
 local function number() return as_number(arg()) end
 
 -- Numbers are written whole: Lua's own tostring turns large ones into 1.76e+15.
-local function whole(n) return string.format('%.0f', n) end  -- not %d: what is no whole number is rounded
+local function whole(n) return string.format('%.0f', n) end  -- not %d: it rounds other numbers
 
 -- The indexes of a tenant, which begin after this place in KEYS: by_logged_in, by_logged_out, by_expired, by_suspended,
 -- by_terminated, expiring, ending, events.
@@ -98,7 +98,7 @@ end
 
 local function read(record_key) return complete(glance(record_key)) end
 
--- Whether a record can be read; there may be none. What nobody of ours wrote is one user's error, and no other's.
+-- Whether a record can be read; there may be none. One that the service did not write is an error of that user only.
 local function readable(record_key)
   local text = redis.pcall('GET', record_key)
   return not text or not text.err and match(text, RECORD) ~= nil
@@ -113,7 +113,7 @@ end
 -- The moment (ms) from which the retention of a user who is logged out or expired is counted, where a token counts for at
 -- most `longest` ms from the last request. Needs a complete record.
 local function kept_from(record, longest)
-  local latest = math.min(math.max(record.seen, record.since), now_ms)  -- a clock that was set back makes nobody stay
+  local latest = math.min(math.max(record.seen, record.since), now_ms)  -- a clock that was set back keeps no record
   return math.min(counted_from(record), latest + longest)
 end
 
@@ -169,20 +169,20 @@ local function append(events, entry, about)
   call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
 end
 
--- Wake whoever reads the tenant's stream.
+-- Wake the readers of the tenant's stream.
 local function wake(events) call('PUBLISH', NEWS, match(events, '{(.*)}')) end
 
-local function tell(events, entry, about)
+local function add_event(events, entry, about)
   append(events, entry, about)
   wake(events)
 end
 
--- Make the transition from where `record` stands to `to`, and append its one event.
+-- Make the transition of `record` to `to`, and append its one event.
 local function move(record_key, indexes, user, record, to, cause, about)
   local from = record.status
   record.previous, record.status, record.since, record.again = from, to, now_ms, nil
   write(record_key, indexes, user, record, from)
-  tell(indexes.events,
+  add_event(indexes.events,
     { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }, about)
 end
 

@@ -1,4 +1,4 @@
--- Give a subject of a limit its whole quota back, and tell every worker to forget that it was refused.
+-- Restore the whole quota of a subject. Every worker forgets that it was refused.
 --
 -- KEYS    the window, the tenant's events
 -- ARGV    the limit's name, the subject, the channel of pushes, the tenant, by, client address, request id, reason
@@ -11,6 +11,6 @@ local function run()
 
   local reset = call('DEL', window)
   call('PUBLISH', channel, tenant)
-  if reset == 1 then tell(events, { 'type', 'limit', 'limit', limit, 'change', 'reset', 'subject', subject }, about) end
+  if reset == 1 then add_event(events, { 'type', 'limit', 'limit', limit, 'change', 'reset', 'subject', subject }, about) end
   return reset
 end

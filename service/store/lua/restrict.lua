@@ -1,11 +1,11 @@
--- Restrict a tenant or a user from a capability, or lift that. Tells it as an event where it changes something. A
--- restriction that lasts longer than this one would is left as it is, unless this one is to replace it.
+-- Restrict a tenant or a user from a capability, or lift that. A change appends an event. A restriction that lasts longer
+-- than this one stays as it is, unless this one replaces it.
 --
 -- KEYS    the tenant's rules and events; for a user, its own rules after them; timed rules (rules.lua: the last)
 -- ARGV    capability, until ms (0: until lifted; -1: lift now), replace (1|0), user ('' for the tenant), by, client
 --         address, request id, reason
 -- Returns whether something changed (1|0), and until when the restriction holds then (-1: there is none; -2: nothing was
--- done, for it would be over already)
+-- done, because it would have ended already)
 
 local function run()
   local tenant_rules, events = key(), key()
@@ -37,7 +37,7 @@ local function run()
     local entry = { 'type', 'restriction', 'capability', capability, 'change', until_ms < 0 and 'lifted' or 'set' }
     if user ~= '' then entry[#entry + 1] = 'user'; entry[#entry + 1] = user end
     if until_ms > 0 then entry[#entry + 1] = 'until'; entry[#entry + 1] = whole(until_ms) end
-    tell(events, entry, about)
+    add_event(events, entry, about)
   end
   return { changed, until_ms }
 end

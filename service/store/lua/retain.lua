@@ -1,4 +1,4 @@
--- Keep windows for longer, so that what counts now goes on counting under a limit whose window has become longer.
+-- Extend windows, so that what counts now still counts under a limit whose window has become longer.
 --
 -- KEYS    windows of one limit
 -- ARGV    its window in µs

@@ -1,6 +1,6 @@
--- Forget the state of webhooks that were not told anything for long: they are gone, or have nothing to go on from.
+-- Forget the state of webhooks without a delivery for long: they are removed, or have no events to continue with.
 --
--- KEYS    the webhooks that were told something, then for each webhook its state and its lease
+-- KEYS    the webhooks with a state, then for each webhook its state and its lease
 -- ARGV    how long the state outlives the last, ms; then the name of each
 -- Returns how many were forgotten
 

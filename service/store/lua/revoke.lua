@@ -1,9 +1,9 @@
--- Refuse the tokens that were issued up to a moment, of a tenant or a user; or lift that. An earlier moment than the one
--- that is set changes nothing, unless it is to replace it.
+-- Revoke the tokens of a tenant or a user that were issued up to a moment, or lift that. An earlier moment than the one
+-- that is set changes nothing, unless it replaces it.
 --
 -- KEYS    the tenant's rules and events; for a user, its own rules after them; timed rules (rules.lua: the last)
 -- ARGV    before: ms since the epoch ('now': all tokens that exist; '' lifts), the service's clock ms, the skew that is
---         forgiven ms, replace (1|0), user ('' for the tenant), by, client address, request id, reason
+--         tolerated ms, replace (1|0), user ('' for the tenant), by, client address, request id, reason
 -- Returns whether something changed (1|0), the second up to which tokens are refused then (-1: none are), and the latest
 -- moment ms that is allowed where `before` is later: then nothing is done (0: it is not)
 
@@ -37,6 +37,6 @@ local function run()
     call('HDEL', rules, REVOKED_SKEW)
     settle(rules)
   end
-  if changed then tell(events, entry, about) end
+  if changed then add_event(events, entry, about) end
   return { changed and 1 or 0, before_s or -1, 0 }
 end

@@ -1,7 +1,7 @@
--- Which commands the user that asks may not run.
+-- The commands that the calling user may not run.
 --
--- ARGV    for each command: how many words, then its words, keys and channels of ours among them
--- Returns whether the server can tell (1|0), then the place of each command that may not be run, from 1 on
+-- ARGV    for each command: how many words, then its words, keys and channels of the service among them
+-- Returns whether the server can check rights (1|0), then the place of each command that may not be run, from 1 on
 
 local function run()
   local place, answers = 0, { acl_check_cmd and 1 or 0 }

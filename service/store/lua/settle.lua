@@ -1,8 +1,8 @@
--- Take out what has ended of the rules of some users.
+-- Remove the rules of some users that have ended.
 --
 -- KEYS    the rules of each, timed rules (rules.lua: the last)
--- ARGV    the service's clock ms: what is over by both clocks is taken out
--- Returns how many were looked at
+-- ARGV    the service's clock ms: what has ended by both clocks is removed
+-- Returns how many users were checked
 
 local function run()
   local over_ms = math.min(now_ms, number())

@@ -1,11 +1,11 @@
 -- Work off one bite of users that are due, and read who is due next: expire those whose token ran out, remove those past
--- retention. Idempotent: each user is judged by its record as it stands now, so two sweepers do no harm. What is due is
--- judged by the service's clock, which judges tokens: by Redis's a user whose token is still accepted could be expired,
+-- retention. Idempotent: its current record decides about each user, so two sweepers do no harm. The service's clock,
+-- which decides about tokens, decides what is due: by Redis's a user whose token is still accepted could be expired,
 -- again and again. A record is removed once the retention is over by both clocks, so that one clock that is far ahead
--- removes nobody. Each index is written once for the whole bite, before the records, and one message tells of all events.
+-- removes nobody. Each index is written once for the whole bite, before the records, and one message announces all events.
 --
 -- KEYS    the tenant's indexes (record.lua), then the record of each user
--- ARGV    now ms by the clock that judges tokens, leeway ms, retention ms, for how long a token counts at most ms, how many
+-- ARGV    now ms by the service's clock, leeway ms, retention ms, for how long a token counts at most ms, how many
 --         users of each kind to return at most, then each user
 -- Returns how many expired, how many were removed, of how many the record cannot be read, and who is due next
 
@@ -50,7 +50,7 @@ local function run()
         and kept_from(complete(record), longest) + retention <= both_ms then
       gone[#gone + 1], gone_keys[#gone_keys + 1] = user, record_key
     else
-      -- It was not due: an index says so wrongly, so both are put right.
+      -- It was not due: an index is wrong, so both are corrected.
       call('ZREM', indexes.expiring, user)
       call('ZREM', indexes.ending, user)
       write(record_key, indexes, user, record, record.status)

@@ -1,7 +1,7 @@
--- End what is over of a tenant, beside its users (due.lua): timed rules of its own, a stream of events that nothing was
--- appended to for long. Tells whose rules and which webhooks' state are over as well.
+-- Remove what has ended of a tenant, beside its users (due.lua): its own timed rules, and a stream without new events for
+-- long. Returns the users whose rules, and the webhooks whose state, have ended.
 --
--- KEYS    the tenant's rules, events, the webhooks that were told something, timed rules (rules.lua: the last)
+-- KEYS    the tenant's rules, events, the webhooks with a state, timed rules (rules.lua: the last)
 -- ARGV    the service's clock ms: what is over by both clocks is ended; how long events and webhooks' state outlive the
 --         last, ms; how many users and webhooks at most
 -- Returns the users whose rules are due, then the names of the webhooks

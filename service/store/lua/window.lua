@@ -16,7 +16,7 @@
 --
 -- Times are whole, not modulo anything, so that an entry later than now is recognized whatever the distance: the clock
 -- was set back. All that is known of its admission is that it has happened, so its time becomes now, at once and for
--- good: nobody waits for the clock to catch up, and what the answer says holds.
+-- good: no request waits for the clock to catch up, and the answer stays true.
 --
 -- Entries that have run out stay in front until they are a quarter: then the string is written anew, otherwise appended
 -- to. All questions of a batch are asked at the same moment: a window that several of them share is read once and
@@ -153,7 +153,7 @@ local function rebuild(window, counted, back, many, meet)
     if counted then
       local old, at = i <= window.out, ticks
       if many then at = floor((time_us - base_us) / (old and limit.keep_us / BUCKETS or limit.width_us)) end
-      if old then at = -1 - at end  -- what counts does not speak for what does not
+      if old then at = -1 - at end  -- entries that count do not replace those that do not
       if at ~= bucket then bucket, size = at, size + 1 end
       entries[size] = pack(ticks) .. pack(count)
     else
@@ -283,7 +283,7 @@ local function add(window)
     window.text, window.size = sub(window.text, 1, -5) .. pack(count), size
     return false
   else
-    -- The first that counts is a bucket of its own, so that the whole window is told to who asked first.
+    -- The first entry that counts is a bucket of its own, so that the first request gets the whole wait.
     local ends_us = now_us + (window.starts and 0 or window.limit.width_us - 1)
     window.text = window.text .. pack(ticks_to(window, ends_us)) .. pack(count)
   end
