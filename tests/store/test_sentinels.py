@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import hiredis
 import pytest
 
 from service.core.errors import StoreUnavailable
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
+from service.core.tasks import end
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.failovers import LONGEST_S, Failovers
+from service.store.connection.resp import packed
 from service.store.connection.router import NodeRouter
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.deployments import Sentinels, redis_sentinels
@@ -220,3 +223,68 @@ def test_a_sentinel_that_went_away_in_the_middle_does_not_hold_up_a_later_failov
     failovers.hear("second", "+try-failover", announced, 100)
     failovers.hear("second", "-failover-abort-no-good-slave", announced, 100.1)
     assert not failovers.is_under_way(100.2)
+
+
+class ScriptedSentinel:
+    """Answers as a Sentinel that knows one other."""
+
+    def __init__(self, run_id: str, other: tuple[str, int]) -> None:
+        self.run_id = run_id
+        self.other = other
+        """Run id and port."""
+        self.port = 0
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "ScriptedSentinel":
+        def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._serving.add(asyncio.create_task(self._serve(reader, writer)))
+
+        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await end(self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests, subscribed = hiredis.Reader(), False
+        try:
+            while raw := await reader.read(65536):
+                requests.feed(raw)
+                while request := requests.gets():
+                    command, *rest = (part.decode() for part in request)
+                    if command == "PSUBSCRIBE":
+                        subscribed = True
+                        for number, channel in enumerate(rest, 1):
+                            writer.write(b"*3" + packed([("psubscribe", channel)])[2:] + b":%d\r\n" % number)
+                    elif command == "PING":
+                        writer.write(packed([("pong", "")]) if subscribed else b"+PONG\r\n")
+                    elif rest[0] == "MYID":
+                        writer.write(packed([(self.run_id,)])[4:])
+                    elif rest[0] == "SENTINELS":
+                        run_id, port = self.other
+                        fields = ("name", run_id, "ip", "127.0.0.1", "port", port, "runid", run_id, "flags", "sentinel")
+                        writer.write(b"*1\r\n" + packed([fields]))
+                    else:
+                        writer.write(packed([("127.0.0.1", 1)]))
+        finally:
+            writer.close()
+
+
+async def test_a_sentinel_that_returns_at_another_address_is_followed_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("CHECK_EVERY_S", 0.02), ("DISCOVER_EVERY", 1), ("AGAIN_S", 0.02)):
+        monkeypatch.setattr(f"service.store.connection.sentinels.{name}", value)
+    async with ScriptedSentinel("a", ("b", 0)) as configured:
+        access = RedisAccess.by_url(f"redis+sentinel://127.0.0.1:{configured.port}/main", TlsFiles())
+        assert access.monitor is not None
+        following = asyncio.create_task(access.monitor.run_forever())
+        async with ScriptedSentinel("b", ("a", configured.port)) as other:
+            configured.other = "b", other.port
+            await until_heard(access, 2)
+        async with ScriptedSentinel("b", ("a", configured.port)) as returned:
+            configured.other = "b", returned.port
+            await until_heard(access, 2)
+            assert list(access.monitor.warnings()) == []
+        await end([following])
+        await access.close()
