@@ -60,7 +60,6 @@ $(SUITES:%=test-%): test-%: $(VENV)/.dev
 	$(call pytest,$(BIN)/python,tests/$*)
 	$(call alone,$(BIN)/python,tests/$*)
 
-# An environment of its own: nothing that is locked stays in it. The pre-release of aiohttp, where there is one, comes last.
 ABROAD = $(VENV)/interoperability
 interoperability: $(VENV)/.dev ## Judge what fifteen signing libraries sign, follow two OpenID providers, and write docs/reference/signing-libraries.md.
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade --target $(ABROAD)/python -r tests/interoperability/requirements.txt
@@ -68,6 +67,7 @@ interoperability: $(VENV)/.dev ## Judge what fifteen signing libraries sign, fol
 	INTEROPERABILITY=1 $(BIN)/python -m pytest -s tests/interoperability $(ARGS)
 	$(BIN)/python -m tests.interoperability.page
 
+# An environment of its own: nothing that is locked stays in it. The pre-release of aiohttp, where there is one, comes last.
 test-newest: ## Run all tests against the newest releases that pyproject.toml admits, then against aiohttp's pre-release.
 	rm -rf $(VENV)/newest
 	@$(MAKE) --no-print-directory VENV=$(VENV)/newest LOCKED= $(VENV)/newest/.dev
