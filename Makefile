@@ -15,11 +15,13 @@ install = $(call pip,$(if $(LOCKED),-c $(LOCKED)) $(1)) || \
   { echo "The versions of $(LOCKED) are not available here: installing the newest that pyproject.toml admits."; \
     $(call pip,$(1)); }
 
-# `make test WORKERS=0` runs all tests in one process. Those marked `alone` measure something, so they run after the others.
+# `make test WORKERS=0` runs all tests in one process. Those marked `alone` measure something, so they run
+# after the others; they are in the suites MEASURING.
 WORKERS ?= auto
 SUITES = unit store web attacks fuzz model docs proxies chaos browser
 pytest = $(1) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -m 'not alone' $(2) $(ARGS)
-alone = $(1) -m pytest -m alone $(2) $(ARGS) || [ $$? -eq 5 ]  # 5: there are none
+MEASURING = chaos fuzz
+alone = $(1) -m pytest -m alone $(or $(2),$(MEASURING:%=tests/%)) $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS select none of them
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings
@@ -58,7 +60,7 @@ test-chaos: ## Break Redis, the processes and the clients; `make outages` and `m
 test-browser: ## Run the tests of the dashboard in Chromium.
 $(SUITES:%=test-%): test-%: $(VENV)/.dev
 	$(call pytest,$(BIN)/python,tests/$*)
-	$(call alone,$(BIN)/python,tests/$*)
+	$(if $(filter $*,$(MEASURING)),$(call alone,$(BIN)/python,tests/$*))
 
 ABROAD = $(VENV)/interoperability
 interoperability: $(VENV)/.dev ## Judge what fifteen signing libraries sign, follow two OpenID providers, and write docs/reference/signing-libraries.md.

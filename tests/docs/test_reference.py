@@ -175,6 +175,9 @@ def test_the_table_of_suites_names_every_folder_of_tests_and_the_target_that_run
     folders = {f"tests/{one.parent.name}" for one in (ROOT / "tests").glob("*/test_*.py")}
     assert {suite[1:].partition("`")[0] for suite, _, _ in rows if suite.startswith("`")} == folders
     assert {when for _, _, when in rows} == {"`.ci/run`", "before a release"}
+    files = (ROOT / "tests").glob("*/test_*.py")
+    marked = {one.parent.name for one in files if re.search(r"pytest\.mark\.alone", one.read_text())}
+    assert marked == set(re.findall(r"^MEASURING = (.+)$", makefile, re.M)[0].split())
     recipes = re.findall(r"^([a-z-]+):.*\n((?:\t.+\n)+)", makefile, re.M)
     longer = {target for target, recipe in recipes if re.search(r"-m (pytest|tests\.chaos)|LOCKED= test\b", recipe)}
     assert {target for _, target, when in rows if when == "before a release"} == longer
