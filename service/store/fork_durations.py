@@ -56,10 +56,10 @@ class ForkDurations:
         found: dict[str, float] = {}
         for name, to in await servers_of(self._client):
             try:
-                told = await self._client.execute_command("INFO", "stats", **to)
+                info = await self._client.execute_command("INFO", "stats", **to)
             except ResponseError:  # a user who may not ask; the start check warns of that
                 continue
-            took_s = int(told.get("latest_fork_usec", 0)) / 1_000_000
+            took_s = int(info.get("latest_fork_usec", 0)) / 1_000_000
             if took_s > self._timeout_s:
                 found[name] = took_s
                 if self._longer_s.get(name) != took_s:

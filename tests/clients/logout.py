@@ -10,5 +10,5 @@ url, tenant, user = sys.argv[1:]
 client = Client(base_url=url, headers={"x-tenant-token": tenant, "x-token": user})
 out = post_auth_logout.sync_detailed(client=client)
 status = get_auth_status.sync_detailed(client=client, x_passive="true")
-told = {"status": out.status_code, "success": out.parsed.data.success, "now": str(status.parsed.data.status)}
-sys.stdout.write(json.dumps(told))
+result = {"status": out.status_code, "success": out.parsed.data.success, "now": str(status.parsed.data.status)}
+sys.stdout.write(json.dumps(result))

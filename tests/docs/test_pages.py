@@ -115,3 +115,30 @@ def test_every_finding_is_in_its_list_with_what_was_guessed() -> None:
         assert "# Guessed before: " in text, script_name
         assert re.search(r"(?:python|npm)_packages .*\d", text), f"{script_name} pins no package"
         assert "expect " in text, f"{script_name} compares nothing"
+
+
+IDIOM = {
+    "is told": r"\btold\b",
+    "who asks": r"\b(?:who|whoever|nobody|somebody) asks?\b",
+    "in our words": r"\bin (?:our|its|their|[a-z]+'s) (?:own )?words\b",
+    "stands": r"\bstands?\b(?! for)|\bstood\b",
+}
+"""The same idioms in code, comments, messages and tests."""
+SOURCES = ("service", "tests", "examples", "bench", "Makefile", "config.yaml")
+AT_MOST = 5
+
+
+@pytest.mark.parametrize("idiom", IDIOM)
+def test_code_and_tests_do_not_speak_the_private_idiom_either(idiom: str) -> None:
+    suffixes = {".py", ".lua", ".js", ".ts", ".html", ".yaml", ".yml", ".conf", ".cfg", ".md", ""}
+    files = [ROOT / source for source in SOURCES]
+    files += [file for folder in files if folder.is_dir() for file in folder.rglob("*") if file.suffix in suffixes]
+    skipped = {Path(__file__), ROOT / "tests" / "unit" / "test_layers.py"}  # they list the words
+    found = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in files
+        if file.is_file() and file not in skipped and not {"node_modules", "__pycache__"} & set(file.parts)
+        for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1)
+        if re.search(IDIOM[idiom], line, re.I)
+    ]
+    assert len(found) <= AT_MOST, found

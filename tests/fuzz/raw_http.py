@@ -131,7 +131,7 @@ def _never(what: str, data: bytes) -> NoReturn:
 
 
 @dataclass
-class Told:
+class Outcome:
     """What came of a connection."""
 
     data: bytes = b""
@@ -192,10 +192,10 @@ SOON_S = 10.0
 """A connection that was half-closed is over by then; on a machine that is busy with other things, too."""
 
 
-async def converse(port: int, plan: Plan) -> Told:
+async def converse(port: int, plan: Plan) -> Outcome:
     """Carry out a plan."""
     transport, client = await asyncio.get_running_loop().create_connection(_Client, "127.0.0.1", port)
-    reported = Told()
+    reported = Outcome()
     try:
         for piece in plan.pieces:
             if not transport.is_closing():
@@ -215,7 +215,7 @@ async def converse(port: int, plan: Plan) -> Told:
     return reported
 
 
-async def _see_it_end(transport: asyncio.Transport, client: _Client, plan: Plan, reported: Told) -> None:
+async def _see_it_end(transport: asyncio.Transport, client: _Client, plan: Plan, reported: Outcome) -> None:
     if plan.ending != "wait":
         reported.left_open = not await client.end_within(SOON_S)
         return

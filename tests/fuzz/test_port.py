@@ -19,7 +19,7 @@ from service.web.server.http_server import HEADER_DEADLINE_S
 from tests.fuzz.bounds import REQUESTS, SEED
 from tests.fuzz.conftest import complaints
 from tests.fuzz.making import Known, Maker
-from tests.fuzz.raw_http import NotHttp, Plan, Told, answers_in, converse
+from tests.fuzz.raw_http import NotHttp, Outcome, Plan, answers_in, converse
 from tests.kit import OTHER_SECRET, OTHER_TENANT_TOKEN, Service, credentials, wait_for
 
 AT_ONCE = 48
@@ -79,7 +79,7 @@ class Tally:
     stuck: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def take(self, number: int, plan: Plan, reported: Told) -> None:
+    def take(self, number: int, plan: Plan, reported: Outcome) -> None:
         """Count a connection, or keep what was wrong with it."""
         try:
             answers = answers_in(reported.data, whole=not reported.reset)
@@ -92,7 +92,7 @@ class Tally:
             self.fail(number, plan, f"it was left open, after {len(answers)} answers")
 
     def fail(self, number: int, plan: Plan, why: str) -> None:
-        """Tell what was wrong, and all that is needed to do it again."""
+        """Return what was wrong, with all that is needed to repeat it."""
         whose = re.search(r"x-request-id: (f\d+-\d+)", why)
         sent = b"".join(plan.pieces)
         at = max(0, sent.find(whose[1].encode() + b"\r\n") - 300) if whose else max(0, len(sent) - 3000)

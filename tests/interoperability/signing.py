@@ -109,10 +109,10 @@ def _program(name: str) -> str:
 
 
 def _debian_version(package: str) -> str:
-    told = subprocess.run(
+    done = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Version}", package], check=False, capture_output=True, text=True
     )
-    return told.stdout.partition("-")[0] or "unknown"
+    return done.stdout.partition("-")[0] or "unknown"
 
 
 def python(_: Path) -> Iterator[Signed]:

@@ -25,5 +25,5 @@ def test_what_a_library_signs_by_default_is_accepted(language: str, tmp_path: Pa
     assert {one.alg for one in signed} <= set(ALGORITHMS)
     made = [one for one in signed if one.token is not None]
     assert {one.library for one in made} == {one.library for one in signed}, "each library signs something"
-    told = {(one.library, one.alg): judged(one.alg, one.token or "") for one in made}
-    assert told == {key: REFUSED.get(key, "accepted") for key in told}
+    results = {(one.library, one.alg): judged(one.alg, one.token or "") for one in made}
+    assert results == {key: REFUSED.get(key, "accepted") for key in results}

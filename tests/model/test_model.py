@@ -23,10 +23,10 @@ PLANTED = {
     "one more is admitted": ("window.used >= limit.requests and", "window.used > limit.requests and"),
     "a suspended user flips back": ("['s']='denied'", "['s']='i'"),
     "an event is appended twice": (
-        "write(record_key, indexes, user, record, from)\n  add_event(",
+        "write(record_key, indexes, user, record, from)\n  emit(",
         "write(record_key, indexes, user, record, from)\n"
-        "  add_event(indexes.events, { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to] }, {})\n"
-        "  add_event(",
+        "  emit(indexes.events, { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to] }, {})\n"
+        "  emit(",
     ),
     "a passive request counts": ("passive == ONE", "passive == 0"),
     "a later expiry is not kept": ("if later then record.expires = expires end", ""),

@@ -73,7 +73,7 @@ class _Listening:
 class Impostor:
     """A server at Rollcall's address. It admits every request, and misbehaves in the ways that a test selects.
 
-    Proxies tell the original target in different fields, so a behaviour belongs to a mark: a word in the target.
+    Proxies send the original target in different fields, so a behaviour belongs to a mark: a word in the target.
     """
 
     def __init__(self) -> None:

@@ -61,7 +61,7 @@ class RequestServices:
         """Send one request, byte for byte; with a body, which is to be chunked, it is a POST.
 
         Returns:
-            Status and code of the answer, and what the API received. The next one tells whether the API heard of what
+            Status and code of the answer, and what the API received. The next one shows whether the API received what
             was refused.
         """
         answer = self.ask(target, fields, body)

@@ -250,7 +250,7 @@ def test_an_admission_is_of_one_request_not_of_its_connection(front: Front) -> N
 @pytest.mark.parametrize("case", ["200 without the marker", "204 without the marker", "302 with the marker"])
 def test_an_answer_that_is_not_rollcalls_becomes_rollcalls_503(front: Front, case: str) -> None:
     if front.proxy.name == "traefik":
-        pytest.skip("Traefik answers in its own words")
+        pytest.skip("Traefik has an answer of its own")
     mark = next(f"case{number}" for number, row in enumerate(FAILURES) if row.case == case)
     connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
     try:

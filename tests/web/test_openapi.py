@@ -96,9 +96,9 @@ async def test_the_events_that_happen_are_those_that_are_described(client: Clien
     schemas = document(__version__)["components"]["schemas"]
     found = await Events(access.client).latest("acme", most=50)
     for event in found:
-        told = event.as_dict()
-        schema = {**schemas[event_name(told["type"])], "additionalProperties": False}
-        Draft202012Validator(schema).validate(told)
+        data = event.as_dict()
+        schema = {**schemas[event_name(data["type"])], "additionalProperties": False}
+        Draft202012Validator(schema).validate(data)
     assert {event.fields["type"] for event in found} == set(EVENT_TYPES)
 
 

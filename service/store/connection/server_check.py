@@ -100,10 +100,10 @@ class ServerCheck:
 
     def _note(self, node: str, blockers: Sequence[str], warnings: Sequence[str]) -> None:
         """Keep the findings; the log has each once, and again when it has changed."""
-        for found, kept, tell in ((blockers, self._blockers, log.error), (warnings, self._warnings, log.warning)):
+        for found, kept, write in ((blockers, self._blockers, log.error), (warnings, self._warnings, log.warning)):
             for sentence in found:
                 if sentence not in kept.get(node, ()):
-                    tell("redis needs to be changed", what=sentence)
+                    write("redis needs to be changed", what=sentence)
             kept[node] = tuple(found)
 
 

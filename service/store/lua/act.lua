@@ -43,7 +43,7 @@ local function run()
         if newest_s > revoked_s then
           revoked_s, revokes = newest_s, 1
           revoke(tenant_rules, user_rules, newest_s, skew_s)
-          add_event(indexes.events, { 'type', 'revocation', 'change', 'set', 'user', user, 'before', whole(newest_s) }, about)
+          emit(indexes.events, { 'type', 'revocation', 'change', 'set', 'user', user, 'before', whole(newest_s) }, about)
         end
       end
     end

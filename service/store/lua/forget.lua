@@ -12,7 +12,7 @@ local function run()
   local from = read(record_key).status
   if from ~= '-' and from ~= 't' then
     forget(record_key, indexes, user)
-    add_event(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about)
+    emit(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about)
   end
   return from
 end

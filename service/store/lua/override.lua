@@ -33,6 +33,6 @@ local function run()
   end
   settle(rules)
   call('PUBLISH', channel, tenant)
-  if changed == 1 then add_event(events, entry, about) end
+  if changed == 1 then emit(events, entry, about) end
   return { changed, tonumber(held_requests) or 0, tonumber(held_window) or 0 }
 end

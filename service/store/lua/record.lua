@@ -172,7 +172,7 @@ end
 -- Wake the readers of the tenant's stream.
 local function wake(events) call('PUBLISH', NEWS, match(events, '{(.*)}')) end
 
-local function add_event(events, entry, about)
+local function emit(events, entry, about)
   append(events, entry, about)
   wake(events)
 end
@@ -182,7 +182,7 @@ local function move(record_key, indexes, user, record, to, cause, about)
   local from = record.status
   record.previous, record.status, record.since, record.again = from, to, now_ms, nil
   write(record_key, indexes, user, record, from)
-  add_event(indexes.events,
+  emit(indexes.events,
     { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }, about)
 end
 

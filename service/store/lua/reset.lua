@@ -11,6 +11,6 @@ local function run()
 
   local reset = call('DEL', window)
   call('PUBLISH', channel, tenant)
-  if reset == 1 then add_event(events, { 'type', 'limit', 'limit', limit, 'change', 'reset', 'subject', subject }, about) end
+  if reset == 1 then emit(events, { 'type', 'limit', 'limit', limit, 'change', 'reset', 'subject', subject }, about) end
   return reset
 end

@@ -37,7 +37,7 @@ local function run()
     local entry = { 'type', 'restriction', 'capability', capability, 'change', until_ms < 0 and 'lifted' or 'set' }
     if user ~= '' then entry[#entry + 1] = 'user'; entry[#entry + 1] = user end
     if until_ms > 0 then entry[#entry + 1] = 'until'; entry[#entry + 1] = whole(until_ms) end
-    add_event(events, entry, about)
+    emit(events, entry, about)
   end
   return { changed, until_ms }
 end

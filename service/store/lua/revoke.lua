@@ -37,6 +37,6 @@ local function run()
     call('HDEL', rules, REVOKED_SKEW)
     settle(rules)
   end
-  if changed then add_event(events, entry, about) end
+  if changed then emit(events, entry, about) end
   return { changed and 1 or 0, before_s or -1, 0 }
 end

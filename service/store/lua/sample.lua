@@ -11,6 +11,6 @@ local function run()
   if not call('SET', reported_lately, '1', 'NX', 'PX', for_ms) then return 0 end
   local entry = {}
   while arg_at < #ARGV do entry[#entry + 1] = arg() end
-  add_event(events, entry, {})
+  emit(events, entry, {})
   return 1
 end

@@ -1,7 +1,7 @@
 """The sweep: changes `logged_in` to `expired`, and removes sessions after their retention.
 
 A round works off what is due in small bites, each one short function that returns who is due next. One worker sweeps
-at a time, by a lease; two at once would do no harm, since each bite judges the records as they stand. What is due is
+at a time, by a lease; two at once would do no harm, since each bite reads the current records. What is due is
 judged by the service's clock, as tokens are.
 """
 

@@ -1,7 +1,7 @@
 """Forward authentication at `/auth/verify`, with a profile for each proxy.
 
-Where the original request is told, and what the proxy makes of an answer, differs. Who tells it is believed only
-as one of `server.trusted_proxies`.
+Proxies differ in the fields with the original request, and in what they do with an answer. The service reads the fields
+only from a peer in `server.trusted_proxies`.
 """
 
 import re

@@ -335,8 +335,8 @@ def _responses(one: Operation, operation_id: str, components: Components) -> Jso
         found = {str(one.status): components.response(name, one.summary, dict(one.content), limited)}
     for status, codes in statuses_of((*_ANY, *one.errors)):
         # A proxy that knows 401 and 403 alone gets 403 for every refusal; the body says what it was.
-        told = sorted({*_ANY, *one.errors}) if status == 403 and identity else codes
-        found[str(status)] = components.error(group, status, told, limited)
+        listed = sorted({*_ANY, *one.errors}) if status == 403 and identity else codes
+        found[str(status)] = components.error(group, status, listed, limited)
     return found
 
 

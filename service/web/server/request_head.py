@@ -123,7 +123,7 @@ class RequestHead:
         return headers.get(_CONTENT_LENGTH, "0") == "0" and _TRANSFER_ENCODING not in headers and _EXPECT not in headers
 
     def _check_protocol(self, target: bytes, received: bytes) -> None:
-        """Refuse RTSP and ICE, which llhttp takes as well. It does not tell the protocol's name."""
+        """Refuse RTSP and ICE, which llhttp takes as well. It does not report the protocol's name."""
         line = re.escape(self.method.encode()) + b" +" + re.escape(target) + b" +(?:RTSP|ICE)/"
         if re.search(line, received):
             raise Refused(400, "protocol")

@@ -10,7 +10,7 @@ const FORGET_MS = 150000; // browsers let hidden tabs run once a minute
 const tabs = new Map(); // port → what it watches, and when it was heard of last
 const sources = new Map(); // url → how it goes, and how to end it
 
-function tell(url, news) {
+function notify(url, news) {
   for (const [port, tab] of tabs) if (tab.url === url) port.postMessage(news);
 }
 
@@ -30,7 +30,7 @@ function arrange() {
     sources.set(url, source);
     source.end = follow(url, kinds, (news) => {
       source.live = news.live;
-      tell(url, news);
+      notify(url, news);
     });
   }
 }

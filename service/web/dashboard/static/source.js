@@ -3,8 +3,8 @@
 
 const AGAIN_MS = 3000;
 
-// Calls tell({ live, changed }) at each change. Returns a function that ends it.
-export function follow(url, kinds, tell) {
+// Calls notify({ live, changed }) at each change. Returns a function that ends it.
+export function follow(url, kinds, notify) {
   let source = null;
   let ended = false;
   let before = false;
@@ -17,13 +17,13 @@ export function follow(url, kinds, tell) {
   function open() {
     source = new EventSource(url);
     source.addEventListener("ready", () => {
-      tell({ live: true, changed: before });
+      notify({ live: true, changed: before });
       before = true;
     });
-    for (const kind of [...kinds, "gap"]) source.addEventListener(kind, () => tell({ live: true, changed: true }));
+    for (const kind of [...kinds, "gap"]) source.addEventListener(kind, () => notify({ live: true, changed: true }));
     source.addEventListener("dropped", again);
     source.addEventListener("error", () => {
-      tell({ live: false, changed: false });
+      notify({ live: false, changed: false });
       if (source.readyState === EventSource.CLOSED) again();
     });
   }
