@@ -40,14 +40,47 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class WalkCursor:
+    """A position in a walk over all users: where the index goes on, or in a small one after this user."""
+
+    scan: int
+    user: str = ""
+
+    def __str__(self) -> str:
+        """Return the form that URLs and the API use."""
+        return f"~{self.scan}.{self.user}"
+
+    @classmethod
+    def parse(cls, text: str) -> "WalkCursor":
+        """Read what `str` wrote.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        scan, dot, user = text.removeprefix("~").partition(".")
+        if not text.startswith("~") or not dot or not scan.isascii() or not scan.isdigit() or len(scan) > 20:
+            raise ValueError("not a cursor")
+        return cls(int(scan), user)
+
+
+def parse_cursor(text: str) -> Cursor | WalkCursor:
+    """Read the cursor of either kind of page.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return WalkCursor.parse(text) if text.startswith("~") else Cursor.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """Some sessions, newest first, and where the next page begins."""
+    """Some sessions, and where the next page begins."""
 
     sessions: tuple[Session, ...]
-    after: Cursor | None
+    after: Cursor | WalkCursor | None
     """None: this is the last page."""
     examined: int | None = None
-    """How many of the newest sessions were searched for the prefix; None: no prefix was given."""
+    """About how many users were searched for the prefix; None: no prefix was given."""
 
 
 EVENT_TYPES = ("transition", "restriction", "revocation", "limit", "forgotten", "refusal")
@@ -123,11 +156,28 @@ class SessionLists(Protocol):
         tenant: str,
         *,
         statuses: Sequence[Status] = RECORDED,
-        prefix: str = "",
         after: Cursor | None = None,
         size: int = 50,
     ) -> Page:
-        """Return a page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
+        """Return a page of sessions by last seen, newest first.
+
+        A user who becomes active between two pages is on neither, if the first page came too early: walk for all users.
+        """
+
+    async def walk_page(
+        self,
+        tenant: str,
+        *,
+        statuses: Sequence[Status] = RECORDED,
+        prefix: str = "",
+        after: WalkCursor | None = None,
+        size: int = 50,
+    ) -> Page:
+        """Return a page of a walk over all users, or over those with a prefix, in no particular order.
+
+        Following `after` until it is None returns each user at least once who is there from the walk's beginning to its
+        end. A page costs the same whatever the number of users; it may be empty, and others follow all the same.
+        """
 
     async def walk(self, tenant: str, status: str, position: int, *, size: int) -> tuple[list[str], int]:
         """Return some users of a status, and where the walk goes on (0: it is complete).

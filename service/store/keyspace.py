@@ -8,8 +8,8 @@ that a user sends moves a key to another slot or tenant.
 |---|---|---|---|
 | `rc:{T}:u:USER` | string | status, previous, since, seen, expires, in ms | the sweep, after `sessions.retention` |
 | `rc:{T}:by:STATUS` | sorted set | user → last seen, ms | with its last member |
-| `rc:{T}:expiring` | sorted set | logged-in user → latest token expiry, ms | with its last member |
-| `rc:{T}:ending` | sorted set | logged-out or expired user → expiry (or since), ms | with its last member |
+| `rc:{T}:expiring` | sorted set | every user → latest token expiry, ms; behind `ENDED`, `KEPT` | with its last member |
+| `rc:{T}:ending` | sorted set | an earlier version's: logged-out or expired user → expiry, ms | the sweep moves all |
 | `rc:{T}:w:LIMIT:SUBJECT` | string | admitted times (`lua/window.lua`) | TTL: the limit's window + 1 % + 10 s |
 | `rc:{T}:rules` | hash | what operators have set (`lua/rules.lua`) | with its last; the sweep takes out what ended |
 | `rc:{T}:rules:USER` | hash | the same, for one user | the same |
@@ -51,6 +51,11 @@ PROBE_MS = 1000
 LEASE_MS = 15_000
 """How long a lease lasts without a renewal, in milliseconds."""
 
+ENDED, KEPT = 2**50, 2**51
+"""Added to the score in `expiring` of who is logged out or expired; the score of who is suspended or terminated.
+
+No time in ms comes near them. All users are in this one index, so that a walk over it misses nobody.
+"""
 DEFAULT_NAMESPACE = "rc"
 
 
@@ -153,12 +158,18 @@ def rules_of_users() -> str:
     return f"{NAMES.namespace}:{{*}}:rules:*"
 
 
+def indexes_by_status() -> str:
+    """A pattern for SCAN that the indexes by status match, of all tenants."""
+    return f"{NAMES.namespace}:{{*}}:by:*"
+
+
 def windows_of(tenant: str | None) -> str:
     """Return a pattern for SCAN that the windows of `tenant` (None: of all) match, and some other keys."""
-    return f"{NAMES.namespace}:{{{'*' if tenant is None else _literally(tenant)}}}:w:*"
+    return f"{NAMES.namespace}:{{{'*' if tenant is None else literally(tenant)}}}:w:*"
 
 
-def _literally(text: str) -> str:
+def literally(text: str) -> str:
+    """Return a pattern that matches this text alone."""
     return "".join(f"\\{character}" if character in "*?[]\\" else character for character in text)
 
 

@@ -17,7 +17,9 @@ from service.store.keyspace import (
     ANY_REVOKED,
     ANY_USER,
     DEFAULT_NAMESPACE,
+    ENDED,
     EVENTS_CAP,
+    KEPT,
     LEASE_MS,
     NAMES,
     REVOKED,
@@ -85,6 +87,7 @@ def _preamble() -> str:
         f"local EVENTS_CAP, LONGEST_LEASE_MS = '{EVENTS_CAP}', {LEASE_MS}",
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
         f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
+        f"local ENDED, KEPT = {ENDED}, {KEPT}",
         f"local NEWS, PUSHES = '{NAMES.event_channel}', '{NAMES.cache_channel}'",
         # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
         "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true, NOPERM = true }",

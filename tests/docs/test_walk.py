@@ -40,7 +40,7 @@ def test_a_page_s_commands_print_what_it_shows(page: Path, shipped: Service) -> 
 def test_the_commands_for_operators_all_succeed(shipped: Service) -> None:
     commands, _ = session(DOCS / "how-to" / "manage-users.md")
     answers = [json.loads(line) for line in run(commands, shipped).splitlines() if line]
-    assert len(answers) == 13
+    assert len(answers) == 14
     assert all("data" in answer for answer in answers), "no command ends in an error"
     listed = next(answer["data"]["sessions"] for answer in answers if "sessions" in answer["data"])
     assert [one["userId"] for one in listed] == ["bob", "alice"]

@@ -7,7 +7,7 @@ from service.core.sessions import Cause, Status
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
-from service.store.keyspace import NAMES, keys_of
+from service.store.keyspace import ENDED, KEPT, NAMES, keys_of
 from service.store.sessions.expiry_sweep import BITE, Swept
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
@@ -60,7 +60,7 @@ async def test_what_an_operator_decided_stays(admissions: Admissions, access: Re
     await RedisOperatorActions(access.client).act("acme", ["alice"], cause, Author("root"))
     assert await sweeper(access, retention_ms=0).sweep() == Swept(0, 0)
     assert await Sessions(access.client).get("acme", "alice") is not None
-    assert await access.client.exists(keys_of("acme").expiring, keys_of("acme").ending) == 0
+    assert await access.client.zrange(keys_of("acme").expiring, 0, -1, withscores=True) == [(b"alice", KEPT)]
 
 
 async def test_a_backlog_of_many_bites_is_worked_off_in_one_round(admissions: Admissions, access: RedisAccess) -> None:
@@ -80,7 +80,8 @@ async def test_what_the_index_says_wrongly_is_put_right(admissions: Admissions, 
     await access.client.set(keys.user("frozen"), "s- 1 1 0")
     assert await sweeper(access).sweep() == Swept(0, 0)
     assert (await access.client.zscore(keys.expiring, "alice") or 0) > now_ms()
-    assert await access.client.zrange(keys.expiring, 0, -1) == [b"alice"]
+    assert await access.client.zrange(keys.expiring, 0, -1) == [b"alice", b"frozen"]
+    assert await access.client.zscore(keys.expiring, "frozen") == KEPT
     assert await access.client.zcard(keys.ending) == 0
     assert await access.client.zcard(keys.by_status[Status.EXPIRED]) == 0
 
@@ -180,7 +181,7 @@ async def test_the_sweep_writes_a_record_as_an_admission_would(admissions: Admis
         assert (session.status, session.previous) == (Status.EXPIRED, Status.LOGGED_IN)
         assert (session.seen_ms, session.expires_ms) == (was.seen_ms, was.expires_ms)
         assert session.undated is (user == "undated")
-        assert await access.client.zscore(keys_of("acme").ending, user) == expires_ms
+        assert await access.client.zscore(keys_of("acme").expiring, user) == ENDED + expires_ms
         assert await access.client.zscore(keys_of("acme").by_status[Status.EXPIRED], user) == was.seen_ms
 
 
@@ -194,7 +195,7 @@ async def test_a_token_of_a_hundred_years_keeps_a_logged_out_user_no_longer_than
         await admissions.ask(ask_about(f"user-{number}", cause=Cause.LOGOUT, expires_ms=now_ms() + CENTURY_MS))
     keys = keys_of("acme")
     assert await sweeper(access, longest_ms=HOUR_MS).sweep() == Swept(0, 0), "an hour is not over"
-    ends_ms = [score for _, score in await access.client.zrange(keys.ending, 0, -1, withscores=True)]
+    ends_ms = [score - ENDED for _, score in await access.client.zrange(keys.expiring, 0, -1, withscores=True)]
     assert len(ends_ms) == BITE + 5
     assert all(abs(end_ms - now_ms() - HOUR_MS) < 60_000 for end_ms in ends_ms)
     session = await Sessions(access.client).get("acme", "user-0")

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -88,19 +89,38 @@ async def test_a_viewer_sees_its_tenants_alone(client: Client) -> None:
     assert await refused(client, "GET", "/admin/v1/tenants/nobody") == (404, "NOT_FOUND")
 
 
-async def test_sessions_are_paged_newest_first_and_none_is_missed_while_they_change(client: Client) -> None:
+async def pages_of(client: Client, query: str, then: Callable[[int], Awaitable[None]]) -> list[str]:
+    """Follow `next`; returns the users of all pages."""
+    found: list[str] = []
+    path = f"{AT}/sessions?{query}"
+    while path:
+        page = await ask(client, "GET", path)
+        found += [one["userId"] for one in page["sessions"]]
+        path = f"{AT}/sessions?{query}&after={quote(page['next'])}" if page["next"] else ""
+        await then(len(found))
+    return found
+
+
+async def test_sessions_are_paged_newest_first_or_walked_and_none_is_missed_while_they_change(client: Client) -> None:
     users = [f"u{n}" for n in range(7)]
     for user in users:
         await seen(client, user)
         await asyncio.sleep(0.002)
-    found: list[str] = []
-    path = f"{AT}/sessions?limit=3"
-    while path:
-        page = await ask(client, "GET", path)
-        found += [one["userId"] for one in page["sessions"]]
-        path = f"{AT}/sessions?limit=3&after={quote(page['next'])}" if page["next"] else ""
-        await seen(client, f"newer{len(found)}")
-    assert found == users[::-1]
+
+    async def newer(number: int) -> None:
+        await seen(client, f"newer{number}")
+
+    assert await pages_of(client, "limit=3&order=lastSeen", newer) == users[::-1]
+
+    async def logs_out_and_in(number: int) -> None:
+        await ask(client, "POST", f"{AT}/users/u{number % 7}/logout", {})
+        await seen(client, f"u{(number + 3) % 7}")
+
+    assert set(await pages_of(client, "limit=2", logs_out_and_in)) >= set(users)
+    for query, field in (("prefix=u&order=lastSeen", "order"), ("order=lastSeen&after=~0.u1", "after")):
+        async with client.get(f"{AT}/sessions?{query}", headers=OPERATOR) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]["validation"][0]["field"] == field
     only = await ask(client, "GET", f"{AT}/sessions?status=logged_out")
     assert only == {"sessions": [], "next": None, "examined": None}
     one = await ask(client, "GET", f"{AT}/sessions?user=u3")

@@ -180,7 +180,7 @@ async def test_counts_table_and_filters(client: Client) -> None:
     assert re.findall(r'<span class="number">(\d+)</span>', text) == ["2", "1", "0", "0", "0"]
     assert users_in(await page(client, tenant="acme", status="logged_out")) == ["bob"]
     assert users_in(await page(client, tenant="acme", user="be")) == ["bert"]
-    assert "Searched all 3 sessions" in await page(client, tenant="acme", user="be")
+    assert "Searched all 3 users" in await page(client, tenant="acme", user="be")
     assert users_in(await page(client, tenant="acme", user="alice", exact="1")) == ["alice"]
     assert users_in(await page(client, tenant="acme", user="alice", exact="1", status="expired")) == []
     assert "Nothing is recorded of" in await page(client, tenant="acme", user="al", exact="1")

@@ -12,8 +12,7 @@ local function run()
   -- The entries of the indexes that belong to a record: index → score.
   local function entries_of(record)
     local entries = { [record.status] = record.seen > 0 and record.seen or record.since }
-    if record.status == 'i' then entries.expiring = counted_from(record) end
-    if record.status == 'o' or record.status == 'e' then entries.ending = counted_from(record) end
+    entries.expiring = place_of(record)
     return entries
   end
 

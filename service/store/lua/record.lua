@@ -104,8 +104,8 @@ local function readable(record_key)
   return not text or not text.err and match(text, RECORD) ~= nil
 end
 
--- The moment (ms) from which a leeway or the retention is counted. It is the score in `expiring` (logged_in) or
--- `ending` (logged_out, expired); what is added to it is the configuration's, and may change at any time.
+-- The moment (ms) from which a leeway or the retention is counted; what is added to it is the configuration's, and may
+-- change at any time.
 local function counted_from(record)
   return record.status ~= 'i' and record.expires == 0 and record.since or record.expires
 end
@@ -129,14 +129,28 @@ local function text_of_record(record)
     .. ' ' .. whole(record.expires) .. (record.again and ' ' .. whole(record.again) or '')
 end
 
--- Who is due for the sweep, soonest first: at most so many of each index. Those whose token ends later than one may count
--- are among them: the sweep puts their score right.
+-- The score of a user in `expiring`, the one index that every user is in, so that a walk over it finds each: who is
+-- logged in stands there by its expiry, others behind all of these.
+local function place_of(record)
+  if record.status == 'i' then return counted_from(record) end
+  if record.status == 'o' or record.status == 'e' then return ENDED + counted_from(record) end
+  return KEPT
+end
+
+local function add_due(due, index, low, high, most)
+  local users = call('ZRANGEBYSCORE', index, low, high, 'LIMIT', 0, most)
+  for i = 1, #users do due[#due + 1] = users[i] end
+end
+
+-- Who is due for the sweep, soonest first: at most so many of each kind. Those whose token ends later than one may count
+-- are among them: the sweep puts their score right. An earlier version listed in `ending` who is logged out or expired:
+-- the sweep lists them in `expiring`.
 local function due_in(expiring, ending, at_ms, leeway, retention, longest, most)
-  local due = call('ZRANGEBYSCORE', expiring, '-inf', whole(at_ms - leeway), 'LIMIT', 0, most)
-  local over_ms = whole(math.min(at_ms, now_ms) - retention)
-  for _, user in ipairs(call('ZRANGEBYSCORE', ending, '-inf', over_ms, 'LIMIT', 0, most)) do due[#due + 1] = user end
-  local beyond = '(' .. whole(math.max(at_ms, now_ms) + longest)
-  for _, user in ipairs(call('ZRANGEBYSCORE', ending, beyond, '+inf', 'LIMIT', 0, most)) do due[#due + 1] = user end
+  local due = {}
+  add_due(due, expiring, '-inf', whole(at_ms - leeway), most)
+  add_due(due, expiring, whole(ENDED), whole(ENDED + math.min(at_ms, now_ms) - retention), most)
+  add_due(due, expiring, '(' .. whole(ENDED + math.max(at_ms, now_ms) + longest), '(' .. whole(KEPT), most)
+  add_due(due, ending, '-inf', '+inf', most)
   return due
 end
 
@@ -146,16 +160,8 @@ local function write(record_key, indexes, user, record, from)
   record.text = text_of_record(record)
   if from ~= to and from ~= '-' then call('ZREM', indexes[from], user) end
   call('ZADD', indexes[to], last_seen(record), user)
-  if to == 'i' then
-    call('ZADD', indexes.expiring, whole(counted_from(record)), user)
-  elseif from == 'i' then
-    call('ZREM', indexes.expiring, user)
-  end
-  if to == 'o' or to == 'e' then
-    call('ZADD', indexes.ending, whole(counted_from(record)), user)
-  elseif from == 'o' or from == 'e' then
-    call('ZREM', indexes.ending, user)
-  end
+  call('ZADD', indexes.expiring, whole(place_of(record)), user)
+  if from == 'o' or from == 'e' then call('ZREM', indexes.ending, user) end  -- an earlier version listed it there
   call('SET', record_key, record.text)  -- last: where an index cannot be written, the record still says what was
 end
 

@@ -40,30 +40,29 @@ local function run()
       forget(record_key, indexes, user)
     elseif record.status == 'i' and record.expires + leeway <= at_ms then
       -- As `move` would write it; the times are taken over as they are spelled.
-      local undated, rest, seen_ms, expires_ms = match(text, '^.(.) %d+( (%d+) (%d+))')
+      local undated, rest, seen_ms = match(text, '^.(.) %d+( (%d+) %d+)')
       local at = #expired + 1
       expired[at], expired_keys[at] = user, record_key
       expired_texts[at] = to .. (find(undated, '[_A-Z]') and 'I' or 'i') .. ' ' .. since .. rest
       seen[2 * at - 1], seen[2 * at] = record.seen > 0 and seen_ms or since, user
-      ended[2 * at - 1], ended[2 * at] = record.expires > 0 and expires_ms or since, user
+      ended[2 * at - 1], ended[2 * at] = whole(ENDED + (record.expires > 0 and record.expires or now_ms)), user
     elseif (record.status == 'o' or record.status == 'e')
         and kept_from(complete(record), longest) + retention <= both_ms then
       gone[#gone + 1], gone_keys[#gone_keys + 1] = user, record_key
     else
-      -- It was not due: an index is wrong, so both are corrected.
+      -- It was not due: an index is wrong, or an earlier version wrote it, so both are corrected.
       call('ZREM', indexes.expiring, user)
       call('ZREM', indexes.ending, user)
       write(record_key, indexes, user, record, record.status)
       if record.status == 'o' or record.status == 'e' then
-        call('ZADD', indexes.ending, whole(kept_from(record, longest)), user)
+        call('ZADD', indexes.expiring, whole(ENDED + kept_from(record, longest)), user)
       end
     end
     judged[user] = true
   end
 
   change('ZADD', indexes[to], seen)
-  change('ZADD', indexes.ending, ended)
-  change('ZREM', indexes.expiring, expired)
+  change('ZADD', indexes.expiring, ended)
   change('ZREM', indexes.i, expired)
   for i, user in ipairs(expired) do
     call('SET', expired_keys[i], expired_texts[i])

@@ -19,7 +19,7 @@ from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
 from service.store.connection.calls import AWAY, failures_noted, note_failure, redis_call, run
-from service.store.keyspace import NAMES, keys_of
+from service.store.keyspace import KEPT, NAMES, keys_of
 from service.store.leases import Leases
 from service.store.libraries import Libraries
 from service.store.sessions.expired_rules import Tidier
@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 BITE = 25
 """Users of each kind in a bite: about a millisecond of Redis's time, also with millions of users."""
+ADOPTED = b"2"
+"""What was taken over: rules with a TTL (1), and who is suspended or terminated into the index of all users (2)."""
 RENEW_EVERY_S = 3.0
 """How often the lease is renewed while a round lasts."""
 EVERY_S = 5.0
@@ -111,12 +113,12 @@ class Sweeper:
 
     @redis_call
     async def _adopt_once(self) -> None:
-        """Take over what an earlier version kept with a TTL. This reads all keys, only at the first start."""
+        """Take over what an earlier version kept otherwise. This reads all keys, only at the first start."""
         if self._adopted:
             return
-        if not await self._client.exists(NAMES.adopted):
+        if await self._client.get(NAMES.adopted) != ADOPTED:
             users = await Repair(self._client).adopt()
-            await self._client.set(NAMES.adopted, "1")
+            await self._client.set(NAMES.adopted, ADOPTED)
             log.info("what an earlier version kept is taken over", rules_of_users=users)
         self._adopted = True
 
@@ -179,7 +181,9 @@ class Sweeper:
     async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
         """Forget a tenant that is not configured any more, once nothing of it is due."""
         keys = keys_of(tenant)
-        if not await self._client.exists(keys.expiring, keys.ending, keys.timed, keys.events, keys.webhook_states):
+        if await self._client.zcount(keys.expiring, "-inf", f"({KEPT}"):
+            return
+        if not await self._client.exists(keys.ending, keys.timed, keys.events, keys.webhook_states):
             await self._client.srem(NAMES.tenants, raw)
             self._tidier.forget(tenant)
 

@@ -1,7 +1,8 @@
 """Reading and listing of sessions.
 
 A page is cut from the sorted sets of the statuses, newest first, by a cursor (last seen, user): it costs
-the same at a thousand and at ten million users, and stays right while sessions change. Nothing scans.
+the same at a thousand and at ten million users, and stays right while sessions change. A walk over all users follows
+the order of an index (ZSCAN), and a search for a prefix is such a walk: each page examines a bounded number of users.
 """
 
 import heapq
@@ -11,14 +12,14 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from service.core.session_lists import Cursor, Page
+from service.core.session_lists import Cursor, Page, WalkCursor
 from service.core.sessions import RECORDED, Session, Status
 from service.store.connection.calls import redis_call
-from service.store.keyspace import keys_of
+from service.store.keyspace import keys_of, literally
 from service.store.scripts import parse_record
 
-PREFIX_REACH = 10_000
-"""How many of the newest sessions are searched for a prefix."""
+SEARCHED = 1000
+"""About how many users one page searches for a prefix."""
 _CHUNK = 1000
 
 
@@ -49,25 +50,50 @@ class Sessions:
         tenant: str,
         *,
         statuses: Sequence[Status] = RECORDED,
-        prefix: str = "",
         after: Cursor | None = None,
         size: int = 50,
     ) -> Page:
-        """Return a page of sessions by last seen, newest first; with a prefix, among the newest 10,000."""
+        """Return a page of sessions by last seen, newest first."""
         found: list[Cursor] = []
-        examined = 0
-        async for entry in self._newest(tenant, statuses, None if prefix else after, size + 1):
-            examined += 1
-            if entry.user.startswith(prefix) and (after is None or not prefix or _is_after(entry, after)):
-                found.append(entry)
-            if len(found) > size or (prefix and examined >= PREFIX_REACH):
+        async for entry in self._newest(tenant, statuses, after, size + 1):
+            found.append(entry)
+            if len(found) > size:
                 break
         shown = found[:size]
-        return Page(
-            sessions=await self._records(tenant, [entry.user for entry in shown]),
-            after=shown[-1] if len(found) > size else None,
-            examined=examined if prefix else None,
-        )
+        sessions = await self._records(tenant, [entry.user for entry in shown])
+        return Page(sessions, shown[-1] if len(found) > size else None)
+
+    @redis_call
+    async def walk_page(
+        self,
+        tenant: str,
+        *,
+        statuses: Sequence[Status] = RECORDED,
+        prefix: str = "",
+        after: WalkCursor | None = None,
+        size: int = 50,
+    ) -> Page:
+        """Return a page of a walk over all users, or over those with a prefix, in the order of an index."""
+        keys = keys_of(tenant)
+        # Every user is in `expiring`, whatever its status becomes. Who keeps a status is in the index of that status.
+        index = keys.by_status[statuses[0]] if len(statuses) == 1 else keys.expiring
+        begins = after or WalkCursor(0)
+        match = f"{literally(prefix)}*" if prefix else None
+        # Redis returns about so many, or a small index as a whole. The last attempt is one bucket of its table.
+        for count in (SEARCHED if prefix else size, size, 1):
+            following, entries = await self._client.zscan(index, begins.scan, match=match, count=count)
+            users = sorted({user.decode() for user, _ in entries})
+            is_whole = begins.scan == 0 and int(following) == 0
+            if is_whole or len(users) <= size:
+                break
+        onward = WalkCursor(int(following)) if int(following) else None
+        if is_whole:
+            users = [user for user in users if user > begins.user or not begins.user]
+            onward = WalkCursor(0, users[size - 1]) if len(users) > size else None
+            users = users[:size]
+        examined = min(SEARCHED, await self._client.zcard(index)) if prefix else None
+        sessions = await self._records(tenant, users)
+        return Page(tuple(one for one in sessions if one.status in statuses), onward, examined)
 
     @redis_call
     async def walk(self, tenant: str, status: str, position: int, *, size: int) -> tuple[list[str], int]:

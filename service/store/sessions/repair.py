@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
+from service.core.sessions import Status
 from service.store.connection.calls import redis_call, run
-from service.store.keyspace import keys_of, keys_of_tenants, rules_of_users
+from service.store.keyspace import indexes_by_status, keys_of, keys_of_tenants, rules_of_users
 
 log = structlog.get_logger()
 
@@ -89,6 +90,13 @@ class Repair:
             of_a_user = _OF_A_USER.fullmatch(raw.decode(errors="replace"))
             if of_a_user is not None and of_a_user[2] == "rules":
                 await self._mend_rules(of_a_user[1], [of_a_user[3]], found[of_a_user[1]])
+        async for raw in self._client.scan_iter(match=indexes_by_status(), count=SCANNED_AT_ONCE):
+            index = raw.decode(errors="replace")
+            tenant = index[index.find("{") + 1 : index.find("}")]
+            by_status = keys_of(tenant).by_status
+            if index in (by_status[Status.SUSPENDED], by_status[Status.TERMINATED]):
+                async for users in self._users_in(index):
+                    await self._mend(tenant, users, found[tenant])
         for tenant, one in found.items():
             if one.unreadable_rules:
                 users = sorted(one.unreadable_rules)
@@ -103,14 +111,19 @@ class Repair:
     async def _indexed(self, tenant: str) -> AsyncIterator[list[str]]:
         """Yield the users in a tenant's indexes, a step at a time, also those without a record."""
         for index in _indexes(tenant):
-            bite: list[str] = []
-            async for user, _ in self._client.zscan_iter(index, count=BITE):
-                bite.append(user.decode())
-                if len(bite) >= BITE:
-                    yield bite
-                    bite = []
-            if bite:
+            async for bite in self._users_in(index):
                 yield bite
+
+    async def _users_in(self, index: str) -> AsyncIterator[list[str]]:
+        """Yield the users in one index, a bite at a time."""
+        bite: list[str] = []
+        async for user, _ in self._client.zscan_iter(index, count=BITE):
+            bite.append(user.decode())
+            if len(bite) >= BITE:
+                yield bite
+                bite = []
+        if bite:
+            yield bite
 
     async def _mend(self, tenant: str, users: Sequence[str], found: Repaired) -> None:
         if not users:

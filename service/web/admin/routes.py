@@ -7,8 +7,7 @@ from aiohttp import web
 from service.core.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.operator_actions import ActionResult, Rules
-from service.core.session_lists import Cursor, Page
-from service.core.sessions import RECORDED, Cause, Refusal, Status
+from service.core.sessions import Cause, Refusal, Status
 from service.web import app_keys
 from service.web.admin import webhooks
 from service.web.admin.answers import (
@@ -44,6 +43,7 @@ from service.web.admin.schemas import (
     read_query,
     read_user,
 )
+from service.web.admin.session_pages import page_of
 from service.web.api.client_address import is_counted
 from service.web.api.envelope import done, success
 
@@ -61,7 +61,7 @@ async def index(request: web.Request, _: AdminServices) -> web.StreamResponse:
     links = {
         "tenants": f"{ROOT}/tenants",
         "tenant": tenant,
-        "sessions": f"{tenant}/sessions{{?status,user,prefix,after,limit}}",
+        "sessions": f"{tenant}/sessions{{?status,user,prefix,order,after,limit}}",
         "user": f"{tenant}/users/{{user}}",
         "action": f"{tenant}/users/{{user}}/{{{'|'.join(CAUSES)}}}",
         "limits": f"{tenant}/limits",
@@ -109,19 +109,9 @@ async def activity(request: web.Request, admin: AdminServices) -> web.StreamResp
 
 @for_viewers
 async def sessions(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """List sessions by last seen, newest first: a page, one user, or users with a prefix."""
+    """List sessions: a page of all or newest first, one user, or users with a prefix."""
     query = read_query(request, SessionsQuery)
-    statuses = RECORDED if query.status is None else [query.status]
-    if Status.NONE in statuses:
-        raise InvalidRequest([("status", f"must be one of {', '.join(RECORDED)}")])
-    if query.user is not None:
-        found = await admin.sessions.get(admin.at, query.user)
-        page = Page((found,) if found and found.status in statuses else (), None)
-    else:
-        after = _cursor(query.after)
-        page = await admin.sessions.page(
-            admin.at, statuses=statuses, prefix=query.prefix, after=after, size=query.limit
-        )
+    page = await page_of(admin, query)
     listed = [session_data(admin.at, one) for one in page.sessions]
     following = str(page.after) if page.after else None
     latest_ms = max([one.changed_ms for one in page.sessions], default=0)
@@ -348,13 +338,6 @@ def _is_about_a_user(request: web.Request) -> bool:
     resource = request.match_info.route.resource
     about = resource.canonical.split("/") if resource is not None else []
     return bool({"user", "{user}"} & set(about))
-
-
-def _cursor(text: str | None) -> Cursor | None:
-    try:
-        return None if text is None else Cursor.parse(text)
-    except ValueError:
-        raise InvalidRequest([("after", "must be the `next` of a page")]) from None
 
 
 def routes(root: str) -> list[web.RouteDef]:

@@ -191,9 +191,14 @@ class SessionsQuery(_Schema):
 
     status: Status | None = None
     user: User | None = Field(None, description="exactly this user")
-    prefix: str = Field("", max_length=MAX_USER_CHARS, description="users with this prefix, among the newest 10,000")
+    prefix: str = Field("", max_length=MAX_USER_CHARS, description="users with this prefix; about 1,000 are searched")
+    order: Literal["index", "lastSeen"] = Field(
+        "index",
+        description="`index`: whoever follows `next` gets each user at least once; `lastSeen`: newest first, without "
+        "those who become active meanwhile, and not with `prefix`",
+    )
     after: str | None = Field(
-        None, description="`next` of the page before", json_schema_extra={"pattern": r"^[0-9]{1,15}\."}
+        None, description="`next` of the page before", json_schema_extra={"pattern": r"^(~[0-9]{1,20}|[0-9]{1,15})\."}
     )
     limit: int = Field(50, ge=1, le=MAX_PAGE)
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from service.core.errors import Forbidden, NotFound, StoreUnavailable
 from service.core.limits import Per
 from service.core.operator_actions import Rules
-from service.core.session_lists import EVENT_TYPES, Cursor, Page
+from service.core.session_lists import EVENT_TYPES, Cursor, Page, WalkCursor, parse_cursor
 from service.core.sessions import RECORDED, Status
 from service.core.tokens.claims import is_user_id
 from service.web import app_keys
@@ -132,12 +132,18 @@ async def overview(request: web.Request, browser: Browser, operator: Operator) -
 
 
 async def _search(request: web.Request, tenant: str, status: Status | None, prefix: str) -> Page:
-    """Return a page of users whose name begins with `prefix`: with its blanks, or where there are none, without."""
+    """Return the newest sessions, or for a prefix a page of a walk: its cost does not depend on the number of users.
+
+    A prefix is searched with its blanks, and where this page has none such, without.
+    """
     sessions, after = request.app[app_keys.SESSIONS], _cursor_of(request)
-    page = Page((), None)
+    statuses, page = RECORDED if status is None else [status], Page((), None)
+    if not prefix and not isinstance(after, WalkCursor):
+        return await sessions.page(tenant, statuses=statuses, after=after, size=PAGE_SIZE)
+    if not prefix or isinstance(after, Cursor):
+        raise web.HTTPBadRequest
     for wanted in dict.fromkeys((prefix, prefix.strip())):
-        statuses = RECORDED if status is None else [status]
-        page = await sessions.page(tenant, statuses=statuses, prefix=wanted, after=after, size=PAGE_SIZE)
+        page = await sessions.walk_page(tenant, statuses=statuses, prefix=wanted, after=after, size=PAGE_SIZE)
         if page.sessions:
             break
     return page
@@ -257,8 +263,8 @@ def _origin_of(request: web.Request) -> str:
         return "http://127.0.0.1:8080"
 
 
-def _cursor_of(request: web.Request) -> Cursor | None:
+def _cursor_of(request: web.Request) -> Cursor | WalkCursor | None:
     try:
-        return Cursor.parse(request.query["after"]) if "after" in request.query else None
+        return parse_cursor(request.query["after"]) if "after" in request.query else None
     except ValueError:
         raise web.HTTPBadRequest from None

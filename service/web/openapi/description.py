@@ -130,10 +130,10 @@ def _of_a_tenant() -> list[Operation]:
     }
     page = {
         "sessions": list_of(A_SESSION),
-        "next": {"type": ["string", "null"], "description": "`after` of the next page; null: this is the last"},
+        "next": {"type": ["string", "null"], "description": "`after` of the next page, also of an empty page; null: this is the last"},
         "examined": {
             "type": ["integer", "null"],
-            "description": "how many of the newest sessions were searched for the prefix",
+            "description": "about how many users this page searched for the prefix",
         },
     }
     one = {
@@ -150,7 +150,7 @@ def _of_a_tenant() -> list[Operation]:
         _operators("post", f"{at}/webhooks/{{webhook}}/pause", "Send nothing until the webhook is resumed", ORDERED, body=schemas.ReasonBody),
         _operators("post", f"{at}/webhooks/{{webhook}}/resume", "Send again, beginning with the message that waits", ORDERED, body=schemas.ReasonBody),
         _operators("post", f"{at}/webhooks/{{webhook}}/skip", "Skip the message that waits; the receiver gets a gap", SKIPPED, errors=("CONFLICT",), body=schemas.SkipBody),
-        _operators("get", f"{at}/sessions", "Sessions by last seen, newest first", object_of(page), query=schemas.SessionsQuery),
+        _operators("get", f"{at}/sessions", "Sessions: a walk over all, or newest first", object_of(page), query=schemas.SessionsQuery),
         _operators("get", f"{at}/limits", "Limits, as configured and as they apply", object_of({"limits": list_of(object_of(listed))})),
         _operators("get", f"{at}/limits/{{limit}}", "How much a subject has used, without using any", object_of({**limit_state, "remaining": COUNT, "reset": COUNT}), query=schemas.SubjectQuery),
         _operators("put", f"{at}/limits/{{limit}}", "Set a limit in place of the configured one; the last value applies", object_of({"success": {"const": True}, "applied": APPLIED, "requests": COUNT, "window": COUNT, "previous": LIMIT}), body=schemas.LimitBody),
