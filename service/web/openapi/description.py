@@ -130,7 +130,10 @@ def _of_a_tenant() -> list[Operation]:
     }
     page = {
         "sessions": list_of(A_SESSION),
-        "next": {"type": ["string", "null"], "description": "`after` of the next page, also of an empty page; null: this is the last"},
+        "next": {
+            "type": ["string", "null"],
+            "description": "`after` of the next page, also of an empty page; null: this is the last",
+        },
         "examined": {
             "type": ["integer", "null"],
             "description": "about how many users this page searched for the prefix",
