@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# ky 1.14.3 sleeps by `X-RateLimit-Reset` or the old `RateLimit-Reset` field where a 429 or 503 has no `Retry-After`,
+# ky 2.1.0 sleeps by `X-RateLimit-Reset` or the old `RateLimit-Reset` field where a 429 or 503 has no `Retry-After`,
 # and not by the structured `RateLimit` field that replaced them. An API that reports the end of its window on each
 # answer makes the client wait for that end after an outage that has nothing to do with the limit.
 # Guessed before: without Retry-After its own back-off of 0.3 s, as after a 500.
 source "$(dirname "$0")/common.bash"
-npm_packages ky@1.14.3
+npm_packages ky@2.1.0
 cat >run.js <<'JS'
 import http from "node:http";
 import ky from "ky";
