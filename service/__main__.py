@@ -18,7 +18,7 @@ from service.config.validation import doubts
 from service.demo_tokens import NoSigningSecret, sign
 from service.start_banner import print_banner
 
-COMMANDS = ("serve", "check", "token", "repair", "config", "webhook")
+COMMANDS = ("serve", "check", "token", "repair", "forget", "config", "webhook")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load(options.config)
         if options.command == "token":
             print(sign(settings, options.tenant, options.user, options.ttl))
-        elif options.command == "repair":
-            return _repaired(settings, options.config)
+        elif options.command in ("repair", "forget"):
+            return _in_redis(settings, options)
         else:
             for doubt in doubts(settings):
                 print(f"but: {doubt}", file=sys.stderr)
@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--user", required=True)
     token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (default 3600)")
     repairing = commands.add_parser("repair", help="repair records and indexes in Redis that disagree")
+    forgetting = commands.add_parser("forget", help="list or remove what is kept of tenants that are not configured")
+    forgetting.add_argument("tenant", nargs="?", metavar="TENANT", help="remove what is kept of this one")
     configuring = commands.add_parser("config", help="write a first configuration, or print its JSON Schema")
     actions = configuring.add_subparsers(dest="action", metavar="init | schema", required=True)
     initial = actions.add_parser("init", help="write a commented minimal file with fresh secrets, if there is none yet")
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     webhooks.add_subparsers(dest="action", metavar="secret", required=True).add_parser(
         "secret", help="print a new secret for a webhook"
     )
-    for command in (serving, checking, token, repairing, initial):
+    for command in (serving, checking, token, repairing, forgetting, initial):
         command.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
     return parser
 
@@ -119,14 +121,15 @@ def _check_redis(settings: Settings, path: Path) -> int:
     return 0
 
 
-def _repaired(settings: Settings, path: Path) -> int:
-    """Repair what disagrees in Redis, and print what was done; returns the exit code."""
+def _in_redis(settings: Settings, options: argparse.Namespace) -> int:
+    """Repair what disagrees in Redis, or remove what is kept of a tenant; returns the exit code."""
     from service.core.errors import StoreUnavailable
-    from service.repairing import repair
+    from service.repairing import forget, repair
     from service.store.embedded.server import EmbeddedError
 
     try:
-        lines = repair(settings, path)
+        path = options.config
+        lines = repair(settings, path) if options.command == "repair" else forget(settings, path, options.tenant)
     except (StoreUnavailable, EmbeddedError) as error:
         print(error.reason if isinstance(error, StoreUnavailable) else error, file=sys.stderr)
         return EXIT_FAILED

@@ -35,6 +35,7 @@ from service.store.events.webhook_state import RedisWebhookStates
 from service.store.fork_durations import ForkDurations
 from service.store.keyspace import NO_TENANT
 from service.store.sessions.expiry_sweep import Sweeper
+from service.store.sessions.leftovers import RedisLeftovers
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web import app_keys
@@ -244,6 +245,7 @@ def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = No
     app[app_keys.REQUEST_SERVICES] = services
     app[HOT_PATH] = _hot_path(middlewares)
     app[app_keys.SESSIONS] = runtime.sessions
+    app[app_keys.LEFTOVERS] = RedisLeftovers(access.client)
     app[app_keys.HISTORIES] = runtime.events
     app[app_keys.OPERATOR_ACTIONS] = runtime.actions
     app[app_keys.EVENT_FEEDS] = runtime.subscriber

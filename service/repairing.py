@@ -9,6 +9,7 @@ from service.config.settings import Settings
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
 from service.store.namespace import use_namespace
+from service.store.sessions.leftovers import RedisLeftovers
 from service.store.sessions.repair import Repair, report
 
 TIMEOUT_S = 10.0
@@ -42,6 +43,38 @@ async def _repaired(url: str, settings: Settings) -> list[str]:
         await access.close()
     lines = [line for tenant, repaired in sorted(found.items()) for line in report(tenant, repaired)]
     return lines or ["nothing is kept"]
+
+
+def forget(settings: Settings, path: Path, tenant: str | None) -> list[str]:
+    """List what is kept of tenants that are not configured (None), or remove what is kept of one.
+
+    Raises:
+        ValueError: the tenant is configured.
+        StoreUnavailable: Redis did not answer. What was removed is gone; running it again goes on.
+        EmbeddedError: no server of this machine can read the embedded data.
+    """
+    if tenant in settings.tenants:
+        raise ValueError(f"{tenant} is configured: remove it from the configuration and reload the service first")
+    use_namespace(settings.redis.namespace)
+    with _url_of(settings, path) as url:
+        return asyncio.run(_forgotten(url, settings, tenant)) if url else ["there is no Redis server: nothing is kept"]
+
+
+async def _forgotten(url: str, settings: Settings, tenant: str | None) -> list[str]:
+    access = RedisAccess.by_url(url, TlsFiles(**settings.redis.tls.model_dump()), timeout_s=TIMEOUT_S)
+    leftovers = RedisLeftovers(access.client)
+    try:
+        if tenant is not None:
+            return [f"{tenant}: {await leftovers.remove(tenant)} keys removed"]
+        await leftovers.note_all()
+        found = await leftovers.of(settings.tenants)
+    finally:
+        await access.close()
+    lines = []
+    for one in found:
+        counts = ", ".join(f"{number} {status.value}" for status, number in one.counts.items() if number)
+        lines.append(f"{one.tenant}: {counts or 'no users'}{', restrictions or limits' if one.has_rules else ''}")
+    return lines or ["nothing is kept of tenants that are not configured"]
 
 
 @contextmanager

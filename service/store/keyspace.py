@@ -22,6 +22,7 @@ that a user sends moves a key to another slot or tenant.
 | `rc:{T}:hook:NAME:lease` | string | which worker delivers it, until when, ms | given up, or with the webhook's state |
 | `rc:{T}:hooks` | sorted set | webhook → when its state changed last, ms | with its last member |
 | `rc:tenants` | set | tenants that may have something to sweep | a tenant leaves when it is gone and swept |
+| `rc:configured` | set | tenants that were configured at the last look, so that a new one is noticed | there is one |
 | `rc:windows` | string | SHA-256 of all configured windows, so that a restart notices longer ones | never: one key |
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
@@ -64,6 +65,7 @@ class Names:
 
     namespace: str
     tenants: str
+    configured: str
     sweeper: str
     probe: str
     libraries: str
@@ -79,6 +81,7 @@ class Names:
         """Name everything within `namespace` from now on."""
         self.namespace = namespace
         self.tenants = f"{namespace}:tenants"
+        self.configured = f"{namespace}:configured"
         self.sweeper = f"{namespace}:sweeper"
         self.probe = f"{namespace}:probe"
         self.libraries = f"{namespace}:libraries"
@@ -151,6 +154,16 @@ class TenantKeys:
 def keys_of_tenants() -> str:
     """Return a pattern for SCAN that all keys of tenants match."""
     return f"{NAMES.namespace}:{{*}}:*"
+
+
+def keys_of_one(tenant: str) -> str:
+    """A pattern for SCAN that all keys of one tenant match."""
+    return f"{NAMES.namespace}:{{{literally(tenant)}}}:*"
+
+
+def status_and_rules() -> str:
+    """A pattern for SCAN that indexes by status and rules match, of all tenants."""
+    return f"{NAMES.namespace}:{{*}}:[br][yu]*"
 
 
 def rules_of_users() -> str:

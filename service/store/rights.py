@@ -11,7 +11,7 @@ from service.store.connection.failovers import CHANNELS
 from service.store.keyspace import DEFAULT_NAMESPACE, NAMES, NO_TENANT, keys_of
 
 CLIENT_COMMANDS = (
-    "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HMGET", "HSET", "MGET", "PERSIST", "PUBLISH", "SADD",
+    "DEL", "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HMGET", "HSET", "MGET", "PERSIST", "PUBLISH", "SADD",
     "SCAN", "SET", "SMEMBERS", "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZCOUNT", "ZINCRBY",
     "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN",
 )  # fmt: skip

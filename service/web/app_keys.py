@@ -9,6 +9,7 @@ from aiohttp import web
 
 from service.core.admission import Admission, OnDecided, Question, Terms
 from service.core.errors import BREAKER_IS_OPEN, KeysUnavailable, StoreUnavailable, UnexpectedState, UnknownKey
+from service.core.leftovers import Leftovers
 from service.core.operator_actions import OperatorActions
 from service.core.readiness import Readiness
 from service.core.session_lists import ActivityCharts, EventFeeds, Histories, SessionLists
@@ -167,6 +168,7 @@ TRAFFIC_STATISTICS: web.AppKey[ActivityCharts] = web.AppKey("TRAFFIC_STATISTICS"
 WEBHOOK_STATES: web.AppKey[WebhookStates] = web.AppKey("WEBHOOK_STATES")
 EVENT_FEEDS: web.AppKey[EventFeeds] = web.AppKey("EVENT_FEEDS")
 OPERATOR_ACTIONS: web.AppKey[OperatorActions] = web.AppKey("OPERATOR_ACTIONS")
+LEFTOVERS: web.AppKey[Leftovers] = web.AppKey("LEFTOVERS")
 HISTORIES: web.AppKey[Histories] = web.AppKey("HISTORIES")
 
 REQUEST_CONTEXT = web.RequestKey("REQUEST_CONTEXT", RequestContext)

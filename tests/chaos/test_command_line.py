@@ -25,6 +25,7 @@ from tests.kit import (
     free_port,
     needs,
     redis_server,
+    sign,
     tenant,
     wait_for,
 )
@@ -215,3 +216,18 @@ def test_the_program_is_named_rollcall_and_answers_what_it_is_and_how_it_is_used
     wrong = run("no-such-command")
     assert wrong.returncode == 2
     assert "rollcall: error: " in wrong.stderr
+
+
+def test_forget_lists_and_removes_what_is_kept_of_a_tenant_that_is_not_configured(start: Start) -> None:
+    old = start(config(tenants={"initech": tenant(token="initech-token")})).wait_until_ready()
+    of_initech = {"x-tenant-token": "initech-token", "x-token": sign("milton")}
+    assert old.get("/auth/status", of_initech).status == 200
+    old.end()
+    old.configure(config())
+    told = run("forget", "--config", str(old.path))
+    assert (told.returncode, told.stdout) == (0, "initech: 1 logged_in\n")
+    refused = run("forget", "acme", "--config", str(old.path))
+    assert (refused.returncode, "acme is configured" in refused.stderr) == (2, True)
+    assert "keys removed" in run("forget", "initech", "--config", str(old.path)).stdout
+    told = run("forget", "--config", str(old.path))
+    assert told.stdout == "nothing is kept of tenants that are not configured\n"

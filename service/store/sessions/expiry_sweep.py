@@ -19,10 +19,11 @@ from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
 from service.store.connection.calls import AWAY, failures_noted, note_failure, redis_call, run
-from service.store.keyspace import KEPT, NAMES, keys_of
+from service.store.keyspace import NAMES, keys_of
 from service.store.leases import Leases
 from service.store.libraries import Libraries
 from service.store.sessions.expired_rules import Tidier
+from service.store.sessions.leftovers import RedisLeftovers
 from service.store.sessions.repair import Repair
 
 log = structlog.get_logger()
@@ -81,6 +82,8 @@ class Sweeper:
         self._node_of = node_of
         self._leases = Leases(client)
         self._adopted = False
+        self._leftovers = RedisLeftovers(client)
+        self._noted: frozenset[str] | None = None
         self._clock_ms = clock_ms
         self._tidier = Tidier(client, clock_ms=clock_ms)
         self._libraries = Libraries(client)
@@ -95,6 +98,7 @@ class Sweeper:
                 if await self._may_sweep():
                     with failures_noted():  # the other nodes are swept while one is away
                         await self._adopt_once()
+                        await self.warn_of_older_rules()
                     swept = await self.sweep()
                     if swept.expired or swept.removed:
                         log.info("swept", expired=swept.expired, removed=swept.removed)
@@ -118,9 +122,23 @@ class Sweeper:
             return
         if await self._client.get(NAMES.adopted) != ADOPTED:
             users = await Repair(self._client).adopt()
+            await self._leftovers.note_all()
             await self._client.set(NAMES.adopted, ADOPTED)
             log.info("what an earlier version kept is taken over", rules_of_users=users)
         self._adopted = True
+
+    async def warn_of_older_rules(self) -> None:
+        """Warn of each tenant that is new in the configuration and finds bans or restrictions of its name."""
+        configured = frozenset(self._rules().leeways_ms)
+        if configured == self._noted:
+            return
+        for tenant in await self._leftovers.note_configured(configured):
+            log.warning(
+                "a tenant that is new in the configuration finds older suspensions, terminations or restrictions of "
+                "the same name, which apply to it; remove the tenant and run `rollcall forget` to begin without them",
+                tenant=tenant,
+            )
+        self._noted = configured
 
     async def hold_lease(self) -> bool:
         """Take or keep the lease."""
@@ -181,9 +199,9 @@ class Sweeper:
     async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
         """Forget a tenant that is not configured any more, once nothing of it is due."""
         keys = keys_of(tenant)
-        if await self._client.zcount(keys.expiring, "-inf", f"({KEPT}"):
+        if await self._client.zcard(keys.expiring):  # all users are in it
             return
-        if not await self._client.exists(keys.ending, keys.timed, keys.events, keys.webhook_states):
+        if not await self._client.exists(keys.ending, keys.timed, keys.events, keys.webhook_states, keys.rules):
             await self._client.srem(NAMES.tenants, raw)
             self._tidier.forget(tenant)
 

@@ -9,7 +9,7 @@ from service.core.limits import Limit, Per
 from service.core.operator_actions import ActionResult, Rules
 from service.core.sessions import Cause, Refusal, Status
 from service.web import app_keys
-from service.web.admin import webhooks
+from service.web.admin import leftovers, webhooks
 from service.web.admin.answers import (
     conflict,
     limit_state_data,
@@ -351,6 +351,8 @@ def routes(root: str) -> list[web.RouteDef]:
         web.get(root, index),
         web.get(f"{root}/events", events),
         web.get(f"{root}/tenants", tenants),
+        web.get(f"{root}/leftovers", leftovers.leftovers),
+        web.delete(f"{root}/leftovers/{{leftover:[a-z0-9_-]{{1,64}}}}", leftovers.remove),
         web.get(at, tenant),
         web.get(f"{at}/activity", activity),
         web.get(f"{at}/webhooks", webhooks.webhooks),

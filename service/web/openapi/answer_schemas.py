@@ -68,7 +68,13 @@ RESULT = object_of(
 SERIES = list_of(COUNT)
 LINKS = object_of({"links": {"type": "object", "additionalProperties": {"type": "string"}}})
 ACT = object_of({**SESSION_MEMBERS, "applied": APPLIED, **REVOKED}, optional=tuple(REVOKED))
-SCHEMAS: dict[str, Json] = {"Session": SESSION, "Act": ACT}
+_NEXT: Json = {
+    "type": ["string", "null"],
+    "description": "`after` of the next call",
+}
+RESULTS = object_of({"results": list_of(RESULT), "next": _NEXT}, optional=["next"])
+SCHEMAS: dict[str, Json] = {"Session": SESSION, "Act": ACT, "Results": RESULTS}
+MANY_RESULTS: Json = {"$ref": "#/components/schemas/Results"}
 A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
 AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 EVENTS: Json = list_of({"$ref": "#/components/schemas/Event"})

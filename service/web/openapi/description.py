@@ -25,11 +25,11 @@ from service.web.openapi.answer_schemas import (
     EVENTS,
     LIMIT,
     LINKS,
+    MANY_RESULTS,
     MOMENT,
     ONE_WEBHOOK,
     ORDERED,
     RESTRICTIONS,
-    RESULT,
     REVOKED,
     SCHEMAS,
     SERIES,
@@ -161,12 +161,7 @@ def _of_a_tenant() -> list[Operation]:
         _operators("post", f"{at}/limits/{{limit}}/reset", "Restore the whole quota of a subject", object_of({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),
     ]  # fmt: skip
     actions = ("logout", "suspend", "reinstate", "terminate")
-    walked = {
-        "type": ["string", "null"],
-        "description": "with `status`: `after` of the next call; null: all were reached",
-    }
-    many = object_of({"results": list_of(RESULT), "next": walked}, optional=["next"])
-    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} up to 1,000 users, or all of a status, with a result for each", many, body=schemas.LogoutManyBody if act == "logout" else schemas.ManyBody) for act in actions]  # fmt: skip
+    found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} many users, or all of a status", MANY_RESULTS, body=schemas.LogoutManyBody if act == "logout" else schemas.ManyBody) for act in actions]  # fmt: skip
     for user, query in users:
         found += [
             _operators("get", user, "One user, with history", object_of(one), query=query),
@@ -176,7 +171,7 @@ def _of_a_tenant() -> list[Operation]:
     for whose, query in [(at, None), *users]:
         replace = schemas.ReplaceQuery if query is None else schemas.UserReplaceQuery
         found += [
-            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", object_of({"success": {"const": True}, "applied": APPLIED, "until": {**TIME, "description": "until when it holds; null: until it is lifted"}, "note": {"type": "string", "description": "no operation and no route asks for the capability"}}, optional=["note"]), body=schemas.RestrictBody, query=replace),
+            _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", object_of({"success": {"const": True}, "applied": APPLIED, "until": {**TIME, "description": "until when it holds; null: until it is lifted"}, "note": {"type": "string"}}, optional=["note"]), body=schemas.RestrictBody, query=replace),
             _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.ReasonBody, query=query),
             _operators("put", f"{whose}/revocation", "Revoke the tokens issued up to a moment; a later moment stays", object_of({"applied": APPLIED, **REVOKED}), body=schemas.RevokeBody, query=replace),
             _operators("delete", f"{whose}/revocation", "Lift the revocation", object_of({"success": {"const": True}, "applied": APPLIED}), body=schemas.ReasonBody, query=query),
@@ -204,6 +199,8 @@ def operations() -> tuple[Operation, ...]:
         *_verify(),
         _operators("get", "", "The routes to begin with", LINKS),
         _operators("get", "/tenants", "The operator's tenants", tenants),
+        _operators("get", "/leftovers", "Leftovers of unconfigured tenants", object_of({"tenants": list_of(object_of({"tenant": {"type": "string"}, "counts": {"type": "object", "additionalProperties": COUNT}, "hasRules": {"type": "boolean"}}))})),
+        _operators("delete", "/leftovers/{leftover}", "Remove an unconfigured tenant's leftovers", object_of({"success": {"const": True}, "removed": COUNT}), errors=("CONFLICT",)),
         _operators("get", "/events", "Events as they happen", None, query=schemas.EventsQuery, content=stream, headers=("last-event-id",)),
         *_of_a_tenant(),
         Operation("get", "/", "Links; a browser is redirected to the dashboard", LINKS),
@@ -263,6 +260,7 @@ def document(version: str) -> Json:
 _PRINTED = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 _PARAMETERS: dict[str, Json] = {
     "tenant": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
+    "leftover": {"schema": {"type": "string", "pattern": "^[a-z0-9_-]{1,64}$"}},
     "user": {
         "schema": {"type": "string", "minLength": 1, "maxLength": MAX_USER_CHARS, "pattern": _PRINTED},
         "description": "percent-encoded",
@@ -323,6 +321,7 @@ def _query(model: type[BaseModel]) -> list[Json]:
             one = {**shared[one.pop("$ref").rpartition("/")[2]], **one}
         if name == "status":
             one["enum"] = list(RECORDED)
+        one.pop("title", None)
         found.append({"name": name, "in": "query", "required": name in required, "schema": one})
     return found
 
@@ -344,10 +343,11 @@ def _responses(one: Operation, operation_id: str, components: Components) -> Jso
 
 
 def _moved(definitions: Any) -> Any:
-    """Return pydantic's definitions with references to where OpenAPI has them."""
+    """Return pydantic's definitions with references to where OpenAPI has them, without the titles it makes of names."""
     if isinstance(definitions, dict):
         return {
             name: value.replace("#/$defs/", "#/components/schemas/") if name == "$ref" else _moved(value)
             for name, value in definitions.items()
+            if not (name == "title" and isinstance(value, str))
         }
     return [_moved(one) for one in definitions] if isinstance(definitions, list) else definitions
