@@ -99,6 +99,17 @@ async def test_a_known_request_is_judged_by_the_configuration_of_now(server: Htt
     one.writer.close()
 
 
+async def test_a_new_configuration_leaves_nothing_of_the_old_one_in_memory(server: HttpServer) -> None:
+    one = await known(server, asking("/auth/status", credentials()))
+    policy = server.runner.app[app_keys.REQUEST_SERVICES].policy
+    policy.current = replace(policy.current)
+    async with asyncio.timeout(5):
+        while len(server.known_heads):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert b" 200 OK" in await one.ask(asking("/auth/status", credentials()))
+    one.writer.close()
+
+
 async def test_a_known_request_is_judged_by_the_keys_of_now(
     server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

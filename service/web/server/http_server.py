@@ -85,6 +85,7 @@ class HttpServer:
         self.is_closing = False
         self._services = app[app_keys.REQUEST_SERVICES]
         self.known_heads = KnownHeads()
+        self._known_under = self._services.policy.current
         self.count_hot: Callable[[], None] = partial(self._services.metrics.count_path, "hot")
         app.middlewares.insert(0, self._through_aiohttp)
         self.runner = web.AppRunner(app, **{**OPTIONS, **options})
@@ -159,7 +160,10 @@ class HttpServer:
             door.abort()
 
     def _check(self) -> None:
-        """Close connections whose time is over."""
+        """Close connections whose time is over, and forget what an earlier configuration came to."""
+        if self._known_under is not (policy := self._services.policy.current):
+            self._known_under = policy
+            self.known_heads.forget()
         now = self._running_loop.time()
         for door in list(self.connections):
             door.check(now, head_s=HEADER_DEADLINE_S, idle_s=self._keepalive_s, send_s=SEND_TIMEOUT_S)

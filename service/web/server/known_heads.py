@@ -34,6 +34,12 @@ class KnownHeads:
     def __len__(self) -> int:
         return len(self._heads)
 
+    def forget(self) -> None:
+        """Forget all: what they came to refers to a configuration that holds no more, and keeps it in memory."""
+        self._heads.clear()
+        self._seen.clear()
+        self._bytes = 0
+
     def learn(self, data: bytes, head: RequestHead) -> None:
         """Take note of a whole request without a body, and of what was read of it."""
         if len(data) > MAX_HEAD_BYTES:

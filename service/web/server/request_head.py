@@ -87,15 +87,20 @@ class RequestHead:
         received: bytes,
         remote: str | None,
     ) -> None:
-        check_sizes(target, fields)
+        if len(received) > MAX_FIELD_BYTES:  # otherwise none of it can be too large
+            check_sizes(target, fields)
         self.remote = remote
         self.version: str = parser.get_http_version()
         self.method: str = parser.get_method().decode("ascii")
         self.keep_alive: bool = parser.should_keep_alive()
-        names = [_NAMES.get(name) or _learn(name) for name, _ in fields]
         # llhttp keeps the white space behind a value, which is not part of it (RFC 9112, section 5).
-        values = [value.strip(b" \t").decode("utf-8", "surrogateescape") for _, value in fields]
-        self.headers: MultiMapping[str] = CIMultiDict(zip(names, values, strict=True))
+        self.headers: MultiMapping[str] = CIMultiDict(
+            [
+                (_NAMES.get(name) or _learn(name), value.strip(b" \t").decode("utf-8", "surrogateescape"))
+                for name, value in fields
+            ]
+        )
+        headers = self.headers
         self.is_known = False
         """Further requests of the same bytes get this very head."""
         self.judged: object = None
@@ -104,12 +109,11 @@ class RequestHead:
             raise Refused(505, "version")
         if b" RTSP/" in received or b" ICE/" in received:
             self._check_protocol(target, received)
-        present = set(names)
-        if _HOST not in present and self.version == "1.1":
+        if _HOST not in headers and self.version == "1.1":
             raise Refused(400, "host")
-        if len(present) != len(names):
+        if len(headers) != len(headers.keys()):
             check_repeated(fields)
-        self.can_be_hot = self.version == "1.1" and (_PLAIN.isdisjoint(present) or self._is_plain())
+        self.can_be_hot = self.version == "1.1" and (_PLAIN.isdisjoint(headers) or self._is_plain())
         """Whether the head alone is the request, and asks for nothing but its answer."""
         self._read_target(target)
 
