@@ -2,7 +2,7 @@
 # npm's eventsource 4.1.1 and eventsource-client 1.2.0 (both on eventsource-parser) do not keep the id of a block
 # without data: they reconnect with the one before. A server that moves its clients on by `id: 8` alone, past events
 # that a client did not ask for, sends those again after each reconnect.
-# Guessed before: Last-Event-ID is 8. The HTML standard, section 9.2.6, sets the last event ID first, and only then
+# Expected: Last-Event-ID is 8. The HTML standard, section 9.2.6, sets the last event ID first, and only then
 # looks whether there is data.
 source "$(dirname "$0")/common.bash"
 npm_packages eventsource@4.1.1 eventsource-client@1.2.0 eventsource-parser@3.1.1

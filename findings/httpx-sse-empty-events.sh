@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # httpx-sse 0.4.3 yields an event of type "message" with empty data for a block that has a `retry` or an `id` alone.
 # Whoever calls .json() on each event fails on a server that sets the time to come back before its first event.
-# Guessed before: such a block is no event (HTML standard, section 9.2.6: empty data is not dispatched). A block of
+# Expected: such a block is no event (HTML standard, section 9.2.6: empty data is not dispatched). A block of
 # comments alone, such as a ping, is none here either.
 source "$(dirname "$0")/common.bash"
 python_packages httpx==0.28.1 httpx-sse==0.4.3

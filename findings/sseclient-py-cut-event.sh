@@ -2,7 +2,7 @@
 # sseclient-py 1.9.0 hands out an event that the end of the stream cut off, as if it were whole, and forgets an `id`
 # that came in an earlier block. A connection that a proxy closes in the middle yields half a message, and the client
 # continues after it.
-# Guessed before: the unfinished event is dropped, and the last id stays (HTML standard, section 9.2.6).
+# Expected: the unfinished event is dropped, and the last id stays (HTML standard, section 9.2.6).
 source "$(dirname "$0")/common.bash"
 python_packages sseclient-py==1.9.0
 cat >run.py <<'PY'
