@@ -1,4 +1,4 @@
-"""What `/readyz` reports beside Redis's own answer: why the service is not ready, and what operators should know."""
+"""Readiness: the blockers and warnings that `/readyz` reports beside Redis's own answer."""
 
 from collections.abc import Callable, Iterable
 

@@ -122,7 +122,8 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
             for line in _lines(context).splitlines():
                 name, _, value = line.partition(": ")
                 if name == "vary":  # in addition to what the application names
-                    response.headers.add(name, value)
+                    if value not in response.headers.getall(name, ()):
+                        response.headers.add(name, value)
                 else:
                     response.headers[name] = value
 

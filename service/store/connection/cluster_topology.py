@@ -1,4 +1,4 @@
-"""Which primary of a Cluster owns a slot, as the Cluster itself reports it (CLUSTER SLOTS)."""
+"""The map from slots to the primaries of a Cluster, as the Cluster itself reports it (CLUSTER SLOTS)."""
 
 import asyncio
 import math

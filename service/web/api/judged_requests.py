@@ -1,4 +1,4 @@
-"""What an earlier request of the same bytes came to: whose it is, and on what terms it asks.
+"""A cache of earlier requests with the same bytes: their caller and their terms.
 
 It holds for as long as the configuration, the tenant's keys and the token do. What is decided anew for each request
 (limits, the session, restrictions, revocations) is not in it: Redis decides that.

@@ -1,4 +1,4 @@
-"""What operations share in the description: answers, errors and parameters, each written once under a name."""
+"""Components of the description that operations share: answers, errors and parameters, each under a name."""
 
 import json
 from collections.abc import Sequence
