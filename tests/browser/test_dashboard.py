@@ -209,7 +209,7 @@ async def test_restrictions_and_limits_are_set_and_lifted(browser: Browser, serv
     await page.fill("#act-until", "2001-01-01T00:00")
     await page.fill("#act-reason", "odd traffic")
     await page.locator("dialog [type=submit]").click()
-    await expect(page.locator("dialog .wrong")).to_contain_text("until: is over already")
+    await expect(page.locator("dialog .wrong")).to_contain_text("until: has passed already")
     assert await page.input_value("#act-reason") == "odd traffic", "what was typed is kept"
     await page.fill("#act-until", "")
     await page.locator("dialog [type=submit]").click()
