@@ -37,6 +37,7 @@ class Wish:
 def wishes(target: Target, root: str = ADMIN, tenant: str = "acme", user: str = "alice") -> Iterator[Wish]:
     """One for each route of the admin API under `root`, about this tenant and this user."""
     fill = {"tenant": tenant, "user": user, "limit": "status-ip", "capability": "status"}
+    fill |= {"webhook": "audit", "leftover": "gone"}
     for route in target.app.router.routes():
         canonical = route.resource.canonical if route.resource else ""
         if not canonical.startswith(f"{root}/") or route.method == "HEAD":
