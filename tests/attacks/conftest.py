@@ -137,7 +137,9 @@ class Attack:
     def __call__(self, attack: str, answered: Answer | str) -> None:
         """Note one, before it is judged."""
         text = answered if isinstance(answered, str) else wire.described(answered)
-        self._properties.append((ATTACK, [self._area, attack, text]))
+        # A worker cannot send what UTF-8 cannot hold.
+        sendable = [one.encode(errors="backslashreplace").decode() for one in (attack, text)]
+        self._properties.append((ATTACK, [self._area, *sendable]))
 
 
 @pytest.fixture
