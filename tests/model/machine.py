@@ -1,6 +1,7 @@
 """Random sequences of requests, operators' acts, steps of the clock, reloads and restarts, held to the plain model."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -121,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     )
     def restrict(self, tenant: str, user: str | None, capability: str, lasts_s: int | None, replace: bool) -> None:
         until_ms = None if lasts_s is None else self.plain.now // MS + lasts_s * 1000
-        until, query = None if until_ms is None else until_ms / 1000, "?replace=true" if replace else ""
+        until, query = _moment(None if until_ms is None else until_ms / 1000), "?replace=true" if replace else ""
         assert self.world.admin("PUT", f"{_of(tenant, user)}/restrictions/{capability}{query}", until=until) == 200
         self.plain.restrict(tenant, user, capability, until_ms, replace=replace)
 
@@ -136,7 +137,7 @@ class Machine(RuleBasedStateMachine):
             None if ago_s is None else self.plain.now // SECOND - ago_s,
             "?replace=true" if replace else "",
         )
-        found = self.world.admin("PUT", f"{_of(tenant, user)}/revocation{query}", before=before_s)
+        found = self.world.admin("PUT", f"{_of(tenant, user)}/revocation{query}", before=_moment(before_s))
         assert found == self.plain.revoke(tenant, user, before_s, replace=replace)
 
     @rule(tenant=tenants, user=whose)
@@ -193,6 +194,11 @@ class Machine(RuleBasedStateMachine):
         if hasattr(self, "plain"):
             for tenant in TENANTS:
                 assert self.world.events(tenant) == self.plain.events[tenant]
+
+
+def _moment(seconds: float | None) -> str | None:
+    """A time as the admin API takes it, with its zone."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _of(tenant: str, user: str | None) -> str:

@@ -105,6 +105,7 @@ class World:
     def __init__(self, planted: tuple[str, str] | None = None) -> None:
         self.redis = _Redis()
         self._clock = _Clock()
+        self.set_clock(time.time_ns() // SECOND * 1000)
         library = build(partial(_by_our_clock, planted=planted))
         self._patches: list[Any] = [
             mock.patch("service.web.api.authentication.time", self._clock),
@@ -141,16 +142,16 @@ class World:
 
     def begin(self, rules: Rules, *, remembers: bool) -> int:
         """An empty Redis, these rules, whether refusals are remembered; and what the time is, in µs."""
-        self.redis.client.flushall()
-        denial_cache.SILENT_S = SILENT_S if remembers else -1
         self._clock.now_us = time.time_ns() // SECOND * 1000
+        with self.redis.client.pipeline() as together:  # no function of the service runs without a clock
+            together.flushall().mset(_keys_of(self._clock.now_us)).execute()
+        denial_cache.SILENT_S = SILENT_S if remembers else -1
         self.reload(rules)
-        self.set_clock(self._clock.now_us)
         return self._clock.now_us
 
     def set_clock(self, now_us: int) -> None:
         self._clock.now_us = now_us
-        self.redis.client.mset({"second": now_us // SECOND, "microsecond": now_us % SECOND})
+        self.redis.client.mset(_keys_of(now_us))
 
     def reload(self, rules: Rules) -> None:
         made = _settings(rules)
@@ -253,6 +254,11 @@ class World:
             (event[b"user"], event[b"from"], event[b"to"]) for event in events if event[b"type"] == b"transition"
         ]
         return [(user.decode(), came_from.decode(), to.decode()) for user, came_from, to in reported]
+
+
+def _keys_of(now_us: int) -> dict[str, int]:
+    """What `CLOCK` reads."""
+    return {"second": now_us // SECOND, "microsecond": now_us % SECOND}
 
 
 def _rules_keys() -> dict[tuple[str, str | None], str]:
