@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -132,12 +134,13 @@ async def client(make_client: MakeClient) -> Client:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts services that are ended with the test; each by default in a folder of its own."""
+def start() -> Iterator[Callable[..., Service]]:
+    """Starts services that are ended with the test; each by default in a folder of its own, whose path has room for a socket."""
+    base = Path(tempfile.mkdtemp(prefix="rollcall-test-", dir="/tmp"))
     started: list[Service] = []
 
     def start(content: dict[str, Any], folder: Path | None = None, **environment: str) -> Service:
-        place = folder or tmp_path / f"service{len(started)}"
+        place = folder or base / f"service{len(started)}"
         place.mkdir(exist_ok=True, parents=True)
         service = Service(place, content, **environment)
         started.append(service)
@@ -146,3 +149,4 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     yield start
     for service in started:
         service.end()
+    shutil.rmtree(base, ignore_errors=True)

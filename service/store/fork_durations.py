@@ -12,7 +12,7 @@ from service.store.connection.calls import AWAY, note_failure, servers_of
 
 log = structlog.get_logger()
 
-EVERY_S = 30.0
+EVERY_S = 10.0
 
 
 class ForkDurations:

@@ -109,7 +109,9 @@ async def test_the_log_has_no_secret_wherever_it_is_sent(service: Service, attac
         before = len(service.log_text)
         answers = await wire.send(service.port, PLACES[place](secret))
         reported = await logged_after(service, before)
-        errors = [line for line in reported.splitlines() if json.loads(line)["level"] != "info"]
+        # Once a minute a warning has the problem with forwarded addresses, whatever the request is.
+        others = [one for one in map(json.loads, reported.splitlines()) if "problem" not in one]
+        errors = [one for one in others if one["level"] != "info"]
         found[kind] = "logged" if secret in reported else "an error of ours" if errors else "not logged"
         attack(f"{kind} {place}", found[kind])
         assert not any(status >= 500 for status in wire.statuses(answers))
@@ -144,9 +146,10 @@ async def test_no_line_of_the_log_is_anybody_elses(service: Service, attack: Att
     await wire.send(service.port, get(f"{AT}/users/{line}", BEARER))
     reported = await logged_after(service, before)
     attack(f"a forged line by {forgery[:-2]}", "one line a request, as JSON")
-    lines = reported.split("\n")[:-1]
+    # Lines that report on earlier requests may come in between.
+    lines = [one for one in map(json.loads, reported.split("\n")[:-1]) if one["event"] == "answered"]
     assert len(lines) == 2
-    for one in map(json.loads, lines):
+    for one in lines:
         assert one["path"].count("forged") == 1
         assert "user" not in one
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", reported)

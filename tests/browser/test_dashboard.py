@@ -65,7 +65,7 @@ async def open_dashboard(
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     await page.goto(f"http://127.0.0.1:{service.port}/dashboard")
-    await page.wait_for_function("document.activeElement.id === 'token'")  # the field has the focus by itself
+    await expect(page.locator("#token")).to_be_focused()  # by itself
     await page.keyboard.type(token)
     await page.keyboard.press("Enter")
     await page.wait_for_selector('#live[data-state="on"]')

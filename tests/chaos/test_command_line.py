@@ -145,7 +145,7 @@ def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], reported: st
 
 
 def test_help_names_the_commands() -> None:
-    assert "serve | check | token | repair | config | webhook" in run("--help").stdout
+    assert "serve | check | token | repair | forget | config | webhook" in run("--help").stdout
 
 
 def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:

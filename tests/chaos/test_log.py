@@ -73,7 +73,7 @@ class WithReader(Service):
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WithReader]:
     reader, workers = request.param
     with redis_server() as url:
-        content = config(**PLENTY, redis={"url": url, "timeout": 2}, server={"workers": workers})
+        content = config(**PLENTY, redis={"url": url, "timeout": 2}, server={"workers": workers, "access_log": "all"})
         running = WithReader(tmp_path, content, reader)
         try:
             running.wait_until_ready()

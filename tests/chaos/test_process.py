@@ -382,7 +382,8 @@ def test_ten_thousand_tenants_cost_at_most_three_seconds_of_cpu_at_the_start(sta
     for number in (1, 10_000):
         tenants = {f"customer-{at}": tenant(token=f"token-of-customer-{at}") for at in range(number)}
         content = {**config(server={"workers": workers}), "tenants": tenants, "admin": {}}
-        service = start(content).wait_until_ready()
+        # Without the coverage that the environment may ask for: it costs more than what is measured.
+        service = start(content, COVERAGE_PROCESS_CONFIG="", COVERAGE_PROCESS_START="").wait_until_ready()
         spent.append(cpu_s(service.process.pid))
         service.end()
     assert spent[1] - spent[0] <= 3, spent
