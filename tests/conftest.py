@@ -135,7 +135,7 @@ async def client(make_client: MakeClient) -> Client:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Service]]:
-    """Starts services that are ended with the test; each by default in a folder of its own, short enough for a socket."""
+    """Starts services that are ended with the test; each by default in a folder with a short path (sockets)."""
     base = Path(tempfile.mkdtemp(prefix="rollcall-test-", dir="/tmp"))
     started: list[Service] = []
 
