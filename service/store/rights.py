@@ -12,7 +12,7 @@ from service.store.keyspace import DEFAULT_NAMESPACE, NAMES, NO_TENANT, keys_of
 
 CLIENT_COMMANDS = (
     "DEL", "EXISTS", "EXPIRE", "GET", "HGETALL", "HINCRBY", "HMGET", "HSET", "MGET", "PERSIST", "PUBLISH", "SADD",
-    "SCAN", "SET", "SMEMBERS", "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZCOUNT", "ZINCRBY",
+    "SCAN", "SET", "SMEMBERS", "SREM", "XINFO|STREAM", "XRANGE", "XREVRANGE", "ZADD", "ZCARD", "ZINCRBY",
     "ZREMRANGEBYRANK", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZSCAN",
 )  # fmt: skip
 """Commands of the client beside the scripts (pages, the sweep, webhooks, charts). A test checks this."""

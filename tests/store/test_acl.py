@@ -142,7 +142,7 @@ def test_nothing_else_can_be_done_under_the_least_acl(deployment: tuple[str, lis
 
 ITSELF = {"pubsub", "pipeline", "execute", "aclose", "close", "get_message", "initialize", "get_connection_kwargs"}
 """Methods of redis-py's clients that are no command, or one by another name."""
-OTHER_NAMES = {"xinfo_stream": "XINFO|STREAM", "scan_iter": "SCAN", "zscan_iter": "ZSCAN"}
+OTHER_NAMES = {"xinfo_stream": "XINFO|STREAM", "scan_iter": "SCAN", "zscan_iter": "ZSCAN", "delete": "DEL"}
 
 
 def test_the_list_of_the_clients_commands_is_that_of_the_code() -> None:
