@@ -113,7 +113,9 @@ async def test_what_redis_refuses_is_counted_by_kind_and_logged_and_it_recovers(
             metrics = await reported.text()
         assert f'rollcall_redis_failures_total{{kind="{kind}"}}' in metrics
         lines = [line for line in logs if line["event"] == "redis did not decide"]
-        assert any(line["kind"] == kind and line["times"] >= 3 and line["reason"] for line in lines)
+        assert any(line["kind"] == kind and line["reason"] for line in lines)
+        # Once a check has found what is missing, the server counts as unsuitable.
+        assert sum(line["times"] for line in lines if line["kind"] in (kind, "unsuitable")) >= 3
         assert len(lines) <= 4
         await asyncio.to_thread(mends, root)
         async with asyncio.timeout(5):
