@@ -84,6 +84,14 @@ async def launch(redis_url: str) -> AsyncIterator[Launch]:
             return Target(server.app, int(server.port or 0), access.client)
 
         yield launched
+    # Closing the loop would cancel once what is left, and wait for it: before Python 3.12 a task may lose that.
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for _ in range(200):
+        if left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=0.1)
+    assert not left, "the service left tasks that do not end"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
