@@ -267,3 +267,14 @@ async def test_a_hot_operation_with_requests_behind_it_does_not_end_the_connecti
         answer = await opened.one.answer()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert b"connection: close" not in answer.lower()
+
+
+async def test_a_request_behind_an_unauthenticated_one_is_refused_by_its_own_fault(opened: Opened) -> None:
+    """The first answer is sent while its error is being handled; the next request is read within that."""
+    unauthenticated = b"GET /auth/status HTTP/1.1\r\nhost: x\r\n\r\n"
+    host_twice = b"GET /auth/status HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"
+    with capture_logs() as logs:
+        opened.one.writer.write(unauthenticated + host_twice)
+        answers = await opened.the_rest()
+    assert re.findall(rb"HTTP/1\.1 (\d{3}) ", answers) == [b"401", b"400"]
+    assert [line for line in logs if line["log_level"] == "error"] == []

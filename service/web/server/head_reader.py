@@ -36,6 +36,8 @@ class HeadReader:
         """Requests that have begun, whose head is whole, that are whole: since `forget`."""
         self.is_head_begun = False
         """Part of a head has come."""
+        self._refused: Refused | None = None
+        """Why the parser was stopped."""
         self.is_raw = False
         """The client asks for another protocol, which nothing here speaks: what follows is not read."""
         self._pieces: list[bytes] = []
@@ -86,9 +88,10 @@ class HeadReader:
             self.is_raw = True
             return data[: error.args[0]]
         except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, Refused):
-                raise error.__context__ from None
-            raise
+            # Not `error.__context__`: that is the error being handled, such as that of an earlier request.
+            if self._refused is not None:
+                raise self._refused from None
+            raise error
         except httptools.HttpParserError as error:
             head = self.head
             if head is not None and self.begun == self.completed and not head.keep_alive:
@@ -114,13 +117,21 @@ class HeadReader:
         """Take a header field, or a trailer field, which aiohttp drops."""
         self._fields.append((name, value))
         if not self.is_head_begun:
-            check_sizes(b"", self._fields)
+            try:
+                check_sizes(b"", self._fields)
+            except Refused as refused:
+                self._refused = refused
+                raise
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
         self.is_head_begun = False
         received = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self.head = RequestHead(self._parser, self._target, self._fields, received, self._remote)
+        try:
+            self.head = RequestHead(self._parser, self._target, self._fields, received, self._remote)
+        except Refused as refused:
+            self._refused = refused
+            raise
         self.heads += 1
 
     def on_message_complete(self) -> None:
