@@ -15,6 +15,13 @@ from service.core.text.timestamps import timestamp
 from service.core.traffic_statistics import Activity
 
 
+def _number_and_user(text: str, *, most_digits: int) -> tuple[int, str]:
+    number, dot, user = text.partition(".")
+    if not dot or not number.isascii() or not number.isdigit() or len(number) > most_digits:
+        raise ValueError("not a cursor")
+    return int(number), user
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """A position in the list: after the session with this last-seen (ms) and user."""
@@ -33,10 +40,7 @@ class Cursor:
         Raises:
             ValueError: it is not that.
         """
-        seen_ms, dot, user = text.partition(".")
-        if not dot or not seen_ms.isascii() or not seen_ms.isdigit() or len(seen_ms) > 15:
-            raise ValueError("not a cursor")
-        return cls(int(seen_ms), user)
+        return cls(*_number_and_user(text, most_digits=15))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,9 @@ class WalkCursor:
         Raises:
             ValueError: it is not that.
         """
-        scan, dot, user = text.removeprefix("~").partition(".")
-        if not text.startswith("~") or not dot or not scan.isascii() or not scan.isdigit() or len(scan) > 20:
+        if not text.startswith("~"):
             raise ValueError("not a cursor")
-        return cls(int(scan), user)
+        return cls(*_number_and_user(text[1:], most_digits=20))
 
 
 def parse_cursor(text: str) -> Cursor | WalkCursor:

@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
-from service.app import RUNTIME, make_app
-from service.store.connection.client import RedisAccess, TlsFiles
 from tests.chaos.failovers import SteadyLoad, serving
 from tests.chaos.forwarder import Forwarder, fail_over, follow
-from tests.chaos.test_failovers import OPERATOR, SECRET, Receiver, events_after, until
+from tests.chaos.test_failovers import OPERATOR, every_part, until
 from tests.deployments import Node, start_node
-from tests.kit import OurServer, credentials, settings, tenant, wait_for
+from tests.kit import credentials, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 RATE = int(os.environ.get("RATE", "400"))
@@ -95,50 +91,24 @@ def test_under_load_requests_are_refused_for_a_moment_and_every_transition_has_o
 
 
 async def test_every_part_follows_within_a_second(pair: Pair) -> None:
-    loop = asyncio.get_running_loop()
-    receiver, hook_app = Receiver(), web.Application()
-    hook_app.router.add_post("/hook", receiver.take)
-    hook_server = TestServer(hook_app)
-    await hook_server.start_server()
-    hook = {"name": "h", "url": str(hook_server.make_url("/hook")), "secret": SECRET, "events": ["transition"]}
-    access = RedisAccess.by_url(pair.url, TlsFiles())
-    configured = settings(tenants={"acme": tenant(webhooks=[hook])}, redis={"timeout": 1})
-    app = await loop.run_in_executor(None, make_app, configured, access)
-    client: TestClient[Any, Any] = TestClient(OurServer(app))
-    await client.start_server()
-    runtime = app[RUNTIME]
-    users: dict[str, float] = {}
+    async with every_part(pair.url) as parts:
+        client, runtime, users, received_at = parts.client, parts.runtime, parts.users, parts.received_at
+        soon = credentials("expires", exp=int(time.time()) + 2)
+        assert (await client.get("/auth/status", headers=soon)).status == 200
 
-    async def listen() -> None:
-        async for _, user in events_after(client, "0-0"):
-            users.setdefault(user, time.monotonic())
-
-    listening = asyncio.create_task(listen())
-    number = 0
-    while not users.keys() & receiver.received_at.keys():  # a webhook begins with what happens once it is worked
-        number += 1
-        assert (await client.post("/auth/logout", headers=credentials(f"before-{number}"))).status == 200
-        await asyncio.sleep(0.05)
-    soon = credentials("expires", exp=int(time.time()) + 2)
-    assert (await client.get("/auth/status", headers=soon)).status == 200
-
-    await loop.run_in_executor(None, pair.fail_over)
-    struck, swept_before = time.monotonic(), runtime.runs.at_s["sweep"]
-    suspend = "/admin/v1/tenants/acme/users/s/suspend"
-    while (await client.post(suspend, headers=OPERATOR, json={})).status != 200:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    while (await client.post("/auth/logout", headers=credentials("after"))).status != 200:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    assert time.monotonic() - struck < 1
-    await until(lambda: {"after", "s"} <= users.keys() & receiver.received_at.keys())
-    late = {part: reported["s"] - struck for part, reported in (("stream", users), ("webhook", receiver.received_at))}
-    assert max(late.values()) < 2, late
-    await until(lambda: runtime.runs.at_s["sweep"] > swept_before)
-    await until(lambda: (pair.replica.client.get("rc:{acme}:u:expires") or "-")[0] == "e")
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
-    await client.close()
-    await hook_server.close()
+        await asyncio.to_thread(pair.fail_over)
+        struck, swept_before = time.monotonic(), runtime.runs.at_s["sweep"]
+        suspend = "/admin/v1/tenants/acme/users/s/suspend"
+        while (await client.post(suspend, headers=OPERATOR, json={})).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        while (await client.post("/auth/logout", headers=credentials("after"))).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - struck < 1
+        await until(lambda: {"after", "s"} <= users.keys() & received_at.keys())
+        late = {part: reported["s"] - struck for part, reported in (("stream", users), ("webhook", received_at))}
+        assert max(late.values()) < 2, late
+        await until(lambda: runtime.runs.at_s["sweep"] > swept_before)
+        await until(lambda: (pair.replica.client.get("rc:{acme}:u:expires") or "-")[0] == "e")
     assert pair.replica.client.exists("rc:{acme}:u:after", "rc:{acme}:u:s") == 2

@@ -7,14 +7,15 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from service.app import RUNTIME, make_app
+from service.app import RUNTIME, Runtime, make_app
 from service.store.connection.client import RedisAccess, TlsFiles
 from tests.chaos.failovers import (
     CLUSTER_EVENTS,
@@ -115,6 +116,52 @@ async def events_after(client: TestClient[Any, Any], after: str) -> AsyncIterato
         await asyncio.sleep(0.05)
 
 
+@dataclass
+class Parts:
+    """A service whose event stream and webhook are followed."""
+
+    client: TestClient[Any, Any]
+    runtime: Runtime
+    users: dict[str, float]
+    """When the event stream had an event of which user."""
+    received_at: dict[str, float]
+    """When the webhook had."""
+
+
+@asynccontextmanager
+async def every_part(url: str) -> AsyncIterator[Parts]:
+    """Run a service in this process, from when on its event stream and its webhook deliver."""
+    receiver, hook_app = Receiver(), web.Application()
+    hook_app.router.add_post("/hook", receiver.take)
+    hook_server = TestServer(hook_app)
+    await hook_server.start_server()
+    hook = {"name": "h", "url": str(hook_server.make_url("/hook")), "secret": SECRET, "events": ["transition"]}
+    access = RedisAccess.by_url(url, TlsFiles())
+    configured = settings(tenants={"acme": tenant(webhooks=[hook])}, redis={"timeout": 1})
+    app = await asyncio.to_thread(make_app, configured, access)
+    client: TestClient[Any, Any] = TestClient(OurServer(app))
+    await client.start_server()
+    users: dict[str, float] = {}
+
+    async def listen() -> None:
+        async for _, user in events_after(client, "0-0"):
+            users.setdefault(user, time.monotonic())
+
+    listening = asyncio.create_task(listen())
+    try:
+        number = 0
+        while not users.keys() & receiver.received_at.keys():  # a webhook begins with what happens once it is worked
+            number += 1
+            assert (await client.post("/auth/logout", headers=credentials(f"before-{number}"))).status == 200
+            await asyncio.sleep(0.05)
+        yield Parts(client, app[RUNTIME], users, receiver.received_at)
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await client.close()
+        await hook_server.close()
+
+
 @pytest.fixture
 def sentinels() -> Iterator[Sentinels]:
     with redis_sentinels() as made:
@@ -122,50 +169,23 @@ def sentinels() -> Iterator[Sentinels]:
 
 
 async def test_every_part_follows_a_planned_failover_within_a_second(sentinels: Sentinels) -> None:
-    loop = asyncio.get_running_loop()
-    receiver, hook_app = Receiver(), web.Application()
-    hook_app.router.add_post("/hook", receiver.take)
-    hook_server = TestServer(hook_app)
-    await hook_server.start_server()
-    hook = {"name": "h", "url": str(hook_server.make_url("/hook")), "secret": SECRET, "events": ["transition"]}
-    access = RedisAccess.by_url(sentinels.url, TlsFiles())
-    configured = settings(tenants={"acme": tenant(webhooks=[hook])}, redis={"timeout": 1})
-    app = await loop.run_in_executor(None, make_app, configured, access)
-    client: TestClient[Any, Any] = TestClient(OurServer(app))
-    await client.start_server()
-    runtime = app[RUNTIME]
-    users: dict[str, float] = {}
-
-    async def follow() -> None:
-        async for _, user in events_after(client, "0-0"):
-            users.setdefault(user, time.monotonic())
-
-    following = asyncio.create_task(follow())
-    number = 0
-    while not users.keys() & receiver.received_at.keys():  # a webhook begins with what happens once it is worked
-        number += 1
-        assert (await client.post("/auth/logout", headers=credentials(f"before-{number}"))).status == 200
-        await asyncio.sleep(0.05)
-
-    await loop.run_in_executor(None, sentinels.fail_over)
-    await until(lambda: runtime.router.is_down)
-    swept_before = runtime.runs.at_s["sweep"]
-    assert (await client.post("/auth/logout", headers=credentials("meanwhile"))).status == 503
-    assert (await client.post("/admin/v1/tenants/acme/users/m/suspend", headers=OPERATOR, json={})).status == 503
-    assert (await client.get("/readyz")).status == 503
-    await until(lambda: not runtime.router.is_down)
-    back = time.monotonic()
-    assert (await client.post("/auth/logout", headers=credentials("after"))).status == 200
-    assert (await client.post("/admin/v1/tenants/acme/users/s/suspend", headers=OPERATOR, json={})).status == 200
-    assert (await client.get("/readyz")).status == 200
-    await until(lambda: {"after", "s"} <= users.keys() & receiver.received_at.keys())
-    await until(lambda: runtime.runs.at_s["sweep"] > swept_before)
-    late = {part: reported["s"] - back for part, reported in (("stream", users), ("webhook", receiver.received_at))}
-    assert max(late.values()) < 1, late
-    following.cancel()
-    await asyncio.gather(following, return_exceptions=True)
-    await client.close()
-    await hook_server.close()
+    async with every_part(sentinels.url) as parts:
+        client, runtime, users, received_at = parts.client, parts.runtime, parts.users, parts.received_at
+        await asyncio.to_thread(sentinels.fail_over)
+        await until(lambda: runtime.router.is_down)
+        swept_before = runtime.runs.at_s["sweep"]
+        assert (await client.post("/auth/logout", headers=credentials("meanwhile"))).status == 503
+        assert (await client.post("/admin/v1/tenants/acme/users/m/suspend", headers=OPERATOR, json={})).status == 503
+        assert (await client.get("/readyz")).status == 503
+        await until(lambda: not runtime.router.is_down)
+        back = time.monotonic()
+        assert (await client.post("/auth/logout", headers=credentials("after"))).status == 200
+        assert (await client.post("/admin/v1/tenants/acme/users/s/suspend", headers=OPERATOR, json={})).status == 200
+        assert (await client.get("/readyz")).status == 200
+        await until(lambda: {"after", "s"} <= users.keys() & received_at.keys())
+        await until(lambda: runtime.runs.at_s["sweep"] > swept_before)
+        late = {part: reported["s"] - back for part, reported in (("stream", users), ("webhook", received_at))}
+        assert max(late.values()) < 1, late
     assert sentinels.replica.client.exists("rc:{acme}:u:after", "rc:{acme}:u:s") == 2
 
 
