@@ -16,7 +16,7 @@ from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, load
 from service.config.settings import Settings
 from service.config.validation import doubts
 from service.demo_tokens import NoSigningSecret, sign
-from service.start_banner import print_banner
+from service.process.start_banner import print_banner
 
 COMMANDS = ("serve", "check", "token", "repair", "forget", "config", "webhook")
 
@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words.insert(0, "serve")
     options = _parser().parse_args(words)
     if options.command == "serve":
-        from service.serving import serve  # imported here: the other commands need no server, which takes half a second
+        # Imported here: the other commands need no server, which takes half a second.
+        from service.process.serving import serve
 
         return serve(options.config, print_banner if options.welcome else _quiet)
     if options.command == "config":

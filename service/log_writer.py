@@ -81,7 +81,7 @@ class LogWriter(io.TextIOBase):
         with self._lock:
             if self._thread is not None:
                 return
-            # Signals are for the main thread, which may hold some back (see `workers.py`).
+            # Signals are for the main thread, which may hold some back (see `process/workers.py`).
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 thread = threading.Thread(target=self._run, name="log", daemon=True)

@@ -22,7 +22,7 @@ from service import logs
 from service.app import LOGOUT, STATUS, Runtime
 from service.config.loading import load
 from service.core.errors import DomainError, UnexpectedState
-from service.serving import redis_of
+from service.process.serving import redis_of
 from service.web import app_keys
 from service.web.api import session_routes, vary
 from service.web.api.authentication import Handler, Middlewares

@@ -14,8 +14,7 @@ ABOVE = (
     "service.config",
     "service.integrations",
     "service.policy_factory",
-    "service.serving",
-    "service.workers",
+    "service.process",
 )
 FOREIGN = {
     "core": (*ABOVE, "service.store", "service.web", "aiohttp", "redis"),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service.reloading import folders_of
+from service.process.reloading import folders_of
 
 
 def test_the_folder_of_the_file_is_watched(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from service.app import RUNTIME
 from service.core.errors import UnknownKey
-from service.reloading import Reloader
+from service.process.reloading import Reloader
 from tests.conftest import Client, MakeClient
 from tests.kit import TENANT_TOKEN, config
 

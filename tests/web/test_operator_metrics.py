@@ -13,7 +13,7 @@ import structlog
 from service.app import RUNTIME
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.reloading import Reloader
+from service.process.reloading import Reloader
 from service.store.connection.client import RedisAccess
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import Client, MakeClient

@@ -31,7 +31,7 @@ from service.app import make_app
 from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.policy_factory import make_policy
-from service.reloading import MERGE_S, Reloader
+from service.process.reloading import MERGE_S, Reloader
 from service.store.connection.client import RedisAccess
 from service.web.monitoring.metrics import share_metrics
 from service.web.policy import Policy
@@ -106,7 +106,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         chosen = {
             "bind": [f"fd://{listener.detach()}" for listener in self._listeners],
             "workers": self.configuration.settings.server.workers,
-            "worker_class": "service.workers.Worker",
+            "worker_class": "service.process.workers.Worker",
             "logger_class": _Log,
             "backlog": 1024,
             "graceful_timeout": int(2 * SHUTDOWN_S) + 5,  # aiohttp waits for its own up to twice

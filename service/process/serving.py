@@ -20,7 +20,7 @@ from service.app import make_app
 from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.config.validation import doubts
-from service.reloading import Reloader
+from service.process.reloading import Reloader
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
 from service.store.namespace import use_namespace
@@ -45,7 +45,8 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
         settings = load(path)
         with redis_of(settings, path) as (open_redis, shared), listeners_of(settings) as listeners:
             if settings.server.workers > 1 and shared:
-                from service.workers import serve_with_workers  # imported here: only several workers need gunicorn
+                # Imported here: only several workers need gunicorn.
+                from service.process.workers import serve_with_workers
 
                 announce = partial(_tell, settings, on_listening)
                 return serve_with_workers(settings, path, read_from, listeners, open_redis, announce)
