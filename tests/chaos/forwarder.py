@@ -53,12 +53,17 @@ class Forwarder:
         await asyncio.gather(*self._passing, return_exceptions=True)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
         try:
             from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self.target.port)
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(_copied(reader, to_redis), _copied(from_redis, writer))
+            writers.append(to_redis)
+            await asyncio.gather(_copied(reader, to_redis), _copied(from_redis, writer))
+        finally:  # also where the task is cancelled: a connection that is left open is found later, in another test
+            for one in writers:
+                one.transport.abort()
+            for one in writers:
+                with suppress(OSError):
+                    await one.wait_closed()
 
 
 async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
