@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -203,6 +203,9 @@ class Answer:
 class Service:
     """A service process, as an operator would start it."""
 
+    program: Sequence[str] = ("-m", "service")
+    """The arguments of Python before those of the command."""
+
     def __init__(self, folder: Path, content: Mapping[str, Any], **environment: str) -> None:
         self.folder = folder
         self.port = free_port()
@@ -218,7 +221,7 @@ class Service:
     def start(self) -> None:
         self.log = (self.folder / "service.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--config", str(self.path)],
+            [sys.executable, *self.program, "--config", str(self.path)],
             cwd=ROOT,
             env=self.environment,
             stdout=self.log,

@@ -22,6 +22,7 @@ from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.core.tasks import end, keep_running, round_completed
 from service.policy_factory import make_policy
+from service.process import signals
 
 log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ class Reloader:
         """Run while the application runs; for `cleanup_ctx`."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._asked.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a worker has blocked it until now
+        signals.accept_reloads()
         beside = {"configuration reload": self.reload_when_asked}
         if self._runtime.settings.server.watch_config:
             beside["configuration watch"] = self.watch
@@ -65,6 +66,7 @@ class Reloader:
         tasks = [asyncio.create_task(keep_running(name, work, runs)) for name, work in beside.items()]
         yield
         loop.remove_signal_handler(signal.SIGHUP)
+        signals.ignore(signal.SIGHUP)  # its default would end the process before it has drained
         await end([*tasks, *self._reports])
 
     async def reload_when_asked(self) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from service.app import make_app
 from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.config.validation import doubts
+from service.process import signals
 from service.process.reloading import Reloader
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
@@ -39,7 +39,7 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
         on_listening: called once requests are answered.
     """
     logs.configure()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the loop handles it: end with exit code 0
+    signals.prepare()
     try:
         read_from = fingerprint(path)
         settings = load(path)
@@ -121,7 +121,7 @@ async def _serve(app: web.Application, listeners: Sequence[socket.socket], on_li
     server = HttpServer(app)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for ends in (signal.SIGTERM, signal.SIGINT):
+    for ends in signals.ENDING:
         loop.add_signal_handler(ends, stop.set)
     await server.start()
     for listener in listeners:

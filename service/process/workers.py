@@ -31,6 +31,7 @@ from service.app import make_app
 from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.policy_factory import make_policy
+from service.process import signals
 from service.process.reloading import MERGE_S, Reloader
 from service.store.connection.client import RedisAccess
 from service.web.monitoring.metrics import share_metrics
@@ -147,8 +148,24 @@ def _forget_worker(pid: int, folder: Path) -> None:
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
+    """Gunicorn's master. Signals mean what they mean to a single process (see `signals.py`)."""
+
     _reload_asked = False
     _reloaded_at_s = -MERGE_S
+
+    def init_signals(self) -> None:
+        """Queue signals, also a SIGHUP that came while the service started."""
+        super().init_signals()
+        signals.ignore(*signals.IGNORED)
+        signals.accept_reloads()
+
+    def handle_int(self) -> None:
+        """End as at SIGTERM. Gunicorn would end the workers at once."""
+        self.handle_term()
+
+    def handle_quit(self) -> None:
+        """End as at SIGTERM."""
+        self.handle_term()
 
     def handle_hup(self) -> None:
         """Reload, now or with other signals that come within the next seconds. Gunicorn's own way would end with a
@@ -178,11 +195,12 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
     def spawn_worker(self) -> int:
         """Fork a worker. It ends here, because it must not close what the master has open (the embedded Redis)."""
-        try:
-            return int(super().spawn_worker())
-        except SystemExit as end:
-            logs.drain()
-            os._exit(int(end.code or 0))
+        with signals.held_back():
+            try:
+                return int(super().spawn_worker())
+            except SystemExit as end:
+                logs.drain()
+                os._exit(int(end.code or 0))
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
@@ -190,9 +208,14 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Start. A SIGHUP that comes before the reloader listens waits for it: it may be about a newer file."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         threading.Thread(target=_end_after, args=(self.ppid,), name="master watch", daemon=True).start()
         super().init_process()
+
+    def init_signals(self) -> None:
+        """Set this process's own handlers, and let through what ends it: the master holds that back while it forks."""
+        super().init_signals()
+        signals.ignore(*signals.IGNORED)
+        signals.accept_ending()
 
     def run(self) -> None:
         """Serve until the master ends the worker, or is gone."""
@@ -202,7 +225,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         server: HttpServer = await self.wsgi()
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        for ends in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for ends in signals.ENDING:
             loop.add_signal_handler(ends, stop.set)
         await server.start()
         for listener in self.sockets:
