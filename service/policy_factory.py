@@ -94,11 +94,12 @@ def _directory(settings: Settings) -> Directory:
     tenants = []
     for name, section in settings.tenants.items():
         restricted = frozenset(section.restricted_capabilities)
-        terms = TermsByOperation(_limits_of(section.limits, limits), partial(_terms, name, restricted))
+        make = partial(_terms, name, restricted, settings.sessions.status_is_passive)
+        terms = TermsByOperation(_limits_of(section.limits, limits), make)
         routes = protected(terms, section)
         webhooks = tuple(one.name for one in section.webhooks)
         tenants.append(Tenant(name, section.digest, _verifier(name, section), terms, routes, restricted, webhooks))
-    terms = TermsByOperation(limits, partial(_terms, None, frozenset()))
+    terms = TermsByOperation(limits, partial(_terms, None, frozenset(), False))
     return Directory(tenants, terms, protected(terms))
 
 
@@ -145,7 +146,13 @@ def key_sources(settings: Settings, directory: Directory) -> list[tuple[Source, 
     return found
 
 
-def _terms(tenant: str | None, restricted: frozenset[str], operation: str, limits: tuple[Limit, ...]) -> Terms:
+def _terms(
+    tenant: str | None,
+    restricted: frozenset[str],
+    status_is_passive: bool,
+    operation: str,
+    limits: tuple[Limit, ...],
+) -> Terms:
     return Terms(
         tenant,
         operation,
@@ -153,6 +160,7 @@ def _terms(tenant: str | None, restricted: frozenset[str], operation: str, limit
         capabilities=(operation,),
         restricted=operation if operation in restricted else None,
         cause=Cause.LOGOUT if operation == "logout" else Cause.REQUEST,
+        passive=status_is_passive and operation == "status",
     )
 
 

@@ -136,6 +136,7 @@ class SessionsSection(_Section):
     seen_every: Int = Field(60, ge=0, le=86_400)
     retention: Int = Field(86_400, ge=0)
     logout_grace: Int = Field(0, ge=0)
+    status_is_passive: bool = False
     max_token_lifetime: Int = Field(2_678_400, ge=1, le=3_153_600_000)
     on_outage: Literal["deny", "allow"] = "deny"
 

@@ -41,6 +41,8 @@ class Terms:
     restricted: str | None = None
     """The capability of these that the configuration already restricts."""
     cause: Cause = Cause.REQUEST
+    passive: bool = False
+    """No request changes the status or the time it was last seen, whether or not it says `x-passive: true`."""
     reason: str = ""
     """The reason of the change, if the request gives one; the terms are then of that request only."""
     open: bool = False

@@ -105,3 +105,44 @@ async def test_no_value_of_x_passive_matters_to_logout_and_terminate(
     assert (await client.post("/auth/terminate", headers=odd, json={"strategy": "soft"})).status == 201
     operator = {"authorization": f"Bearer {OPERATOR_TOKEN}", "x-passive": "yes"}
     assert (await client.get("/admin/v1/tenants", headers=operator)).status == 200
+
+
+@PATHS
+async def test_with_status_is_passive_no_status_query_changes_the_status_or_last_seen(
+    make_client: MakeClient, path_to_it: dict[str, str]
+) -> None:
+    client = await make_client(sessions={"status_is_passive": True, "seen_every": 0})
+    who = credentials() | path_to_it
+    for said in ({}, {"x-passive": "false"}, {"x-passive": "true"}):
+        answer = await client.get("/auth/status", headers=who | said)
+        assert (answer.status, (await answer.json())["data"]["status"]) == (200, "none")
+    assert (await client.get("/auth/verify", headers=who)).status == 200, "a use of the token, as before"
+    logged_in = await status_of(client)
+    assert logged_in["status"] == "logged_in"
+    assert await status_of(client) == logged_in
+    assert (await client.post("/auth/logout", headers=who)).status == 200
+    answer = await client.get("/auth/status", headers=who)
+    assert (await answer.json())["data"]["status"] == "logged_out"
+    assert answer.headers["X-RateLimit-Remaining"] == "594", "limits are charged as ever"
+    assert (await client.get("/auth/status", headers=who | {"x-passive": "yes"})).status == 400
+
+
+@FAKE
+@PATHS
+async def test_with_status_is_passive_a_verified_request_still_logs_in_again(
+    make_client: MakeClient, path_to_it: dict[str, str]
+) -> None:
+    client = await make_client(sessions={"status_is_passive": True})
+    who = credentials() | path_to_it
+    await client.post("/auth/logout", headers=who)
+    assert (await client.get("/auth/verify", headers=who | {"x-passive": "true"})).status == 200
+    assert (await status_of(client))["status"] == "logged_out"
+    assert (await client.get("/auth/verify", headers=who)).status == 200
+    assert (await status_of(client))["status"] == "logged_in"
+
+
+@FAKE
+async def test_as_shipped_a_status_query_is_a_use_of_the_token(client: Client) -> None:
+    await client.post("/auth/logout", headers=credentials())
+    answer = await client.get("/auth/status", headers=credentials())
+    assert (await answer.json())["data"]["status"] == "logged_in"

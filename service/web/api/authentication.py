@@ -237,7 +237,7 @@ class Middlewares:
                     context.original = operation.original(request, self._services.policy.current.client_address)
                     terms = asked.routes.terms(*context.original)
             if terms.cause is Cause.REQUEST and operation.own_terms is None:
-                passive = is_passive(headers, repeated)
+                passive = is_passive(headers, repeated) or terms.passive
         except (UnreadableRequest, InvalidRequest) as error:
             refusal = unreadable = error
         identity = None
