@@ -46,7 +46,11 @@ class Components:
     def response(self, name: str, description: str, content: Json, limited: bool, identity: bool = False) -> Json:
         """Return a reference to a response with its header fields."""
         shown = ["x-request-id", *(_LIMITED if limited else ()), *(_AUTH if identity else ())]
-        return self._response(name, {"description": description, "headers": _shown(shown), "content": content})
+        return self.shared_response(name, {"description": description, "headers": _shown(shown), "content": content})
+
+    def shared_response(self, name: str, response: Json) -> Json:
+        """Return a reference to a response that is described whole."""
+        return self._named("responses", name, response, self.responses)
 
     def error(self, group: str, status: int, codes: Sequence[str], limited: bool) -> Json:
         """Return a reference to the response of an error. `group` and `codes` make its name."""
@@ -62,7 +66,7 @@ class Components:
         name = f"{group}Error{status}"
         schema = self._schema(name, envelope)
         response = {"description": ", ".join(codes), "headers": _shown(headers), "content": _content(schema)}
-        return self._response(name, response)
+        return self.shared_response(name, response)
 
     def parameter(self, name: str, parameter: Json) -> Json:
         """Return a reference to a parameter."""
@@ -71,9 +75,6 @@ class Components:
 
     def _schema(self, name: str, schema: Json) -> Json:
         return self._named("schemas", name, schema, self.schemas)
-
-    def _response(self, name: str, response: Json) -> Json:
-        return self._named("responses", name, response, self.responses)
 
     def _named(self, kind: str, name: str, value: Json, held: dict[str, Json]) -> Json:
         key = kind + json.dumps(value, sort_keys=True)

@@ -229,6 +229,7 @@ def document(version: str) -> Json:
     paths: dict[str, Json] = {}
     for one in operations():
         paths.setdefault(one.path, {})[one.method] = _operation(one, components)
+    messages = webhooks(components)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -240,7 +241,7 @@ def document(version: str) -> Json:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": documented} for name, documented in _TAGS.items()],
         "paths": paths,
-        "webhooks": webhooks(),
+        "webhooks": messages,
         "components": {
             "schemas": {**SCHEMAS, **event_schemas(), **definitions, **components.schemas},
             "responses": components.responses,

@@ -3,6 +3,7 @@
 from service.core.session_lists import EVENT_TYPES
 from service.core.sessions import RECORDED, Cause, Status
 from service.web.openapi.answer_schemas import COUNT, MOMENT, Json
+from service.web.openapi.components import Components
 
 _TEXT: Json = {"type": "string"}
 _USER: Json = {"type": "string", "description": "the user; absent: the event concerns the whole tenant"}
@@ -79,13 +80,20 @@ _GAP: Json = {
     "by": {"type": "string", "description": "the operator who skipped it"},
     "reason": _TEXT,
 }
-_ANSWERS: Json = {
-    "2XX": {"description": "The message arrived"},
-    "410": {"description": "Nothing more is sent until an operator resumes the webhook"},
-    "429": {"description": "The message is sent again, not before Retry-After"},
-    "503": {"description": "The message is sent again, not before Retry-After"},
-    "default": {"description": "The message is sent again; later messages wait behind it"},
+_FIELDS = (
+    ("webhook-id", "the same for each attempt"),
+    ("webhook-timestamp", "seconds since the epoch"),
+    ("webhook-signature", "v1 and base64, for each secret, separated by spaces"),
+)
+_AGAIN = "The message is sent again, not before Retry-After"
+_ANSWERS = {
+    "2XX": ("Received", "The message arrived"),
+    "410": ("Disabled", "Nothing more is sent until an operator resumes the webhook"),
+    "429": ("Postponed", _AGAIN),
+    "503": ("Postponed", _AGAIN),
+    "default": ("Repeated", "The message is sent again; later messages wait behind it"),
 }
+"""Status of a receiver's answer → the name of the response, and what it means."""
 
 
 def event_name(kind: str) -> str:
@@ -113,17 +121,17 @@ def event_schemas() -> dict[str, Json]:
     return found
 
 
-def webhooks() -> dict[str, Json]:
+def webhooks(components: Components) -> dict[str, Json]:
     """Return the requests that a webhook's receiver gets, by the type of their message."""
     tenant: Json = {"type": "object", "properties": {"tenant": _TEXT}, "required": ["tenant"]}
     data: dict[str, Json] = {
         kind: {"allOf": [tenant, {"$ref": f"#/components/schemas/{event_name(kind)}"}]} for kind in EVENT_TYPES
     }
     data["gap"] = {"type": "object", "properties": _GAP, "required": ["tenant", "after", "cause"]}
-    return {kind: {"post": _message(kind, one)} for kind, one in data.items()}
+    return {kind: {"post": _message(kind, one, components)} for kind, one in data.items()}
 
 
-def _message(kind: str, data: Json) -> Json:
+def _message(kind: str, data: Json, components: Components) -> Json:
     properties = {"type": {"type": "string", "const": kind}, "timestamp": MOMENT, "data": data}
     schema = {"type": "object", "properties": properties, "required": ["type", "timestamp", "data"]}
     summary = "Events that the receiver does not get" if kind == "gap" else f"An event of type {kind}"
@@ -134,13 +142,14 @@ def _message(kind: str, data: Json) -> Json:
         "tags": ["webhooks"],
         "security": [],
         "parameters": [
-            {"name": name, "in": "header", "required": True, "schema": _TEXT, "description": documented}
-            for name, documented in (
-                ("webhook-id", "the same for each attempt"),
-                ("webhook-timestamp", "seconds since the epoch"),
-                ("webhook-signature", "v1 and base64, for each secret, separated by spaces"),
+            components.parameter(
+                name, {"name": name, "in": "header", "required": True, "schema": _TEXT, "description": documented}
             )
+            for name, documented in _FIELDS
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": _ANSWERS,
+        "responses": {
+            status: components.shared_response(name, {"description": documented})
+            for status, (name, documented) in _ANSWERS.items()
+        },
     }
