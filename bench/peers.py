@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.servers import SECRET, STACKS, Requests, Row, asking, constant, in_turn
+from bench.servers import SECRET, STACKS, TURNS_WARM, Requests, Row, asking, constant, in_turn
 
 GOCODE = Path("/usr/share/gocode")
 """Where Debian's packages put the sources of Go libraries."""
@@ -74,7 +74,7 @@ def go(folder: Path, redis_port: int, users: Requests, fresh: Requests) -> Itera
 
     yield row(GO, constant(asking("/auth/status")))
     for connections in (64, 4, 1):
-        yield row(in_turn(GO, connections), users, connections)
+        yield row(in_turn(GO, connections), users, connections, warm=TURNS_WARM)
     yield row(f"{GO}, fresh HS256 tokens", fresh, share=FRESH_SHARE, warm=FRESH_WARM)
 
 

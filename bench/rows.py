@@ -16,6 +16,7 @@ from bench.servers import (
     ROUTES,
     STACKS,
     TRUSTING,
+    TURNS_WARM,
     USERS,
     Requests,
     Row,
@@ -36,6 +37,11 @@ def fresh_name(alg: str) -> str:
 
 def cycle(raws: list[bytes]) -> Requests:
     return lambda number: raws[number % len(raws)]
+
+
+def with_own_ids(form: bytes) -> Requests:
+    """What a proxy sends: its id and its trace are new for each request, so the bytes never come again."""
+    return lambda number: form % (number, number, number)
 
 
 def rows(folder: Path, redis_port: int, signers: Iterable[Signer]) -> tuple[list[Row], list[str]]:
@@ -91,9 +97,16 @@ def _admitted(ours: "partial[list[str]]", users: Requests) -> list[Row]:
                 ours(name="users", limits={"status": HUGE}),
                 users,
                 connections=connections,
+                warm=TURNS_WARM,
                 holds=STATUS,
             )
             for connections in (64, 4, 1)
+        ),
+        Row(
+            "Rollcall, each request with an id of its own",
+            ours(name="ids", limits={"status": HUGE}),
+            with_own_ids(asking("/auth/status", x_request_id="%032x", traceparent="00-%032x-%016x-01")),
+            holds=STATUS,
         ),
         Row(
             "Rollcall, /auth/logout",

@@ -30,6 +30,8 @@ ADDRESSES = 8000
 """The number of client addresses, where each request comes from another."""
 USERS = 5000
 """Users who take turns, each with a token that the server has verified before."""
+TURNS_WARM = 4 * USERS
+"""Requests before these rows are measured: what a server keeps of a user it keeps, and uses, within a few requests."""
 PATHS = 1000
 """What a proxy asks about."""
 HUGE = [{"per": "ip", "requests": 1_000_000, "window": 60}]

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
+
+from service.core.tokens.signatures import Verify, verifier_of
 
 MIN_SECRET_BYTES = 32
 MIN_RSA_BITS = 2048
@@ -41,6 +43,10 @@ class Key:
     alg: str
     material: Any
     """The key object that PyJWT prepared; never shown."""
+    _verify: Verify = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_verify", verifier_of(self.alg, self.material))
 
     def __repr__(self) -> str:
         return f"Key(kid={self.kid!r}, alg={self.alg!r})"
@@ -52,7 +58,7 @@ class Key:
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Return whether `signature` is this key's signature of `message`."""
-        return _VERIFIERS[self.alg].verify(message, self.material, signature)
+        return self._verify(message, signature)
 
     def thumbprint(self) -> str:
         """Return the SHA-256 thumbprint of a public key (RFC 7638), for the log; empty for a secret."""

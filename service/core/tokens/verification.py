@@ -1,6 +1,6 @@
 """Verification of JWTs: key rings, and the cache of verified tokens.
 
-PyJWT's algorithms verify signatures. Header and claims are checked here, because the contract is stricter than
+`signatures.py` verifies signatures. Header and claims are checked here, because the contract is stricter than
 RFC 7519 where it matters: no duplicate members, numbers that are numbers, a bounded `sub`, and a clock that is
 passed in. Each part of a token is read once.
 """

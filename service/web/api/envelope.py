@@ -46,14 +46,14 @@ os.register_at_fork(after_in_child=_renew_prefix)
 def request_id_of(request: AnyRequest, policy: Policy) -> str:
     """Return the client's request id if it is sent once, well-formed and not a token; otherwise make a new one."""
     given = request.headers.get(REQUEST_ID)
-    if (
-        given is not None
-        and REQUEST_ID_FORM.fullmatch(given)
-        and not is_token(given, policy)
-        and len(request.headers.getall(REQUEST_ID)) == 1
-    ):
-        return given
-    return new_request_id()
+    if given is None or len(request.headers.getall(REQUEST_ID)) != 1:
+        return new_request_id()
+    return accepted_request_id(given, policy)
+
+
+def accepted_request_id(given: str, policy: Policy) -> str:
+    """Return the request id that a client sends if it is well-formed and not a token; otherwise make a new one."""
+    return given if REQUEST_ID_FORM.fullmatch(given) and not is_token(given, policy) else new_request_id()
 
 
 def new_request_id() -> str:

@@ -1,4 +1,4 @@
-"""A cache of earlier requests with the same bytes: their caller and their terms.
+"""What is kept of an earlier request for those that are like it: their caller and their terms.
 
 It holds for as long as the configuration, the tenant's keys and the token do. What is decided anew for each request
 (limits, the session, restrictions, revocations) is not in it: Redis decides that.
@@ -8,13 +8,15 @@ import math
 import time
 from dataclasses import dataclass
 
-from service.core.admission import Question, Terms
+from service.core.admission import Failure, Question, Terms
+from service.core.errors import KeysUnavailable, Unauthenticated, UnknownKey
 from service.core.tenants import Tenant
 from service.core.tokens.claims import Identity
 from service.web import app_keys
 from service.web.api.client_address import client_address
-from service.web.api.envelope import new_request_id
+from service.web.api.envelope import accepted_request_id, new_request_id
 from service.web.policy import Policy
+from service.web.server.head_templates import OwnFields
 from service.web.server.request_head import RequestHead
 
 
@@ -37,20 +39,45 @@ class JudgedRequest:
     """None on an open route."""
     passive: bool
 
-    def holds(self, policy: Policy) -> bool:
-        """Whether the request would be judged the same under `policy` now."""
-        return (
-            self.policy is policy and self.key_generation is self.tenant.ring.generation and time.time() < self.until_s
-        )
+    def repeat(
+        self, services: app_keys.RequestServices, own: OwnFields | None = None
+    ) -> tuple[app_keys.RequestContext, Question] | None:
+        """Return the context and the question of a further request.
 
-    def repeat(self, services: app_keys.RequestServices) -> tuple[app_keys.RequestContext, Question]:
-        """Return the context and the question of a further request of the same bytes."""
-        request_id = self.request_id or new_request_id()
+        Args:
+            services: what the steps of a request ask of the rest of the service.
+            own: what it has in place of this one's token and request id; None: its bytes are the same.
+
+        Returns:
+            None: the configuration or the keys have changed, or the token is to be looked at once more. The request has
+            to be judged like a new one.
+        """
+        policy, tenant = services.policy.current, self.tenant
+        if self.policy is not policy or self.key_generation is not tenant.ring.generation:
+            return None
+        user, terms = self.user, self.terms
+        failure: Failure | None = None
+        if own is None or own.token is None or user is None:
+            if time.time() >= self.until_s:
+                return None
+        else:
+            try:
+                user = services.verified.verify(tenant.ring, own.token, time.time())
+            except (UnknownKey, KeysUnavailable) as error:
+                if services.may_refetch_keys(error):
+                    return None
+                user, terms, failure = None, terms.anonymous, error
+            except Unauthenticated as error:
+                user, terms, failure = None, terms.anonymous, error
+        if own is None or own.request_id is None:
+            request_id = self.request_id or new_request_id()
+        else:
+            request_id = accepted_request_id(own.request_id, policy)
         context = app_keys.RequestContext(services, request_id)
-        operation, context.customer = self.operation, self.tenant
+        operation, context.customer = self.operation, tenant
         context.operation, context.reads = operation.name, operation.reads
-        context.tenant, context.client, context.original = self.tenant.name, self.client, self.original
-        return context, Question(self.terms, self.client, request_id, self.user, self.passive)
+        context.tenant, context.client, context.original = tenant.name, self.client, self.original
+        return context, Question(terms, self.client, request_id, user, self.passive, failure)
 
 
 def judged(

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 import structlog
 
 from service.web.server.head_reader import HeadReader
+from service.web.server.head_templates import OwnFields
 from service.web.server.hot_path import HotPath
 from service.web.server.known_heads import KnownHeads
 from service.web.server.request_head import AFTER_CLOSE, Refused, RequestHead
@@ -68,6 +69,8 @@ class FrontDoor(asyncio.Protocol):
         """What was read and is not answered: aiohttp gets it with the connection."""
         self._came, self._at = b"", 0
         """What came, and how much of it was read."""
+        self._unlike = b""
+        """What came last, where it is to be read: no known head is like it."""
         self._unread: list[bytes] = []
         """What came behind it while a request waits."""
         self._unread_bytes = 0
@@ -151,7 +154,8 @@ class FrontDoor(asyncio.Protocol):
             if self._unread_bytes > MAX_UNREAD_BYTES and self._transport is not None:
                 self._transport.pause_reading()
         elif not self._is_refused and (self._held or not self._enter_known(data)):
-            self._came, self._at = data, 0
+            self._came = self._unlike = data
+            self._at = 0
             self._read_on()
 
     # The server's calls
@@ -245,7 +249,7 @@ class FrontDoor(asyncio.Protocol):
     def _take(self, data: bytes) -> None:
         """Read `data`, which no more than one head ends in."""
         is_first = not self._held
-        if is_first and self._enter_known(data):
+        if is_first and data is not self._unlike and self._enter_known(data):
             return
         reader = self._reader
         self._held.append(data)
@@ -258,24 +262,32 @@ class FrontDoor(asyncio.Protocol):
                 return  # more of the head is to come
             self._is_used = True
             is_alone = reader.begun == reader.completed == 1 and not reader.is_raw
-            if is_alone and head.can_be_hot and self._enter(head):
-                if is_first and head.keep_alive:
-                    self._owner.known_heads.learn(data, head)
-                return
+            if is_alone and head.can_be_hot:
+                heads = self._owner.known_heads if is_first and head.keep_alive else None
+                if heads is not None:
+                    head.is_known = heads.is_due(data, self._remote)
+                if self._enter(head):
+                    if heads is not None:
+                        heads.learn(data, head)
+                    return
             self._hand_over()
         except Refused as refused:
             self._owner.report_refused(self._remote, refused)
             self._send_refusal(refused)
 
     def _enter_known(self, data: bytes) -> bool:
-        """Send a request whose bytes came before the hot path. Returns False where they are not known."""
-        known = self._owner.known_heads.get(data)
-        return known is not None and known.remote == self._remote and self._enter(known)
+        """Send a request that came before, or one like it, the hot path. Returns False where it is to be read."""
+        heads = self._owner.known_heads
+        known = heads.get(data)
+        if known is not None:
+            return known.remote == self._remote and self._enter(known)
+        similar = heads.similar(data, self._remote)
+        return similar is not None and self._enter(*similar)
 
-    def _enter(self, head: RequestHead) -> bool:
-        """Send the request the hot path. Returns False where it is no hot operation."""
+    def _enter(self, head: RequestHead, own: OwnFields | None = None) -> bool:
+        """Send the request the hot path. Returns False where it is no hot operation, or to be read in full."""
         self.is_busy = True
-        if not self._owner.hot_path.enter(head, self._answered):
+        if not self._owner.hot_path.enter(head, self._answered, own):
             self.is_busy = False
             return False
         self._is_used = True

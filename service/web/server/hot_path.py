@@ -20,6 +20,7 @@ from service.web import app_keys
 from service.web.api.authentication import Middlewares
 from service.web.api.judged_requests import JudgedRequest, judged
 from service.web.app_keys import RequestContext
+from service.web.server.head_templates import OwnFields
 from service.web.server.request_head import RequestHead
 from service.web.server.responses import ApiResponse
 
@@ -58,24 +59,26 @@ class HotPath:
         self.find = find
         self._steps = middlewares
         self._services = middlewares.services
-        self._policy = middlewares.services.policy
         self._waiting: set[asyncio.Task[None]] = set()
         """Requests that wait for keys; a loop keeps no reference to its tasks."""
 
-    def enter(self, request: RequestHead, on_answer: OnAnswer) -> bool:
+    def enter(self, request: RequestHead, on_answer: OnAnswer, own: OwnFields | None = None) -> bool:
         """Take `request`, and call `on_answer` with its answer: at once, or when Redis has decided.
 
         Args:
             request: one without a body.
             on_answer: called once.
+            own: fields of this one request that `request`, the head of its template, does not have.
 
         Returns:
-            False: it is no hot operation; `on_answer` is not called.
+            False: it is no hot operation, or has to be read in full; `on_answer` is not called.
         """
         known = request.judged
-        if isinstance(known, _Known) and known.judged.holds(self._policy.current):
-            self._ask(request, *known.judged.repeat(self._services), known.route, on_answer)
+        if isinstance(known, _Known) and (asked := known.judged.repeat(self._services, own)) is not None:
+            self._ask(request, *asked, known.route, on_answer)
             return True
+        if own is not None:
+            return False
         route = self.find(request.method, request.raw_path)
         if route is None:
             return False

@@ -1,64 +1,131 @@
-"""Requests that came before, by their bytes: a client's next request is often the same, byte for byte.
+"""Requests that came before: a client's next request is often the same, byte for byte or apart from a few fields.
 
 What is read of a request depends on its bytes alone, where the connection is between two requests. So these bytes need
 not be parsed again; and what follows from them (whose request it is) is kept with them, see `RequestHead.judged`.
 """
 
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from service.web.server.head_templates import HeadTemplate, OwnFields, cut, template_of
 from service.web.server.request_head import RequestHead
 
 MAX_BYTES = 32 * 1024 * 1024
 """What all known heads may take, about; the oldest are forgotten first."""
+MAX_TEMPLATE_BYTES = 8 * 1024 * 1024
+"""The same for templates."""
 MAX_HEAD_BYTES = 8 * 1024
 """A longer head is not kept."""
 COST, COST_PER_BYTE = 1_500, 3
 """What a head takes beside its bytes, and for each of them: its fields are kept twice, and objects around them."""
 MAX_SEEN = 16_384
-"""Heads that were seen once."""
+"""Heads and templates that were seen once."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class KnownHeads:
-    """Heads by their bytes. A head is kept from the second time on: many carry a number of their own, and never return.
+    """Heads by their bytes, and templates. Each is kept from the second time on: many a head never returns.
 
     Args:
-        max_bytes: a bound of what all of them take.
+        max_bytes: a bound of what all heads take.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._heads: dict[bytes, RequestHead] = {}
+        self._heads: _Kept[bytes, RequestHead] = _Kept(max_bytes)
+        self._templates: _Kept[Hashable, HeadTemplate] = _Kept(MAX_TEMPLATE_BYTES)
+        """By the address of the client and what is left of a request when it is cut."""
         self._seen: set[int] = set()
-        self.get = self._heads.get
+        self.get = self._heads.held.get
         """Return the head that was read of these bytes; None: it is not known."""
 
     def __len__(self) -> int:
-        return len(self._heads)
+        return len(self._heads.held) + len(self._templates.held)
 
     def forget(self) -> None:
         """Forget all: what they came to refers to a configuration that holds no more, and keeps it in memory."""
         self._heads.clear()
+        self._templates.clear()
         self._seen.clear()
-        self._bytes = 0
+
+    def similar(self, data: bytes, remote: str | None) -> tuple[RequestHead, OwnFields | None] | None:
+        """Return a head that says what these bytes say, and what the request has of its own.
+
+        Returns:
+            None: they fit no template, or are to be read in full, because the same bytes came before.
+        """
+        if len(data) > MAX_HEAD_BYTES or (hash(data) in self._seen and not self._heads.is_full):
+            return None
+        found = cut(data)
+        template = None if found is None else self._templates.held.get((remote, *found.rest))
+        if found is None or template is None:
+            return None
+        self._is_first(hash(data))
+        return template.fill(found.values)
+
+    def is_due(self, data: bytes, remote: str | None) -> bool:
+        """Return whether a request that was read in full is going to be kept, so that it is to be judged for others."""
+        if hash(data) in self._seen:
+            return True
+        found = cut(data) if len(data) <= MAX_HEAD_BYTES else None
+        key = None if found is None else (remote, *found.rest)
+        return key is not None and (hash(key) in self._seen or key in self._templates.held)
 
     def learn(self, data: bytes, head: RequestHead) -> None:
         """Take note of a whole request without a body, and of what was read of it."""
         if len(data) > MAX_HEAD_BYTES:
             return
-        seen, mark = self._seen, hash(data)
-        if mark not in seen:
-            if len(seen) >= MAX_SEEN:
-                seen.clear()
-            seen.add(mark)
+        if not self._is_first(hash(data)):
+            head.is_known = True
+            self._heads.keep(data, head, COST + COST_PER_BYTE * len(data))
             return
-        if data not in self._heads:
-            self._bytes += _cost(data)
-        self._heads[data] = head
-        head.is_known = True
+        found = cut(data)
+        key = None if found is None else (head.remote, *found.rest)
+        if found is None or (self._is_first(hash(key)) and key not in self._templates.held):
+            return
+        template = template_of(found, head)
+        if template is not None and (head.judged is not None or not template.is_judged_alike):
+            self._templates.keep(key, template, COST + COST_PER_BYTE * len(data))
+
+    def _is_first(self, mark: int) -> bool:
+        """Return whether this was not seen before, and take note of it."""
+        seen = self._seen
+        if mark in seen:
+            return False
+        if len(seen) >= MAX_SEEN:
+            seen.clear()
+        seen.add(mark)
+        return True
+
+
+class _Kept(Generic[K, V]):
+    """Values by their keys; the oldest are forgotten first.
+
+    Args:
+        max_bytes: a bound of what all take.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.held: dict[K, V] = {}
+        self.is_full = False
+        """Some were forgotten for others."""
+        self._max_bytes = max_bytes
+        self._costs: dict[K, int] = {}
+        self._bytes = 0
+
+    def keep(self, key: K, value: V, cost: int) -> None:
+        """Keep a value, and forget the oldest where they become too many."""
+        self._bytes += cost - self._costs.get(key, 0)
+        self.held[key], self._costs[key] = value, cost
         while self._bytes > self._max_bytes:
-            oldest = next(iter(self._heads))
-            del self._heads[oldest]
-            self._bytes -= _cost(oldest)
+            self.is_full = True
+            oldest = next(iter(self.held))
+            del self.held[oldest]
+            self._bytes -= self._costs.pop(oldest)
 
-
-def _cost(data: bytes) -> int:
-    return COST + COST_PER_BYTE * len(data)
+    def clear(self) -> None:
+        """Forget all."""
+        self.held.clear()
+        self._costs.clear()
+        self._bytes, self.is_full = 0, False

@@ -6,7 +6,7 @@ gets a bare status, the end of the connection, and a word in the log and the met
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import httptools
 from aiohttp import web
@@ -116,6 +116,25 @@ class RequestHead:
         self.can_be_hot = self.version == "1.1" and (_PLAIN.isdisjoint(headers) or self._is_plain())
         """Whether the head alone is the request, and asks for nothing but its answer."""
         self._read_target(target)
+
+    def without(self, names: Collection[str]) -> "RequestHead":
+        """Return a copy without some fields, named in lower case; what was judged is kept."""
+        fields = [(name, value) for name, value in self.headers.items() if name.lower() not in names]
+        return self._copy(CIMultiDict(fields), self.judged)
+
+    def with_fields(self, fields: Iterable[tuple[str, str]]) -> "RequestHead":
+        """Return a copy with more fields, not judged yet."""
+        headers = CIMultiDict(self.headers)
+        headers.extend(fields)
+        return self._copy(headers, None)
+
+    def _copy(self, headers: MultiMapping[str], judged: object) -> "RequestHead":
+        head = RequestHead.__new__(RequestHead)
+        head.remote, head.version, head.method = self.remote, self.version, self.method
+        head.raw_path, head.path = self.raw_path, self.path
+        head.keep_alive, head.can_be_hot = self.keep_alive, self.can_be_hot
+        head.headers, head.is_known, head.judged = headers, False, judged
+        return head
 
     def _is_plain(self) -> bool:
         """Check the fields that few requests have. Returns whether the request has no body, and expects nothing."""
