@@ -32,6 +32,10 @@ _NEWEST_KNOWN = (8, 2)
 """The newest Redis whose format is known: only a newer one may read what is newer still."""
 _VALKEY_OWN = (9, 0)
 """The first Valkey with a format of its own, VALKEY080."""
+_VALKEY_FORMAT = 80
+"""The newest format of Valkey that is known."""
+_NEWEST_KNOWN_VALKEY = (9, 1)
+"""The newest Valkey whose format is known: only a newer one may read what is newer still."""
 
 
 class NoServer(Exception):
@@ -56,7 +60,9 @@ class Server:
             return True
         number = int(re.sub(r"\D", "", format_name))
         if self.kind == "Valkey":
-            return self.version >= _VALKEY_OWN if format_name.startswith("VALKEY") else number <= _SHARED
+            if not format_name.startswith("VALKEY"):
+                return number <= _SHARED
+            return self.version >= _VALKEY_OWN if number <= _VALKEY_FORMAT else self.version > _NEWEST_KNOWN_VALKEY
         if format_name.startswith("VALKEY"):
             return False
         first = [version for known, version in _REDIS_FORMATS if number <= known]
@@ -70,7 +76,7 @@ class Server:
 def servers() -> Iterator[Server]:
     """Return every server that is new enough, those from PATH first. Log each one that is too old."""
     for path in _programs():
-        server = _examined(path)
+        server = examined(path)
         if server is None:
             continue
         if server.version < OLDEST:
@@ -92,16 +98,28 @@ def server_for(folder: Path) -> Server | None:
         NoServer: the folder holds data that no server of this machine can read.
     """
     format_name = written_in(folder)
-    found = list(servers())
     if format_name is None:
-        return next(iter(found), None)
+        return next(servers(), None)
+    return reader_of(format_name, str(folder), "or move the folder away to start empty")
+
+
+def reader_of(format_name: str, what: str, otherwise: str = "") -> Server:
+    """Return the server for files of a format: the one that wrote them, or one that can read them.
+
+    Args:
+        format_name: as `written_in` returns it.
+        what: the name of the files in messages.
+        otherwise: what to do if the server that is needed is not to be had.
+
+    Raises:
+        NoServer: no server of this machine can read them.
+    """
+    found = list(servers())
     able = [server for server in found if server.reads(format_name)]
     if not able:
         here = f"only {_listed(found)} is here" if found else "there is no server on this machine that is new enough"
-        raise NoServer(
-            f"{folder} was written by {_writer(format_name)}, and {here}: install {_needed(format_name)}, or move the "
-            "folder away to start empty"
-        )
+        needed = f"install {_needed(format_name)}{otherwise and ', '}{otherwise}"
+        raise NoServer(f"{what} was written by {writer_of(format_name)}, and {here}: {needed}")
     return next((server for server in able if format_name and server.wrote(format_name)), able[0])
 
 
@@ -114,11 +132,19 @@ def written_in(folder: Path) -> str | None:
     if base is None:
         return None
     try:
-        with base.open("rb") as file:
-            head = file.read(9)
+        return format_of(base)
     except FileNotFoundError:
         return ""  # the manifest names a file that is missing: the server reports that
-    name = head.decode("ascii", "replace")
+
+
+def format_of(file: Path) -> str:
+    """Return the format of a base file or a backup, from its first nine bytes; empty: it is neither.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as opened:
+        name = opened.read(9).decode("ascii", "replace")
     return name if re.fullmatch(r"REDIS\d{4}|VALKEY\d{3}", name) else ""
 
 
@@ -145,7 +171,7 @@ def _programs() -> Iterator[Path]:
                 yield binary
 
 
-def _examined(path: Path) -> Server | None:
+def examined(path: Path) -> Server | None:
     """Return the server that a program is; None: it cannot run here."""
     try:
         run = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  # a server we looked for
@@ -155,15 +181,20 @@ def _examined(path: Path) -> Server | None:
     return Server(path, found[1], (int(found[2]), int(found[3]))) if found else None
 
 
-def _writer(format_name: str) -> str:
+def writer_of(format_name: str) -> str:
+    """Return which servers write files of a format, for messages."""
     if format_name.startswith("VALKEY"):
-        return "Valkey 9 or newer"
+        known = int(format_name.removeprefix("VALKEY")) <= _VALKEY_FORMAT
+        return "Valkey 9 or newer" if known else "a newer Valkey than is known here"
     since = dict(_REDIS_FORMATS).get(int(format_name.removeprefix("REDIS")))
     return f"Redis {since[0]}.{since[1]} or newer" if since else "a newer Redis than is known here"
 
 
 def _needed(format_name: str) -> str:
-    return f"the package {WHEEL}" if format_name.startswith("VALKEY") else "a Redis of at least that version"
+    if format_name.startswith("VALKEY"):
+        known = int(format_name.removeprefix("VALKEY")) <= _VALKEY_FORMAT
+        return f"the package {WHEEL}" if known else f"the newest {WHEEL}, or that Valkey"
+    return "a Redis of at least that version"
 
 
 def _listed(found: Sequence[Server]) -> str:
