@@ -18,7 +18,7 @@ from service.config.validation import doubts
 from service.demo_tokens import NoSigningSecret, sign
 from service.process.start_banner import print_banner
 
-COMMANDS = ("serve", "check", "token", "repair", "forget", "config", "webhook")
+COMMANDS = ("serve", "check", "token", "repair", "forget", "backup", "restore", "config", "webhook")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load(options.config)
         if options.command == "token":
             print(sign(settings, options.tenant, options.user, options.ttl))
-        elif options.command in ("repair", "forget"):
+        elif options.command in ("repair", "forget", "backup", "restore"):
             return _in_redis(settings, options)
         else:
             for doubt in doubts(settings):
@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     repairing = commands.add_parser("repair", help="repair records and indexes in Redis that disagree")
     forgetting = commands.add_parser("forget", help="list or remove what is kept of tenants that are not configured")
     forgetting.add_argument("tenant", nargs="?", metavar="TENANT", help="remove what is kept of this one")
+    saving = commands.add_parser("backup", help="write a backup of the embedded data to a file")
+    restoring = commands.add_parser("restore", help="replace the embedded data by a backup")
+    for command in (saving, restoring):
+        command.add_argument("file", type=Path, metavar="FILE", help="the backup")
     configuring = commands.add_parser("config", help="write a first configuration, or print its JSON Schema")
     actions = configuring.add_subparsers(dest="action", metavar="init | schema", required=True)
     initial = actions.add_parser("init", help="write a commented minimal file with fresh secrets, if there is none yet")
@@ -79,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     webhooks.add_subparsers(dest="action", metavar="secret", required=True).add_parser(
         "secret", help="print a new secret for a webhook"
     )
-    for command in (serving, checking, token, repairing, forgetting, initial):
+    for command in (serving, checking, token, repairing, forgetting, saving, restoring, initial):
         command.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
     return parser
 
@@ -123,14 +127,19 @@ def _check_redis(settings: Settings, path: Path) -> int:
 
 
 def _in_redis(settings: Settings, options: argparse.Namespace) -> int:
-    """Repair what disagrees in Redis, or remove what is kept of a tenant; returns the exit code."""
+    """Run a command on the data in Redis; returns the exit code."""
     from service.core.errors import StoreUnavailable
-    from service.repairing import forget, repair
+    from service.repairing import backup, forget, repair, restore
     from service.store.embedded.server import EmbeddedError
 
     try:
         path = options.config
-        lines = repair(settings, path) if options.command == "repair" else forget(settings, path, options.tenant)
+        if options.command == "repair":
+            lines = repair(settings, path)
+        elif options.command == "forget":
+            lines = forget(settings, path, options.tenant)
+        else:
+            lines = (backup if options.command == "backup" else restore)(settings, path, options.file)
     except (StoreUnavailable, EmbeddedError) as error:
         print(error.reason if isinstance(error, StoreUnavailable) else error, file=sys.stderr)
         return EXIT_FAILED

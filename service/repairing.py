@@ -1,12 +1,16 @@
-"""`repair`: repairs records and indexes that disagree in the configured Redis, while the service runs or not."""
+"""What the command line does with the data in Redis, while the service runs and while it does not: `repair`, `forget`,
+`backup` and `restore`.
+"""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from service.config.settings import Settings
+from service.core.leftovers import Leftover
 from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.embedded import backup as backups
 from service.store.embedded import server
 from service.store.namespace import use_namespace
 from service.store.sessions.leftovers import RedisLeftovers
@@ -70,11 +74,53 @@ async def _forgotten(url: str, settings: Settings, tenant: str | None) -> list[s
         found = await leftovers.of(settings.tenants)
     finally:
         await access.close()
+    return _described(found) or ["nothing is kept of tenants that are not configured"]
+
+
+def _described(found: Iterable[Leftover]) -> list[str]:
     lines = []
     for one in found:
         counts = ", ".join(f"{number} {status.value}" for status, number in one.counts.items() if number)
         lines.append(f"{one.tenant}: {counts or 'no users'}{', restrictions or limits' if one.has_rules else ''}")
-    return lines or ["nothing is kept of tenants that are not configured"]
+    return lines
+
+
+def backup(settings: Settings, path: Path, file: Path) -> list[str]:
+    """Write a backup of the embedded data to `file`. Returns what was done, in sentences.
+
+    Raises:
+        ValueError: the data are not embedded.
+        EmbeddedError: there are none, or they cannot be saved.
+    """
+    return [backups.back_up(_folder_of(settings, path), file)]
+
+
+def restore(settings: Settings, path: Path, file: Path) -> list[str]:
+    """Replace the embedded data by the backup in `file`. Returns what was done, in sentences.
+
+    Raises:
+        ValueError: the data are not embedded.
+        EmbeddedError: the backup cannot be restored. Nothing is replaced then.
+    """
+    use_namespace(settings.redis.namespace)
+    return backups.restore(_folder_of(settings, path), file, lambda url: asyncio.run(_held(url)))
+
+
+def _folder_of(settings: Settings, path: Path) -> Path:
+    if settings.redis.url != "embedded":
+        raise ValueError("redis.url is not embedded: back up and restore that Redis with its own tools")
+    return server.folder_of(path, settings.redis.namespace)
+
+
+async def _held(url: str) -> list[str]:
+    """Describe what a server holds, by tenant."""
+    access = RedisAccess.by_url(url, TlsFiles(), timeout_s=TIMEOUT_S)
+    try:
+        leftovers = RedisLeftovers(access.client)
+        await leftovers.note_all()
+        return _described(await leftovers.of([])) or ["the backup holds no users"]
+    finally:
+        await access.close()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import redis
 
 from service import __version__
 from tests.kit import (
+    OPERATOR_TOKEN,
     ROOT,
     SECRET,
     TENANT_TOKEN,
@@ -32,6 +34,7 @@ from tests.kit import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
+PASSIVE = {"x-passive": "true"}
 
 
 def run(*words: str, config: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -83,6 +86,63 @@ def test_repair_mends_what_disagrees_while_the_service_runs_and_while_it_does_no
     away = tmp_path / "away.yaml"
     away.write_text(json.dumps(config(redis={"url": "redis://127.0.0.1:1"})))
     assert run("repair", config=away).returncode == 1
+
+
+def test_a_backup_of_a_running_service_is_restored_while_it_runs_and_before_it_starts(
+    start: Start, tmp_path: Path
+) -> None:
+    service, file = start(config(limits={"logout": [], "status": []})).wait_until_ready(), tmp_path / "backup"
+    operator = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
+    for user in ("alice", "bob", "carol"):
+        assert service.get("/auth/status", credentials(user)).status == 200
+    assert act(service, "suspend", "bob")
+    saved = run("backup", str(file), config=service.path)
+    assert (saved.returncode, saved.stderr) == (0, "")
+    assert saved.stdout.startswith(f"{file} is written: ")
+    assert act(service, "reinstate", "bob")
+    assert act(service, "suspend", "carol")
+    assert service.get("/auth/status", credentials("carol")).status == 403, "refusals are cached"
+    assert service.get("/auth/status", credentials("dave")).status == 200
+
+    def as_saved() -> None:
+        wait_for(lambda: service.get("/readyz").status == 200)
+        assert service.get("/auth/status", credentials("bob")).status == 403
+        assert service.get("/auth/status", credentials("carol")).status == 200
+        assert service.get("/auth/status", credentials("dave") | PASSIVE).data["status"] == "none"
+        assert service.get("/admin/v1/tenants/acme/sessions", operator).status == 200
+
+    restored = run("restore", str(file), config=service.path)
+    assert (restored.returncode, restored.stderr) == (0, "")
+    assert restored.stdout.splitlines()[:2] == ["acme: 2 logged_in, 1 suspended", f"{file} is restored"]
+    as_saved()
+    assert "the embedded data is replaced by a backup" in service.log_text
+    assert act(service, "reinstate", "bob")
+    service.end()
+    assert run("restore", str(file), config=service.path).returncode == 0
+    service.start()
+    service.wait_until_ready()
+    as_saved()
+
+
+def act(service: Service, what: str, user: str) -> bool:
+    """Suspend or reinstate a user of acme."""
+    url = f"http://127.0.0.1:{service.port}/admin/v1/tenants/acme/users/{user}/{what}"
+    asked = urllib.request.Request(url, method="POST", headers={"authorization": f"Bearer {OPERATOR_TOKEN}"})
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        return bool(answer.status == 200)
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_backup_and_restore_are_for_the_embedded_data(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(config(redis={"url": "redis://127.0.0.1:1"})))
+    refused = run(command, str(tmp_path / "backup"), config=path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "redis.url is not embedded" in refused.stderr
+    path.write_text(json.dumps(config()))
+    refused = run(command, str(tmp_path / "backup"), config=path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert len(refused.stderr.splitlines()) == 1
 
 
 def test_check_redis_says_where_no_server_can_read_the_embedded_data(tmp_path: Path) -> None:
@@ -145,7 +205,7 @@ def test_token_says_why_it_cannot(tmp_path: Path, words: list[str], reported: st
 
 
 def test_help_names_the_commands() -> None:
-    assert "serve | check | token | repair | forget | config | webhook" in run("--help").stdout
+    assert "serve | check | token | repair | forget | backup | restore | config | webhook" in run("--help").stdout
 
 
 def test_the_curl_line_of_the_welcome_works_when_pasted(tmp_path: Path) -> None:

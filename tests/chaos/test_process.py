@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import redis
 from service.store.embedded.server import find_server
 from tests.kit import (
     OPERATOR_TOKEN,
+    Answer,
     Service,
     config,
     credentials,
@@ -229,6 +231,55 @@ def test_it_starts_without_its_cluster_answers_503_and_ends_at_once(start: Start
     assert "Traceback" not in service.log_text
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(3) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_to_the_whole_process_tree_lets_requests_end(start: Start, workers: int) -> None:
+    """As pm2 sends it, and systemd unless `KillMode=mixed`: to the embedded server, too, and there first."""
+    service = start(config(server={"workers": workers}, redis={"timeout": 10})).wait_until_ready()
+    assert service.get("/auth/logout", credentials()).status == 200
+    with embedded_of(service) as client:
+        pid = int(client.info("server")["process_id"])
+        client.client_pause(2500, all=False)  # writes wait
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(service.get, "/auth/logout", credentials(f"user{i}")) for i in range(8)]
+            wait_for(lambda: any(one["cmd"] == "fcall" and "b" in one["flags"] for one in client.client_list()))
+            for one in (pid, *tree_of(service.process.pid)):
+                os.kill(one, signal.SIGTERM)
+            assert client.info("server")["process_id"] == pid
+            assert {_status_of(answer) for answer in answers} <= {200, 0}
+    assert service.process.wait(30) == 0
+    wait_for(lambda: not alive(pid))
+    assert "is started again" not in service.log_text
+
+
+def tree_of(pid: int) -> list[int]:
+    """The children of a process, and theirs: the last ones first."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [*(one for child in children for one in tree_of(int(child))), pid]
+
+
+def _status_of(answer: "concurrent.futures.Future[Answer]") -> int:
+    """The status; 0 for a connection that came when the service did not accept any more."""
+    try:
+        return answer.result().status
+    except OSError:
+        return 0
+
+
+@pytest.mark.parametrize("place", ["var", "var/redis/appendonlydir"])
+def test_a_data_folder_that_cannot_be_written_is_one_sentence_and_exit_2(start: Start, place: str) -> None:
+    service = start(config())
+    service.end(signal.SIGKILL)
+    shutil.rmtree(service.folder / "var", ignore_errors=True)
+    wrong = service.folder / place
+    wrong.parent.mkdir(parents=True, exist_ok=True)
+    wrong.write_text("a file in place of a folder")
+    service.start()
+    assert service.process.wait(30) == 2
+    [sentence] = service.log_text.splitlines()
+    assert sentence.startswith(f"the embedded Redis cannot use {wrong}")
+    assert sentence.endswith("set redis.url")
 
 
 def test_sigterm_lets_requests_end_and_exits_0(start: Start) -> None:

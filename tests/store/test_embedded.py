@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import redis
 
 from service.store.embedded import server
 from service.store.embedded.server import EmbeddedError, find_server, running
-from tests.kit import needs, wait_for
+from tests.kit import ROOT, needs, wait_for
 
 pytestmark = [pytest.mark.real_redis, pytest.mark.slow]
 
@@ -180,14 +182,90 @@ def test_a_folder_that_no_server_here_can_read_is_refused_by_name_and_left_as_it
     assert found == sorted(path.name for path in (FOLDERS / "redis-8.2").rglob("*") if path.is_file())
 
 
-def test_an_error_of_a_server_that_does_not_start_has_its_log(tmp_path: Path) -> None:
+def test_an_error_of_a_server_that_does_not_start_has_its_log_and_no_advice_to_cut_the_data(tmp_path: Path) -> None:
     folder = tmp_path / "var"
     with running(folder):
         pass
     for written in (*folder.glob("appendonlydir/*.aof"), *folder.glob("appendonly.aof")):
         written.write_bytes(b"this is no append-only file\r\n")
-    with pytest.raises(EmbeddedError, match=r"(?s)does not start.*\n.*"), running(folder):
+    with pytest.raises(EmbeddedError, match=r"(?s)does not start.*\n.*Bad file format") as raised, running(folder):
         pass
+    assert "rollcall restore FILE" in str(raised.value)
+    assert "check-aof" not in str(raised.value)
+
+
+TO_ALL = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
+)
+"""What process managers, terminals and log rotation send to all processes of a service."""
+
+
+@pytest.mark.parametrize("program", ["of PATH", "of the wheel"])
+def test_signals_to_all_processes_of_the_service_end_neither_the_child_nor_its_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    if program == "of the wheel":
+        monkeypatch.setenv("PATH", "")
+    with running(tmp_path / "var") as url, connect(url) as client:
+        pid = int(client.info("server")["process_id"])
+        guard = guard_of(pid)
+        for one in TO_ALL:
+            os.kill(pid, one)
+            os.kill(guard, one)
+        client.set("kept", "yes")
+        until = time.monotonic() + 1  # a server looks ten times a second whether it is to end
+        while time.monotonic() < until:
+            assert client.info("server")["process_id"] == pid
+        assert guard_of(pid) == guard
+    assert not alive(pid)
+    assert not alive(guard)
+    with running(tmp_path / "var") as url, connect(url) as client:
+        assert client.get("kept") == b"yes"
+
+
+def test_a_child_whose_socket_was_removed_is_ended_with_the_service_all_the_same(tmp_path: Path) -> None:
+    with running(tmp_path / "var") as url, connect(url) as client:
+        client.set("kept", "yes")
+        pid = int(client.info("server")["process_id"])
+        Path(url.removeprefix("unix://")).unlink()
+    assert not alive(pid)
+    with running(tmp_path / "var") as url, connect(url) as client:
+        assert client.get("kept") == b"yes"
+
+
+@pytest.mark.parametrize("place", ["var", "var/redis", "var/redis/appendonlydir", "var/redis/service.lock"])
+def test_a_folder_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, place: str) -> None:
+    wrong = tmp_path / place
+    wrong.parent.mkdir(parents=True, exist_ok=True)
+    if place.endswith(".lock"):
+        wrong.mkdir()
+    else:
+        wrong.write_text("a file in place of a folder")
+    said = f"cannot use {wrong}.*: (Not a|Is a|File exists).*set redis.url"
+    with pytest.raises(EmbeddedError, match=said), running(tmp_path / "var" / "redis"):
+        pass
+
+
+@pytest.mark.parametrize("place", ["", "appendonlydir", "appendonlydir/appendonly.aof.1.incr.aof", "redis.log"])
+def test_a_folder_that_this_user_cannot_write_is_named_with_the_reason(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "var"
+    with running(folder):
+        pass
+    wrong = folder / place
+    mode = wrong.stat().st_mode
+    wrong.chmod(0o500 if wrong.is_dir() else 0o400)
+    tried = (
+        "import sys; from service.store.embedded.server import EmbeddedError, running; from pathlib import Path\n"
+        + ("try:\n with running(Path(sys.argv[1])): pass\nexcept EmbeddedError as error: print(error)")
+    )
+    command = [sys.executable, "-c", tried, str(folder)]
+    if os.geteuid() == 0:  # root may write everything, unless it gives that right up
+        needs("setpriv", found=shutil.which("setpriv") is not None)
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    wrong.chmod(mode)
+    assert re.fullmatch(f"the embedded Redis cannot use {wrong}.*: Permission denied; .*\n", run.stdout), run
 
 
 def test_an_old_server_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ before it starts a new one on the same data.
 
 import fcntl
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +27,7 @@ import structlog
 
 from service.store.embedded.servers import NoServer, server_for
 from service.store.embedded.servers import find_server as find_server  # for callers that start a server of their own
+from service.store.embedded.watchdog import BLOCKED, IGNORED, put_restored_in_place
 from service.store.keyspace import DEFAULT_NAMESPACE
 
 log = structlog.get_logger()
@@ -51,12 +54,14 @@ def chosen(folder: Path) -> Path | None:
     """Return the server program for `folder`; None: there is none, and no data to read.
 
     Raises:
-        EmbeddedError: the folder holds data that no server of this machine can read.
+        EmbeddedError: the folder holds data that no server of this machine can read, or that this user cannot.
     """
     try:
         server = server_for(folder)
     except NoServer as error:
         raise EmbeddedError(str(error)) from None
+    except OSError as error:
+        raise _unusable(folder, error) from None
     return server.path if server else None
 
 
@@ -64,29 +69,31 @@ def url_of_running(folder: Path) -> str | None:
     """Return the unix:// URL of the server that a running service has on `folder`; None: none answers."""
     with suppress(OSError):
         path = Path((folder / "redis.path").read_text())
-        if _ping(path) == b"+PONG":
+        if _ping(path).startswith((b"+PONG", b"-LOADING")):
             return f"unix://{path}"
     return None
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[str]:
+def running(folder: Path, program: Path | None = None) -> Iterator[str]:
     """Run the server on `folder` for as long as the context is open; yields its unix:// URL.
 
+    Args:
+        folder: has the data; it is created where it does not exist.
+        program: the server to run; None: the one that suits the data.
+
     Raises:
-        EmbeddedError: another service uses the folder, or the server does not start.
+        EmbeddedError: another service uses the folder, it cannot be written, or the server does not start.
     """
-    if chosen(folder) is None:
-        raise EmbeddedError("there is no Redis server on this machine")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _service_lock(folder), (folder / "server.lock").open("a") as server_lock:
-        _wait_for_old(server_lock, folder)
-        binary = chosen(folder)  # again: an earlier service may have written to the folder meanwhile
-        if binary is None:
-            raise EmbeddedError("there is no Redis server on this machine")
-        path, remove = _socket_path(folder)
-        (folder / "redis.path").write_text(str(path))
-        guard = _start(binary, folder, path, server_lock.fileno(), remove)
+    _needed(program or chosen(folder))
+    with locked(folder) as server_lock:
+        binary = _needed(program or chosen(folder))  # again: an earlier service may have written meanwhile
+        try:
+            path, remove = _socket_path(folder)
+            (folder / "redis.path").write_text(str(path))
+            guard = _start(binary, folder, path, server_lock.fileno(), remove)
+        except OSError as error:
+            raise _unusable(folder, error) from None
         # The child holds the lock now. If this process held it, too, the lock would outlast a child that was killed.
         server_lock.close()
         ending = threading.Event()
@@ -100,6 +107,58 @@ def running(folder: Path) -> Iterator[str]:
                 guard.stdin.close()
             guard.wait()
             _ask_to_end(path)  # if the guard was killed, nothing else has
+
+
+def _needed(binary: Path | None) -> Path:
+    if binary is None:
+        raise EmbeddedError("there is no Redis server on this machine")
+    return binary
+
+
+def _unusable(folder: Path, error: OSError) -> EmbeddedError:
+    """Return the error for a file that cannot be used: another user's, on a read-only or full disk, or no file."""
+    return EmbeddedError(
+        f"the embedded Redis cannot use {error.filename or folder}: {error.strerror or error}; give {folder} to the "
+        "user who runs the service, move the configuration (its data are beside it), or set redis.url"
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[IO[str]]:
+    """Keep every other service and server away from `folder`, and put data that a restore has left in place.
+
+    Yields the lock that is to be passed on to the server.
+
+    Raises:
+        EmbeddedError: another service uses the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_unwritable(folder)
+    except OSError as error:
+        raise _unusable(folder, error) from None
+    with _service_lock(folder), (folder / "server.lock").open("a") as server_lock:
+        _wait_for_old(server_lock, folder)
+        try:
+            put_restored_in_place(folder)
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        yield server_lock
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raise an OSError for a file that the server or the service has to write, and cannot.
+
+    The server reports such a file in its log, if it can write that.
+    """
+    for place in (folder, folder / "appendonlydir"):
+        if place.exists():
+            with tempfile.TemporaryFile(dir=place) as tried:
+                tried.write(b"x")  # fails on a full disk
+    for pattern in ("*.lock", "redis.log", "redis.path", "appendonly.aof", "appendonlydir/*.aof"):
+        for path in folder.glob(pattern):
+            with path.open("a"):
+                pass
 
 
 def _watch(guard: "subprocess.Popen[bytes]", ending: threading.Event) -> None:
@@ -127,9 +186,12 @@ def _service_lock(folder: Path) -> Iterator[None]:
                         "stop it, start this one elsewhere, or give both a redis:// URL"
                     ) from None
                 time.sleep(0.05)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        try:
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        except OSError as error:
+            raise _unusable(folder, error) from None
         yield
 
 
@@ -196,14 +258,19 @@ def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) ->
     guard = Path(__file__).with_name("watchdog.py")
     with suppress(FileNotFoundError):
         path.unlink()
-    return subprocess.Popen(  # noqa: S603  # our own program, with our own arguments
-        [sys.executable, "-I", str(guard), str(lock_fd), remove, *command],
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[lock_fd],
-        start_new_session=True,
-    )
+    # A signal to all processes of the service that comes before the guard disregards it must not end the guard.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*BLOCKED, *IGNORED})
+    try:
+        return subprocess.Popen(  # noqa: S603  # our own program, with our own arguments
+            [sys.executable, "-I", str(guard), str(lock_fd), remove, *command],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[lock_fd],
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
@@ -214,15 +281,25 @@ def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: 
         if late and answer.startswith(b"-LOADING"):
             return
         if late or guard.poll() is not None:
-            log = folder / "redis.log"
-            tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
-            raise EmbeddedError("\n  ".join([f"the embedded Redis does not start; {log} ends with:", *tail]))
+            raise EmbeddedError(_why_it_does_not_start(folder / "redis.log"))
         time.sleep(0.01)
+
+
+_ADVICE = re.compile(r": make a backup of your AOF file, then use \S+-check-aof.*")
+"""What a server writes about data that it cannot read. A repair cuts off all that follows what is damaged."""
+
+
+def _why_it_does_not_start(log: Path) -> str:
+    tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+    lines = [f"the embedded Redis does not start; {log} ends with:", *(_ADVICE.sub("", line) for line in tail)]
+    if any(_ADVICE.search(line) for line in tail):
+        lines.append("The data are damaged: `rollcall restore FILE` brings a backup back, and keeps them beside it.")
+    return "\n  ".join(lines)
 
 
 def _ask_to_end(path: Path) -> None:
     """Ask the server on the folder's socket to save its data and end."""
-    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
         client.settimeout(WAIT_FOR_OLD_S)
         client.connect(str(path))
         client.sendall(b"SHUTDOWN\r\n")
@@ -231,7 +308,7 @@ def _ask_to_end(path: Path) -> None:
 
 def _ping(path: Path) -> bytes:
     """Return the first line of the answer to PING; empty: there is no answer."""
-    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
         client.settimeout(1)
         client.connect(str(path))
         client.sendall(b"PING\r\n")
