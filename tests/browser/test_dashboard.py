@@ -1,15 +1,13 @@
 """A real Chromium at the dashboard: logs in, filters, opens a user, and sees a logout."""
 
 import re
-import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from tests.kit import (
     OPERATOR_TOKEN,
@@ -19,32 +17,9 @@ from tests.kit import (
     Service,
     config,
     credentials,
-    needs,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def chromium() -> AsyncIterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    needs("Chromium (the package chromium)", found=path is not None)
-    async with async_playwright() as playwright:
-        made = await playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield made
-        await made.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def browser(chromium: Browser) -> AsyncIterator[Browser]:
-    """A browser without contexts: those of a test have cookies and storage of their own, and end with it."""
-    yield chromium
-    for context in chromium.contexts:
-        await context.close()
 
 
 @pytest.fixture

@@ -38,6 +38,12 @@ def blocks(page: Path, language: str) -> list[str]:
     return [re.sub(rf"^{indent}", "", content, flags=re.M) for indent, content in found]
 
 
+def snippet(page: Path, language: str, *words: str) -> str:
+    """The one fenced block of a page in this language that has all these words."""
+    [found] = [one for one in blocks(page, language) if all(word in one for word in words)]
+    return found
+
+
 def session(page: Path) -> tuple[str, str]:
     """All console blocks of a page: the commands, and what they print as shown."""
     lines = "".join(blocks(page, "console")).splitlines()
