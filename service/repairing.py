@@ -134,5 +134,6 @@ def _url_of(settings: Settings, path: Path) -> Iterator[str | None]:
     elif server.chosen(folder) is None:
         yield None
     else:
+        backups.refuse_another_user(folder)
         with server.running(folder) as url:
             yield url

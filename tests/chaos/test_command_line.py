@@ -145,6 +145,24 @@ def test_backup_and_restore_are_for_the_embedded_data(tmp_path: Path, command: s
     assert len(refused.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", [["repair"], ["forget"], ["backup", "FILE"], ["restore", "FILE"]], ids=" ".join)
+def test_the_embedded_data_of_another_user_are_left_alone(tmp_path: Path, words: list[str]) -> None:
+    """What root writes there, the service could not use."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    (tmp_path / "config.yaml").write_text(json.dumps(config()))
+    folder = tmp_path / "var" / "redis"
+    shutil.copytree(ROOT / "tests" / "store" / "folders" / "redis-7.0", folder)
+    shutil.copyfile(folder / "appendonlydir" / "appendonly.aof.2.base.rdb", tmp_path / "FILE")
+    os.chown(folder, 4711, -1)
+    before = sorted(folder.rglob("*"))
+    path = [str(tmp_path / word) if word == "FILE" else word for word in words]
+    refused = run(*path, config=tmp_path / "config.yaml")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"{folder} belongs to user 4711: run this command as that user\n"
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_check_redis_says_where_no_server_can_read_the_embedded_data(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(json.dumps(config()))
     assert run("check", "--redis", config=tmp_path / "config.yaml").returncode == 0

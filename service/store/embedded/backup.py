@@ -107,16 +107,21 @@ def restore(folder: Path, file: Path, counted: Callable[[str], list[str]]) -> li
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Wait for another backup or restore of the same data to end.
-
-    Raises:
-        EmbeddedError: the folder is another user's, whose service could not use what this one writes there.
-    """
-    if (owner := folder.stat().st_uid) != os.geteuid():
-        raise EmbeddedError(f"{folder} belongs to {_user(owner)}: run this command as that user")
+    """Wait for another backup or restore of the same data to end."""
+    refuse_another_user(folder)
     with (folder / "backup.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def refuse_another_user(folder: Path) -> None:
+    """Refuse a folder of another user, whose service could not use what a server of this user writes there.
+
+    Raises:
+        EmbeddedError: names the user who is to run the command.
+    """
+    if folder.exists() and (owner := folder.stat().st_uid) != os.geteuid():
+        raise EmbeddedError(f"{folder} belongs to {_user(owner)}: run this command as that user")
 
 
 def _user(number: int) -> str:
