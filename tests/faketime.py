@@ -49,9 +49,10 @@ def _library() -> Path | None:
 @cache
 def _servers() -> list[Path]:
     """The servers of wheels. Debian's own does not start under libfaketime: its jemalloc is a shared library."""
+    first = Path(shutil.which("redis-server") or "/").resolve()  # where PATH names one of them, that one
     names = ("valkey-server", "redis-server")
     found = [one for name in names for one in sorted(Path(sys.prefix).rglob(name)) if os.access(one, os.X_OK)]
-    return [one for one in found if one.is_file()]
+    return sorted((one for one in found if one.is_file()), key=lambda one: one.resolve() != first)
 
 
 @contextmanager

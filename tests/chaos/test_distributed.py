@@ -165,3 +165,30 @@ def test_a_slot_that_is_moved_under_load_loses_nothing_acknowledged(start: Start
                 assert service.get("/auth/status", credentials(user) | PASSIVE).data["status"] == "logged_out"
         assert service.get("/auth/status", credentials()).data["status"] == "logged_in"
         service.end()
+
+
+def migrate_slot(cluster: Cluster, key: str) -> None:
+    """Move the slot of `key` to the next master at once, as Valkey 9 can."""
+    source = cluster.owner_of(key)
+    target = cluster.nodes[(cluster.nodes.index(source) + 1) % 3]
+    slot = source.client.execute_command("CLUSTER KEYSLOT", key)
+    target_id = target.client.execute_command("CLUSTER MYID")
+    source.client.execute_command("CLUSTER MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
+    wait_for(lambda: cluster.owner_of(key) is target)
+
+
+def test_a_slot_that_is_migrated_atomically_under_load_loses_nothing_acknowledged(start: Start) -> None:
+    with redis_cluster(server="Valkey") as cluster:
+        service = start(settings_for(cluster.url, requests=100_000)).wait_until_ready()
+        for _ in range(3):
+            with steady_load(service) as (answers, acknowledged):
+                wait_for(lambda: answers[200] > 50)
+                migrate_slot(cluster, "rc:{acme}:")
+                enough = answers[200] + 50
+                wait_for(partial(_reached, answers, enough), within_s=30)
+            assert set(answers) <= {200, 503}
+            assert all(acknowledged.values())
+            for user in acknowledged:
+                assert service.get("/auth/status", credentials(user) | PASSIVE).data["status"] == "logged_out"
+        assert service.get("/auth/status", credentials()).data["status"] == "logged_in"
+        service.end()

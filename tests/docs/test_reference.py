@@ -179,7 +179,11 @@ def test_the_table_of_suites_names_every_folder_of_tests_and_the_target_that_run
     marked = {one.parent.name for one in files if re.search(r"pytest\.mark\.alone", one.read_text())}
     assert marked == set(re.findall(r"^MEASURING = (.+)$", makefile, re.M)[0].split())
     recipes = re.findall(r"^([a-z-]+):.*\n((?:\t.+\n)+)", makefile, re.M)
-    longer = {target for target, recipe in recipes if re.search(r"-m (pytest|tests\.chaos)|LOCKED= test\b", recipe)}
+    longer = {
+        target
+        for target, recipe in recipes
+        if re.search(r"-m (pytest|tests\.(chaos|redis_family))|LOCKED= test\b", recipe)
+    }
     assert {target for _, target, when in rows if when == "before a release"} == longer
 
 
