@@ -15,6 +15,7 @@ from service.core.operator_actions import Rules
 from service.core.session_lists import EVENT_TYPES, Cursor, Page, WalkCursor, parse_cursor
 from service.core.sessions import RECORDED, Status
 from service.core.tokens.claims import is_user_id
+from service.core.webhooks import WebhookState
 from service.web import app_keys
 from service.web.admin.authorization import admit_anyone, find_operator
 from service.web.api.client_address import is_counted
@@ -192,11 +193,18 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
         "rules": await actions.rules(tenant),
         "configured": sorted(known.restricted),
         "limits": limits,
-        "webhooks": [(name, await request.app[app_keys.WEBHOOK_STATES].state(tenant, name)) for name in known.webhooks],
+        "webhooks": [await _webhook(request, tenant, name) for name in known.webhooks],
         "subject": subject,
         "standings": await actions.peek(tenant, charges) if charges else [],
     }
     return render(request, "rules.html", content)
+
+
+async def _webhook(request: web.Request, tenant: str, name: str) -> tuple[str, WebhookState, str]:
+    """Return a webhook's name, its state, and the body of the request that skips the message which waits, if any."""
+    state = await request.app[app_keys.WEBHOOK_STATES].state(tenant, name)
+    skip = json.dumps({"id": state.waiting.message_id}) if state.waiting is not None else ""
+    return name, state, skip
 
 
 def _about(request: web.Request, browser: Browser, operator: Operator, tenant: str) -> dict[str, Any]:
