@@ -12,6 +12,7 @@ from aiohttp import web
 
 from service import logs
 from service.background.key_set_refresh import RemoteKeySets
+from service.background.open_sessions import OpenSessions
 from service.background.webhook_delivery import Webhooks
 from service.config.settings import Settings
 from service.core.admission import OutagePolicy
@@ -35,6 +36,7 @@ from service.store.events.webhook_state import RedisWebhookStates
 from service.store.fork_durations import ForkDurations
 from service.store.keyspace import NO_TENANT
 from service.store.sessions.expiry_sweep import Sweeper
+from service.store.sessions.inspection import Inspections
 from service.store.sessions.leftovers import RedisLeftovers
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
@@ -87,6 +89,9 @@ class Runtime:
         self.events = Events(access.client)
         self.actions = RedisOperatorActions(access.client, forget_refusals=self.admissions.refusals.forget)
         self.subscriber = EventSubscriber(access.client)
+        self.open_sessions = OpenSessions(
+            self.subscriber, Inspections(access.client).inspect, lambda: self.router.is_down
+        )
         self.webhook_states = RedisWebhookStates(access.client)
         self.webhooks = Webhooks(self.webhook_states, self.subscriber, on_failure=self.metrics.count_webhook_failure)
         self.metrics.watch_webhooks(self.webhooks.oldest_waiting_s)
@@ -139,6 +144,7 @@ class Runtime:
             is_down=lambda: self.router.is_down,
             is_ready=self.is_ready,
             readiness=self.readiness,
+            open_session=self.open_sessions.open,
         )
 
     def redis_changed(self, up: bool) -> None:
@@ -188,6 +194,7 @@ class Runtime:
 
     async def end_streams(self, _: web.Application) -> None:
         """End the answers that do not end by themselves; for `on_shutdown`."""
+        self.open_sessions.shut_down()
         self.subscriber.shut_down()
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
@@ -208,6 +215,7 @@ class Runtime:
         }
         tasks = [asyncio.create_task(keep_running(name, work, self.runs)) for name, work in beside.items()]
         yield
+        await self.open_sessions.close()
         await end(tasks)
         self.metrics.pour()
         self.log_throttle.flush()

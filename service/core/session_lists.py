@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from service.core.operator_actions import Rules
 from service.core.sessions import RECORDED, Session, Status
 from service.core.text.timestamps import timestamp
 from service.core.traffic_statistics import Activity
@@ -126,6 +127,12 @@ class Event:
         return json.dumps(self.as_dict(), ensure_ascii=False)
 
 
+def order_of(event_id: str) -> tuple[int, int]:
+    """Return what events of one stream are ordered by: their ids as numbers."""
+    ms, _, number = event_id.partition("-")
+    return int(ms), int(number or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Events that a listener did not get, or may not have got."""
@@ -143,6 +150,18 @@ class History:
     events: tuple[Event, ...]
     reaches_back_to_ms: int | None
     """The oldest entry that was searched; None: the stream is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What Redis has for some users of a tenant at one moment."""
+
+    position: str
+    """The newest event of the tenant's stream at that moment: later events are not part of it."""
+    tenant: Rules
+    """What operators have set for the tenant."""
+    users: Mapping[str, tuple[Session | None, Rules]]
+    """User → the session (None: there is none), and what operators have set for the user."""
 
 
 class SessionLists(Protocol):

@@ -4,8 +4,10 @@ The table is written once, here. `store/scripts.py` hands it to the Lua scripts,
 and what this page says cannot differ.
 """
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 
 class Status(StrEnum):
@@ -101,3 +103,43 @@ class Session:
     def changed_ms(self) -> int:
         """The latest of its past moments, by Redis's clock; 0: none is known."""
         return max(self.since_ms or 0, self.seen_ms or 0)
+
+
+class EndCause(StrEnum):
+    """Why the answer to an admitted request should not go on."""
+
+    SUSPENDED = "suspended"
+    """The user was suspended, by an operator or by itself."""
+    TERMINATED = "terminated"
+    """The user was terminated, by an operator or by itself."""
+    REVOKED = "revoked"
+    """The token of the request was revoked, with the user's tokens or with all of the tenant's."""
+    RESTRICTED = "restricted"
+    """The user or the tenant was restricted from a capability that the request needed."""
+    SHUTDOWN = "shutdown"
+    """The application shuts down; nothing happened to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnd:
+    """Why and when an admitted request's session ended."""
+
+    cause: EndCause
+    at_ms: int | None = None
+    """When, by Redis's clock, in milliseconds since the epoch; None: not known."""
+    by: str = ""
+    """The operator's name, or `user`; empty: not known. It is for logs, not for the client."""
+    reason: str = ""
+    """What the operator gave as the reason; empty: none, or not known. It is for logs, not for the client."""
+    capability: str = ""
+    """The capability that a restriction names; empty for other causes."""
+
+
+class OpenSession(Protocol):
+    """An admitted request whose answer may last for long, and whoever waits for its session to end."""
+
+    def ended(self) -> asyncio.Future[SessionEnd]:
+        """Return a new future of the end. It is cancelled when the request is closed."""
+
+    def close(self) -> None:
+        """Cancel the futures that are pending: the request is answered."""

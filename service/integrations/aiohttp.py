@@ -22,6 +22,7 @@ from service import logs
 from service.app import LOGOUT, STATUS, Runtime
 from service.config.loading import load
 from service.core.errors import DomainError, UnexpectedState
+from service.core.sessions import EndCause, SessionEnd
 from service.process.serving import redis_of
 from service.web import app_keys
 from service.web.api import session_routes, vary
@@ -29,7 +30,18 @@ from service.web.api.authentication import Handler, Middlewares
 from service.web.api.rate_limit_headers import limit_lines
 from service.web.app_keys import UserContext
 
-__all__ = ["UserContext", "capability", "logout", "session_middleware", "status", "user_of"]
+__all__ = [
+    "AdmittedSession",
+    "EndCause",
+    "SessionEnd",
+    "UserContext",
+    "capability",
+    "logout",
+    "session_middleware",
+    "session_of",
+    "status",
+    "user_of",
+]
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -88,6 +100,74 @@ def user_of(request: web.Request) -> UserContext | None:
     return request[app_keys.REQUEST_CONTEXT].context
 
 
+class AdmittedSession:
+    """The session of an admitted request, for handlers whose answer lasts: streams, long polls, WebSockets."""
+
+    def __init__(self, context: app_keys.RequestContext) -> None:
+        self._context = context
+
+    @property
+    def ended(self) -> asyncio.Future[SessionEnd]:
+        """A future of the session's end: await it, pass it to `asyncio.wait`, or add a callback.
+
+            ended = session_of(request).ended
+            end = await ended
+            await socket.close(code=1008, message=end.cause.encode())
+
+        Its result is a `SessionEnd`: `cause` (an `EndCause`, which is a string), `at_ms` (when, by Redis's clock, in
+        milliseconds since the epoch; None where that is not known), `by`, `reason` and `capability`. `by` and `reason`
+        are the operator's: they are for the log, not for the client.
+
+        | cause | what happened |
+        |---|---|
+        | `suspended`, `terminated` | to the user, by an operator or by its own request |
+        | `revoked` | the token of this request was revoked, with the user's or with all of the tenant's |
+        | `restricted` | the user or the tenant was restricted from a capability that this request needed |
+        | `shutdown` | the application shuts down, and nothing happened to the user |
+
+        In short, the future is done once an operator's act has the next request with this token refused. A logout
+        does not invalidate the token and does not end the session, unless it is one of all devices (`everywhere`),
+        which revokes. Neither does the expiry of the token (`user_of(request).identity.expires_ms`), nor that an
+        operator forgets the user.
+
+        - The act counts from the admission of the request on, whenever the future is asked for. One that was lifted
+          again before it was noticed may be passed over.
+        - It fires within milliseconds of the act; within about a second where Redis's push is lost.
+        - While Redis is away it does not fire. When Redis is back, what happened meanwhile ends it, within about a
+          second. Where events were lost (a gap: the stream keeps about 10,000), what holds for the user is read
+          anew; `at_ms` and `by` may not be known then.
+        - The middleware does not reload its configuration: a tenant or a capability that is removed from the file
+          holds after a restart, which ends all sessions (`shutdown`).
+        - Each access returns a new future: take it once, and keep it. Cancelling it affects no other. It is cancelled
+          when the handler returns.
+
+        A request that does not ask for it costs nothing. One that does costs a read in Redis, which requests that ask
+        at the same moment share; the events of a tenant are read once for the whole process.
+
+        Raises:
+            UnexpectedState: the handler has returned, so there is nothing left to end.
+        """
+        context = self._context
+        if context.handled:
+            raise UnexpectedState("The request has been answered")
+        if context.open_session is None:
+            identity, _ = context.admitted()
+            context.open_session = context.services.open_session(identity, context.capabilities())
+        return context.open_session.ended()
+
+
+def session_of(request: web.Request) -> AdmittedSession | None:
+    """Return the session of the caller; None on an open route, where nobody is known.
+
+    Raises:
+        UnexpectedState: the middleware did not see this request.
+    """
+    context = request.get(app_keys.REQUEST_CONTEXT)
+    if context is None:
+        raise UnexpectedState("The session middleware did not see this request")
+    return AdmittedSession(context) if context.identity is not None else None
+
+
 def session_middleware(app: web.Application, config: Path | str = "config.yaml") -> Middleware:
     """Return a middleware for `app` that admits each request, or answers with the envelope of the refusal.
 
@@ -106,15 +186,21 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
     if not structlog.is_configured():  # its default prints, which can block or raise
         logs.configure_structlog()
     middlewares: list[Middlewares] = []
+    runtimes: list[Runtime] = []
 
     async def open_with(app: web.Application) -> AsyncIterator[None]:
         with ExitStack() as stack:
             open_redis, _ = await asyncio.to_thread(stack.enter_context, redis_of(settings, path))
             runtime = await asyncio.to_thread(lambda: Runtime(settings, open_redis()))
             middlewares.append(Middlewares(runtime.services(_OPERATIONS)))
+            runtimes.append(runtime)
             async with asynccontextmanager(runtime.run)(app):
                 yield
             await asyncio.to_thread(stack.close)
+
+    async def end_sessions(app: web.Application) -> None:
+        for runtime in runtimes:  # none where the application did not start
+            await runtime.end_streams(app)
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         context = request.get(app_keys.REQUEST_CONTEXT)
@@ -140,9 +226,15 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
             await admitting.admit(request, operation, context.capability)
         except DomainError as error:
             return admitting.refuse(request, context, error).to_aiohttp()
-        return await handler(request)
+        try:
+            return await handler(request)
+        finally:
+            context.handled = True
+            if context.open_session is not None:
+                context.open_session.close()
 
     app.cleanup_ctx.append(open_with)
+    app.on_shutdown.append(end_sessions)
     app.on_response_prepare.append(add_headers)
     return session
 

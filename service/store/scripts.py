@@ -165,6 +165,7 @@ _SHARED = ("record", "window", "rules")
 _VERBS = (
     "admit", "act", "restrict", "revoke", "override", "forget", "peek", "reset", "retain", "due", "rights", "lease",
     "look", "sample", "sweep", "tidy", "settle", "retire", "mend", "mend_rules", "use",
+    "inspect",
 )  # fmt: skip
 _ASKS_ITSELF = frozenset({"admit"})
 """It often writes nothing, or a single key, and asks for its rights only where it writes more."""
@@ -175,6 +176,7 @@ _FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "due": {"due": _READS},
     "rights": {"rights": _READS},
     "look": {"look": _READS},
+    "inspect": {"inspect": _READS},
     "forget": {"forget": _FREES},
     "reset": {"reset": _FREES},
     "sweep": {"sweep": _FREES},

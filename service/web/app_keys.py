@@ -1,7 +1,7 @@
 """Typed keys and objects of the application and of a request."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from service.core.leftovers import Leftovers
 from service.core.operator_actions import OperatorActions
 from service.core.readiness import Readiness
 from service.core.session_lists import ActivityCharts, EventFeeds, Histories, SessionLists
+from service.core.sessions import OpenSession
 from service.core.tenants import Tenant
 from service.core.tokens.claims import Identity
 from service.core.tokens.verification import VerifiedTokens
@@ -86,6 +87,8 @@ class RequestServices:
     is_ready: Callable[[], Awaitable[bool]]
     readiness: Readiness
     """Reasons why the service is not ready, and warnings, for `/readyz`."""
+    open_session: Callable[[Identity, Collection[str]], OpenSession]
+    """Follows the session of an admitted request, which needed these capabilities, until it is closed."""
 
     def need_store(self) -> None:
         """Raise StoreUnavailable at once while the circuit breaker is open, without waiting for Redis."""
@@ -136,6 +139,10 @@ class RequestContext:
     admission: Admission | None = None
     identity: Identity | None = None
     """The identity, once the request is admitted."""
+    open_session: OpenSession | None = None
+    """The session as an aiohttp application follows it; None: nobody waits for its end."""
+    handled: bool = False
+    """Whether the handler of an aiohttp application has returned."""
 
     def __init__(self, services: RequestServices, request_id: str) -> None:
         self.services = services
@@ -148,6 +155,15 @@ class RequestContext:
         if self.identity is None or self.customer is None or self.admission is None:
             return None
         return UserContext(self.customer, self.identity, self.admission)
+
+    def capabilities(self) -> tuple[str, ...]:
+        """Return the capabilities that the admitted request needed, the operation's own name among them."""
+        if self.customer is None:
+            return ()
+        terms = self.customer.terms[self.operation]
+        if self.customer.routes is not None and self.original is not None:
+            terms = self.customer.routes.terms(*self.original)
+        return terms.capabilities if self.capability is None else (*terms.capabilities, self.capability)
 
     def admitted(self) -> tuple[Identity, Admission]:
         """Return the identity and the admission.

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 
-from service.core.session_lists import Event, Gap
+from service.core.session_lists import Event, Gap, order_of
 from service.core.tasks import round_completed
 from service.store.connection.calls import AWAY, UNHEARD, note_failure, redis_call, subscriber
 from service.store.events.stream import event_of
@@ -63,7 +63,7 @@ class Listener:
     async def next(self) -> Event | None:
         """Return the next event; None: the queue has ended."""
         while (event := await self._waiting.get()) is not None and not self.dropped:
-            if self.last is None or _order(event.id) > _order(self.last):
+            if self.last is None or order_of(event.id) > order_of(self.last):
                 self.last = event.id
                 return event
         return None
@@ -134,7 +134,7 @@ class EventSubscriber:
         if catch_up and listener.last is not None:
             if await self._may_have_lost(tenant, listener.last):
                 yield Gap(listener.last)
-                listener.last = min(listener.last, await self._newest(tenant), key=_order)
+                listener.last = min(listener.last, await self._newest(tenant), key=order_of)
             while events := await self._after(tenant, listener.last):
                 for event in events:
                     listener.last = event.id
@@ -271,8 +271,3 @@ async def _pushed(pubsub: Any) -> set[str] | None:
             grown.add(message["data"].decode())
         message = await pubsub.get_message(timeout=0)
     return grown
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    ms, _, number = event_id.partition("-")
-    return int(ms), int(number or 0)

@@ -126,20 +126,7 @@ class RedisOperatorActions:
         """Return what is set for a tenant, or for one user, without what has ended by its clock."""
         keys = keys_of(tenant)
         now, *found = await run(self._client, "look", [keys.rules if user is None else keys.user_rules(user)], [])
-        judged_at_ms = int(now)
-        restrictions: dict[str, int | None] = {}
-        limits: dict[str, tuple[int, int]] = {}
-        revoked: int | None = None
-        for raw, value in zip(found[::2], found[1::2], strict=True):
-            name = raw.decode()
-            if name == REVOKED:
-                revoked = int(value)
-            elif name.startswith("="):
-                requests, window_s = map(int, value.split())
-                limits[name[1:]] = requests, window_s
-            elif name not in _FLAGS and (int(value) == 0 or int(value) > judged_at_ms):
-                restrictions[name] = int(value) or None
-        return Rules(restrictions, revoked, limits)
+        return rules_of(found, int(now))
 
     @redis_call
     async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[LimitState]:
@@ -196,6 +183,28 @@ class RedisOperatorActions:
         keys = keys_of(tenant)
         at = [keys.rules, keys.events, *([] if user is None else [keys.user_rules(user)]), keys.timed]
         return await run(self._client, verb, at, [*args, user or "", *_about(author)])
+
+
+def rules_of(entries: Sequence[bytes], now_ms: int) -> Rules:
+    """Return the rules that a hash holds, without what has ended.
+
+    Args:
+        entries: each field and its value (`lua/rules.lua`).
+        now_ms: the time, by Redis's clock, in milliseconds since the epoch.
+    """
+    restrictions: dict[str, int | None] = {}
+    limits: dict[str, tuple[int, int]] = {}
+    revoked: int | None = None
+    for raw, value in zip(entries[::2], entries[1::2], strict=True):
+        name = raw.decode()
+        if name == REVOKED:
+            revoked = int(value)
+        elif name.startswith("="):
+            requests, window_s = map(int, value.split())
+            limits[name[1:]] = requests, window_s
+        elif name not in _FLAGS and (int(value) == 0 or int(value) > now_ms):
+            restrictions[name] = int(value) or None
+    return Rules(restrictions, revoked, limits)
 
 
 _OVER = -2
