@@ -16,7 +16,7 @@ from service.background.open_sessions import OpenSessions
 from service.background.webhook_delivery import Webhooks
 from service.config.settings import Settings
 from service.core.admission import OutagePolicy
-from service.core.clocks import ClockDifferences
+from service.core.clocks import ClockDifferences, RevocationsAhead
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
 from service.core.readiness import Readiness
 from service.core.routing.routes import Protected
@@ -77,9 +77,12 @@ class Runtime:
         self.readiness.add_blocker(self.server_check.blockers)
         self.readiness.add_warning(self.server_check.warnings)
         self.router = access.router(
-            timeout_s=settings.redis.timeout, on_change=self.redis_changed, check=self.server_check
+            timeout_s=settings.redis.timeout, on_change=self.redis_changed, check=self.server_check, runs=self.runs
         )
         self.admissions = Admissions(self.router, session_rules(settings))
+        revocations_ahead = RevocationsAhead()
+        self.admissions.note_ahead = revocations_ahead.note
+        self.readiness.add_warning(revocations_ahead.warnings)
         self.outage = OutagePolicy(
             allow_sessions=False,
             clock_us=lambda: time.monotonic_ns() // 1000,
@@ -97,9 +100,7 @@ class Runtime:
         self.metrics.watch_webhooks(self.webhooks.oldest_waiting_s)
         self.traffic = TrafficCounters()
         self.traffic_statistics = TrafficStatistics(access.client)
-        self.sweeper = Sweeper(
-            access.client, lambda: sweep_rules(self.settings), self.count_swept, node_of=self.node_of
-        )
+        self.sweeper = Sweeper(access.client, lambda: self.sweep_rules, self.count_swept, node_of=self.node_of)
         clocks = ClockDifferences(self.metrics.clock_difference.set)
         self.readiness.add_warning(clocks.warnings)
         self.clocks = ClockComparison(access.client, clocks)
@@ -119,6 +120,7 @@ class Runtime:
         windows_s = policy.directory.windows_s().items()
         self.actions.retention.follow({(tenant or NO_TENANT, limit): one_s for (tenant, limit), one_s in windows_s})
         self.settings = settings
+        self.sweep_rules = sweep_rules(settings)
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)
         self.admissions.refusals.forget()
@@ -159,7 +161,7 @@ class Runtime:
         """Return an object for the node that has the tenant. Raises StoreUnavailable while it is away."""
         pipeline = self.router.pipeline_to(tenant)
         if pipeline.is_down:
-            raise StoreUnavailable(BREAKER_IS_OPEN)
+            raise StoreUnavailable(BREAKER_IS_OPEN, pipeline.failure)
         return pipeline
 
     def count_swept(self, tenant: str, expired: int, removed: int) -> None:

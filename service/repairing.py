@@ -69,7 +69,13 @@ async def _forgotten(url: str, settings: Settings, tenant: str | None) -> list[s
     leftovers = RedisLeftovers(access.client)
     try:
         if tenant is not None:
-            return [f"{tenant}: {await leftovers.remove(tenant)} keys removed"]
+            removed, after = 0, ""
+            while True:
+                part = await leftovers.remove(tenant, after)
+                removed += part.keys
+                if part.following is None:
+                    return [f"{tenant}: {removed} keys removed"]
+                after = part.following
         await leftovers.note_all()
         found = await leftovers.of(settings.tenants)
     finally:

@@ -120,6 +120,8 @@ class Admission:
     accepted_from_s: int | None = None
     """Tokens issued from this second on are accepted. Set if the revoked token was issued within the clock skew after
     the revocation: it may come from a new login."""
+    revoked_ahead: bool = False
+    """The revocation lies ahead of Redis's clock: a clock was ahead when it was set."""
     degraded: tuple[str, ...] = ()
     """What was decided without Redis: `limits`, `sessions`."""
     unavailable: str | None = None
@@ -192,6 +194,11 @@ def _why_revoked(question: Question, admission: Admission) -> str:
     if admission.accepted_from_s is None:
         return "revoked"
     accepted_from = timestamp(admission.accepted_from_s * 1000)
+    if admission.revoked_ahead:
+        return (
+            f"revoked; the revocation lies ahead of the clock, so that logins are refused until {accepted_from}: "
+            "lift it if a clock was ahead when it was set"
+        )
     return (
         f"revoked; issued within the clock skew after a revocation: tokens issued from {accepted_from} on are accepted"
     )

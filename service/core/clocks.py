@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
+from service.core.text.timestamps import timestamp
+
 log = structlog.get_logger()
 
 FORGIVEN_SKEW_S = 5
 """How much the clocks of issuers, hosts and Redis may differ; a larger `leeway` of the tenant has priority."""
 WARN_ABOVE_S = 1.0
 """A larger difference between the service's clock and Redis's is a warning."""
+MET_FOR_S = 600.0
+"""How long `/readyz` warns of a revocation that lies ahead of the clock, after it last refused a token."""
 WARN_EVERY_S = 60.0
 """How often the log repeats the warning."""
 
@@ -23,6 +27,44 @@ def now_ms() -> int:
 def forgiven_skew_ms(leeway_s: float) -> int:
     """Return the skew that a tenant with this leeway tolerates, in milliseconds."""
     return int(max(FORGIVEN_SKEW_S, leeway_s) * 1000)
+
+
+class RevocationsAhead:
+    """Remembers which tenants have a revocation that lies ahead of the clock, as admissions met them lately.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._met: dict[str, tuple[int, float]] = {}
+        """Tenant → the second from which its tokens are accepted, and when that was met last."""
+
+    def note(self, tenant: str, accepted_from_s: int) -> None:
+        """Note that a token was refused by such a revocation, of its user or of its tenant."""
+        if tenant not in self._met:
+            log.warning(
+                "a revocation lies ahead of the clock, so logins are refused until then; lift it if a clock was ahead "
+                "when it was set",
+                tenant=tenant,
+                until=timestamp(accepted_from_s * 1000),
+            )
+        self._met[tenant] = accepted_from_s, self._clock()
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each tenant, for `/readyz`, until ten minutes after the last refusal."""
+        now = self._clock()
+        self._met = {
+            tenant: (until_s, at)
+            for tenant, (until_s, at) in self._met.items()
+            if until_s > now and now - at < MET_FOR_S
+        }
+        return [
+            f"Tenant {tenant} has a revocation that lies ahead of the clock: logins are refused until "
+            f"{timestamp(until_s * 1000)}. If a clock was ahead when it was set, lift it (DELETE …/revocation)"
+            for tenant, (until_s, _) in self._met.items()
+        ]
 
 
 class ClockDifferences:

@@ -36,6 +36,8 @@ class ActionResult:
     """Tokens issued up to this second are refused, after a logout everywhere."""
     revokes: bool = False
     """The action moved that second forward."""
+    clocks_apart_s: int = 0
+    """By how many seconds the clocks of the service and of Redis differed, after a logout everywhere."""
 
     @property
     def applied(self) -> bool:
@@ -51,6 +53,8 @@ class Revocation:
     """Tokens issued up to this second are refused now."""
     applied: bool
     """False: this or a later second was set already."""
+    clocks_apart_s: int = 0
+    """By how many seconds the clocks of the service and of Redis differed; 0 for an explicit moment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,11 +145,13 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One user's latest events, newest first, and how far back the capped stream reaches."""
+    """Some events of one user, newest first, and how far back the capped stream reaches."""
 
     events: tuple[Event, ...]
     reaches_back_to_ms: int | None
-    """The oldest entry that was searched; None: the stream is empty."""
+    """When the oldest event of the stream happened; None: the stream is empty."""
+    following: str | None = None
+    """The event with which the next page begins, also of an empty page; None: this is the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,5 +262,12 @@ class Histories(Protocol):
     async def latest(self, tenant: str, *, most: int) -> list[Event]:
         """Return the latest events of a tenant, newest first."""
 
-    async def history(self, tenant: str, user: str, *, most: int) -> History:
-        """Return the latest events of one user, newest first."""
+    async def history(self, tenant: str, user: str, *, most: int, begin: str = "") -> History:
+        """Return a page of the events of one user, newest first. It examines a bounded number of events.
+
+        Args:
+            tenant: whose user.
+            user: whose events.
+            most: how many of them at most.
+            begin: `following` of the page before; empty: the newest.
+        """

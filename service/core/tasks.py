@@ -100,6 +100,24 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], runs: Las
         await asyncio.sleep(RESTART_AFTER_S)
 
 
+async def run_to_end(name: str, work: Callable[[], Awaitable[None]], runs: LastRuns | None = None) -> None:
+    """Run `work`, which ends by itself, as a background task. An error that ends it is logged and counted.
+
+    Args:
+        name: the task's name in the log and in the metric.
+        work: a coroutine function.
+        runs: where its failures are counted.
+    """
+    _current.set(None if runs is None else (runs, name))
+    try:
+        await work()
+    except Exception as error:  # of any kind: nobody waits for the task
+        with suppress(Exception):
+            if runs is not None:
+                runs.failures[name, CRASH] += 1
+            log.error("a task failed", task=name, exc_info=error)
+
+
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel until the task ends: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation.
 

@@ -15,6 +15,7 @@ that a user sends moves a key to another slot or tenant.
 | `rc:{T}:rules:USER` | hash | the same, for one user | the same |
 | `rc:{T}:timed` | sorted set | user ('' for the tenant) → when its first timed rule ends, ms | with its last member |
 | `rc:{T}:events` | stream | what happened | capped at about 10,000; the sweep, 30 days after the last |
+| `rc:{T}:trails` | hash | bucket of users → its newest event (`lua/record.lua`), at most 4,096 | with the events |
 | `rc:{T}:pulse:SLOT` | hash | kind and bucket of 10 s → how many; `=LIMIT` → shadow refusals | TTL: 80 min |
 | `rc:{T}:refused:SLOT` | sorted set | address → refusals in these 10 min, the most frequent 1,000 | TTL: 80 min |
 | `rc:{T}:sampled:KIND` | string | such a refusal was reported as an event lately | TTL: 10 s |
@@ -112,6 +113,7 @@ class TenantKeys:
     expiring: str
     ending: str
     events: str
+    trails: str
     timed: str
     webhook_states: str
     rules: str
@@ -195,16 +197,28 @@ def limit_of_window(key: str) -> tuple[str, str] | None:
 _WINDOW = re.compile(r"([\w-]+):\{([^{}]+)\}:w:([^:]+):")
 
 
+def due_keys(tenant: str) -> tuple[str, str]:
+    """Return the two indexes that say who is due: for thousands of tenants at once, `keys_of` makes too many names."""
+    tag = f"{NAMES.namespace}:{{{tenant}}}:"
+    return f"{tag}expiring", f"{tag}ending"
+
+
+def untidy_keys(tenant: str) -> tuple[str, str, str, str]:
+    """Return the keys that say whether something of the tenant has ended: rules, events, webhooks, timed rules."""
+    tag = f"{NAMES.namespace}:{{{tenant}}}:"
+    return f"{tag}rules", f"{tag}events", f"{tag}hooks", f"{tag}timed"
+
+
 @lru_cache(maxsize=4096)
 def keys_of(tenant: str) -> TenantKeys:
     """Return the keys of `tenant`."""
     tag = f"{NAMES.namespace}:{{{tenant}}}:"
     by_status: dict[Status, str] = {status: f"{tag}by:{status.value}" for status in RECORDED}
-    expiring, ending, events = f"{tag}expiring", f"{tag}ending", f"{tag}events"
-    shared = (*by_status.values(), expiring, ending, events)
+    expiring, ending, events, trails = f"{tag}expiring", f"{tag}ending", f"{tag}events", f"{tag}trails"
+    shared = (*by_status.values(), expiring, ending, events, trails)
     timed, webhook_states = f"{tag}timed", f"{tag}hooks"
     return TenantKeys(
-        tag, by_status, expiring, ending, events, timed, webhook_states, rules=f"{tag}rules", shared=shared
+        tag, by_status, expiring, ending, events, trails, timed, webhook_states, rules=f"{tag}rules", shared=shared
     )
 
 

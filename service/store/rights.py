@@ -22,7 +22,9 @@ SERVICE_COMMANDS = (
 """Commands without a key: functions, the start check, pings, subscriptions. HELLO and AUTH need no right."""
 KEYLESS = frozenset({"PUBLISH", "TIME"})
 """Commands of scripts that have no key."""
-_READING = frozenset({"EXISTS", "GET", "HGET", "HGETALL", "HMGET", "TIME", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE"})
+_READING = frozenset(
+    {"EXISTS", "GET", "HGET", "HGETALL", "HMGET", "PTTL", "TIME", "XRANGE", "XREVRANGE", "ZRANGEBYSCORE", "ZSCORE"}
+)
 """Commands that write nothing: a script with only these need not check its rights."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
+from service.core.clocks import FORGIVEN_SKEW_S
 from service.core.sessions import MOST_SESSIONS, TRANSITIONS, Refusal, Session, Status
 from service.store.keyspace import (
     ANY_REVOKED,
@@ -27,6 +28,8 @@ from service.store.keyspace import (
 )
 from service.store.rights import KEYLESS, commands_of, writes
 
+AHEAD = 2**40
+"""`lua/admit.lua` subtracts it from its answer where a revocation lies ahead of Redis's clock. More than any second."""
 LETTERS = {
     Status.NONE: "-",
     Status.LOGGED_IN: "i",
@@ -88,6 +91,7 @@ def _preamble() -> str:
         f"local ANY_USER, REVOKED, ANY_REVOKED = '{ANY_USER}', '{REVOKED}', '{ANY_REVOKED}'",
         f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
         f"local ENDED, KEPT = {ENDED}, {KEPT}",
+        f"local AHEAD, MAY_BE_AHEAD_S = {AHEAD}, {FORGIVEN_SKEW_S}",
         f"local NEWS, PUSHES = '{NAMES.event_channel}', '{NAMES.cache_channel}'",
         # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
         "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true, NOPERM = true }",
@@ -164,7 +168,7 @@ _PREFIX, _HASH = "rc_", "HASH_OF_THE_LIBRARY"
 _SHARED = ("record", "window", "rules")
 _VERBS = (
     "admit", "act", "restrict", "revoke", "override", "forget", "peek", "reset", "retain", "due", "rights", "lease",
-    "look", "sample", "sweep", "tidy", "settle", "retire", "mend", "mend_rules", "use",
+    "look", "trail", "sample", "sweep", "tidy", "untidy", "settle", "retire", "mend", "mend_rules", "use",
     "inspect",
 )  # fmt: skip
 _ASKS_ITSELF = frozenset({"admit"})
@@ -174,9 +178,11 @@ _FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "admit": {"admit": (), "admit_reading": _READS},
     "peek": {"peek": _READS},
     "due": {"due": _READS},
+    "untidy": {"untidy": _READS},
     "rights": {"rights": _READS},
     "look": {"look": _READS},
     "inspect": {"inspect": _READS},
+    "trail": {"trail": _READS},
     "forget": {"forget": _FREES},
     "reset": {"reset": _FREES},
     "sweep": {"sweep": _FREES},

@@ -256,5 +256,5 @@ class Plain:
             if user.status == "logged_in" and user.expires + leeway <= now_ms:
                 self._move(tenant, name, user, "expired", "expiry")
                 user = self.users[tenant, name]
-            if user.status in ("logged_out", "expired") and (user.expires or user.since) + retention <= now_ms:
+            if user.status in ("logged_out", "expired") and max(user.expires, user.since) + retention <= now_ms:
                 del self.users[tenant, name]

@@ -44,6 +44,7 @@ class SlotMap:
 
     def __init__(self) -> None:
         self.primaries: set[tuple[str, int]] = set()
+        self.failure: Exception | None = None
 
     async def refresh(self, _: Collection[tuple[str, int]]) -> bool:
         return bool(self.primaries)

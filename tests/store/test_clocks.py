@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from service.core.admission import judge
 from service.core.clocks import FORGIVEN_SKEW_S, ClockDifferences
-from service.core.errors import InvalidRequest
-from service.core.operator_actions import Author, Restriction, Revocation
+from service.core.errors import InvalidRequest, InvalidUserToken
+from service.core.operator_actions import Author, Restriction
 from service.core.sessions import Cause, Status
 from service.redis_check import check_redis
 from service.store.admissions.batcher import Admissions
@@ -85,7 +86,8 @@ async def test_a_clock_that_is_set_back_lets_no_revoked_token_in_and_keeps_no_ne
         assert again.before_s >= first.before_s
         first = again  # another second may have begun
     slow = RedisOperatorActions(acts._client, clock_ms=lambda: now_ms() - HOUR_MS)
-    assert await slow.revoke("acme", "alice", BY) == Revocation(again.before_s, applied=False)
+    held = await slow.revoke("acme", "alice", BY)
+    assert (held.before_s, held.applied) == (again.before_s, False)
 
 
 async def test_last_seen_is_kept_up_although_the_clock_was_set_back(
@@ -213,3 +215,39 @@ async def test_a_restriction_that_an_earlier_version_wrote_is_not_shortened(
     await access.client.hset("rc:{acme}:rules:alice", mapping={"status": until_ms, "pay": 0})
     assert await acts.restrict("acme", "alice", "status", BY, until_ms=until_ms - 1) == Restriction(until_ms, False)
     assert await acts.restrict("acme", "alice", "pay", BY, until_ms=until_ms) == Restriction(None, False)
+
+
+@pytest.mark.parametrize("user", ["alice", None])
+async def test_a_revocation_that_a_clock_hours_ahead_has_set_is_told_when_it_refuses_a_login(
+    server: FakeClockRedis, admissions: Admissions, acts: RedisOperatorActions, user: str | None
+) -> None:
+    """It has to cover every token that exists, so it holds; but nobody would know why logins are refused."""
+    noted: list[tuple[str, int]] = []
+    admissions.note_ahead = lambda tenant, accepted_from_s: noted.append((tenant, accepted_from_s))
+    server.set_ahead(3 * 3600)
+    held = await acts.revoke("acme", user, BY)
+    assert abs(held.clocks_apart_s - 3 * 3600) <= 5
+    server.set_ahead(0)
+    refused = await admissions.ask(ask_about("alice", issued_s=time.time()))
+    assert (refused.revoked, refused.revoked_ahead) == (True, True)
+    assert refused.accepted_from_s == held.before_s + 1
+    assert noted == [("acme", held.before_s + 1)]
+    with pytest.raises(InvalidUserToken) as caught:
+        judge(ask_about("alice", issued_s=time.time()), refused)
+    assert "lies ahead of the clock" in caught.value.reason
+    assert "lift it" in caught.value.reason
+    assert await acts.restore("acme", user, BY)
+    again = await acts.revoke("acme", user, BY)
+    assert again.clocks_apart_s <= 1
+    refused = await admissions.ask(ask_about("alice", issued_s=time.time()))
+    assert (refused.revoked, refused.revoked_ahead) == (True, False), "as every revocation refuses the next seconds"
+    assert not await is_refused(admissions, again.before_s + 1)
+    assert len(noted) == 1
+
+
+async def test_an_ordinary_revocation_is_not_taken_for_one_ahead(
+    admissions: Admissions, acts: RedisOperatorActions
+) -> None:
+    await acts.revoke("acme", "alice", BY, skew_ms=300_000)
+    refused = await admissions.ask(ask_about("alice", issued_s=time.time() - 60))
+    assert (refused.revoked, refused.revoked_ahead) == (True, False)

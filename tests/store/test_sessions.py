@@ -1,6 +1,5 @@
 """Listing sessions: pages, cursors, prefixes, counts; on fakeredis and on a real Redis."""
 
-import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import pytest
 
 from service.core.operator_actions import Author
-from service.core.session_lists import Cursor, History, Page, WalkCursor
+from service.core.session_lists import Cursor, Page, WalkCursor
 from service.core.sessions import RECORDED, Cause, Status
 from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
-from service.store.events.stream import CHUNK, Events
 from service.store.keyspace import KEPT, NAMES, keys_of
 from service.store.scripts import LETTERS
 from service.store.sessions.listing import SEARCHED, Sessions
@@ -174,44 +172,3 @@ async def test_a_user_without_a_record_is_not_made_up(access: RedisAccess) -> No
     sessions = Sessions(access.client)
     assert await sessions.get("acme", "nobody") is None
     assert (await sessions.page("acme")).sessions == ()
-
-
-async def test_a_history_is_looked_for_in_the_whole_stream_and_says_how_far_that_reaches(access: RedisAccess) -> None:
-    pipeline = access.client.pipeline(transaction=False)
-    for i in range(2500):
-        user = "alice" if i % 1000 == 0 else "bob"
-        fields: dict[Any, Any] = {"type": "transition", "user": user, "from": "none", "to": "logged_in"}
-        pipeline.xadd(keys_of("acme").events, fields, id=f"{1000 + i}-0")
-    await pipeline.execute()
-    history = await Events(access.client).history("acme", "alice", most=9)
-    assert [event.at_ms for event in history.events] == [3000, 2000, 1000]
-    assert history.reaches_back_to_ms == 1000
-    latest = await Events(access.client).history("acme", "alice", most=1)
-    assert [event.id for event in latest.events] == ["3000-0"]
-    assert await Events(access.client).history("globex", "alice", most=1) == History((), None)
-
-
-@pytest.mark.parametrize("access", [pytest.param("real", marks=pytest.mark.real_redis)], indirect=True)
-async def test_a_search_of_a_full_stream_keeps_the_loop_and_redis_for_a_moment_only(access: RedisAccess) -> None:
-    pipeline = access.client.pipeline(transaction=False)
-    fields: dict[Any, Any] = {"type": "transition", "user": "bob", "from": "none", "to": "logged_in", "ip": "10.0.0.1"}
-    for i in range(10_000):
-        pipeline.xadd(keys_of("acme").events, fields, id=f"{1000 + i}-0")
-    await pipeline.execute()
-    await access.client.config_resetstat()
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    beside = asyncio.create_task(others())
-    history = await Events(access.client).history("acme", "alice", most=100)
-    beside.cancel()
-    assert history == History((), 1000)
-    assert turns >= 100, "other work goes on between two reads"
-    stats = (await access.client.info("commandstats"))["cmdstat_xrevrange"]
-    assert stats["calls"] == 10_000 // CHUNK + 1
-    assert stats["usec_per_call"] < 5000

@@ -1,5 +1,7 @@
 """The sweep: expiry, removal, and counts and indexes that stay right; on fakeredis and on a real Redis."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from service.core.operator_actions import Author
@@ -8,7 +10,7 @@ from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
 from service.store.keyspace import ENDED, KEPT, NAMES, keys_of
-from service.store.sessions.expiry_sweep import BITE, Swept
+from service.store.sessions.expiry_sweep import BITE, TOGETHER, Sweeper, SweepRules, Swept
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
@@ -47,8 +49,8 @@ async def test_past_the_retention_record_and_indexes_are_gone(
     admissions: Admissions, access: RedisAccess, cause: Cause
 ) -> None:
     await admissions.ask(ask_about("alice", cause=cause, expires_ms=now_ms() - HOUR_MS - 1))
-    first = await sweeper(access, retention_ms=HOUR_MS).sweep()
-    second = await sweeper(access, retention_ms=HOUR_MS).sweep()
+    first = await sweeper(access, retention_ms=0).sweep()
+    second = await sweeper(access, retention_ms=0).sweep()
     assert first.removed + second.removed == 1
     keys = keys_of("acme")
     assert await access.client.exists(keys.user("alice"), keys.expiring, keys.ending, *keys.by_status.values()) == 0
@@ -113,7 +115,7 @@ async def test_a_tenant_that_left_the_configuration_is_swept_until_nothing_is_le
 ) -> None:
     await sweeper(access).sweep()
     await admissions.ask(ask_about("alice", expires_ms=now_ms() - HOUR_MS - 1))
-    gone = sweeper(access, {"globex": 0}, retention_ms=HOUR_MS)
+    gone = sweeper(access, {"globex": 0}, retention_ms=0)
     await gone.sweep()
     await gone.sweep()
     assert await Sessions(access.client).get("acme", "alice") is None
@@ -130,7 +132,7 @@ async def test_a_retention_or_leeway_that_was_lowered_holds_for_those_already_th
     await admissions.ask(ask_about("alice", cause=Cause.LOGOUT, expires_ms=now_ms() - 10_000))
     await admissions.ask(ask_about("bob", expires_ms=now_ms() - 10_000))
     assert await sweeper(access, {"acme": 60_000}, retention_ms=HOUR_MS).sweep() == Swept(0, 0)
-    assert await sweeper(access, {"acme": 5_000}, retention_ms=5_000).sweep() == Swept(expired=1, removed=1)
+    assert await sweeper(access, {"acme": 5_000}, retention_ms=0).sweep() == Swept(expired=1, removed=1)
 
 
 async def test_what_is_wrong_with_one_tenant_keeps_no_other_from_being_swept(
@@ -181,7 +183,7 @@ async def test_the_sweep_writes_a_record_as_an_admission_would(admissions: Admis
         assert (session.status, session.previous) == (Status.EXPIRED, Status.LOGGED_IN)
         assert (session.seen_ms, session.expires_ms) == (was.seen_ms, was.expires_ms)
         assert session.undated is (user == "undated")
-        assert await access.client.zscore(keys_of("acme").expiring, user) == ENDED + expires_ms
+        assert await access.client.zscore(keys_of("acme").expiring, user) == ENDED + (session.since_ms or 0)
         assert await access.client.zscore(keys_of("acme").by_status[Status.EXPIRED], user) == was.seen_ms
 
 
@@ -215,3 +217,90 @@ async def test_the_longest_lifetime_ends_no_login_whose_token_is_still_valid(
     session = await Sessions(access.client).get("acme", "alice")
     assert session is not None
     assert session.status is Status.LOGGED_IN
+
+
+@pytest.mark.parametrize("listed_by_an_earlier_version", [False, True])
+async def test_the_retention_begins_with_the_last_transition_where_that_is_after_the_expiry(
+    admissions: Admissions, access: RedisAccess, listed_by_an_earlier_version: bool
+) -> None:
+    keys, expired_ms = keys_of("acme"), now_ms() - 2 * HOUR_MS
+    await admissions.ask(ask_about("alice", expires_ms=expired_ms))
+    await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.OPERATOR_LOGOUT, Author("root"))
+    if listed_by_an_earlier_version:
+        await access.client.zadd(keys.expiring, {"alice": ENDED + expired_ms})
+    assert await sweeper(access, retention_ms=HOUR_MS).sweep() == Swept(0, 0), "it was logged out a moment ago"
+    session = await Sessions(access.client).get("acme", "alice")
+    assert session is not None
+    assert await access.client.zscore(keys.expiring, "alice") == ENDED + (session.since_ms or 0)
+    assert await sweeper(access, retention_ms=0).sweep() == Swept(0, 1)
+
+
+async def test_the_retention_begins_with_the_expiry_where_that_is_after_the_last_transition(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT, expires_ms=now_ms() + HOUR_MS))
+    assert await sweeper(access, retention_ms=0).sweep() == Swept(0, 0)
+
+
+async def test_a_transition_that_a_clock_far_ahead_dated_keeps_no_record(access: RedisAccess) -> None:
+    """Logged out by a clock a century ahead, which was set right since; the token expired two hours ago."""
+    keys, expired_ms = keys_of("acme"), now_ms() - 2 * HOUR_MS
+    ahead_ms = now_ms() + CENTURY_MS
+    await access.client.set(keys.user("alice"), f"oi {ahead_ms} {expired_ms} {expired_ms}")
+    await access.client.zadd(keys.expiring, {"alice": ENDED + ahead_ms})
+    await access.client.zadd(keys.by_status[Status.LOGGED_OUT], {"alice": expired_ms})
+    removed = 0
+    for _ in range(2):
+        removed += (await sweeper(access, retention_ms=HOUR_MS).sweep()).removed
+    assert removed == 1
+
+
+@pytest.mark.parametrize("access", [pytest.param("real", marks=pytest.mark.real_redis)], indirect=True)
+async def test_a_round_over_thousands_of_idle_tenants_is_a_call_for_each_fifty(access: RedisAccess) -> None:
+    """Each tenant was asked about by two calls, which took a worker some seconds of each minute with 10,000 of them."""
+    tenants = {f"t{number}": 0 for number in range(3000)}
+    sweeping = sweeper(access, tenants)
+    await sweeping.sweep()
+    for rules_too in (False, True):
+        if rules_too:
+            sweeping = sweeper(access, tenants)
+        await access.client.config_resetstat()
+        assert await sweeping.sweep() == Swept(0, 0)
+        calls = await count_of(access, "fcall")
+        assert calls <= (2 if rules_too else 1) * 3000 // TOGETHER
+
+
+async def test_who_is_due_among_thousands_of_tenants_is_swept_in_the_first_round(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    tenants = {f"t{number}": 0 for number in range(250)} | {"acme": 0}
+    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1000))
+    await admissions.ask(ask_about("bob", tenant="t77", expires_ms=now_ms() - 1000))
+    await access.client.hset(keys_of("t200").rules, mapping={"pay": 1})
+    await access.client.zadd(keys_of("t200").timed, {"": 1})
+    swept: list[tuple[str, int, int]] = []
+    rules = SweepRules(tenants, HOUR_MS)
+    await Sweeper(access.client, lambda: rules, lambda *of: swept.append(of)).sweep()
+    assert [one for one in swept if one[1]] == [("acme", 1, 0), ("t77", 1, 0)]
+    assert await access.client.exists(keys_of("t200").rules) == 0, "a rule that has ended is removed"
+
+
+async def test_where_a_round_is_too_long_the_next_one_goes_on_behind_it(
+    access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a Cluster, where each tenant is a call of its own."""
+    monkeypatch.setattr("service.store.sessions.expiry_sweep.TOGETHER", 1)
+    monkeypatch.setattr("service.store.sessions.expiry_sweep.MOST_CALLS", 4)
+    monkeypatch.setattr("service.store.sessions.expiry_sweep.ROUNDS", 9)
+    tenants = {f"t{number}": 0 for number in range(10)}
+    sweeping, asked = sweeper(access, tenants), []
+    due_of = sweeping._due_of
+
+    async def noting(together: Sequence[str], rules: SweepRules) -> list[list[bytes]]:
+        asked.append(list(together))
+        return await due_of(together, rules)
+
+    monkeypatch.setattr(sweeping, "_due_of", noting)
+    for _ in range(3):
+        await sweeping.sweep()
+    assert [one for [one] in asked] == [f"t{number % 10}" for number in range(12)]

@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from service.core.clocks import FORGIVEN_SKEW_S, WARN_EVERY_S, ClockDifferences, forgiven_skew_ms
+from service.core.clocks import FORGIVEN_SKEW_S, WARN_EVERY_S, ClockDifferences, RevocationsAhead, forgiven_skew_ms
 from service.core.webhooks import MAX_AHEAD_S, sent_at_s
 
 
@@ -58,3 +58,22 @@ def test_no_message_is_signed_earlier_than_its_event_happened_nor_with_what_rece
     assert sent_at_s(1000.9, 1_003_500) == 1003
     assert sent_at_s(1000.0, (1000 + MAX_AHEAD_S) * 1000) == 1000 + MAX_AHEAD_S
     assert sent_at_s(1000.0, (1001 + MAX_AHEAD_S) * 1000) == 1000
+
+
+def test_a_revocation_ahead_is_a_warning_until_it_is_over_or_refuses_nobody_for_a_while() -> None:
+    now = [1000.0]
+    ahead = RevocationsAhead(lambda: now[0])
+    assert ahead.warnings() == []
+    with capture_logs() as lines:
+        ahead.note("acme", 12_000)
+        ahead.note("acme", 12_000)
+        ahead.note("globex", 1500)
+    assert [(line["tenant"], line["until"]) for line in lines] == [
+        ("acme", "1970-01-01T03:20:00.000Z"),
+        ("globex", "1970-01-01T00:25:00.000Z"),
+    ]
+    assert [one.split()[1] for one in ahead.warnings()] == ["acme", "globex"]
+    now[0] = 1501
+    assert [one.split()[1] for one in ahead.warnings()] == ["acme"]
+    now[0] = 1601
+    assert ahead.warnings() == [], "it may have been lifted"

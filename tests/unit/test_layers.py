@@ -134,3 +134,15 @@ def test_no_private_name_of_another_package_is_used() -> None:
         for name in private_names(ast.parse(path.read_text())) - DOCUMENTED
     }
     assert not found
+
+
+def test_every_background_task_reports_its_failures_to_the_metric() -> None:
+    """Those that a task starts beside itself report under its name (their context is its copy)."""
+    inherit = {"webhook_delivery.py", "sentinels.py"}
+    without: list[str] = []
+    for path in sorted(SERVICE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if named and node.func.id in ("keep_running", "run_to_end") and len(node.args) < 3:  # type: ignore[attr-defined]
+                without.append(path.name)
+    assert set(without) == inherit

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.tasks import LastRuns, end, keep_running, round_completed, work_failed
+from service.core.tasks import LastRuns, end, keep_running, round_completed, run_to_end, work_failed
 
 
 async def test_a_task_that_fails_is_logged_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,3 +143,16 @@ async def test_a_task_that_an_error_ends_is_counted(monkeypatch: pytest.MonkeyPa
     await asyncio.wait_for(again.wait(), 5)
     await end([task])
     assert runs.failures == {("sweep", "crash"): 1}
+
+
+async def test_an_error_that_ends_a_task_nobody_waits_for_is_logged_and_counted() -> None:
+    runs = LastRuns()
+
+    async def work() -> None:
+        raise ValueError("a mistake of ours")
+
+    with capture_logs() as lines:
+        await asyncio.create_task(run_to_end("cluster map", work, runs))
+        await asyncio.create_task(run_to_end("cluster map", work))
+    assert [(line["event"], line["task"]) for line in lines] == 2 * [("a task failed", "cluster map")]
+    assert runs.failures == {("cluster map", "crash"): 1}

@@ -104,3 +104,30 @@ async def test_a_thief_is_out_at_once_whatever_redis_s_clock_says(
     assert (await client.get("/auth/status", headers=stolen)).status == 200
     await ask(client, "POST", f"{AT}/users/alice/logout", {"everywhere": True})
     assert (await client.get("/auth/status", headers=stolen)).status == 401
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_answers_and_readyz_say_that_a_revocation_was_set_by_a_clock_hours_ahead_and_how_to_end_it(
+    server: FakeClockRedis, client: Client, everywhere: bool
+) -> None:
+    login = credentials("alice", iat=int(time.time()))
+    assert (await client.get("/auth/status", headers=login)).status == 200
+    server.set_ahead(3 * 3600)
+    revocation, act = f"{AT}/users/alice/revocation", f"{AT}/users/alice/logout"
+    if everywhere:
+        answer = await ask(client, "POST", act, {"everywhere": True})
+    else:
+        answer = await ask(client, "PUT", revocation, {})
+    assert "differ by 10" in answer["note"]
+    assert "lift the revocation" in answer["note"]
+    server.set_ahead(0)
+    login = credentials("alice", iat=int(time.time()))
+    assert (await client.get("/auth/status", headers=login)).status == 401
+    assert "it lies ahead" in (await ask(client, "GET", f"{AT}/users/alice"))["note"]
+    [warning] = [one for one in await ready(client) if "revocation" in one]
+    assert "Tenant acme has a revocation that lies ahead of the clock" in warning
+    assert "lift it" in warning
+    await ask(client, "DELETE", revocation, {})
+    assert (await client.get("/auth/status", headers=login)).status == 200
+    assert "note" not in await ask(client, "GET", f"{AT}/users/alice")
+    assert "note" not in await ask(client, "PUT", revocation, {})

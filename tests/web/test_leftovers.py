@@ -77,5 +77,52 @@ async def test_a_tenant_that_is_new_in_the_configuration_and_finds_older_bans_is
 @pytest.mark.parametrize("users", [1500])
 async def test_many_users_are_removed_in_steps(access: RedisAccess, users: int) -> None:
     await customer_of_yore(access, users)
-    assert await RedisLeftovers(access.client).remove("initech") >= users
+    leftovers, removed, after = RedisLeftovers(access.client), 0, ""
+    while True:
+        part = await leftovers.remove("initech", after)
+        removed += part.keys
+        if part.following is None:
+            break
+        after = part.following
+    assert removed >= users
+    assert [key async for key in access.client.scan_iter(match=keys_of_one("initech"))] == []
+
+
+@pytest.mark.parametrize(
+    "access",
+    [pytest.param(kind, marks=pytest.mark.real_redis) for kind in ("real", "cluster")],  # fakeredis has no true SCAN
+    indirect=True,
+)
+async def test_one_call_removes_a_bounded_part_and_the_next_ones_the_rest(
+    client: Client, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The removal was one call, as long as it took: minutes with millions of users."""
+    monkeypatch.setattr("service.store.sessions.leftovers.STEP", 50)
+    monkeypatch.setattr("service.store.sessions.leftovers.MOST_STEPS", 3)
+    await customer_of_yore(access, 510)
+    removed, calls, query = 0, 0, ""
+    while True:
+        part = await ask(client, "DELETE", f"{AT}/initech{query}")
+        removed, calls = removed + part["removed"], calls + 1
+        assert part["removed"] <= 3 * 2 * 50, "SCAN returns about as many as it is asked for"
+        if part["next"] is None:
+            break
+        assert [one["tenant"] for one in (await ask(client, "GET", AT))["tenants"]] == ["initech"], "it is not done yet"
+        query = f"?after={part['next']}"
+    assert removed >= 510
+    assert calls > 4
+    assert [key async for key in access.client.scan_iter(match=keys_of_one("initech"))] == []
+    assert (await ask(client, "GET", AT))["tenants"] == []
+    assert await refused(client, "DELETE", f"{AT}/initech?after=x") == (400, "VALIDATION_ERROR")
+
+
+async def test_a_removal_that_was_left_halfway_is_begun_again(
+    client: Client, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await customer_of_yore(access, 510)
+    with monkeypatch.context() as patch:
+        patch.setattr("service.store.sessions.leftovers.STEP", 50)
+        patch.setattr("service.store.sessions.leftovers.MOST_STEPS", 3)
+        assert (await ask(client, "DELETE", f"{AT}/initech"))["next"] is not None
+    assert (await ask(client, "DELETE", f"{AT}/initech"))["next"] is None
     assert [key async for key in access.client.scan_iter(match=keys_of_one("initech"))] == []

@@ -17,6 +17,7 @@ from service.store.connection.pipeline import PROBE_EVERY_S
 from service.web.monitoring.log_throttling import LogThrottle
 from tests.conftest import Client
 from tests.kit import OurServer, credentials, redis_server, settings, wait_for
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real_redis
 
@@ -227,3 +228,44 @@ async def test_a_suspended_user_stays_suspended_while_redis_refuses_writes_and_a
             while await status(client) != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await status(client, "/auth/status", headers=credentials("mallory")) == 403
+
+
+@pytest.mark.parametrize(
+    ("url", "task"),
+    [
+        ("redis+sentinel://127.0.0.1:{port}/main", "sentinels"),
+        ("redis+cluster://127.0.0.1:{port}", "cluster map"),
+        ("redis://127.0.0.1:{port}", "redis probe"),
+    ],
+)
+async def test_why_a_task_of_the_connections_fails_is_in_the_log_once_a_second_and_in_the_metric(
+    url: str, task: str
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with application(url.format(port=free_port())) as client, asyncio.timeout(60):
+            wanted = f'rollcall_task_failures_total{{kind="refused",task="{task}"}} '
+            while True:
+                async with client.get("/metrics") as reported:
+                    found = [line for line in (await reported.text()).splitlines() if line.startswith(wanted)]
+                if found and float(found[0].removeprefix(wanted)) >= 3:
+                    break
+                await asyncio.sleep(0.05)
+    lines = [line for line in logs if line["event"] == "a background task failed" and line["task"] == task]
+    assert lines
+    assert "refused" in lines[0]["reason"] or "111" in lines[0]["reason"]
+    assert all(line["times"] >= 1 for line in lines)
+
+
+async def test_why_the_role_of_the_primary_cannot_be_asked_is_in_the_metric(
+    server: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.connection.router.WATCH_EVERY_S", 0.02)
+    monkeypatch.setattr("service.store.connection.pipeline.CONNECT_S", 0.05)
+    url, root = server
+    async with application(url, redis={"timeout": 0.1}) as client, asyncio.timeout(60):
+        await asyncio.to_thread(root.client_pause, 3000)
+        while True:
+            async with client.get("/metrics") as reported:
+                if 'rollcall_task_failures_total{kind="timeout",task="primary"}' in await reported.text():
+                    break
+            await asyncio.sleep(0.05)

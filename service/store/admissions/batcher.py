@@ -73,6 +73,8 @@ class Admissions:
     def __init__(self, router: NodeRouter, rules: SessionRules) -> None:
         self.rules = rules
         self.refusals = DenialCache(time.monotonic)
+        self.note_ahead: Callable[[str, int], None] = lambda tenant, accepted_from_s: None
+        """Is called where a token is refused by a revocation that lies ahead of the clock."""
         self._router = router
         self._queues: dict[AdmissionPipeline, _NodeQueue] = {}
 
@@ -295,7 +297,7 @@ class _NodeQueue:
             return
         answers = iter(reply)
         for waiting in asked:
-            decided = decode(waiting.question, answers, self._admissions.refusals.learn)
+            decided = decode(waiting.question, answers, self._admissions.refusals.learn, self._admissions.note_ahead)
             if waiting.over:
                 continue
             if isinstance(decided, Admission) and decided.may_be_full:

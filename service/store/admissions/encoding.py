@@ -10,7 +10,7 @@ from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO, Limit, LimitState, Per
 from service.store.connection.failures import RECORD, kind_of_text
 from service.store.keyspace import TenantKeys
-from service.store.scripts import STATUSES, parse_record
+from service.store.scripts import AHEAD, STATUSES, parse_record
 
 
 def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
@@ -59,13 +59,20 @@ def _needs(terms: Terms) -> tuple[str, str]:
     return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
 
 
-def decode(question: Question, reply: Iterator[Any], learn: Callable[[str | None, Limit], None]) -> Decided:
+def decode(
+    question: Question,
+    reply: Iterator[Any],
+    learn: Callable[[str | None, Limit], None],
+    note_ahead: Callable[[str, int], None] = lambda tenant, accepted_from_s: None,
+) -> Decided:
     """Read the answer of `lua/admit.lua` to the next question.
 
     Args:
         question: the next one that was asked.
         reply: what is left of the answer.
         learn: is called with a limit that an operator has set for the tenant.
+        note_ahead: is called with a tenant, and the second from which tokens are accepted, where a revocation lies
+            ahead of Redis's clock.
 
     Raises:
         StopIteration: the answer ends before it should.
@@ -101,8 +108,11 @@ def decode(question: Question, reply: Iterator[Any], learn: Callable[[str | None
     except (KeyError, ValueError) as error:
         return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
     if restricted_at < 0:
-        accepted_from_s = None if restricted_at == -1 else 1 - restricted_at
-        return Admission(limit_states, session, revoked=True, accepted_from_s=accepted_from_s, may_be_full=may_be_full)
+        ahead = restricted_at < -AHEAD
+        accepted_from_s = None if restricted_at == -1 else 1 - restricted_at - (AHEAD if ahead else 0)
+        if ahead and accepted_from_s is not None:
+            note_ahead(user.tenant, accepted_from_s)
+        return Admission(limit_states, session, None, None, may_be_full, True, accepted_from_s, ahead)
     restricted = terms.restricted or terms.capabilities[restricted_at - 1] if restricted_at else None
     return Admission(limit_states, session, came_from, restricted, may_be_full)
 

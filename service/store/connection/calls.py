@@ -80,7 +80,7 @@ def subscriber(client: Any) -> Any:
 async def run(client: Redis | RedisCluster, name: str, keys: Sequence[Text], args: Sequence[Text | int]) -> Any:
     """Call the function `name`; where Redis does not have it, load the library and call it again: it was not run."""
     call: tuple[str | bytes | int, ...] = ("FCALL", LIBRARY.functions[name], len(keys), *keys, *args)
-    at = await _owner(client, keys)
+    at = await owner_of(client, keys[0])
     try:
         return await client.execute_command(*call, **at)
     except ResponseError as error:
@@ -91,12 +91,19 @@ async def run(client: Redis | RedisCluster, name: str, keys: Sequence[Text], arg
     return await client.execute_command(*call, **at)
 
 
-async def _owner(client: Redis | RedisCluster, keys: Sequence[Text]) -> dict[str, Any]:
-    """Return the node of a Cluster to use. redis-py would ask Redis for the keys of each FCALL before it sends it."""
+def is_cluster(client: Redis | RedisCluster) -> bool:
+    """Return whether keys of different tenants cannot be in one call."""
+    return isinstance(client, RedisCluster)
+
+
+async def owner_of(client: Redis | RedisCluster, key: Text) -> dict[str, Any]:
+    """Return the arguments that send a command to the node of a Cluster that owns a key.
+
+    redis-py would ask Redis for the keys of each FCALL before it sends it, and send a SCAN to every node.
+    """
     if not isinstance(client, RedisCluster):
         return {}
     await client.initialize()
-    key = keys[0]
     node = client.get_node_from_key(key if isinstance(key, str) else key.decode())
     if node is None:
         raise ClusterDownError("no node of the Cluster is known to own the slot")

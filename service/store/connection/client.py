@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from service.core.tasks import LastRuns
 from service.store.connection.calls import AWAY
 from service.store.connection.cluster_topology import ClusterTopology
 from service.store.connection.demotion import (
@@ -137,6 +138,7 @@ class RedisAccess:
         timeout_s: float,
         on_change: Callable[[bool], None] = lambda up: None,
         check: ServerCheck | None = None,
+        runs: LastRuns | None = None,
     ) -> NodeRouter:
         """Return the router of the admissions.
 
@@ -144,10 +146,11 @@ class RedisAccess:
             timeout_s: how long a trip may take.
             on_change: is called whenever Redis goes away or is back.
             check: asks every new connection whether the server can be used, and keeps what it finds.
+            runs: counts what fails in the router's background tasks.
         """
         check = check or ServerCheck()
         if self.topology is not None:
-            return ClusterRouter(self.topology, timeout_s=timeout_s, on_change=on_change, check=check)
+            return ClusterRouter(self.topology, timeout_s=timeout_s, on_change=on_change, check=check, runs=runs)
         assert self.connect is not None  # noqa: S101  # nosec B101  # only a Cluster has none
         examine = partial(check.examine, node=self.node, cluster_url=self.cluster_url)
         pipeline = AdmissionPipeline(
@@ -155,10 +158,11 @@ class RedisAccess:
             timeout_s=timeout_s,
             examine=examine,
             on_change=on_change,
+            runs=runs,
         )
         if self.primary is not None:
             pipeline.follow(self.primary)
-        return SingleNodeRouter(pipeline, self.primary, self.monitor)
+        return SingleNodeRouter(pipeline, self.primary, self.monitor, runs)
 
     async def close(self) -> None:
         """Hang up."""

@@ -11,6 +11,7 @@ import structlog
 from service.core.errors import StoreUnavailable
 from service.store.connection.calls import AWAY
 from service.store.connection.endpoint import Endpoint
+from service.store.connection.failures import reason_of
 from service.store.keyspace import cluster_probe
 
 log = structlog.get_logger()
@@ -43,6 +44,8 @@ class ClusterTopology:
         self._probe_keys: dict[NodeAddress, str] = {}
         self._silent = False
         """Whether no node reported the map when they were last asked."""
+        self.failure: Exception | None = None
+        """Why none did."""
         self.primaries: frozenset[NodeAddress] = frozenset()
         """The nodes that own slots."""
 
@@ -78,17 +81,19 @@ class ClusterTopology:
             last: nodes to ask last, since they do not answer now.
         """
         nodes = sorted({*self._seeds, *self.primaries}, key=lambda one: (one in last, random.random()))  # noqa: S311  # nosec B311
-        reason = ""
         for node in nodes:
             try:
                 self.take(node, await self._slots_told_by(node))
             except (*AWAY, ValueError, IndexError, TypeError) as error:  # an answer that is no map is no answer
-                reason = f"{type(error).__name__}: {error}"
+                self.failure = error
                 continue
-            self._silent = False
+            self._silent, self.failure = False, None
             return True
         write = log.debug if self._silent else log.warning  # once until it does again: it is asked all the time
-        write("the cluster does not tell its slots", reason=reason)
+        write(
+            "the cluster does not tell its slots",
+            reason="no node is known" if self.failure is None else reason_of(self.failure),
+        )
         self._silent = True
         return False
 

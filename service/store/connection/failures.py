@@ -75,7 +75,8 @@ def kind_of(error: Exception) -> str:
         if isinstance(error, raised):
             return kind
     if isinstance(error, OSError | exceptions.ConnectionError):
-        refused = isinstance(error.__cause__, ConnectionRefusedError) or "refused" in str(error)  # redis-py's own words
+        causes = error.__cause__, error.__context__  # redis-py raises its own error while it handles the system's
+        refused = any(isinstance(one, ConnectionRefusedError) for one in causes) or "refused" in str(error)
         return "refused" if refused else CONNECTION
     return kind_of_text(str(error))
 

@@ -14,7 +14,7 @@ from redis.exceptions import AskError, NoPermissionError, ReadOnlyError, Respons
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable, StoreUnsuitable
-from service.core.tasks import end
+from service.core.tasks import LastRuns, end, run_to_end
 from service.store.connection.calls import AWAY
 from service.store.connection.demotion import REPLICA, PrimaryInUse
 from service.store.connection.failures import (
@@ -59,6 +59,7 @@ class AdmissionPipeline:
         examine: Callable[[RespConnection], Awaitable[str]],
         on_change: Callable[[bool], None] = lambda up: None,
         probe_key: Callable[[], str] = lambda: NAMES.probe,
+        runs: LastRuns | None = None,
     ) -> None:
         self._connect_to_node = connect
         self._examine = examine
@@ -66,6 +67,7 @@ class AdmissionPipeline:
         """How long a round trip may take, in seconds."""
         self._on_change = on_change
         self._probe_key = probe_key
+        self._runs = runs
         self._on_demoted: Callable[[str, str], None] = self.suspend
         self._on_replaced: Callable[[], None] = lambda: None
         self._server = ""
@@ -179,7 +181,7 @@ class AdmissionPipeline:
         for one in asking:
             one.cancel()
         self._in_background(end(asking))
-        self._check, self._probe = None, asyncio.create_task(self._probe_until_back())
+        self._check, self._probe = None, self._begin_probe()
         self._leave()
         if not was_down:
             self._on_change(False)
@@ -205,15 +207,14 @@ class AdmissionPipeline:
         await asyncio.wait([check], timeout=self.timeout_s)
         return check.done() and not check.cancelled() and check.result()
 
-    async def check_role(self) -> None:
-        """Give up all connections to the node where it says that it is a replica now."""
-        if not self.is_down and not self._closed:
-            await self._check_by(self._ask_role)
+    async def check_role(self) -> Exception | None:
+        """Give up all connections to the node where it says that it is a replica. Return why it could not be asked."""
+        return None if self.is_down or self._closed else await self._check_by(self._ask_role)
 
     async def _check_once(self) -> bool:
-        return await self._check_by(self._ask_probe)
+        return await self._check_by(self._ask_probe) is None
 
-    async def _check_by(self, ask: Callable[[RespConnection], Awaitable[None]]) -> bool:
+    async def _check_by(self, ask: Callable[[RespConnection], Awaitable[None]]) -> Exception | None:
         suspensions = self._suspensions
         try:
             async with asyncio.timeout(max(self.timeout_s, CONNECT_S)), self._checking:
@@ -229,8 +230,8 @@ class AdmissionPipeline:
                 await self._drop_checked()
                 if isinstance(error, ReadOnlyError):
                     self._on_demoted(REPLICA, READONLY)
-            return False
-        return True
+            return error
+        return None
 
     async def _drop_checked(self) -> None:
         resp, self._checked = self._checked, None
@@ -290,11 +291,14 @@ class AdmissionPipeline:
             await self._hang_up()
         in_a_row, opened = self._failures, opens and self._probe is None and not self._closed
         if opened:
-            self._probe = asyncio.create_task(self._probe_until_back())
+            self._probe = self._begin_probe()
             self._on_change(False)
         log.warning("redis did not answer", reason=reason_of(error), in_a_row=in_a_row)
         if opened:
             log.error("redis is away: answering without it", reason=reason_of(error))
+
+    def _begin_probe(self) -> asyncio.Task[None]:
+        return asyncio.create_task(run_to_end("redis probe", self._probe_until_back, self._runs))
 
     async def _probe_until_back(self) -> None:
         """Probe again and again, each time on a connection of its own, so that one that hangs does not delay others."""
@@ -328,7 +332,8 @@ class AdmissionPipeline:
                     raise
         except _FAILED as error:
             self.failure = kind_of(error)
-            log.debug("redis is still away", reason=reason_of(error))
+            if self._runs is not None:
+                self._runs.fail("redis probe", self.failure, reason_of(error))
             return
         if back.done():
             await resp.hang_up()

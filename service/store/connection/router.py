@@ -9,7 +9,8 @@ import structlog
 from redis.exceptions import AskError, MovedError
 
 from service.core.errors import StoreUnavailable
-from service.core.tasks import end, keep_running
+from service.core.tasks import LastRuns, end, keep_running, round_completed, run_to_end
+from service.store.connection.calls import note_failure
 from service.store.connection.cluster_topology import ClusterTopology, NodeAddress
 from service.store.connection.demotion import PrimaryInUse
 from service.store.connection.failures import kind_of
@@ -59,6 +60,7 @@ class SingleNodeRouter:
         pipeline: leads there.
         primary: all connections to it; None for a server inside this process.
         sentinels: announce failovers; None for a single server.
+        runs: counts what fails in the background tasks.
     """
 
     one_call = True
@@ -68,10 +70,12 @@ class SingleNodeRouter:
         pipeline: AdmissionPipeline,
         primary: PrimaryInUse | None = None,
         sentinels: SentinelMonitor | None = None,
+        runs: LastRuns | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._primary = primary
         self._sentinels = sentinels
+        self._runs = runs
         self._watching: list[asyncio.Task[None]] = []
 
     @property
@@ -94,17 +98,21 @@ class SingleNodeRouter:
     async def open(self) -> None:
         """Connect, and from now on notice when another server becomes the primary."""
         if self._sentinels is not None:
-            self._watching.append(asyncio.create_task(keep_running("sentinels", self._sentinels.run_forever)))
+            self._watching.append(
+                asyncio.create_task(keep_running("sentinels", self._sentinels.run_forever, self._runs))
+            )
             await self._sentinels.wait_until_subscribed()
         await self._pipeline.open()
         if self._primary is not None:
-            self._watching.append(asyncio.create_task(keep_running("primary", self._watch_role)))
+            self._watching.append(asyncio.create_task(keep_running("primary", self._watch_role, self._runs)))
 
     async def _watch_role(self) -> None:
         """Notice a demotion that no command meets: a replica answers reads and subscriptions, too."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            await self._pipeline.check_role()
+            if (error := await self._pipeline.check_role()) is not None:
+                note_failure(error)
+            round_completed()
 
     async def close(self) -> None:
         """Hang up."""
@@ -126,11 +134,13 @@ class ClusterRouter:
         timeout_s: float,
         check: ServerCheck,
         on_change: Callable[[bool], None] = lambda up: None,
+        runs: LastRuns | None = None,
     ) -> None:
         self._topology = topology
         self._check = check
         self._timeout_s = timeout_s
         self._on_change = on_change
+        self._runs = runs
         self._pipelines: dict[NodeAddress, AdmissionPipeline] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -184,6 +194,7 @@ class ClusterRouter:
                 examine=partial(self._check.examine, node=f"{address[0]}:{address[1]}", cluster_url=None),
                 on_change=self._changed,
                 probe_key=partial(self._topology.probe_key, address),
+                runs=self._runs,
             )
         return pipeline
 
@@ -195,11 +206,13 @@ class ClusterRouter:
 
     def _refresh(self) -> None:
         if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._until_well())
+            self._refreshing = asyncio.create_task(run_to_end("cluster map", self._until_well, self._runs))
 
     async def _until_well(self) -> None:
         while True:
             await self._learn()
+            if self._topology.failure is not None:
+                note_failure(self._topology.failure)
             if not self.is_down and not any(pipeline.is_down for pipeline in self._pipelines.values()):
                 self._on_change(True)  # the node that was down may have left the map, and reports nothing any more
                 return

@@ -18,11 +18,12 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.core.tasks import end, keep_running, round_completed
+from service.core.tasks import end, keep_running, round_completed, work_failed
 from service.store.connection.calls import AWAY, UNHEARD
 from service.store.connection.demotion import PrimaryInUse, log_in
 from service.store.connection.endpoint import Endpoint
 from service.store.connection.failovers import CHANNELS, Failovers, PrimaryAddress
+from service.store.connection.failures import kind_of, reason_of
 from service.store.connection.resp import SocketConnection
 
 log = structlog.get_logger()
@@ -231,7 +232,8 @@ class SentinelMonitor:
                 write = log.warning
                 await self._hear(sentinel, pubsub)
             except UNHEARD as error:
-                write("a sentinel is not heard", sentinel=_address(sentinel), reason=f"{type(error).__name__}: {error}")
+                write("a sentinel is not heard", sentinel=_address(sentinel), reason=reason_of(error))
+                work_failed(f"the Sentinel {_address(sentinel)} is not heard: {reason_of(error)}", kind_of(error))
                 write = log.debug  # once, until it is heard again
             finally:
                 self._discovery.heard.discard(sentinel)
@@ -292,9 +294,12 @@ class SentinelMonitor:
     async def _discover(self) -> None:
         """Add the Sentinels that the others know and the configuration does not name."""
         for sentinel in [one for one in self._discovery.sentinels if one in self._discovery.heard]:
-            with suppress(*AWAY):
+            try:
                 for row in await cast("Any", sentinel).execute_command("SENTINEL SENTINELS", self._discovery.name):
                     self._add(str(row["runid"]), str(row["ip"]), int(row["port"]))
+            except AWAY as error:
+                work_failed(f"the Sentinel {_address(sentinel)} names no others: {reason_of(error)}", kind_of(error))
+            else:
                 return
 
     def _add(self, name: str, host: str, port: int) -> None:

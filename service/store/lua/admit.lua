@@ -60,7 +60,7 @@ local tenant_rules, indexes_at, ruled, broken, any_user, revoked_before, any_rev
 local function take_tenant(known)
   tenant_rules, ruled, broken, held_by_names = key(), false, nil, nil
   indexes_at = key_at
-  if known then key_at = key_at + 8 end
+  if known then key_at = key_at + INDEXES_LONG end
   if call('EXISTS', tenant_rules) == 1 then
     ruled = true
     local said = redis.pcall('HMGET', tenant_rules, ANY_USER, REVOKED, ANY_REVOKED)
@@ -120,7 +120,8 @@ local function restricted_index(configured, question, user_rules)
 end
 
 -- False, or a negative number where the token is revoked: -1, or the second up to which tokens are refused, negated,
--- where this one was issued in the second of the act, or in those added to it for clocks that differ: perhaps a new login.
+-- where this one was issued in the second of the act, or in those added to it for clocks that differ: perhaps a new login;
+-- less AHEAD where that second lies ahead of the clock by more than it may: a clock was ahead when it was set.
 local function is_revoked(user_rules, question)
   local before, rules = revoked_before, tenant_rules
   if any_revoked then
@@ -132,6 +133,7 @@ local function is_revoked(user_rules, question)
   if not issued then return -1 end
   if issued > before then return false end
   local skew = as_number(call('HGET', rules, REVOKED_SKEW) or nil) or 0
+  if before - skew > now_ms / 1000 + MAY_BE_AHEAD_S then return -before - AHEAD end
   return skew > 0 and issued >= before - skew and -before or -1
 end
 

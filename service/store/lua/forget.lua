@@ -12,7 +12,7 @@ local function run()
   local from = read(record_key).status
   if from ~= '-' and from ~= 't' then
     forget(record_key, indexes, user)
-    emit(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about)
+    emit(indexes.events, { 'type', 'forgotten', 'user', user, 'from', NAMES[from] }, about, indexes.trails, user)
   end
   return from
 end

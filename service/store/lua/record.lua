@@ -15,11 +15,11 @@
 -- The state of a call.
 local KEYS, ARGV, key_at, arg_at, now_us, now_ms
 -- Global functions as locals: an admission calls them often.
-local call, acl_check_cmd, as_number, byte, char, find, match, rep, sub, ceil, floor
+local call, acl_check_cmd, sha1hex, as_number, byte, char, find, match, rep, sub, ceil, floor
 
 local function start(keys, argv)
   if not call then
-    call, as_number, ceil, floor = redis.call, tonumber, math.ceil, math.floor
+    call, sha1hex, as_number, ceil, floor = redis.call, redis.sha1hex, tonumber, math.ceil, math.floor
     byte, char, find, match, rep, sub = string.byte, string.char, string.find, string.match, string.rep, string.sub
     local succeeded, check = pcall(function() return redis.acl_check_cmd end)
     acl_check_cmd = succeeded and check or false
@@ -58,16 +58,18 @@ local function number() return as_number(arg()) end
 -- Numbers are written whole: Lua's own tostring turns large ones into 1.76e+15.
 local function whole(n) return string.format('%.0f', n) end  -- not %d: it rounds other numbers
 
+local INDEXES_LONG = 9
+
 -- The indexes of a tenant, which begin after this place in KEYS: by_logged_in, by_logged_out, by_expired, by_suspended,
--- by_terminated, expiring, ending, events.
+-- by_terminated, expiring, ending, events, trails.
 local function indexes_after(at)
   return { i = KEYS[at + 1], o = KEYS[at + 2], e = KEYS[at + 3], s = KEYS[at + 4], t = KEYS[at + 5],
-           expiring = KEYS[at + 6], ending = KEYS[at + 7], events = KEYS[at + 8] }
+           expiring = KEYS[at + 6], ending = KEYS[at + 7], events = KEYS[at + 8], trails = KEYS[at + 9] }
 end
 
 local function take_indexes()
-  key_at = key_at + 8
-  return indexes_after(key_at - 8)
+  key_at = key_at + INDEXES_LONG
+  return indexes_after(key_at - INDEXES_LONG)
 end
 
 -- What an admission looks at of a record; `complete` adds the rest. `text` is the record as it is written, '' for none.
@@ -110,11 +112,13 @@ local function counted_from(record)
   return record.status ~= 'i' and record.expires == 0 and record.since or record.expires
 end
 
--- The moment (ms) from which the retention of a user who is logged out or expired is counted, where a token counts for at
--- most `longest` ms from the last request. Needs a complete record.
+-- The moment (ms) from which the retention of a user who is logged out or expired is counted: the later of the expiry and
+-- the last transition, where a token counts for at most `longest` ms from the last request. A clock that was far ahead and
+-- was set back keeps no record: its moments do not count. Needs a complete record.
 local function kept_from(record, longest)
-  local latest = math.min(math.max(record.seen, record.since), now_ms)  -- a clock that was set back keeps no record
-  return math.min(counted_from(record), latest + longest)
+  local latest = math.min(math.max(record.seen, record.since), now_ms)
+  local ends = math.min(counted_from(record), latest + longest)
+  return record.since <= now_ms + longest and math.max(ends, record.since) or ends
 end
 
 -- The score of a user in the index of its status. Who was never seen (suspended before the first request) is listed by
@@ -133,7 +137,7 @@ end
 -- logged in stands there by its expiry, others behind all of these.
 local function place_of(record)
   if record.status == 'i' then return counted_from(record) end
-  if record.status == 'o' or record.status == 'e' then return ENDED + counted_from(record) end
+  if record.status == 'o' or record.status == 'e' then return ENDED + math.max(counted_from(record), record.since) end
   return KEPT
 end
 
@@ -165,21 +169,42 @@ local function write(record_key, indexes, user, record, from)
   call('SET', record_key, record.text)  -- last: where an index cannot be written, the record still says what was
 end
 
--- Append an event. `about` holds by, ip, request, reason; an empty one is left out.
+-- Events about users are linked, so that one user's are found without reading the stream (trail.lua): each names, as
+-- `prev`, the one before it about the same bucket of users, of which there are 4,096; `trails` has the newest of each
+-- bucket, so that its size does not grow with the number of users. Its field UNLINKED has the newest event that an earlier
+-- version had appended before that began: what is not after it is not linked.
+local UNLINKED = 'unlinked'
+local function bucket_of(user) return sub(sha1hex(user), 1, 3) end
+
+-- Note how far back events are linked: from now on.
+local function begin_trails(events, trails)
+  local newest = call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+  call('HSET', trails, UNLINKED, newest and newest[1] or '0-0')
+end
+
+-- Append an event. `about` holds by, ip, request, reason; an empty one is left out. Where it is about a user, `trails`
+-- and the user are given as well.
 local ABOUT = { 'by', 'ip', 'request', 'reason' }
-local function append(events, entry, about)
+local function append(events, entry, about, trails, user)
   for i = 1, 4 do
     local value = about[ABOUT[i]]
     if value and value ~= '' then entry[#entry + 1] = ABOUT[i]; entry[#entry + 1] = value end
   end
-  call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
+  local bucket = user and bucket_of(user)
+  if bucket then
+    local before = call('HMGET', trails, bucket, UNLINKED)
+    if not before[2] then begin_trails(events, trails) end
+    if before[1] then entry[#entry + 1] = 'prev'; entry[#entry + 1] = before[1] end
+  end
+  local id = call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(entry))
+  if bucket then call('HSET', trails, bucket, id) end
 end
 
 -- Wake the readers of the tenant's stream.
 local function wake(events) call('PUBLISH', NEWS, match(events, '{(.*)}')) end
 
-local function emit(events, entry, about)
-  append(events, entry, about)
+local function emit(events, entry, about, trails, user)
+  append(events, entry, about, trails, user)
   wake(events)
 end
 
@@ -189,7 +214,8 @@ local function move(record_key, indexes, user, record, to, cause, about)
   record.previous, record.status, record.since, record.again = from, to, now_ms, nil
   write(record_key, indexes, user, record, from)
   emit(indexes.events,
-    { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }, about)
+    { 'type', 'transition', 'user', user, 'from', NAMES[from], 'to', NAMES[to], 'cause', cause }, about,
+    indexes.trails, user)
 end
 
 local INDEXES = { 'i', 'o', 'e', 's', 't', 'expiring', 'ending' }

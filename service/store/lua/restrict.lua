@@ -1,15 +1,15 @@
 -- Restrict a tenant or a user from a capability, or lift that. A change appends an event. A restriction that lasts longer
 -- than this one stays as it is, unless this one replaces it.
 --
--- KEYS    the tenant's rules and events; for a user, its own rules after them; timed rules (rules.lua: the last)
+-- KEYS    the tenant's rules, events and trails; for a user, its own rules after them; timed rules (rules.lua: the last)
 -- ARGV    capability, until ms (0: until lifted; -1: lift now), replace (1|0), user ('' for the tenant), by, client
 --         address, request id, reason
 -- Returns whether something changed (1|0), and until when the restriction holds then (-1: there is none; -2: nothing was
 -- done, because it would have ended already)
 
 local function run()
-  local tenant_rules, events = key(), key()
-  local user_rules = #KEYS > 3 and key() or nil
+  local tenant_rules, events, trails = key(), key(), key()
+  local user_rules = #KEYS > 4 and key() or nil
   local capability, until_ms, replace, user = arg(), number(), arg() == '1', arg()
   local about = { by = arg(), ip = arg(), request = arg(), reason = arg() }
 
@@ -37,7 +37,7 @@ local function run()
     local entry = { 'type', 'restriction', 'capability', capability, 'change', until_ms < 0 and 'lifted' or 'set' }
     if user ~= '' then entry[#entry + 1] = 'user'; entry[#entry + 1] = user end
     if until_ms > 0 then entry[#entry + 1] = 'until'; entry[#entry + 1] = whole(until_ms) end
-    emit(events, entry, about)
+    emit(events, entry, about, trails, user_rules and user)
   end
   return { changed, until_ms }
 end

@@ -33,11 +33,12 @@ local function settle(rules, over_ms)
 end
 
 -- The newest `iat` that a token in use can have now, in whole seconds, and how many seconds of that lie ahead: clocks
--- differ, so it is the later of the service's clock (ms) and Redis's, with the skew (ms) that is tolerated.
+-- differ, so it is the later of the service's clock (ms) and Redis's, with the skew (ms) that is tolerated. And by how many
+-- seconds these two clocks differ.
 local function newest_issue_s(service_ms, skew_ms)
   local latest_ms = math.max(now_ms, service_ms)
   local newest_s = math.floor((latest_ms + skew_ms) / 1000)
-  return newest_s, newest_s - math.floor(latest_ms / 1000)
+  return newest_s, newest_s - math.floor(latest_ms / 1000), math.floor(math.abs(now_ms - service_ms) / 1000)
 end
 
 -- Revoke the tokens that were issued up to a second: the user's, or without one the tenant's. Workers forget their denials,

@@ -18,6 +18,24 @@ local EVENT = {
   'type', 'transition', 'user', '', 'from', NAMES.i, 'to', NAMES[MOVES.expiry.i], 'cause', 'expiry', 'by', 'sweep',
 }
 
+-- Append the event of each user that expired, linked as `append` does; what links them is read and written once.
+local function append_events(events, trails, users)
+  local buckets = {}
+  for i, user in ipairs(users) do buckets[i] = bucket_of(user) end
+  buckets[#users + 1] = UNLINKED
+  local newest, found, changed = {}, call('HMGET', trails, unpack(buckets)), {}
+  if not found[#buckets] then begin_trails(events, trails) end
+  for i, user in ipairs(users) do
+    local bucket = buckets[i]
+    local before = newest[bucket] or found[i] or nil
+    EVENT[4], EVENT[13], EVENT[14] = user, before and 'prev', before
+    newest[bucket] = call('XADD', events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(EVENT, 1, before and 14 or 12))
+  end
+  for bucket, id in pairs(newest) do changed[#changed + 1] = bucket; changed[#changed + 1] = id end
+  call('HSET', trails, unpack(changed))
+  wake(events)
+end
+
 local function run()
   local indexes, first = take_indexes(), key_at
   local at_ms, leeway, retention, longest, most = number(), number(), number(), number(), number()
@@ -45,7 +63,7 @@ local function run()
       expired[at], expired_keys[at] = user, record_key
       expired_texts[at] = to .. (find(undated, '[_A-Z]') and 'I' or 'i') .. ' ' .. since .. rest
       seen[2 * at - 1], seen[2 * at] = record.seen > 0 and seen_ms or since, user
-      ended[2 * at - 1], ended[2 * at] = whole(ENDED + (record.expires > 0 and record.expires or now_ms)), user
+      ended[2 * at - 1], ended[2 * at] = whole(ENDED + math.max(record.expires, now_ms)), user
     elseif (record.status == 'o' or record.status == 'e')
         and kept_from(complete(record), longest) + retention <= both_ms then
       gone[#gone + 1], gone_keys[#gone_keys + 1] = user, record_key
@@ -64,12 +82,8 @@ local function run()
   change('ZADD', indexes[to], seen)
   change('ZADD', indexes.expiring, ended)
   change('ZREM', indexes.i, expired)
-  for i, user in ipairs(expired) do
-    call('SET', expired_keys[i], expired_texts[i])
-    EVENT[4] = user
-    call('XADD', indexes.events, 'MAXLEN', '~', EVENTS_CAP, '*', unpack(EVENT))
-  end
-  if #expired > 0 then wake(indexes.events) end
+  for i = 1, #expired do call('SET', expired_keys[i], expired_texts[i]) end
+  if #expired > 0 then append_events(indexes.events, indexes.trails, expired) end
   if #gone > 0 then
     call('DEL', unpack(gone_keys))
     for _, index in ipairs(INDEXES) do call('ZREM', indexes[index], unpack(gone)) end

@@ -5,14 +5,14 @@ have set. An admission checks the end of a timed rule itself, so the rule may be
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 
 from service.core.clocks import now_ms
 from service.store.connection.calls import run
-from service.store.keyspace import EVENTS_TTL_MS, keys_of
+from service.store.keyspace import EVENTS_TTL_MS, keys_of, untidy_keys
 
 BITE = 100
 EVERY_S = 60.0
@@ -35,6 +35,22 @@ class Tidier:
         self._clock_ms = clock_ms
         self._tidied: dict[str, float] = {}
 
+    async def untidy(self, tenants: Sequence[str]) -> list[str]:
+        """Return those tenants that have something to tidy, by one call. Leave out who was asked about lately.
+
+        Args:
+            tenants: on a Cluster, one.
+        """
+        now_s = self._clock_s()
+        asked = [one for one in tenants if now_s - self._tidied.get(one, float("-inf")) >= EVERY_S]
+        if not asked:
+            return []
+        keys = [key for tenant in asked for key in untidy_keys(tenant)]
+        places = await run(self._client, "untidy", keys, [self._clock_ms(), EVENTS_TTL_MS])
+        found = [asked[place - 1] for place in places]
+        self._tidied |= dict.fromkeys(set(asked).difference(found), now_s)
+        return found
+
     async def tidy(self, tenant: str) -> None:
         """Tidy `tenant`, unless that was done within the last minute."""
         now_s = self._clock_s()
@@ -43,7 +59,7 @@ class Tidier:
         keys = keys_of(tenant)
         while True:
             judged_at_ms = self._clock_ms()
-            at = [keys.rules, keys.events, keys.webhook_states, keys.timed]
+            at = [keys.rules, keys.events, keys.trails, keys.webhook_states, keys.timed]
             users, webhook_states = await run(self._client, "tidy", at, [judged_at_ms, EVENTS_TTL_MS, BITE])
             if users:
                 theirs = [_rules_of(tenant, user) for user in users]

@@ -1,14 +1,15 @@
 """The sweep: changes `logged_in` to `expired`, and removes sessions after their retention.
 
-A round works off what is due in small bites, each one short function that returns who is due next. One worker sweeps
-at a time, by a lease; two at once would do no harm, since each bite reads the current records. What is due is
-judged by the service's clock, as tokens are.
+A round asks for what is due, of fifty tenants at once, and works it off in small bites, each one short function
+that returns who is due next. One worker sweeps at a time, by a lease; two at once would do no harm, since each bite
+reads the current records. What is due is judged by the service's clock, as tokens are.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -18,8 +19,9 @@ from redis.exceptions import ResponseError
 from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, failures_noted, note_failure, redis_call, run
-from service.store.keyspace import NAMES, keys_of
+from service.store.connection.calls import AWAY, Text, failures_noted, is_cluster, note_failure, redis_call, run
+from service.store.connection.failures import unavailable
+from service.store.keyspace import NAMES, due_keys, keys_of
 from service.store.leases import Leases
 from service.store.libraries import Libraries
 from service.store.sessions.expired_rules import Tidier
@@ -30,6 +32,11 @@ log = structlog.get_logger()
 
 BITE = 12
 """Users of each kind in a bite: about half a millisecond of Redis's time, which an admission may have to wait."""
+TOGETHER = 50
+"""Tenants that one call asks about: half a millisecond of Redis's time, too. On a Cluster their slots differ: one."""
+ROUNDS = 5
+"""In how many rounds every tenant is asked about, where there are more than `MOST_CALLS` calls allow in one."""
+MOST_CALLS = 500
 ADOPTED = b"2"
 """What was taken over: rules with a TTL (1), and who is suspended or terminated into the index of all users (2)."""
 RENEW_EVERY_S = 3.0
@@ -84,6 +91,14 @@ class Sweeper:
         self._adopted = False
         self._leftovers = RedisLeftovers(client)
         self._noted: frozenset[str] | None = None
+        self._together = 1 if is_cluster(client) else TOGETHER
+        self._round = _Round()
+        self._renewed_s = 0.0
+        """When the lease was renewed last, by the monotonic clock."""
+        self._listed: dict[str, bytes] = {}
+        """The tenants in Redis's list, as they are spelled there."""
+        self._asked_to = ""
+        """The tenant that was asked about last, where one round did not ask about all."""
         self._clock_ms = clock_ms
         self._tidier = Tidier(client, clock_ms=clock_ms)
         self._libraries = Libraries(client)
@@ -151,80 +166,149 @@ class Sweeper:
     async def sweep(self) -> Swept:
         """Sweep all tenants once. An error of one tenant or node does not keep others from being swept.
 
+        Where there are very many on a Cluster, each call sweeps a part of them.
+
         Raises:
             StoreUnavailable: no tenant could be swept.
         """
         rules = self._rules()
-        expired = removed = 0
-        away: set[object] = set()
-        completed, reason = False, ""
-        for raw in await self._tenants(rules):
-            tenant = raw.decode(errors="replace")
-            try:
-                node = self._node_of(tenant)
-            except StoreUnavailable as error:
-                reason = error.reason
-                continue
-            if node in away:
-                continue
-            try:
-                swept = await self._sweep_tenant(tenant, rules)
-                await self._tidier.tidy(tenant)
-                if tenant not in rules.leeways_ms:
-                    await self._leave_if_swept(tenant, raw)
-            except AWAY as error:
-                reason = f"{type(error).__name__}: {error}"
-                log.warning("a tenant is not swept", tenant=tenant, reason=reason)
-                if not _is_of_one_tenant(error):
-                    away.add(node)
-                continue
-            completed = True
-            self._on_swept(tenant, swept.expired, swept.removed)
-            expired += swept.expired
-            removed += swept.removed
-        if reason and not completed:
-            raise StoreUnavailable(reason)
-        return Swept(expired, removed)
+        self._round, self._renewed_s = _Round(), time.monotonic()
+        for tenants in self._of_this_round(await self._tenants(rules)):
+            await self._sweep_together(tenants, rules)
+            await self._renew()
+        if self._round.error is not None:
+            if not self._round.completed:
+                raise unavailable(self._round.error)
+            note_failure(self._round.error)
+        return Swept(self._round.expired, self._round.removed)
 
-    async def _tenants(self, rules: SweepRules) -> Collection[bytes]:
-        """Return the tenants that may have something to sweep; while their list is away, the configured ones."""
+    def _of_this_round(self, tenants: Sequence[str]) -> list[Sequence[str]]:
+        """Return the tenants to ask about, those of one call together, after those of the round before."""
+        most = max(MOST_CALLS, len(tenants) // (ROUNDS * self._together) + 1) * self._together
+        begin = 0
+        if len(tenants) > most:
+            begin = bisect_right(tenants, self._asked_to)
+            tenants = [*tenants[begin:], *tenants[:begin]][:most]
+            self._asked_to = tenants[-1]
+        return [tenants[at : at + self._together] for at in range(0, len(tenants), self._together)]
+
+    async def _sweep_together(self, tenants: Sequence[str], rules: SweepRules) -> None:
+        """Sweep tenants of one node. Where they cannot be asked about together, sweep one after the other."""
+        this = self._round
         try:
-            if rules.leeways_ms:
-                await self._client.sadd(NAMES.tenants, *rules.leeways_ms)
-            return frozenset(await self._client.smembers(NAMES.tenants))
+            node = self._node_of(tenants[0])
+        except StoreUnavailable as error:
+            this.error = error
+            return
+        if node in this.away:
+            return
+        try:
+            found = await self._due_of(tenants, rules)
+            untidy = await self._tidier.untidy(tenants)
+        except AWAY as error:
+            if len(tenants) > 1 and _is_of_one_tenant(error):
+                for tenant in tenants:
+                    await self._sweep_together([tenant], rules)
+            else:
+                this.failed(tenants, node, error)
+            return
+        for tenant, due in zip(tenants, found, strict=True):
+            if not due and tenant not in untidy and tenant in rules.leeways_ms:
+                this.completed = True
+                continue
+            try:
+                swept = await self._sweep_tenant(tenant, due, rules)
+                if tenant in untidy:
+                    await self._tidier.tidy(tenant)
+                if tenant not in rules.leeways_ms:
+                    await self._leave_if_swept(tenant)
+            except AWAY as error:
+                this.failed([tenant], node, error)
+                if node in this.away:
+                    return
+                continue
+            this.completed = True
+            self._on_swept(tenant, swept.expired, swept.removed)
+            this.expired += swept.expired
+            this.removed += swept.removed
+
+    async def _due_of(self, tenants: Sequence[str], rules: SweepRules) -> list[list[bytes]]:
+        """Return who is due of each tenant, at most a bite of each kind."""
+        keys = [key for tenant in tenants for key in due_keys(tenant)]
+        leeways = [rules.leeways_ms.get(tenant, 0) for tenant in tenants]
+        args = [self._clock_ms(), rules.retention_ms, rules.longest_ms, BITE, *leeways]
+        return list(await run(self._client, "due", keys, args))
+
+    async def _tenants(self, rules: SweepRules) -> list[str]:
+        """Return the tenants that may have something to sweep; while their list is away, the configured ones."""
+        configured = rules.leeways_ms.keys()
+        try:
+            members = await self._client.smembers(NAMES.tenants)
+            self._listed = {raw.decode(errors="replace"): raw for raw in members}
+            if missing := configured - self._listed.keys():
+                await self._client.sadd(NAMES.tenants, *missing)
         except AWAY as error:
             note_failure(error)
-            return [name.encode() for name in rules.leeways_ms]
+            self._listed = {}
+        return sorted(configured | self._listed.keys())
 
-    async def _leave_if_swept(self, tenant: str, raw: bytes) -> None:
+    async def _leave_if_swept(self, tenant: str) -> None:
         """Forget a tenant that is not configured any more, once nothing of it is due."""
         keys = keys_of(tenant)
         if await self._client.zcard(keys.expiring):  # all users are in it
             return
         if not await self._client.exists(keys.ending, keys.timed, keys.events, keys.webhook_states, keys.rules):
-            await self._client.srem(NAMES.tenants, raw)
+            await self._client.srem(NAMES.tenants, self._listed.get(tenant, tenant))
             self._tidier.forget(tenant)
 
-    async def _sweep_tenant(self, tenant: str, rules: SweepRules) -> Swept:
+    async def _sweep_tenant(self, tenant: str, due: Sequence[bytes], rules: SweepRules) -> Swept:
+        if not due:
+            return Swept(0, 0)
         keys = keys_of(tenant)
         lifetimes = [rules.leeways_ms.get(tenant, 0), rules.retention_ms, rules.longest_ms]
         expired = removed = 0
-        renewed_s = time.monotonic()
-        found = await run(self._client, "due", [keys.expiring, keys.ending], [self._clock_ms(), *lifetimes, BITE])
         record = keys.user("").encode()
-        while due := found:
-            at = [*keys.shared, *(record + user for user in due)]
-            judged_at = [self._clock_ms(), *lifetimes, BITE, *due]
-            expired_now, removed_now, _, found = await run(self._client, "sweep", at, judged_at)
+        while due:
+            at: list[Text] = [*keys.shared, *(record + user for user in due)]
+            judged_at: list[Text | int] = [self._clock_ms(), *lifetimes, BITE, *due]
+            asked = len(due)
+            expired_now, removed_now, _, due = await run(self._client, "sweep", at, judged_at)
             expired += expired_now
             removed += removed_now
-            if len(due) < BITE:
+            if asked < BITE:
                 break
-            if time.monotonic() - renewed_s > RENEW_EVERY_S:
-                await self._may_sweep()
-                renewed_s = time.monotonic()
-            await asyncio.sleep(0)
+            await self._renew()
         return Swept(expired, removed)
+
+    async def _renew(self) -> None:
+        """Let others run between two calls, and renew the lease while a round lasts."""
+        if time.monotonic() - self._renewed_s > RENEW_EVERY_S:
+            self._renewed_s = time.monotonic()
+            await self._may_sweep()
+        await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class _Round:
+    """What a round has done so far."""
+
+    expired: int = 0
+    removed: int = 0
+    completed: bool = False
+    """Some tenant could be swept."""
+    error: Exception | None = None
+    """The last failure."""
+    away: set[object] = field(default_factory=set)
+    """The nodes that do not answer, or refuse everybody."""
+
+    def failed(self, tenants: Sequence[str], node: object, error: Exception) -> None:
+        """Note that some tenants of a node are not swept."""
+        self.error = error
+        reason = f"{type(error).__name__}: {error}"
+        more = {"more": len(tenants) - 1} if len(tenants) > 1 else {}
+        log.warning("a tenant is not swept", tenant=tenants[0], reason=reason, **more)
+        if not _is_of_one_tenant(error):
+            self.away.add(node)
 
 
 def _is_of_one_tenant(error: Exception) -> bool:

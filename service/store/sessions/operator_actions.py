@@ -58,11 +58,12 @@ class RedisOperatorActions:
             theirs = [key for user in bite for key in (keys.user(user), keys.user_rules(user))]
             args = [cause.value, int(everywhere), self._clock_ms(), skew_ms, *_about(author), *bite]
             answers = await run(self._client, "act", [keys.rules, *keys.shared, *theirs], args)
-            for user, (before, after, record, revoked_s, revokes) in zip(bite, answers, strict=True):
+            for user, (before, after, record, revoked_s, revokes, apart_s) in zip(bite, answers, strict=True):
                 letter = after.decode()
                 outcome = STATUSES[letter] if letter in LETTERS.values() else Refusal(letter)
                 session, revoked = parse_record(user, record), None if revoked_s < 0 else revoked_s
-                actions.append(ActionResult(user, STATUSES[before.decode()], outcome, session, revoked, revokes == 1))
+                came_from = STATUSES[before.decode()]
+                actions.append(ActionResult(user, came_from, outcome, session, revoked, revokes == 1, apart_s))
         return actions
 
     @redis_call
@@ -109,16 +110,16 @@ class RedisOperatorActions:
         """Refuse the tokens that were issued up to the second of a moment (None: every token that exists)."""
         before = "now" if before_ms is None else before_ms
         args = [before, self._clock_ms(), skew_ms, int(replace)]
-        changed, held_s, latest_ms = await self._rule("revoke", tenant, user, author, *args)
+        changed, held_s, latest_ms, apart_s = await self._rule("revoke", tenant, user, author, *args)
         if latest_ms:
             latest = f"must not be after {timestamp(latest_ms)}; leave it out to revoke every token that exists now"
             raise InvalidRequest([("before", latest)])
-        return Revocation(held_s, changed == 1)
+        return Revocation(held_s, changed == 1, apart_s)
 
     @redis_call
     async def restore(self, tenant: str, user: str | None, author: Author) -> bool:
         """Lift a revocation."""
-        changed, _, _ = await self._rule("revoke", tenant, user, author, "", 0, 0, 0)
+        changed, *_ = await self._rule("revoke", tenant, user, author, "", 0, 0, 0)
         return bool(changed)
 
     @redis_call
@@ -181,7 +182,7 @@ class RedisOperatorActions:
 
     async def _rule(self, verb: str, tenant: str, user: str | None, author: Author, *args: str | int) -> Any:
         keys = keys_of(tenant)
-        at = [keys.rules, keys.events, *([] if user is None else [keys.user_rules(user)]), keys.timed]
+        at = [keys.rules, keys.events, keys.trails, *([] if user is None else [keys.user_rules(user)]), keys.timed]
         return await run(self._client, verb, at, [*args, user or "", *_about(author)])
 
 

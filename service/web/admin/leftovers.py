@@ -5,6 +5,7 @@ from aiohttp import web
 from service.core.errors import Conflict, Forbidden, NotFound
 from service.web import app_keys
 from service.web.admin.authorization import AdminServices, for_operators, for_viewers
+from service.web.admin.schemas import RemovalQuery, read_query
 from service.web.api.envelope import success
 
 
@@ -18,14 +19,15 @@ async def leftovers(request: web.Request, admin: AdminServices) -> web.StreamRes
 
 @for_operators
 async def remove(request: web.Request, admin: AdminServices) -> web.StreamResponse:
-    """Remove everything that is kept of a tenant that is not configured, terminated users too."""
-    name = request.match_info["leftover"]
+    """Remove a part of what is kept of a tenant that is not configured, terminated users too, until `next` is null."""
+    name, query = request.match_info["leftover"], read_query(request, RemovalQuery)
     if name in _configured(request, admin):
         raise Conflict("The tenant is configured: remove it from the configuration first")
-    removed = await request.app[app_keys.LEFTOVERS].remove(name)
-    if not removed:
+    leftovers = request.app[app_keys.LEFTOVERS]
+    if query.after is None and not await leftovers.is_kept(name):
         raise NotFound("Nothing is kept of this tenant")
-    return success(request, {"success": True, "removed": removed})
+    removed = await leftovers.remove(name, query.after or "")
+    return success(request, {"success": True, "removed": removed.keys, "next": removed.following})
 
 
 def _configured(request: web.Request, admin: AdminServices) -> frozenset[str]:

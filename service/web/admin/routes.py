@@ -11,6 +11,7 @@ from service.core.sessions import Cause, Refusal, Status
 from service.web import app_keys
 from service.web.admin import leftovers, webhooks
 from service.web.admin.answers import (
+    act_data,
     conflict,
     limit_state_data,
     moment,
@@ -42,6 +43,7 @@ from service.web.admin.schemas import (
     read_body,
     read_query,
     read_user,
+    read_user_and_events,
 )
 from service.web.admin.session_pages import page_of
 from service.web.api.client_address import is_counted
@@ -88,7 +90,9 @@ async def tenant(request: web.Request, admin: AdminServices) -> web.StreamRespon
     counts = await admin.sessions.counts([admin.at])
     rules = await admin.actions.rules(admin.at)
     configured = {"restrictedByConfiguration": sorted(admin.tenant.restricted)}
-    return success(request, {"tenant": admin.at, "counts": counts[admin.at], **configured, **rules_data(rules)})
+    return success(
+        request, {"tenant": admin.at, "counts": counts[admin.at], **configured, **rules_data(rules, admin.skew_ms)}
+    )
 
 
 @for_viewers
@@ -121,17 +125,19 @@ async def sessions(request: web.Request, admin: AdminServices) -> web.StreamResp
 @for_viewers
 async def session(request: web.Request, admin: AdminServices) -> web.StreamResponse:
     """Show one user: session, restrictions, revocation, recent events."""
-    user = read_user(request)
+    user, begin = read_user_and_events(request)
     found = await admin.sessions.get(admin.at, user)
     rules = await admin.actions.rules(admin.at, user)
-    history = await admin.histories.history(admin.at, user, most=HISTORY_SIZE)
-    if found is None and not history.events and rules == Rules():
+    history = await admin.histories.history(admin.at, user, most=HISTORY_SIZE, begin=begin)
+    nothing = not history.events and history.following is None and not begin
+    if found is None and nothing and rules == Rules():
         raise NotFound("Nothing is recorded of this user")
     data = {
         "session": session_data(admin.at, found) if found else None,
-        **rules_data(rules),
+        **rules_data(rules, admin.skew_ms),
         "events": [event.as_dict() for event in history.events],
         "eventsReachBackTo": moment(history.reaches_back_to_ms),
+        "eventsNext": history.following,
     }
     del data["limits"]  # only a tenant has them
     moments_ms = [event.at_ms for event in history.events] + ([found.changed_ms] if found else [])
@@ -150,8 +156,7 @@ async def act(request: web.Request, admin: AdminServices) -> web.StreamResponse:
         raise NotFound("Nothing is recorded of this user")
     if isinstance(done.outcome, Refusal) or done.session is None:
         raise Conflict(conflict(done, request.match_info["act"]))
-    revoked = revoked_data(done.revoked_before_s, done.session)
-    data = {**session_data(admin.at, done.session), "applied": done.applied, **revoked}
+    data = {**session_data(admin.at, done.session), "applied": done.applied, **act_data(done, admin.skew_ms)}
     return success(request, data, latest_ms=done.session.changed_ms)
 
 
@@ -168,7 +173,7 @@ async def act_on_many(request: web.Request, admin: AdminServices) -> web.StreamR
         users, position = await admin.sessions.walk(admin.at, body.status, int(body.after or "0"), size=MAX_USERS)
         following = str(position) if position else None
     actions = await _act(request, admin, users, body) if users else []
-    results = [result_data(done, request.match_info["act"]) for done in actions]
+    results = [result_data(done, request.match_info["act"], admin.skew_ms) for done in actions]
     return success(request, {"results": results} | ({} if body.status is None else {"next": following}))
 
 
@@ -238,10 +243,9 @@ async def revoke(request: web.Request, admin: AdminServices) -> web.StreamRespon
     held = await admin.actions.revoke(
         admin.at, user, author, before_ms=before_ms, skew_ms=admin.skew_ms, replace=replace
     )
-    if user is None:
-        return success(request, {"applied": held.applied, **revoked_data(held.before_s)})
-    session = await admin.sessions.get(admin.at, user)
-    return success(request, {"applied": held.applied, **revoked_data(held.before_s, session)})
+    session = None if user is None else await admin.sessions.get(admin.at, user)
+    data = revoked_data(held.before_s, session, skew_ms=admin.skew_ms, clocks_apart_s=held.clocks_apart_s)
+    return success(request, {"applied": held.applied, **data})
 
 
 @for_operators

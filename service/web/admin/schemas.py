@@ -225,6 +225,28 @@ class UserReplaceQuery(UserQuery, ReplaceQuery):
     """The same, for a path that does not name the user."""
 
 
+class RemovalQuery(_Schema):
+    """Where a removal continues."""
+
+    after: str | None = Field(
+        None, pattern=r"^([0-9]{1,20}|indexes)$", description="`next` of the call before; null: begin"
+    )
+
+
+class HistoryQuery(_Schema):
+    """The page of a user's events."""
+
+    events: str | None = Field(
+        None,
+        pattern=r"^[0-9]{1,15}-[0-9]{1,19}$",
+        description="`eventsNext` of the page before; null: the newest",
+    )
+
+
+class UserHistoryQuery(UserQuery, HistoryQuery):
+    """The same, for a path that does not name the user."""
+
+
 class EventsQuery(_Schema):
     """The tenant whose events are sent."""
 
@@ -301,6 +323,18 @@ def read_user(request: web.Request) -> str:
         return _is_a_user(user)
     except ValueError as error:
         raise InvalidRequest([("user", str(error))]) from None
+
+
+def read_user_and_events(request: web.Request) -> tuple[str, str]:
+    """Return the user that the path or the query names, and the event with which the page begins ('': the newest).
+
+    Raises:
+        InvalidRequest: no user or no event can have that name.
+    """
+    if "user" not in request.match_info:
+        query = read_query(request, UserHistoryQuery)
+        return query.user, query.events or ""
+    return read_user(request), read_query(request, HistoryQuery).events or ""
 
 
 def _mistakes(error: ValidationError) -> InvalidRequest:

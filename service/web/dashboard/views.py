@@ -1,6 +1,7 @@
 """Views of the dashboard: login, the overview of a tenant, one user, restrictions and limits."""
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import wraps
@@ -26,6 +27,7 @@ from service.web.policy import Operator
 
 PAGE_SIZE = 50
 HISTORY_SIZE = 20
+_EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 
 View = Callable[[web.Request, Browser, Operator], Awaitable[web.StreamResponse]]
 
@@ -157,16 +159,20 @@ async def user(request: web.Request, browser: Browser, operator: Operator) -> we
     if not is_user_id(name):
         raise NotFound
     session = await request.app[app_keys.SESSIONS].get(tenant, name)
-    history = await request.app[app_keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE)
+    begin = _begin_of(request)
+    history = await request.app[app_keys.HISTORIES].history(tenant, name, most=HISTORY_SIZE, begin=begin)
     rules = await request.app[app_keys.OPERATOR_ACTIONS].rules(tenant, name)
-    if session is None and not history.events and rules == Rules() and "unseen" not in request.query:
+    nothing = not history.events and history.following is None and not begin
+    if session is None and nothing and rules == Rules() and "unseen" not in request.query:
         raise NotFound(f"Nothing is recorded of {visible(name)} in {tenant}")
+    page, at = f"{public(request, ROOT)}/user", {"tenant": tenant, "user": name}
     content = {
         **_about(request, browser, operator, tenant),
         "user": name,
         "session": session,
         "history": history,
-        "most": HISTORY_SIZE,
+        "newest": f"{page}?{urlencode(at)}" if begin else "",
+        "older": f"{page}?{urlencode({**at, 'events': history.following})}" if history.following else "",
         "rules": rules,
         "at_user": f"/tenants/{tenant}/user",
         "whose": f"?{urlencode({'user': name})}",
@@ -269,6 +275,14 @@ def _origin_of(request: web.Request) -> str:
         return str(request.url.origin())
     except ValueError:  # the Host header is not a host
         return "http://127.0.0.1:8080"
+
+
+def _begin_of(request: web.Request) -> str:
+    """Return the event with which a page of a user's events begins; '' for the newest."""
+    begin = request.query.get("events", "")
+    if begin and not _EVENT_ID.fullmatch(begin):
+        raise web.HTTPBadRequest
+    return begin
 
 
 def _cursor_of(request: web.Request) -> Cursor | WalkCursor | None:

@@ -52,7 +52,9 @@ REVOKED: Json = {  # tokens issued up to the first moment are refused, those iss
         "description": "false: this user's tokens carry no `iat`, so they stay refused until the revocation is lifted; "
         "null: not known",
     },
+    "note": {"type": "string", "description": "the revocation lies ahead of the clock: what to do"},
 }
+RULES: Json = {"restrictions": RESTRICTIONS, "revokedBefore": TIME, "note": REVOKED["note"]}
 RESULT = object_of(
     {
         "userId": {"type": "string"},
@@ -73,11 +75,25 @@ _NEXT: Json = {
     "description": "`after` of the next call",
 }
 RESULTS = object_of({"results": list_of(RESULT), "next": _NEXT}, optional=["next"])
-SCHEMAS: dict[str, Json] = {"Session": SESSION, "Act": ACT, "Results": RESULTS}
-MANY_RESULTS: Json = {"$ref": "#/components/schemas/Results"}
 A_SESSION: Json = {"$ref": "#/components/schemas/Session"}
-AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 EVENTS: Json = list_of({"$ref": "#/components/schemas/Event"})
+USER = object_of(
+    {
+        "session": nullable(A_SESSION),
+        **RULES,
+        "events": EVENTS,
+        "eventsReachBackTo": TIME,
+        "eventsNext": {
+            "type": ["string", "null"],
+            "description": "`events` of the next page, also of an empty page; null: this is the last",
+        },
+    },
+    optional=["note"],
+)
+SCHEMAS: dict[str, Json] = {"Session": SESSION, "Act": ACT, "Results": RESULTS, "User": USER}
+A_USER: Json = {"$ref": "#/components/schemas/User"}
+MANY_RESULTS: Json = {"$ref": "#/components/schemas/Results"}
+AN_ACT: Json = {"$ref": "#/components/schemas/Act"}
 
 _BY: Json = {"type": ["string", "null"]}
 _WEBHOOK: Json = {

@@ -18,19 +18,19 @@ from service.core.tokens.claims import MAX_USER_CHARS
 from service.web.admin import schemas
 from service.web.openapi.answer_schemas import (
     A_SESSION,
+    A_USER,
     AN_ACT,
     APPLIED,
     COUNT,
     COUNTS,
-    EVENTS,
     LIMIT,
     LINKS,
     MANY_RESULTS,
     MOMENT,
     ONE_WEBHOOK,
     ORDERED,
-    RESTRICTIONS,
     REVOKED,
+    RULES,
     SCHEMAS,
     SERIES,
     SKIPPED,
@@ -39,7 +39,6 @@ from service.web.openapi.answer_schemas import (
     WEBHOOK,
     Json,
     list_of,
-    nullable,
     object_of,
 )
 from service.web.openapi.components import HEADERS, Components, camel, statuses_of
@@ -108,7 +107,6 @@ def _of_a_tenant() -> list[Operation]:
         (f"{at}/users/{{user}}", None),
         (f"{at}/user", schemas.UserQuery),
     ]
-    documented = {"restrictions": RESTRICTIONS, "revokedBefore": TIME}
     limits = {"type": "object", "additionalProperties": LIMIT}
     limit_state = {"limit": {"type": "string"}, "requests": COUNT, "window": COUNT, "used": COUNT}
     listed = {
@@ -139,14 +137,8 @@ def _of_a_tenant() -> list[Operation]:
             "description": "about how many users this page searched for the prefix",
         },
     }
-    one = {
-        "session": nullable(A_SESSION),
-        **documented,
-        "events": EVENTS,
-        "eventsReachBackTo": TIME,
-    }
     found = [
-        _operators("get", at, "Counts, restrictions, revocation and limits", object_of({"tenant": {"type": "string"}, "counts": COUNTS, "restrictedByConfiguration": list_of({"type": "string"}), **documented, "limits": limits})),
+        _operators("get", at, "Counts, restrictions, revocation and limits", object_of({"tenant": {"type": "string"}, "counts": COUNTS, "restrictedByConfiguration": list_of({"type": "string"}), **RULES, "limits": limits}, optional=["note"])),
         _operators("get", f"{at}/activity", "The last hour", object_of(activity)),
         _operators("get", f"{at}/webhooks", "The last delivered event of each webhook, and its failed attempts", object_of({"webhooks": list_of(WEBHOOK)})),
         _operators("get", f"{at}/webhooks/{{webhook}}", "One webhook, the message that waits, and those that were set aside", ONE_WEBHOOK),
@@ -164,7 +156,7 @@ def _of_a_tenant() -> list[Operation]:
     found += [_operators("post", f"{at}/sessions/{act}", f"{act.capitalize()} many users, or all of a status", MANY_RESULTS, body=schemas.LogoutManyBody if act == "logout" else schemas.ManyBody) for act in actions]  # fmt: skip
     for user, query in users:
         found += [
-            _operators("get", user, "One user, with history", object_of(one), query=query),
+            _operators("get", user, "One user, with history", A_USER, query=schemas.HistoryQuery if query is None else schemas.UserHistoryQuery),
             _operators("delete", user, "Forget a user, unless it is terminated", errors=("CONFLICT",), body=schemas.ReasonBody, query=query),
             *(_operators("post", f"{user}/{act}", f"{act.capitalize()} a user", AN_ACT, errors=("CONFLICT",), body=schemas.LogoutBody if act == "logout" else schemas.ActBody, query=query) for act in actions),
         ]  # fmt: skip
@@ -173,7 +165,7 @@ def _of_a_tenant() -> list[Operation]:
         found += [
             _operators("put", f"{whose}/restrictions/{{capability}}", "Restrict from a capability; a longer restriction stays", object_of({"success": {"const": True}, "applied": APPLIED, "until": {**TIME, "description": "until when it holds; null: until it is lifted"}, "note": {"type": "string"}}, optional=["note"]), body=schemas.RestrictBody, query=replace),
             _operators("delete", f"{whose}/restrictions/{{capability}}", "Lift a restriction", body=schemas.ReasonBody, query=query),
-            _operators("put", f"{whose}/revocation", "Revoke the tokens issued up to a moment; a later moment stays", object_of({"applied": APPLIED, **REVOKED}), body=schemas.RevokeBody, query=replace),
+            _operators("put", f"{whose}/revocation", "Revoke the tokens issued up to a moment; a later moment stays", object_of({"applied": APPLIED, **REVOKED}, optional=["note"]), body=schemas.RevokeBody, query=replace),
             _operators("delete", f"{whose}/revocation", "Lift the revocation", object_of({"success": {"const": True}, "applied": APPLIED}), body=schemas.ReasonBody, query=query),
         ]  # fmt: skip
     return found
@@ -200,7 +192,7 @@ def operations() -> tuple[Operation, ...]:
         _operators("get", "", "The routes to begin with", LINKS),
         _operators("get", "/tenants", "The operator's tenants", tenants),
         _operators("get", "/leftovers", "Leftovers of unconfigured tenants", object_of({"tenants": list_of(object_of({"tenant": {"type": "string"}, "counts": {"type": "object", "additionalProperties": COUNT}, "hasRules": {"type": "boolean"}}))})),
-        _operators("delete", "/leftovers/{leftover}", "Remove an unconfigured tenant's leftovers", object_of({"success": {"const": True}, "removed": COUNT}), errors=("CONFLICT",)),
+        _operators("delete", "/leftovers/{leftover}", "Remove an unconfigured tenant's leftovers, a part in each call", object_of({"success": {"const": True}, "removed": COUNT, "next": {"type": ["string", "null"], "description": "`after` of the next call; null: nothing is left"}}), errors=("CONFLICT",), query=schemas.RemovalQuery),
         _operators("get", "/events", "Events as they happen", None, query=schemas.EventsQuery, content=stream, headers=("last-event-id",)),
         *_of_a_tenant(),
         Operation("get", "/", "Links; a browser is redirected to the dashboard", LINKS),

@@ -1,0 +1,85 @@
+"""What an operator's look costs with a full event stream and millions of users, and what with next to nothing.
+
+    python -m tests.chaos.looking [--users 3000000] [--looks 300]
+
+A user's page and a search that finds nothing have to cost at most twice as much, of the service and of Redis.
+"""
+
+import argparse
+import asyncio
+import sys
+import urllib.parse
+from contextlib import ExitStack
+from typing import Any
+
+import redis
+
+from service.core.operator_actions import Author
+from service.core.sessions import Cause
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.keyspace import EVENTS_CAP, keys_of
+from service.store.sessions.operator_actions import RedisOperatorActions
+from tests.chaos.failovers import serving
+from tests.chaos.sweeping import cpu_s, fill
+from tests.chaos.test_failovers import OPERATOR
+from tests.deployments import start_node
+from tests.kit import Service
+
+AT = "/admin/v1/tenants/acme"
+LOOKS = {
+    "a user's page": f"{AT}/users/somebody",
+    "a user without events": f"{AT}/users/{urllib.parse.quote('nobody at all')}",
+    "a search that finds nothing": f"{AT}/sessions?prefix=zzzz",
+}
+
+
+async def act(url: str, users: list[str]) -> None:
+    """Suspend users: an event each."""
+    access = RedisAccess.by_url(url, TlsFiles(), timeout_s=10)
+    await RedisOperatorActions(access.client).act("acme", users, Cause.SUSPEND, Author("root"))
+    await access.close()
+
+
+def cost_of(service: Service, node: Any, path: str, looks: int) -> tuple[float, float]:
+    """CPU of the service and of Redis of one look, in milliseconds."""
+    before = cpu_s(service.process.pid), cpu_s(node.process.pid)
+    for _ in range(looks):
+        assert service.get(path, OPERATOR).status in (200, 404)
+    after = cpu_s(service.process.pid), cpu_s(node.process.pid)
+    return (after[0] - before[0]) * 1000 / looks, (after[1] - before[1]) * 1000 / looks
+
+
+def measure(users: int, events: int, looks: int) -> dict[str, tuple[float, float]]:
+    """The cost of each look, with so many users and so many events of others."""
+    with ExitStack() as stack:
+        node = start_node(stack, "--save", "", "--appendonly", "no")
+        url = f"redis://127.0.0.1:{node.port}"
+        client: Any = redis.Redis(port=node.port)
+        fill(client, users, 0)
+        service = stack.enter_context(serving(url, ["acme"]))
+        asyncio.run(act(url, ["somebody", *(f"user-{number}" for number in range(events))]))
+        assert client.xlen(keys_of("acme").events) >= events
+        for path in LOOKS.values():
+            cost_of(service, node, path, 50)
+        return {name: cost_of(service, node, path, looks) for name, path in LOOKS.items()}
+
+
+def main() -> int:
+    """Measure it, print it, and return 1 where a look costs more than twice as much."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--users", type=int, default=3_000_000)
+    parser.add_argument("--looks", type=int, default=300)
+    chosen = parser.parse_args()
+    little = measure(1000, 0, chosen.looks)
+    much = measure(chosen.users, EVENTS_CAP, chosen.looks)
+    worst = 0.0
+    for name in LOOKS:
+        for part, (few, many) in zip(("service", "Redis"), zip(little[name], much[name], strict=True), strict=True):
+            worst = max(worst, many / few)
+            line = f"{name}: {few:.2f} ms of the {part}'s CPU with 1,000 users and no events of others, {many:.2f} ms "
+            sys.stdout.write(f"{line}with {chosen.users:,} users and a full stream ({many / few:.2f} times)\n")
+    return int(worst > 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
