@@ -1,8 +1,8 @@
 """The Lua functions, and how they are called.
 
 All of them are one function library (`FUNCTION LOAD`): the transition table of `core/sessions.py` as Lua, what the
-verbs share (`record.lua`, `window.lua`, `rules.lua`), and a verb a file. Its name, and the name of each function, carry
-the hash of its text, so that different versions of the service can use one server.
+verbs share (`record.lua`, `window_form.lua`, `window.lua`, `rules.lua`), and a verb a file. Its name, and the name of
+each function, carry the hash of its text, so that different versions of the service can use one server.
 """
 
 import hashlib
@@ -165,7 +165,7 @@ def is_library(name: str) -> bool:
 
 
 _PREFIX, _HASH = "rc_", "HASH_OF_THE_LIBRARY"
-_SHARED = ("record", "window", "rules")
+_SHARED = ("record", "window_form", "window", "rules")
 _VERBS = (
     "admit", "act", "restrict", "revoke", "override", "forget", "peek", "reset", "retain", "due", "rights", "lease",
     "look", "trail", "sample", "sweep", "tidy", "untidy", "settle", "retire", "mend", "mend_rules", "use",

@@ -2,8 +2,8 @@
 
 The key of a window has a TTL, which ends soon after its last entry has left the window that the limit had at the last
 admission. When an operator, a reload or a restart sets a longer window, the entries must still count. So all keys are
-extended before the first of them ends (`GRACE_MS` in `lua/window.lua` is the time for it). There is no index, so this
-reads all keys of the database, a thousand at a time; a window seldom gets longer.
+extended before the first of them ends (`GRACE_MS` in `lua/window_form.lua` is the time for it). There is no index, so
+this reads all keys of the database, a thousand at a time; a window seldom gets longer.
 """
 
 import asyncio
