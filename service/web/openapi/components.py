@@ -73,6 +73,10 @@ class Components:
         self.parameters.setdefault(name, parameter)
         return _ref("parameters", name)
 
+    def query_parameter(self, name: str, parameter: Json) -> Json:
+        """Return a reference to a parameter of a query; two operations may have different ones of one name."""
+        return self._named("parameters", f"query{camel(name)}", parameter, self.parameters)
+
     def _schema(self, name: str, schema: Json) -> Json:
         return self._named("schemas", name, schema, self.schemas)
 

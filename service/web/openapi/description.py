@@ -275,7 +275,7 @@ def _operation(one: Operation, components: Components) -> Json:
         for name in names
     ]
     if one.query is not None:
-        parameters += _query(one.query)
+        parameters += _query(one.query, components)
     if one.security is TENANT_AND_USER and one.path not in ("/auth/logout", "/auth/terminate"):
         schema: Json = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
         documented = "true: answer without a change of the status; false, or absent: the request is a use of the token"
@@ -302,7 +302,7 @@ def _operation(one: Operation, components: Components) -> Json:
     return described
 
 
-def _query(model: type[BaseModel]) -> list[Json]:
+def _query(model: type[BaseModel], components: Components) -> list[Json]:
     schema = model.model_json_schema(by_alias=True)
     shared, required = _moved(schema.get("$defs", {})), schema.get("required", [])
     found = []
@@ -315,7 +315,8 @@ def _query(model: type[BaseModel]) -> list[Json]:
         if name == "status":
             one["enum"] = list(RECORDED)
         one.pop("title", None)
-        found.append({"name": name, "in": "query", "required": name in required, "schema": one})
+        parameter = {"name": name, "in": "query", "required": name in required, "schema": one}
+        found.append(components.query_parameter(name, parameter))
     return found
 
 
