@@ -106,7 +106,7 @@ class KeySection(Section):
         for encoded in (self.secret_base64, self.secret_base64_file):
             if encoded is not None:
                 return _base64(encoded.get_secret_value())
-        return self.public_key or (self.public_key_file.read_text() if self.public_key_file else "")
+        return self.public_key or (self.public_key_file.read_text(encoding="utf-8") if self.public_key_file else "")
 
 
 def _header_type(value: Any) -> str | None:

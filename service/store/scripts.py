@@ -101,7 +101,7 @@ def _preamble() -> str:
 
 def _text(name: str) -> str:
     """A file of `lua/` without its comments: they are not Redis's to keep."""
-    lines = (files("service.store") / "lua" / f"{name}.lua").read_text().splitlines()
+    lines = (files("service.store") / "lua" / f"{name}.lua").read_text(encoding="utf-8").splitlines()
     return "".join(f"{line}\n" for line in lines if line.strip() and not line.lstrip().startswith("--"))
 
 

@@ -68,7 +68,7 @@ def chosen(folder: Path) -> Path | None:
 def url_of_running(folder: Path) -> str | None:
     """Return the unix:// URL of the server that a running service has on `folder`; None: none answers."""
     with suppress(OSError):
-        path = Path((folder / "redis.path").read_text())
+        path = Path(os.fsdecode((folder / "redis.path").read_bytes()))
         if _ping(path).startswith((b"+PONG", b"-LOADING")):
             return f"unix://{path}"
     return None
@@ -90,7 +90,7 @@ def running(folder: Path, program: Path | None = None) -> Iterator[str]:
         binary = _needed(program or chosen(folder))  # again: an earlier service may have written meanwhile
         try:
             path, remove = _socket_path(folder)
-            (folder / "redis.path").write_text(str(path))
+            (folder / "redis.path").write_bytes(os.fsencode(path))
             guard = _start(binary, folder, path, server_lock.fileno(), remove)
         except OSError as error:
             raise _unusable(folder, error) from None
@@ -236,7 +236,7 @@ def _wait_for_old(lock: IO[str], folder: Path) -> None:
                 asked = True
                 log.warning("an earlier service left its Redis behind; asking it to end", folder=str(folder))
                 with suppress(OSError):
-                    _ask_to_end(Path((folder / "redis.path").read_text()))
+                    _ask_to_end(Path(os.fsdecode((folder / "redis.path").read_bytes())))
             time.sleep(0.05)
 
 
