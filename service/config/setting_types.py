@@ -10,8 +10,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    PlainValidator,
     SecretStr,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -97,6 +99,33 @@ def _whole(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
+
+
+def _hosts(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) and one for one in value):
+        return tuple(value)
+    raise mistake("must be an address or a name, or a list of them")
+
+
+_HOST_SCHEMA = {"type": "string", "minLength": 1}
+Hosts = Annotated[
+    str | tuple[str, ...],
+    PlainValidator(_hosts),
+    WithJsonSchema({"anyOf": [_HOST_SCHEMA, {"type": "array", "items": _HOST_SCHEMA, "minItems": 1}]}),
+]
+"""One address or name, or a list of them."""
+
+
+def _base_path(path: str) -> str:
+    if path and (not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) or {".", ".."} & set(path.split("/"))):
+        raise mistake("must be a path without an end slash, such as /rollcall, or empty")
+    return path
+
+
+BasePath = Annotated[str, AfterValidator(_base_path)]
+"""The prefix of a proxy, or empty."""
 
 
 def _readable(path: Path) -> Path:

@@ -25,6 +25,8 @@ from pydantic import (
 from service.config.jwt_settings import Jwt, JwtBlocks
 from service.config.setting_types import (
     MAX_TOKEN_CHARS,
+    BasePath,
+    Hosts,
     Int,
     ReadableFile,
     SecretFromFile,
@@ -68,26 +70,26 @@ CORS_HEADERS = (
 """The service's own, and what tracing (W3C) and libraries for pages add by themselves."""
 
 
-def _base_path(path: str) -> str:
-    if path and (not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) or {".", ".."} & set(path.split("/"))):
-        raise mistake("must be a path without an end slash, such as /rollcall, or empty")
-    return path
-
-
 class Server(_Section):
-    """Where the service listens, and which proxies it trusts."""
+    """Where the service listens, which proxies it trusts, and how it ends. Times are in seconds."""
 
-    host: str = Field("127.0.0.1", min_length=1)
+    host: Hosts = "127.0.0.1"
     port: Int = Field(8080, ge=0, le=65535)
     workers: Int = Field(1, ge=1, le=64)
+    drain: Int = Field(0, ge=0, le=3600)
     trusted_proxies: tuple[Network, ...] = ()
     client_address: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s*]+|\*)$")], ...] = ()
     cors_headers: tuple[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")], ...] = CORS_HEADERS
-    base_path: Annotated[str, AfterValidator(_base_path)] = ""
+    base_path: BasePath = ""
     watch_config: bool = False
     ipv6_prefix: Int = Field(64, ge=1, le=128)
     access_log: Literal["all", "refused", "none"] = "refused"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses and names to listen on."""
+        return (self.host,) if isinstance(self.host, str) else self.host
 
 
 class Tls(_Section):

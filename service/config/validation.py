@@ -20,6 +20,7 @@ SHIPPED_SECRETS = frozenset(
     }
 )
 """The secrets of the shipped config.yaml. They are public, so the service accepts them on loopback only."""
+ONLY_LOOPBACK = "with the secrets of the shipped config.yaml only loopback is served; set secrets of your own first"
 
 
 GUESSABLE_CHARS = 16
@@ -200,14 +201,16 @@ def _operators(settings: Settings, tenants: Collection[str]) -> Iterator[Mistake
 
 
 def _shipped_secrets(settings: Settings) -> Iterator[Mistake]:
-    if is_loopback(settings.server.host):
-        return
+    if not all(map(is_loopback, settings.server.hosts)) and has_shipped_secrets(settings):
+        yield Mistake("server.host", ONLY_LOOPBACK, ", ".join(settings.server.hosts))
+
+
+def has_shipped_secrets(settings: Settings) -> bool:
+    """Return whether one of the public secrets of the shipped config.yaml is in use."""
     digests = {tenant.digest for tenant in settings.tenants.values()} | {one.digest for one in settings.admin.tokens}
     keys = {key.signing_secret for one in settings.tenants.values() for block in one.issuers for key in block.keys}
     shipped = {secret.encode() for secret in SHIPPED_SECRETS}
-    if keys & shipped or digests & {digest(secret) for secret in SHIPPED_SECRETS}:
-        what = "with the secrets of the shipped config.yaml only loopback is served; set secrets of your own first"
-        yield Mistake("server.host", what, settings.server.host)
+    return bool(keys & shipped or digests & {digest(secret) for secret in SHIPPED_SECRETS})
 
 
 def is_loopback(host: str) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiohttp import web
@@ -36,13 +36,24 @@ MAX_LINKS = 40
 NEEDS_RESTART = ("server.host", "server.port", "server.workers", "server.watch_config", "server.base_path", "redis")
 
 
+class Observer(Protocol):
+    """Observes reloads."""
+
+    def reloading(self) -> None:
+        """A reload begins."""
+
+    def ready(self) -> None:
+        """It has ended, with the new file or the old one."""
+
+
 class Reloader:
     """Reloads one file into one runtime, one reload at a time."""
 
-    def __init__(self, path: Path, runtime: Runtime, read_from: bytes = b"") -> None:
+    def __init__(self, path: Path, runtime: Runtime, read_from: bytes = b"", observer: Observer | None = None) -> None:
         """Follow `path`. `read_from` is the fingerprint of the file that the runtime's settings were read from."""
         self._path = path
         self._runtime = runtime
+        self._observer = observer
         self._began_with = runtime.settings
         self._lock = asyncio.Lock()
         self._asked = asyncio.Event()
@@ -50,9 +61,9 @@ class Reloader:
         self._reports: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def follow(cls, app: web.Application, path: Path, read_from: bytes) -> None:
+    def follow(cls, app: web.Application, path: Path, read_from: bytes, observer: Observer) -> None:
         """Reload `path` while `app` runs: on SIGHUP, and when it changes if it is watched."""
-        app.cleanup_ctx.append(cls(path, app[RUNTIME], read_from).run)
+        app.cleanup_ctx.append(cls(path, app[RUNTIME], read_from, observer).run)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Run while the application runs; for `cleanup_ctx`."""
@@ -85,10 +96,14 @@ class Reloader:
 
     async def reload(self) -> bool:
         """Apply the file as it is now, and fetch the key sets again. Returns whether the file is valid."""
+        if self._observer is not None:
+            self._observer.reloading()
         try:
             return await self._reload()
         finally:
             self._runtime.key_sets.refresh()  # also if the file is broken: a key may have been withdrawn
+            if self._observer is not None:
+                self._observer.ready()
 
     async def _reload(self) -> bool:
         async with self._lock:

@@ -1,12 +1,11 @@
 """Serving: starts Redis and the event loop, handles signals, and drains at the end."""
 
 import asyncio
-import errno
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,24 +14,25 @@ from aiohttp import web
 from uvloop import run as run_loop
 
 from service import logs
-from service.app import make_app
+from service.app import RUNTIME, make_app
 from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, fingerprint, load
 from service.config.settings import Settings
-from service.config.validation import doubts
+from service.config.validation import ONLY_LOOPBACK, doubts, has_shipped_secrets, is_loopback
 from service.process import signals
+from service.process.listeners import CannotListen, Listeners, listeners_of, name_of
+from service.process.machine import UnfitMachine, check_machine
 from service.process.reloading import Reloader
+from service.process.systemd import Notifier
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import server
 from service.store.namespace import use_namespace
-from service.web.server.http_server import BACKLOG, HttpServer, spare_the_collector
+from service.web.server.http_server import HttpServer, spare_the_collector
 
 log = structlog.get_logger()
 
-EXIT_CANNOT_LISTEN = 1
-
 
 def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code: 0, 1 (cannot listen) or 2 (configuration).
+    """Serve until a signal ends it. Returns the exit code: 0, or 2 where the configuration or this machine forbid it.
 
     Args:
         path: the configuration file.
@@ -40,54 +40,47 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
     """
     logs.configure()
     signals.prepare()
+    notifier = Notifier()
     try:
+        check_machine()
         read_from = fingerprint(path)
         settings = load(path)
-        with redis_of(settings, path) as (open_redis, shared), listeners_of(settings) as listeners:
+        with redis_of(settings, path) as (open_redis, shared), listeners_of(settings.server) as listeners:
+            _check_addresses(settings, listeners)
+            announce = partial(_announce, settings, listeners, notifier, on_listening)
             if settings.server.workers > 1 and shared:
                 # Imported here: only several workers need gunicorn.
                 from service.process.workers import serve_with_workers
 
-                announce = partial(_tell, settings, on_listening)
-                return serve_with_workers(settings, path, read_from, listeners, open_redis, announce)
+                return serve_with_workers(settings, path, read_from, listeners, open_redis, announce, notifier)
             app = make_app(settings, open_redis())
-            Reloader.follow(app, path, read_from)
-            return run_loop(_serve(app, listeners, lambda: _tell(settings, on_listening)))
-    except (ConfigurationError, server.EmbeddedError) as error:
+            Reloader.follow(app, path, read_from, notifier)
+            return run_loop(_serve(app, listeners.sockets, announce, notifier))
+    except (ConfigurationError, server.EmbeddedError, CannotListen, UnfitMachine) as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
-    except CannotListen as error:
-        print(error, file=sys.stderr)
-        return EXIT_CANNOT_LISTEN
 
 
-class CannotListen(Exception):
-    """The address is in use, or does not belong to this machine."""
+def _check_addresses(settings: Settings, listeners: Listeners) -> None:
+    """Refuse sockets that were handed over and are open to others while the secrets are public.
+
+    `load` has refused the same for `server.host`.
+    """
+    if not listeners.are_handed_over or not has_shipped_secrets(settings):
+        return
+    for listener in listeners.sockets:
+        if listener.family != socket.AF_UNIX and not is_loopback(str(listener.getsockname()[0])):
+            raise CannotListen(f"cannot listen on {name_of(listener)}: {ONLY_LOOPBACK}")
 
 
-@contextmanager
-def listeners_of(settings: Settings) -> Iterator[list[socket.socket]]:
-    """Open the sockets to listen on, one for each address of the host."""
-    host, port = settings.server.host, settings.server.port
-    with ExitStack() as stack:
-        listeners = []
-        try:
-            for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-                listeners.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
-                stack.enter_context(listeners[-1])
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            advice = "see server.host and server.port"
-            if error.errno == errno.EADDRINUSE:
-                advice = "another program, perhaps `make run`, listens there: stop it, or set another server.port"
-            raise CannotListen(f"cannot listen on {host}:{port}: {why}; {advice}") from None
-        yield listeners
-
-
-def _tell(settings: Settings, on_listening: Callable[[Settings], None]) -> None:
+def _announce(
+    settings: Settings, listeners: Listeners, notifier: Notifier, on_listening: Callable[[Settings], None]
+) -> None:
     for doubt in doubts(settings):
         log.warning(doubt)
-    log.info("listening", host=settings.server.host, port=settings.server.port, workers=settings.server.workers)
+    places = [name_of(one) for one in listeners.sockets]
+    log.info("listening", on=places, workers=settings.server.workers)
+    notifier.ready()
     try:
         on_listening(settings)
     except OSError:  # standard output is closed; what is left in its buffer must not fail the exit
@@ -117,7 +110,9 @@ def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], Redi
             yield lambda: RedisAccess.by_url(url, TlsFiles(), timeout_s=timeout_s), True
 
 
-async def _serve(app: web.Application, listeners: Sequence[socket.socket], on_listening: Callable[[], None]) -> int:
+async def _serve(
+    app: web.Application, listeners: Sequence[socket.socket], on_listening: Callable[[], None], notifier: Notifier
+) -> int:
     server = HttpServer(app)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -129,7 +124,11 @@ async def _serve(app: web.Application, listeners: Sequence[socket.socket], on_li
     on_listening()
     spare_the_collector()
     await stop.wait()
-    log.info("draining")
+    notifier.stopping()
+    drain_s = app[RUNTIME].settings.server.drain
+    log.info("draining", seconds=drain_s)
+    server.announce_end()
+    await asyncio.sleep(drain_s)
     await server.close()
     log.info("ended")
     return 0

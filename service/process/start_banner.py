@@ -9,7 +9,7 @@ DEMO_OPERATOR_TOKEN = "demo-operator-token"  # noqa: S105  # nosec B105  # the s
 
 def print_banner(settings: Settings) -> None:
     """Print the dashboard's address, a curl line that works when pasted, and what to try next."""
-    host = settings.server.host
+    host = settings.server.hosts[0]
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
     print(f"\nRollcall listens on {base}\n")
     print(f"  dashboard   {base}/dashboard")

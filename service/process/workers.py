@@ -5,13 +5,13 @@ The master owns the embedded Redis and the listening socket, replaces a worker t
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,32 +27,34 @@ from prometheus_client import multiprocess
 from uvloop import run as run_loop
 
 from service import logs
-from service.app import make_app
+from service.app import RUNTIME, make_app
 from service.config.loading import ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.policy_factory import make_policy
 from service.process import signals
+from service.process.listeners import Listeners
+from service.process.machine import folder_in_memory
 from service.process.reloading import MERGE_S, Reloader
+from service.process.systemd import Notifier
+from service.process.worker_reports import LISTENING, WorkerReports
 from service.store.connection.client import RedisAccess
 from service.web.monitoring.metrics import share_metrics
 from service.web.policy import Policy
-from service.web.server.http_server import SHUTDOWN_S, HttpServer, spare_the_collector
+from service.web.server.http_server import CLOSE_S, HttpServer, spare_the_collector
 
 log = structlog.get_logger()
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  # nosec B108  # a private folder is made in it
 LOOK_FOR_MASTER_EVERY_S = 1.0
-DRAIN_WITHOUT_MASTER_S = 2 * SHUTDOWN_S
-"""Seconds that a worker whose master is gone may drain."""
 
 
 def serve_with_workers(
     settings: Settings,
     path: Path,
     read_from: bytes,
-    listeners: Sequence[socket],
+    listeners: Listeners,
     open_redis: Callable[[], RedisAccess],
     on_listening: Callable[[], None],
+    notifier: Notifier,
 ) -> int:
     """Serve on `listeners` with `server.workers` processes until SIGTERM or SIGINT; returns the exit code.
 
@@ -60,18 +62,22 @@ def serve_with_workers(
         settings: as the master validated them; a worker reads the file anew only if it has changed since.
         path: the configuration file.
         read_from: the fingerprint of the file that the settings were read from.
-        listeners: bound; gunicorn's from now on.
+        listeners: bound; the master closes them when it ends.
         open_redis: makes a way to Redis; called in each worker.
-        on_listening: called once connections are taken.
+        on_listening: called once all workers take connections.
+        notifier: for the service manager.
+
+    Raises:
+        UnfitMachine: there is no folder for what the workers share.
     """
-    # In memory if there is such a folder: a worker that writes to a mapped file on a full disk is killed (SIGBUS).
-    memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="rollcall-metrics-", dir=memory) as folder:
+    with folder_in_memory() as folder:
         try:
             made = Configuration(settings, make_policy(settings), read_from)
             spare_the_collector()  # shared memory stays unchanged, and is not copied to each worker
-            _Arbiter(_Application(made, path, listeners, open_redis, on_listening, Path(folder))).run()
+            application = _Application(made, path, open_redis, folder)
+            _Arbiter(application, listeners, on_listening, notifier).run()
         except SystemExit as end:
+            log.info("ended")
             return int(end.code or 0)
     return 0
 
@@ -90,29 +96,20 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
     """The application that gunicorn runs, with its settings."""
 
     def __init__(
-        self,
-        configuration: Configuration,
-        path: Path,
-        listeners: Sequence[socket],
-        open_redis: Callable[[], RedisAccess],
-        on_listening: Callable[[], None],
-        folder: Path,
+        self, configuration: Configuration, path: Path, open_redis: Callable[[], RedisAccess], folder: Path
     ) -> None:
         self.configuration, self.path, self.open_redis, self.folder = configuration, path, open_redis, folder
-        self._listeners, self._on_listening = listeners, on_listening
+        self.reports = WorkerReports()
         super().__init__()
 
     def load_config(self) -> None:
         """Set gunicorn's settings; nothing outside can change them."""
         chosen = {
-            "bind": [f"fd://{listener.detach()}" for listener in self._listeners],
             "workers": self.configuration.settings.server.workers,
             "worker_class": "service.process.workers.Worker",
+            "worker_tmp_dir": str(self.folder),  # gunicorn would take /tmp, which may be read-only
             "logger_class": _Log,
-            "backlog": 1024,
-            "graceful_timeout": int(2 * SHUTDOWN_S) + 5,  # aiohttp waits for its own up to twice
             "control_socket_disable": True,
-            "when_ready": lambda _: self._on_listening(),
             "child_exit": lambda _, worker: _forget_worker(worker.pid, self.folder),
         }
         for name, value in chosen.items():
@@ -126,7 +123,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         share_metrics(self.folder)
         made = await asyncio.to_thread(self._current)
         app = await asyncio.to_thread(make_app, made.settings, self.open_redis(), made.policy)
-        Reloader.follow(app, self.path, made.read_from)
+        Reloader.follow(app, self.path, made.read_from, self.reports)
         return HttpServer(app)
 
     def _current(self) -> Configuration:
@@ -150,14 +147,36 @@ def _forget_worker(pid: int, folder: Path) -> None:
 class _Arbiter(Arbiter):  # type: ignore[misc]
     """Gunicorn's master. Signals mean what they mean to a single process (see `signals.py`)."""
 
-    _reload_asked = False
-    _reloaded_at_s = -MERGE_S
+    def __init__(
+        self, application: _Application, listeners: Listeners, on_listening: Callable[[], None], notifier: Notifier
+    ) -> None:
+        super().__init__(application)
+        self.LISTENERS = list(listeners.sockets)  # gunicorn opens none then
+        self.systemd = listeners.are_handed_over  # the path of a unix socket is not removed then
+        self._on_listening: Callable[[], None] | None = on_listening
+        self._notifier = notifier
+        self._listening: set[int] = set()
+        """Workers that take connections."""
+        self._reloading: set[int] = set()
+        """Workers that have not reloaded yet."""
+        self._is_reloading = False
+        self._reload_asked = False
+        self._reloaded_at_s = -MERGE_S
 
     def init_signals(self) -> None:
         """Queue signals, also a SIGHUP that came while the service started."""
         super().init_signals()
         signals.ignore(*signals.IGNORED)
         signals.accept_reloads()
+
+    def handle_term(self) -> None:
+        """End once the workers have drained. Further signals change nothing; gunicorn would cut the workers short."""
+        signals.ignore(*signals.ENDING, signal.SIGHUP)
+        self._notifier.stopping()
+        drain_s = self.app.configuration.settings.server.drain
+        log.info("draining", seconds=drain_s)
+        self.cfg.set("graceful_timeout", drain_s + math.ceil(CLOSE_S))
+        super().handle_term()
 
     def handle_int(self) -> None:
         """End as at SIGTERM. Gunicorn would end the workers at once."""
@@ -177,13 +196,30 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     def manage_workers(self) -> None:
         """Gunicorn calls this about once a second."""
         super().manage_workers()
+        self._read_reports()
         self._reload_if_due()
+
+    def _read_reports(self) -> None:
+        for pid, report in self.app.reports.read():
+            if report == LISTENING:
+                self._listening.add(pid)
+            else:
+                self._reloading.discard(pid)
+        self._listening &= self.WORKERS.keys()
+        self._reloading &= self.WORKERS.keys()  # one that has ended is replaced, and reads the file as it is now
+        if self._is_reloading and not self._reloading:
+            self._is_reloading = False
+            self._notifier.ready()
+        if self._on_listening is not None and len(self._listening) >= self.num_workers:
+            self._on_listening()
+            self._on_listening = None
 
     def _reload_if_due(self) -> None:
         """Validate first, then let the workers reload in place."""
         if not self._reload_asked or time.monotonic() - self._reloaded_at_s < MERGE_S:
             return
         self._reload_asked, self._reloaded_at_s = False, time.monotonic()
+        self._notifier.reloading()
         path = self.app.path
         try:
             read_from, settings = fingerprint(path), load(path)
@@ -191,6 +227,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         except (ConfigurationError, OSError, ValueError) as error:
             mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]
             log.error("configuration not reloaded, the old one stays", mistakes=mistakes)
+        self._is_reloading, self._reloading = True, set(self.WORKERS)
         self.kill_workers(signal.SIGHUP)  # in any case: each worker validates by itself, and fetches its key sets anew
 
     def spawn_worker(self) -> int:
@@ -231,12 +268,27 @@ class Worker(BaseWorker):  # type: ignore[misc]
         for listener in self.sockets:
             await server.listen(socket(fileno=os.dup(listener.fileno())))
         spare_the_collector()
-        while self.alive and not stop.is_set() and self.ppid == os.getppid():
-            self.notify()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_FOR_MASTER_EVERY_S):
-                    await stop.wait()
+        self.app.reports.listening()
+        alone = asyncio.Event()
+        watching = asyncio.create_task(self._watch(stop, alone))
+        await stop.wait()
+        server.announce_end()
+        with suppress(TimeoutError):
+            # Without a master the next one may be starting: it needs the port, and the data folder.
+            async with asyncio.timeout(server.runner.app[RUNTIME].settings.server.drain):
+                await alone.wait()
         await server.close()
+        watching.cancel()
+
+    async def _watch(self, stop: asyncio.Event, alone: asyncio.Event) -> None:
+        """Show the master that the worker is alive, and have it stop once the master is gone or has said so."""
+        while True:
+            self.notify()
+            if self.ppid != os.getppid():
+                alone.set()
+            if alone.is_set() or not self.alive:
+                stop.set()
+            await asyncio.sleep(LOOK_FOR_MASTER_EVERY_S)
 
 
 def _end_after(master: int) -> None:
@@ -245,7 +297,7 @@ def _end_after(master: int) -> None:
     """
     while os.getppid() == master:
         time.sleep(LOOK_FOR_MASTER_EVERY_S)
-    time.sleep(DRAIN_WITHOUT_MASTER_S)
+    time.sleep(CLOSE_S + 2 * LOOK_FOR_MASTER_EVERY_S)
     os._exit(1)
 
 

@@ -298,7 +298,7 @@ def test_sigterm_lets_requests_end_and_exits_0(start: Start) -> None:
 def test_a_port_that_is_taken_is_said_plainly(start: Start) -> None:
     first = start(config()).wait_until_listening()
     second = start(config(), SERVICE__SERVER__PORT=str(first.port))
-    assert second.process.wait(20) == 1
+    assert second.process.wait(20) == 2
     assert f"cannot listen on 127.0.0.1:{first.port}: Address already in use" in second.log_text
     assert "another program, perhaps `make run`, listens there" in second.log_text
     assert "Traceback" not in second.log_text

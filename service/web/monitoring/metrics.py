@@ -46,6 +46,9 @@ class Metrics:
         self._http_refusals = self._counter(
             "http_refusals", "Requests that are not read as HTTP, by reason; the answer is a bare status", "reason"
         )
+        self._turned_away = self._counter(
+            "turned_away_clients", "Clients that were disconnected because as many are connected as descriptors allow"
+        )
         self._refusals = self._counter(
             "limit_refusals", "Requests that a limit refused, or would have (shadow)", "limit", "shadow"
         )
@@ -156,6 +159,10 @@ class Metrics:
     def count_not_http(self, reason: str) -> None:
         """Count one request that is not read as HTTP."""
         self._tally[self._http_refusals, (reason,)] += 1
+
+    def count_turned_away(self) -> None:
+        """Count one client for which there is no descriptor."""
+        self._turned_away.inc()
 
     def count_admission(self, admission: Admission) -> None:
         """Count what an admission decided."""

@@ -10,14 +10,13 @@ it answers a hot operation with `Connection: close`, so that the client's next c
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 import structlog
 
 from service.web.server.head_reader import HeadReader
 from service.web.server.head_templates import OwnFields
-from service.web.server.hot_path import HotPath
-from service.web.server.known_heads import KnownHeads
+from service.web.server.owner import Owner
 from service.web.server.request_head import AFTER_CLOSE, Refused, RequestHead
 from service.web.server.responses import ApiResponse, bare_response
 
@@ -27,26 +26,10 @@ MAX_UNREAD_BYTES = 64 * 1024
 """What a client may send ahead while its request waits; beyond it the socket is not read."""
 MAX_AT_ONCE = 32
 """Requests of one connection that are answered before others have their turn, where no answer waits for Redis."""
+NEW_S = 0.5
+"""How long a new connection is kept for its first request when the server ends."""
 LINGER_S = 2.0
 """How long a refused client may take to read why. To close at once would reset the connection, and lose the answer."""
-
-
-class Owner(Protocol):
-    """What a connection needs of the server that it belongs to."""
-
-    hot_path: HotPath
-    known_heads: KnownHeads
-    count_hot: Callable[[], None]
-    """Counts a request that takes the hot path."""
-    connections: set["FrontDoor"]
-    is_closing: bool
-    """The service is about to end: answers say `Connection: close`."""
-
-    def make_handler(self) -> asyncio.Protocol:
-        """Return aiohttp's handler for one connection."""
-
-    def report_refused(self, client: str | None, refused: Refused) -> None:
-        """Count and log a request that is not read as HTTP."""
 
 
 class FrontDoor(asyncio.Protocol):
@@ -106,7 +89,12 @@ class FrontDoor(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._remote = None if not peer else str(peer if isinstance(peer, str) else peer[0])
         self._reader = HeadReader(self._remote)
-        self._owner.connections.add(self)
+        if len(self._owner.connections) < self._owner.max_connections:
+            self._owner.connections.add(self)
+        else:
+            self._owner.count_turned_away()
+            self._send_refusal(Refused(503, "no_room"))
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone. Its requests are still processed to their end."""
@@ -177,9 +165,13 @@ class FrontDoor(asyncio.Protocol):
         if is_over:
             transport.abort()
 
-    def close_if_idle(self) -> None:
-        """Close the connection unless a request is under way; aiohttp closes what it has."""
-        if self._transport is not None and self._handler is None and not self.is_busy:
+    def close_if_idle(self, now: float) -> None:
+        """Close the connection unless a request on it is being received or answered, or is about to come."""
+        if self._transport is None or self.is_busy or self._is_put_off or self._is_refused:
+            return
+        is_new = not self._is_used and now - self._since < NEW_S
+        is_owed = self._forwarded > self._answered_by_aiohttp or self._pending is not None
+        if not (is_new or is_owed or self._held or self._reader.is_head_begun):
             self._transport.close()
 
     def abort(self) -> None:
@@ -306,9 +298,9 @@ class FrontDoor(asyncio.Protocol):
         if answer is None:
             transport.close()
             return
-        goes_on = head.keep_alive and not answer.closes and not self._owner.is_closing
-        if self._is_eof and self._at >= len(self._came) and not self._unread:
-            goes_on = False
+        has_more = self._at < len(self._came) or bool(self._unread)
+        is_last = not has_more and (self._is_eof or self._owner.is_closing)
+        goes_on = head.keep_alive and not answer.closes and not is_last
         try:
             transport.write(answer.to_bytes(keep_alive=goes_on, has_body=head.method != "HEAD"))
         except Exception as error:  # of any kind: the connection may not be left waiting
@@ -316,7 +308,7 @@ class FrontDoor(asyncio.Protocol):
             goes_on = False
         if not goes_on:
             transport.close()
-        elif self._at < len(self._came) or self._unread:
+        elif has_more:
             self._read_on()
 
     def _resume_reading(self) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import logging
-from collections.abc import Callable
+import resource
+import sys
+from collections.abc import Callable, Iterable
 from functools import partial
 from socket import socket
 from typing import Any, cast
@@ -30,8 +32,14 @@ KEEPALIVE_S = 130.0
 the one to close."""
 SEND_TIMEOUT_S = 10.0
 """A client that takes nothing of its answers for so long is disconnected."""
-SHUTDOWN_S = 10.0
-"""How long requests that are under way may take at SIGTERM; aiohttp waits it up to twice."""
+UNDER_WAY_S = 7.5
+"""How long requests under way may take once no more are taken; their bodies are read, and they are answered."""
+SHUTDOWN_S = 0.25
+"""How long aiohttp waits, up to twice, for requests that are left then; it reads no more of their bodies."""
+CLEANUP_S = 1.0
+"""How long the application may take to end what runs beside the requests."""
+CLOSE_S = UNDER_WAY_S + 2 * SHUTDOWN_S + CLEANUP_S
+"""How long `HttpServer.close` takes at most."""
 CHECK_EVERY_S = 1.0
 """How exact these deadlines are."""
 BACKLOG = 1024
@@ -59,6 +67,19 @@ OPTIONS: dict[str, Any] = {
     "shutdown_timeout": SHUTDOWN_S,
 }
 """For aiohttp's runner. A misspelt one would make aiohttp discard all: a test holds the effective values."""
+
+SPARE_DESCRIPTORS = 256
+"""How many descriptors are kept for everything but clients (Redis, key sets, webhooks, files), if there are plenty."""
+
+
+def max_connections() -> int:
+    """Return how many clients may be connected.
+
+    Without a bound the last descriptor would go to a client: uvloop closes a listening socket that cannot accept.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(SPARE_DESCRIPTORS, limit // 4)
+
 
 GC_EVERY = 20_000
 """Objects, net, between collections: requests leave no cycles behind, and those under way are many."""
@@ -92,7 +113,18 @@ class HttpServer:
         self._keepalive_s = float(options.get("keepalive_timeout", KEEPALIVE_S))
         self.listeners: list[asyncio.Server] = []
         self._checking: asyncio.TimerHandle | None = None
+        self._through = 0
+        """Requests that aiohttp answers now, also those whose client is gone."""
+        self._turned_away = 0
+        """Clients since the log was written last."""
+        self.max_connections = max_connections()
+        self._services.readiness.add_blocker(self._ending)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def count_turned_away(self) -> None:
+        """Count a client for which there is no room; the log has the number once a second."""
+        self._turned_away += 1
+        self._services.metrics.count_turned_away()
 
     def __call__(self) -> FrontDoor:
         """Return the protocol of a new connection."""
@@ -118,6 +150,13 @@ class HttpServer:
     async def _through_aiohttp(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request that a front door handed over, and end it where the next one should use the door."""
         self._services.metrics.count_path("aiohttp")
+        self._through += 1
+        try:
+            return await self._answered(request, handler)
+        finally:
+            self._through -= 1
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         # By the raw path: aiohttp's router would resolve the dots of a path that is another server's.
         route = self.hot_path.find(request.method, request.raw_path)
         response = await (handler(request) if route is None else route.through_aiohttp(request))
@@ -126,8 +165,8 @@ class HttpServer:
             return response
         # Of what follows an upgrade in its packet aiohttp drops all; the body of CONNECT it takes for a request.
         asks_for_another_protocol = hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT
-        is_last = self.is_closing or door.is_body_broken or asks_for_another_protocol
-        if is_last or (route is not None and door.is_last_known):
+        is_last = door.is_last_known and (self.is_closing or route is not None)
+        if is_last or door.is_body_broken or asks_for_another_protocol:
             response.force_close()
         door.is_answering = True
         return response
@@ -142,28 +181,56 @@ class HttpServer:
         """Take connections from a bound socket."""
         self.listeners.append(await self._running_loop.create_server(self, sock=listener, backlog=BACKLOG))
 
-    async def close(self) -> None:
-        """Accept no more connections, answer the requests under way, and stop the application."""
+    def announce_end(self) -> None:
+        """Go on taking requests, but say that the server ends.
+
+        `/readyz` is 503, so that a load balancer sends its requests elsewhere, and the last answer on each connection
+        says `Connection: close`.
+        """
         self.is_closing = True
+
+    async def close(self) -> None:
+        """Accept no more connections, answer the requests under way, and stop the application, within `CLOSE_S`."""
+        self.announce_end()
+        await asyncio.sleep(0)  # what has arrived is read before connections count as idle
         for listener in self.listeners:
             listener.close()
-        for door in list(self.connections):
-            door.close_if_idle()
-        until = self._running_loop.time() + SHUTDOWN_S
-        # Counting the requests under way would cost each of them.
-        while any(door.is_busy for door in self.connections) and self._running_loop.time() < until:  # noqa: ASYNC110
+        await self.runner.app.shutdown()  # streams end: they would be under way for ever
+        loop = self._running_loop
+        until = loop.time() + UNDER_WAY_S
+        # Counting the requests under way would cost each of them on the hot path.
+        while (self.connections or self._through) and (now := loop.time()) < until:
+            for door in list(self.connections):
+                door.close_if_idle(now)
             await asyncio.sleep(0.01)
+        if left := len(self.connections):
+            log.warning("connections are cut: their requests were not answered in time", connections=left)
         if self._checking is not None:
             self._checking.cancel()
-        await self.runner.cleanup()
+        try:
+            async with asyncio.timeout(2 * SHUTDOWN_S + CLEANUP_S):
+                await self.runner.cleanup()
+        except TimeoutError:
+            log.warning("background tasks were cut: they did not end in time")
         for door in list(self.connections):
             door.abort()
+
+    def _ending(self) -> Iterable[str]:
+        """Return why `/readyz` is 503 while the service ends."""
+        return ("the service is about to end",) if self.is_closing else ()
 
     def _check(self) -> None:
         """Close connections whose time is over, and forget what an earlier configuration came to."""
         if self._known_under is not (policy := self._services.policy.current):
             self._known_under = policy
             self.known_heads.forget()
+        if self._turned_away:
+            log.error(
+                "no room for more clients: raise the limit of open files (LimitNOFILE=, ulimit -n)",
+                turned_away=self._turned_away,
+                connections=self.max_connections,
+            )
+            self._turned_away = 0
         now = self._running_loop.time()
         for door in list(self.connections):
             door.check(now, head_s=HEADER_DEADLINE_S, idle_s=self._keepalive_s, send_s=SEND_TIMEOUT_S)
