@@ -35,23 +35,27 @@ TAKEOVER = "takeover"
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    words, rest = sys.argv[1:], []
+    if "--" in words:
+        words, rest = words[: words.index("--")], words[words.index("--") + 1 :]
+    options = _parser().parse_args(words)
     found = binaries(options.folder.absolute())
     if missing := [name for name in (*TESTED, f"Redis {OLDEST}") if name not in found]:
         sys.stderr.write(f"there is no {', '.join(missing)} on this machine (Debian's redis-server is 7.0)\n")
         return 2
     kept = options.folder / "results.json"
-    results: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    results = _kept(kept)
     failed = False
     for name in options.only or TESTED:
         for suite in options.suite or SUITES:
-            outcome = _run(found[name], SUITES[suite], options.rest)
+            outcome = _run(found[name], SUITES[suite], rest)
             sys.stdout.write(f"{name}: {suite}: {outcome}\n")
+            results = _kept(kept)  # another run may have written to it
             results.setdefault(name, {})[suite] = outcome
             kept.write_text(json.dumps(results))
             failed |= outcome["failed"] > 0
-    everything = not (options.only or options.suite or options.rest)
-    if everything or TAKEOVER not in results:
+    everything = not (options.only or options.suite or rest)
+    if everything or (options.page and not results.get(TAKEOVER)):
         cases = _cases(["tests/redis_family/test_takeover.py"], {"REDIS_FAMILY": str(options.folder.absolute())})
         failed |= any(outcome == "failed" for outcome, _ in cases)
         results[TAKEOVER] = [json.loads(recorded) for _, recorded in cases if recorded]
@@ -61,13 +65,19 @@ def main() -> int:
     return int(failed)
 
 
+def _kept(file: Path) -> dict[str, Any]:
+    """The results of runs until now."""
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.redis_family")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.redis_family", epilog="What follows -- is passed on to pytest."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", action="append", choices=TESTED)
     parser.add_argument("--suite", action="append", choices=tuple(SUITES))
     parser.add_argument("--page", action="store_true")
-    parser.add_argument("rest", nargs="*", help="passed on to pytest")
     return parser
 
 
@@ -87,7 +97,7 @@ def _cases(words: Sequence[str], environment: Mapping[str, str]) -> list[tuple[s
     """Run pytest; returns the outcome of each test, and what it recorded."""
     with tempfile.TemporaryDirectory(prefix="rollcall-stores-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *words]
+        command = [sys.executable, "-m", "pytest", "-q", "-o", "junit_family=xunit1", f"--junitxml={report}", *words]
         subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False)
         return list(_read(report))
 
