@@ -210,9 +210,11 @@ async def test_a_page_that_comes_back_from_the_cache_asks_for_the_status(
     page = await opened(ordinary, site.origin, "ida")
     await page.goto(f"{site.origin}/elsewhere")
     assert status_of(service, "ida") == "logged_in", "a page that is kept has not ended"
+    assert service.get("/auth/logout", credentials("ida")).status == 200
     await page.evaluate("history.back()")
     async with asyncio.timeout(45):
-        assert await site.shown.get() == "logged_in"
+        assert await site.shown.get() == "logged_out"
+    assert status_of(service, "ida") == "logged_out"
 
 
 async def test_a_public_page_needs_permission_to_call_a_service_at_a_loopback_address(
