@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from service.integrations.aiohttp import (
     session_of,
     user_of,
 )
-from service.store.connection.client import RedisAccess
+from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.sessions.operator_actions import RedisOperatorActions
-from tests.kit import OTHER_SECRET, OTHER_TENANT_TOKEN, config, credentials, tenant
+from tests.kit import OTHER_SECRET, OTHER_TENANT_TOKEN, config, credentials, redis_server, tenant
 
 BY = Author("root", reason="fraud")
 ISSUED_S = 1_700_000_000
@@ -80,9 +80,15 @@ async def opened(access: RedisAccess, tmp_path: Path, monkeypatch: pytest.Monkey
         yield lambda: access, True
 
     monkeypatch.setattr(integration, "redis_of", redis_of)
-    path = tmp_path / "config.yaml"
+    async with application(tmp_path, {"timeout": 5}) as made:
+        yield made
+
+
+@asynccontextmanager
+async def application(folder: Path, redis: dict[str, Any]) -> AsyncIterator[Opened]:
+    path = folder / "config.yaml"
     tenants = {"acme": tenant(routes=ROUTES), "globex": tenant(OTHER_SECRET, OTHER_TENANT_TOKEN)}
-    path.write_text(json.dumps(config(redis={"timeout": 5}, tenants=tenants)))
+    path.write_text(json.dumps(config(redis=redis, tenants=tenants)))
     made = Opened()
 
     @capability("pay")
@@ -136,6 +142,7 @@ ACTS: dict[str, tuple[Act, str]] = {
 }
 
 
+@pytest.mark.parametrize("access", ["fake", "real"], indirect=True)
 @pytest.mark.parametrize("name", ACTS)
 async def test_an_operators_act_ends_the_session_of_the_open_request(
     opened: Opened, access: RedisAccess, name: str
@@ -151,7 +158,7 @@ async def test_an_operators_act_ends_the_session_of_the_open_request(
     assert await asked == (200, {"cause": cause})
 
 
-@pytest.mark.parametrize("access", ["fake", "real"], indirect=True)
+@pytest.mark.parametrize("access", ["fake"], indirect=True)
 @pytest.mark.parametrize("name", ACTS)
 async def test_an_act_between_the_admission_and_the_question_ends_it_too(
     opened: Opened, access: RedisAccess, name: str
@@ -223,6 +230,38 @@ async def test_where_the_subscription_to_redis_is_lost_the_session_ends_all_the_
     await access.client.client_kill_filter(_type="pubsub")
     await RedisOperatorActions(access.client).act("acme", ["alice"], Cause.SUSPEND, BY)
     assert await asked == (200, {"cause": "suspended"})
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with redis_server() as url:
+        yield url
+
+
+@pytest.mark.real_redis
+async def test_what_happened_while_redis_was_out_of_reach_ends_the_session_once_it_is_back(
+    server: str, tmp_path: Path
+) -> None:
+    """The application reaches Redis by a link, which is taken away and put back; the operator reaches it directly."""
+    place = Path(server.removeprefix("unix://"))
+    link = place.with_name("link.sock")
+    link.symlink_to(place)
+    operator = RedisAccess.by_url(server, TlsFiles(), timeout_s=5)
+    acts = RedisOperatorActions(operator.client)
+    async with application(tmp_path, {"url": f"unix://{link}", "timeout": 5}) as opened:
+        asked, other = await opened.open(), await opened.open(user="bob")
+        link.unlink()
+        for kind in ("normal", "pubsub"):
+            await operator.client.client_kill_filter(_type=kind, skipme=True)
+        await acts.act("acme", ["alice"], Cause.SUSPEND, BY)
+        await acts.revoke("acme", "bob", BY)
+        async with opened.client.get("/quick", headers=credentials("carol")) as refused:
+            assert refused.status == 503
+        assert not asked.done()
+        link.symlink_to(place)
+        assert await asked == (200, {"cause": "suspended"})
+        assert await other == (200, {"cause": "revoked"})
+    await operator.close()
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
