@@ -239,7 +239,9 @@ class EventFeeds(Protocol):
         """Whether the service is about to end."""
 
     async def end_session(self, session: str) -> None:
-        """Note on every worker that an operator signed out in a browser, or raise StoreUnavailable: on this one alone.
+        """Note on every worker that an operator signed out in a browser.
+
+        Raises StoreUnavailable if Redis does not answer: then the other workers note it when Redis is back.
 
         Args:
             session: identifies the login.

@@ -28,6 +28,7 @@ that a user sends moves a key to another slot or tenant.
 | `rc:pushes` | channel | a tenant whose refusals every worker forgets | nothing is kept |
 | `rc:news` | channel | a tenant whose stream has grown | nothing is kept |
 | `rc:sweeper` | string | which worker sweeps, until when, ms | given up; there is one |
+| `rc:signed-out` | sorted set | login of an operator's browser → when it was signed out, ms | the latest 1,000 stay |
 | `rc:adopted` | string | what an earlier version kept was taken over | there is one |
 | `rc:libraries` | sorted set | function library → when a worker used it last, ms | a member a day after that |
 | `rc:probe` | string | nothing: whether Redis takes writes | TTL: 1 s |
@@ -47,6 +48,8 @@ from service.core.sessions import RECORDED, Status
 
 EVENTS_CAP = 10_000
 """Events kept per tenant, about (XADD MAXLEN ~)."""
+SIGN_OUTS_CAP = 1000
+"""Sign-outs of operators kept: each is needed only until the streams of its browser have ended."""
 EVENTS_TTL_MS = 30 * 24 * 3600 * 1000
 TRAFFIC_TTL_S = 80 * 60
 PROBE_MS = 1000
@@ -72,6 +75,7 @@ class Names:
     libraries: str
     windows: str
     adopted: str
+    sign_outs: str
     cache_channel: str
     event_channel: str
 
@@ -88,6 +92,7 @@ class Names:
         self.libraries = f"{namespace}:libraries"
         self.windows = f"{namespace}:windows"
         self.adopted = f"{namespace}:adopted"
+        self.sign_outs = f"{namespace}:signed-out"
         self.cache_channel = f"{namespace}:pushes"
         self.event_channel = f"{namespace}:news"
         keys_of.cache_clear()

@@ -91,6 +91,7 @@ def questions(scripts: Iterable[Collection[str]]) -> list[tuple[str, ...]]:
         ("GET", NAMES.windows),
         ("SET", NAMES.windows),
         ("SET", NAMES.adopted),
+        ("ZADD", NAMES.sign_outs),
     ]
     for channel in (NAMES.event_channel, NAMES.cache_channel):
         asked += [("PUBLISH", channel), ("SUBSCRIBE", channel)]

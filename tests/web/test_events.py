@@ -26,6 +26,7 @@ from service.core.traffic_statistics import MOST, Refused, TrafficCounters, Traf
 from service.policy_factory import make_policy
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded.server import find_server
+from service.store.events.sign_outs import SignOuts
 from service.store.events.stream import Events
 from service.store.events.subscriber import MOST_WAITING, EventSubscriber, Listener
 from service.store.events.traffic_statistics import HOUR_S, TrafficStatistics
@@ -260,12 +261,55 @@ async def test_a_browsers_stream_ends_when_its_operator_signs_out_on_any_worker(
     client, other_worker = await make_client(), await make_client()
     cookie = {"cookie": f"{cookie_name()}={(await log_in(client)).cookies[cookie_name()].value}"}
     async with listening(client, at=DASHBOARD_EVENTS) as stream:
-        page = await (await other_worker.get("/dashboard", headers=cookie)).text()
-        form = {"csrf": re.findall(r'name="csrf" value="([^"]+)"', page)[0]}
-        left = await other_worker.post("/dashboard/logout", data=form, headers=cookie, allow_redirects=False)
-        assert left.status == 303
+        await sign_out(other_worker, cookie)
         with pytest.raises(EOFError):
             await stream.next()
+
+
+async def sign_out(worker: Client, cookie: dict[str, str]) -> None:
+    page = await (await worker.get("/dashboard", headers=cookie)).text()
+    form = {"csrf": re.findall(r'name="csrf" value="([^"]+)"', page)[0]}
+    left = await worker.post("/dashboard/logout", data=form, headers=cookie, allow_redirects=False)
+    assert left.status == 303
+
+
+@pytest.mark.parametrize("access", ["fake", "real"], indirect=True)
+async def test_a_browsers_stream_that_waits_for_redis_ends_with_a_sign_out_on_another_worker(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, other_worker = await make_client(), await make_client()
+    cookie = {"cookie": f"{cookie_name()}={(await log_in(client)).cookies[cookie_name()].value}"}
+    with monkeypatch.context() as patch:
+        patch.setattr(EventSubscriber, "_begin", AsyncMock(side_effect=StoreUnavailable("away")))
+        answer = await client.get(DASHBOARD_EVENTS, headers=cookie)
+        await asyncio.wait_for(answer.content.readuntil(b"retry: 1000\r\n"), 30)
+        await sign_out(other_worker, cookie)
+    await asyncio.wait_for(answer.content.read(), 30)  # to its end
+
+
+@pytest.mark.parametrize("access", ["fake", "real"], indirect=True)
+async def test_a_sign_out_while_redis_is_away_reaches_the_other_workers_when_it_is_back(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, other_worker = await make_client(), await make_client()
+    cookie = {"cookie": f"{cookie_name()}={(await log_in(client)).cookies[cookie_name()].value}"}
+    async with listening(client, at=DASHBOARD_EVENTS) as stream:
+        with monkeypatch.context() as patch:
+            patch.setattr(SignOuts, "_report", AsyncMock(side_effect=StoreUnavailable("away")))
+            await sign_out(other_worker, cookie)
+        await asyncio.wait_for(stream.answer.content.read(), 30)  # to its end
+
+
+async def test_the_latest_sign_outs_are_kept_and_no_more(access: RedisAccess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.store.events.sign_outs.SIGN_OUTS_CAP", 3)
+    monkeypatch.setattr("service.store.events.sign_outs.now_ms", iter(range(9)).__next__)
+    one, other = SignOuts(access.client), SignOuts(access.client)
+    for number in range(5):
+        await one.add(f"login{number}")
+    await other.read()
+    for known in (one, other):
+        assert [f"login{number}" in known for number in range(5)] == [False, False, True, True, True]
+    assert await access.client.zcard("rc:signed-out") == 3
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)

@@ -17,6 +17,8 @@ from redis.asyncio import Redis
 from service.core.session_lists import Event, Gap, order_of
 from service.core.tasks import round_completed
 from service.store.connection.calls import AWAY, UNHEARD, note_failure, redis_call, subscriber
+from service.store.events.sign_outs import PREFIX as SIGNED_OUT
+from service.store.events.sign_outs import SignOuts
 from service.store.events.stream import event_of
 from service.store.keyspace import EVENTS_CAP, NAMES, keys_of
 
@@ -31,10 +33,8 @@ IDLE_ROUND_S = 1.0
 """How often the reader reports that it is alive while there are no listeners, in seconds."""
 MOST_SILENT = 3
 """Seconds without any message, pongs included, after which the subscription counts as lost."""
-MOST_ENDED = 1000
-"""How many sign-outs are remembered: each is needed only until the streams of its browser have ended."""
-_SIGNED_OUT = "signed-out:"
-"""The beginning of a message that reports a sign-out; no tenant can have this name."""
+_SUBSCRIBED = ""
+"""In place of a tenant: the subscription is confirmed, perhaps anew."""
 _CHUNK = 500
 _BEGINNING = "0-0"
 
@@ -96,7 +96,7 @@ class EventSubscriber:
         self._asking: dict[str, asyncio.Future[str]] = {}
         self._wanted = asyncio.Event()
         """Is set while there are listeners."""
-        self._ended_sessions: dict[str, None] = {}
+        self._sign_outs = SignOuts(client)
         self.ending = False
         """Whether the service is about to end."""
 
@@ -150,22 +150,16 @@ class EventSubscriber:
         self.close()
 
     async def end_session(self, session: str) -> None:
-        """Note on every worker that an operator signed out in a browser. Raises StoreUnavailable."""
-        self._note_ended(session)
-        await self._publish(_SIGNED_OUT + session)
+        """Note on every worker that an operator signed out in a browser.
+
+        Raises:
+            StoreUnavailable: Redis does not answer. The other workers note it when it is back.
+        """
+        await self._sign_outs.add(session)
 
     def has_ended(self, session: str) -> bool:
         """Return whether an operator signed out of this login lately."""
-        return session in self._ended_sessions
-
-    def _note_ended(self, session: str) -> None:
-        self._ended_sessions[session] = None
-        if len(self._ended_sessions) > MOST_ENDED:
-            del self._ended_sessions[next(iter(self._ended_sessions))]
-
-    @redis_call
-    async def _publish(self, message: str) -> None:
-        await self._client.publish(NAMES.event_channel, message)
+        return session in self._sign_outs
 
     def close(self) -> None:
         """End the current listeners: Redis is away."""
@@ -180,6 +174,7 @@ class EventSubscriber:
                 async with asyncio.timeout(IDLE_ROUND_S):
                     await self._wanted.wait()
             round_completed()
+            await self._sign_outs.report_again()
             if not self._wanted.is_set():
                 continue
             pubsub = subscriber(self._client)
@@ -205,8 +200,11 @@ class EventSubscriber:
             else:
                 silent = 0
             for message in grown or ():
-                if message.startswith(_SIGNED_OUT):
-                    self._note_ended(message.removeprefix(_SIGNED_OUT))
+                if message == _SUBSCRIBED:  # what was published before is not heard, and may be kept
+                    await self._sign_outs.read()
+                elif message.startswith(SIGNED_OUT):
+                    self._sign_outs.note(message.removeprefix(SIGNED_OUT))
+            await self._sign_outs.report_again()
             tenants = self._listeners.keys() & (grown or ())
             if loop.time() - looked_at >= POLL_EVERY_S:  # all of them: a push may have been lost
                 tenants, looked_at = set(self._listeners), loop.time()
@@ -261,7 +259,10 @@ def _nobody_may_care(asked: asyncio.Future[str]) -> None:
 
 
 async def _pushed(pubsub: Any) -> set[str] | None:
-    """Return the tenants that pushes have named by now; empty: only a pong; None: nothing for a second."""
+    """Return the tenants that pushes have named by now; empty: only a pong; None: nothing for a second.
+
+    `_SUBSCRIBED` is among them where the subscription is confirmed.
+    """
     message = await pubsub.get_message(timeout=POLL_EVERY_S)
     if message is None:
         return None
@@ -269,5 +270,7 @@ async def _pushed(pubsub: Any) -> set[str] | None:
     while message is not None:
         if message["type"] == "message":
             grown.add(message["data"].decode())
+        elif message["type"] == "subscribe":
+            grown.add(_SUBSCRIBED)
         message = await pubsub.get_message(timeout=0)
     return grown

@@ -78,7 +78,7 @@ async def logout(request: web.Request) -> web.StreamResponse:
     login_page = f"{public(request, ROOT)}/login"
     await read_form(request)
     if (browser := browser_of(request)) is not None:
-        with suppress(StoreUnavailable):  # other workers' streams end with Redis
+        with suppress(StoreUnavailable):  # the other workers note it when Redis is back
             await request.app[app_keys.EVENT_FEEDS].end_session(browser.session)
     response = web.Response(status=303, headers={"location": login_page})
     forget(request, response)
