@@ -332,3 +332,31 @@ def test_templates_are_bounded_and_the_oldest_are_forgotten_first(
             heads.learn(data, reader.head)
     assert [heads.similar(request(kind, 9), "127.0.0.1") is not None for kind in range(4)] == [False, True, True, True]
     assert heads.similar(request(3, 8), "127.0.0.2") is None
+
+
+def test_with_more_users_than_heads_their_template_is_used_and_heads_are_renewed(access: RedisAccess) -> None:
+    requests = [f"GET / HTTP/1.1\r\nhost: a\r\nx-token: {number}\r\n\r\n".encode() for number in range(40)]
+    heads = KnownHeads(10 * (COST + COST_PER_BYTE * len(requests[-1])))
+    read_in_full = []
+
+    def ask(data: bytes) -> None:
+        if heads.get(data) is not None or heads.similar(data, "127.0.0.1") is not None:
+            return
+        reader = HeadReader("127.0.0.1")
+        reader.read(data)
+        assert reader.head is not None
+        reader.head.judged = "judged"
+        heads.learn(data, reader.head)
+        read_in_full.append(data)
+
+    for _ in range(3):
+        for data in requests:
+            ask(data)
+    assert all(heads.get(data) is None for data in requests[:2]), "the oldest have gone"
+    read_in_full.clear()
+    known = {data for data in requests if heads.get(data) is not None}
+    for _ in range(40):
+        for data in requests:
+            ask(data)
+    assert 0 < len(read_in_full) < 40 * len(requests) / 10
+    assert {data for data in requests if heads.get(data) is not None} != known, "no head is kept for ever"

@@ -4,6 +4,7 @@ What is read of a request depends on its bytes alone, where the connection is be
 not be parsed again; and what follows from them (whose request it is) is kept with them, see `RequestHead.judged`.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -20,6 +21,9 @@ COST, COST_PER_BYTE = 1_500, 3
 """What a head takes beside its bytes, and for each of them: its fields are kept twice, and objects around them."""
 MAX_SEEN = 16_384
 """Heads and templates that were seen once."""
+ONE_IN = 16
+"""Where the oldest heads have to go for new ones: of so many requests that fit a template and came before, one is kept
+as it is. To read all of them in full would cost more than their template, where users are more than heads."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -37,6 +41,7 @@ class KnownHeads:
         self._templates: _Kept[Hashable, HeadTemplate] = _Kept(MAX_TEMPLATE_BYTES)
         """By the address of the client and what is left of a request when it is cut."""
         self._seen: set[int] = set()
+        self._passed_over = 0
         self.get = self._heads.held.get
         """Return the head that was read of these bytes; None: it is not known."""
 
@@ -48,6 +53,7 @@ class KnownHeads:
         self._heads.clear()
         self._templates.clear()
         self._seen.clear()
+        self._passed_over = 0
 
     def similar(self, data: bytes, remote: str | None) -> tuple[RequestHead, OwnFields | None] | None:
         """Return a head that says what these bytes say, and what the request has of its own.
@@ -55,7 +61,7 @@ class KnownHeads:
         Returns:
             None: they fit no template, or are to be read in full, because the same bytes came before.
         """
-        if len(data) > MAX_HEAD_BYTES or (hash(data) in self._seen and not self._heads.is_full):
+        if len(data) > MAX_HEAD_BYTES or (hash(data) in self._seen and self._is_kept_next()):
             return None
         found = cut(data)
         template = None if found is None else self._templates.held.get((remote, *found.rest))
@@ -88,6 +94,12 @@ class KnownHeads:
         if template is not None and (head.judged is not None or not template.is_judged_alike):
             self._templates.keep(key, template, COST + COST_PER_BYTE * len(data))
 
+    def _is_kept_next(self) -> bool:
+        """Return whether the next request that came before is to be kept as it is, although it may fit a template."""
+        if self._heads.is_full:
+            self._passed_over = (self._passed_over + 1) % ONE_IN
+        return not self._passed_over
+
     def _is_first(self, mark: int) -> bool:
         """Return whether this was not seen before, and take note of it."""
         seen = self._seen
@@ -107,7 +119,7 @@ class _Kept(Generic[K, V]):
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.held: dict[K, V] = {}
+        self.held: OrderedDict[K, V] = OrderedDict()  # of a plain one the first is found behind all that were deleted
         self.is_full = False
         """Some were forgotten for others."""
         self._max_bytes = max_bytes
@@ -120,8 +132,7 @@ class _Kept(Generic[K, V]):
         self.held[key], self._costs[key] = value, cost
         while self._bytes > self._max_bytes:
             self.is_full = True
-            oldest = next(iter(self.held))
-            del self.held[oldest]
+            oldest, _ = self.held.popitem(last=False)
             self._bytes -= self._costs.pop(oldest)
 
     def clear(self) -> None:
