@@ -1,7 +1,7 @@
 """Verification of signatures: a function for each key, made once with all that it needs.
 
-PyJWT prepares the keys, and cryptography verifies. PyJWT's own verification makes the padding and the hash anew for each
-token, and for HMAC it hashes the secret each time: that takes 1 to 2 µs.
+PyJWT prepares the keys, and cryptography verifies. PyJWT's own verification makes the padding and the hash anew for
+each token, and for HMAC it hashes the secret each time: that takes 1 to 2 µs.
 """
 
 from collections.abc import Callable
