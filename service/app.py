@@ -51,7 +51,7 @@ from service.web.monitoring.log_throttling import LogThrottle
 from service.web.monitoring.metrics import POUR_EVERY_S, Metrics
 from service.web.openapi import docs_reader
 from service.web.policy import LivePolicy, Policy
-from service.web.server.hot_path import HOT_PATH, HotPath, HotRoute
+from service.web.server.hot_path import HOT_PATH, HotPath, HotRoute, without_continue
 
 MAX_BODY_BYTES = 64 * 1024
 LOGOUT = app_keys.Operation("logout", reads=vary.LOGOUT, refuses_prefetch=True)
@@ -298,6 +298,7 @@ def _hot_path(middlewares: Middlewares) -> HotPath:
 
 
 def _add_routes(app: web.Application, base_path: str) -> None:
+    envoy, _ = forward_auth.PROFILES[forward_auth.ENVOY]
     with (
         as_file(files("service.web.dashboard") / "static") as static,
         as_file(files("swagger_ui") / "static") as reader,
@@ -305,12 +306,16 @@ def _add_routes(app: web.Application, base_path: str) -> None:
         app.add_routes(
             [
                 web.get("/", links.start_page),
-                web.get("/auth/logout", session_routes.logout, allow_head=False),
-                web.post("/auth/logout", session_routes.logout),
+                web.get("/auth/logout", session_routes.logout, allow_head=False, expect_handler=without_continue),
+                web.post("/auth/logout", session_routes.logout, expect_handler=without_continue),
                 web.options("/auth/logout", cors.preflight),
-                web.get("/auth/status", session_routes.status),
+                web.get("/auth/status", session_routes.status, expect_handler=without_continue),
                 web.options("/auth/status", cors.preflight),
-                *(web.route("*", path, handler) for path, (handler, _) in forward_auth.PROFILES.items()),
+                *(
+                    web.route("*", path, handler, expect_handler=without_continue)
+                    for path, (handler, _) in forward_auth.PROFILES.items()
+                ),
+                web.route("*", f"{forward_auth.ENVOY}/{{path:.*}}", envoy, expect_handler=without_continue),
                 web.post("/auth/terminate", session_routes.terminate),
                 web.options("/auth/terminate", cors.preflight),
                 *routes.routes(not_found.ROOT),

@@ -30,6 +30,8 @@ from tests.kit import ROOT, Answer, Service, free_port, redis_server, wait_for
 from tests.proxies.versions import Proxy
 
 EXAMPLES = ROOT / "examples"
+ANSWER_S = 28.0
+"""How long an answer may take: less than the time that Traefik and HAProxy wait where nothing else is configured."""
 
 
 class _Quiet(ThreadingHTTPServer):
@@ -63,6 +65,8 @@ class Relay:
 
     def __init__(self, to: int) -> None:
         self.sent = sent = bytearray()
+        self.holds = holds = threading.Event()
+        """Set: the service hears of nothing that is sent from now on, and so does not answer."""
         connections: list[Any] = []
         self.connections = connections
 
@@ -72,7 +76,7 @@ class Relay:
                 with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", to)) as far:
                     back = threading.Thread(target=_pump, args=(far, self.request))
                     back.start()
-                    _pump(self.request, far, sent)
+                    _pump(self.request, far, sent, holds)
                     back.join()
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Passing)
@@ -85,12 +89,15 @@ class Relay:
         self._server.server_close()
 
 
-def _pump(source: socket.socket, sink: socket.socket, keep: bytearray | None = None) -> None:
+def _pump(
+    source: socket.socket, sink: socket.socket, keep: bytearray | None = None, holds: threading.Event | None = None
+) -> None:
     with contextlib.suppress(OSError):
         while content := source.recv(65536):
             if keep is not None:
                 keep.extend(content)
-            sink.sendall(content)
+            if holds is None or not holds.is_set():
+                sink.sendall(content)
     for one in (source, sink):
         with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
@@ -121,7 +128,7 @@ class Deployment:
         self, method: str, target: str, headers: Mapping[str, str] | Sequence[tuple[str, str]] = (), body: bytes = b""
     ) -> Answer:
         """One request at the proxy."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S)
         try:
             connection.putrequest(method, target, skip_accept_encoding=True)
             for name, value in headers.items() if isinstance(headers, Mapping) else headers:
@@ -219,7 +226,8 @@ def running(
     # Of its own under /tmp: a worker of nginx's that gave up root does not reach into pytest's folders.
     with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp") as scratch, (folder / "proxy.log").open("wb") as log:
         Path(scratch).chmod(0o711)
-        _copy(proxy, folder / proxy.name, Path(scratch), {8000: port, 8080: rollcall_port, 9000: api_port}, edit)
+        ports = {8000: port, 8001: free_port(), 8080: rollcall_port, 9000: api_port}
+        _copy(proxy, folder / proxy.name, Path(scratch), ports, edit)
         process = subprocess.Popen(
             command, cwd=folder / proxy.name, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)}
         )

@@ -3,7 +3,7 @@
 import re
 
 from tests.kit import ROOT
-from tests.proxies import test_credentials, test_fails_closed, test_identity
+from tests.proxies import test_connections, test_credentials, test_fails_closed, test_identity
 from tests.proxies.outcomes import table
 
 PAGE = ROOT / "docs" / "reference" / "proxies.md"
@@ -12,6 +12,7 @@ TABLES = {
     "marker": test_fails_closed.MARKED,
     "identity": test_identity.ROWS,
     "credentials": test_credentials.ROWS,
+    "connections": test_connections.ROWS,
 }
 """Name in the page → its rows."""
 

@@ -101,7 +101,7 @@ PROXIES = {
         Proxy("envoy", "1.40", _from_pypi("envoy"), ("-c", "envoy.yaml", "--base-id", "{port}"), keeps_5xx=False),
         Proxy(
             "traefik", "3.7", _from_pypi("traefik"), ("--configFile=traefik.yml",),
-            without_rollcall=500, tells_limits=False,
+            without_rollcall=502, tells_limits=False,
         ),
     )
 }  # fmt: skip

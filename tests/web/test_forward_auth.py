@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
@@ -396,3 +397,36 @@ async def test_a_query_of_our_own_changes_nothing(guarded: Client) -> None:
 
 def test_there_is_a_profile_for_each_proxy() -> None:
     assert set(PROFILES) == {f"/auth/verify{name and '/'}{name}" for name in ALL}
+
+
+@pytest.mark.parametrize("upgrade", ["websocket", "WebSocket"])
+async def test_a_websocket_handshake_that_caddy_reports_as_connect_is_judged_as_get(
+    make_client: MakeClient, upgrade: str
+) -> None:
+    routes = [{"path": "/live/*", "methods": ["GET"], "capability": "live"}, {"path": "/*", "open": True}]
+    client = await make_client(server=TRUSTED, routes=routes)
+    handshake = {"connection": "upgrade", "upgrade": upgrade}
+    answer = await ask(client, "caddy", "CONNECT", "/live/7", credentials() | handshake)
+    assert (answer.status, answer.headers["x-auth-user"]) == (200, "alice")
+    answer = await ask(client, "caddy", "CONNECT", "/live/7", handshake)
+    assert (answer.status, (await answer.json())["error"]["code"]) == (401, "MISSING_TENANT_TOKEN")
+
+
+@pytest.mark.parametrize(
+    "upgrade", [[], [("upgrade", "h2c")], [("upgrade", "websocket, h2c")], [("upgrade", "websocket")] * 2], ids=str
+)
+async def test_any_other_connect_stays_one(make_client: MakeClient, upgrade: list[tuple[str, str]]) -> None:
+    routes = [{"path": "/live/*", "methods": ["GET"], "capability": "live"}]
+    client = await make_client(server=TRUSTED, routes=routes)
+    _, path, original = asking("caddy", "CONNECT", "/live/7")
+    headers = CIMultiDict([*credentials().items(), *original.items(), *upgrade])
+    answer = await client.get(path, headers=headers)
+    assert (answer.status, (await answer.json())["error"]["code"]) == (403, "FORBIDDEN")
+
+
+@pytest.mark.parametrize("profile", ["", "nginx", "haproxy", "traefik"])
+async def test_connect_is_not_judged_as_get_where_the_proxy_is_not_caddy(make_client: MakeClient, profile: str) -> None:
+    routes = [{"path": "/live/*", "methods": ["GET"], "capability": "live"}]
+    client = await make_client(server=TRUSTED, routes=routes)
+    answer = await ask(client, profile, "CONNECT", "/live/7", credentials() | {"upgrade": "websocket"})
+    assert answer.status == 403

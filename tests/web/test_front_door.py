@@ -1,6 +1,7 @@
 """The front door: what it refuses, on each request of a connection, and what it leaves to aiohttp."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ TAKEN: dict[str, tuple[list[bytes], bytes]] = {
     ),
     "absolute form": ([hot(target=b"http://a/auth/status")], b"200"),
     "a repeated field that is a list": ([hot(b"accept: a\r\naccept: b\r\n")], b"200"),
-    "an expectation that is known": ([hot(b"expect: 100-continue\r\n")], b"100"),
+    "an expectation that is known": ([hot(b"expect: 100-continue\r\n")], b"200"),
     "empty lines before the request": ([b"\r\n\r\n" + hot()], b"200"),
     "HEAD": ([hot(target=b"/auth/logout").replace(b"GET", b"HEAD", 1)], b"405"),
 }
@@ -166,6 +167,23 @@ async def test_what_is_http_is_answered_on_each_request(opened: Opened, name: st
         await asyncio.sleep(0)
     head = await asyncio.wait_for(opened.one.reader.readuntil(b"\r\n\r\n"), 5)
     assert head.split()[1] == status
+
+
+async def test_a_request_that_is_answered_without_its_body_is_not_told_to_send_one(access: RedisAccess) -> None:
+    app = await asyncio.to_thread(make_app, settings(), access)
+    targets = [b"/auth/verify", b"/auth/verify/caddy", b"/auth/verify/envoy/api", b"/auth/status", b"/auth/logout"]
+    bodies = [b"", b"content-length: 9\r\n", b"transfer-encoding: chunked\r\n"]
+    async with serving(app) as (_, port):
+        for target, body, before in itertools.product(targets, bodies, BEFORE.values()):
+            one = Connection(*await asyncio.open_connection("127.0.0.1", port))
+            if before:
+                await one.ask(before)
+            one.writer.write(hot(b"expect: 100-continue\r\n" + body, target=target))
+            head = await asyncio.wait_for(one.reader.readuntil(b"\r\n\r\n"), 30)
+            one.writer.close()
+            asked = f"{target!r}, {body!r} behind {before!r}"
+            assert head.split()[1] in (b"200", b"400"), asked
+            assert not body or b"\r\nconnection: close" in head.lower(), asked
 
 
 @pytest.mark.parametrize("first", ["/auth/status", "/healthz"])

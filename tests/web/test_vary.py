@@ -16,7 +16,7 @@ VARY = {
     "/auth/verify/nginx": f"{BASE}, {ORIGINAL}, prefer",
     "/auth/verify/haproxy": f"{BASE}, {ORIGINAL}, prefer",
     "/auth/verify/traefik": f"{BASE}, {FORWARDED}, prefer",
-    "/auth/verify/caddy": f"{BASE}, {FORWARDED}, prefer",
+    "/auth/verify/caddy": f"{BASE}, {FORWARDED}, upgrade, prefer",
     "/auth/verify/envoy/api": f"{BASE}, prefer",
     "/admin/v1": "authorization",
     "/admin/v1/tenants/acme/sessions": "authorization",

@@ -26,6 +26,7 @@ from service.web.server.request_head import AnyRequest
 from service.web.server.responses import AnyResponse, ApiResponse, line
 
 PREFER = istr("prefer")
+UPGRADE = istr("upgrade")
 ROOT = "/auth/verify"
 NGINX = f"{ROOT}/nginx"
 ENVOY = f"{ROOT}/envoy"
@@ -61,6 +62,11 @@ class OriginalFields:
             raise UnreadableRequest(f"{missing} is not sent: the proxy has to set it")
         return method, target
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of both fields."""
+        return self.method, self.target
+
 
 ORIGINAL = OriginalFields(istr("x-original-method"), istr("x-original-uri"))
 FORWARDED = OriginalFields(istr("x-forwarded-method"), istr("x-forwarded-uri"))
@@ -74,6 +80,18 @@ def either(request: AnyRequest) -> tuple[str, str]:
     if found[0] != found[-1]:
         raise UnreadableRequest("X-Original-… and X-Forwarded-… differ: clear the pair that is not in use")
     return found[0]
+
+
+def from_caddy(request: AnyRequest) -> tuple[str, str]:
+    """Read the fields that Caddy sets. A WebSocket handshake over HTTP/2 or HTTP/3 is a GET.
+
+    There it is a CONNECT with `:protocol` (RFC 8441, RFC 9220). Caddy reports that method, with `Upgrade: websocket`,
+    and sends the API the GET of HTTP/1.1.
+    """
+    method, target = FORWARDED(request)
+    if method == "CONNECT" and [value.lower() for value in request.headers.getall(UPGRADE, ())] == ["websocket"]:
+        return "GET", target
+    return method, target
 
 
 def the_rest(request: AnyRequest) -> tuple[str, str]:
@@ -115,15 +133,19 @@ _FORWARDED_ONCE = frozenset({"x-forwarded-method", "x-forwarded-uri", "x-forward
 
 
 def _profile(
-    read: Callable[[AnyRequest], tuple[str, str]], *fields: OriginalFields
+    read: Callable[[AnyRequest], tuple[str, str]], *fields: str
 ) -> tuple[app_keys.AsyncHandler, app_keys.Operation]:
-    """Return a handler and an operation for one profile. The authentication finds the operation by the handler."""
+    """Return a handler and an operation for one profile. The authentication finds the operation by the handler.
+
+    Args:
+        read: returns method and target of the original request.
+        fields: the names of the fields that it reads.
+    """
 
     async def verify(request: web.Request) -> web.StreamResponse:
         return verified(request, request[app_keys.REQUEST_CONTEXT]).to_aiohttp()
 
-    reads = vary.verify(*(name for one in fields for name in (one.method, one.target)))
-    return verify, app_keys.Operation("verify", from_a_proxy(read), check_repeated, reads=reads)
+    return verify, app_keys.Operation("verify", from_a_proxy(read), check_repeated, reads=vary.verify(*fields))
 
 
 def verified(request: AnyRequest, context: app_keys.RequestContext) -> ApiResponse:
@@ -138,11 +160,11 @@ def verified(request: AnyRequest, context: app_keys.RequestContext) -> ApiRespon
 
 
 PROFILES = {
-    ROOT: _profile(either, ORIGINAL, FORWARDED),
-    NGINX: _profile(ORIGINAL, ORIGINAL),
-    f"{ROOT}/haproxy": _profile(ORIGINAL, ORIGINAL),
-    f"{ROOT}/traefik": _profile(FORWARDED, FORWARDED),
-    f"{ROOT}/caddy": _profile(FORWARDED, FORWARDED),
+    ROOT: _profile(either, *ORIGINAL.names, *FORWARDED.names),
+    NGINX: _profile(ORIGINAL, *ORIGINAL.names),
+    f"{ROOT}/haproxy": _profile(ORIGINAL, *ORIGINAL.names),
+    f"{ROOT}/traefik": _profile(FORWARDED, *FORWARDED.names),
+    f"{ROOT}/caddy": _profile(from_caddy, *FORWARDED.names, UPGRADE),
     ENVOY: _profile(the_rest),
 }
 """Path → its handler, and its operation."""

@@ -175,4 +175,12 @@ class HotPath:
             return None
 
 
+async def without_continue(_: web.Request) -> None:
+    """Send no `100 Continue` (aiohttp's `expect_handler`): a hot operation is answered without the request's body.
+
+    A proxy that passes the client's `Expect` on with its question (Caddy) passes the 100 back to the client, which then
+    uploads a body that may be refused.
+    """
+
+
 HOT_PATH = web.AppKey("HOT_PATH", HotPath)

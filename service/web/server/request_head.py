@@ -137,13 +137,16 @@ class RequestHead:
         return head
 
     def _is_plain(self) -> bool:
-        """Check the fields that few requests have. Returns whether the request has no body, and expects nothing."""
+        """Check the fields that few requests have. Returns whether the request has no body.
+
+        Without one nothing can be continued: no `100 Continue` is needed (RFC 9110, section 10.1.1).
+        """
         headers = self.headers
         if _SEC_WEBSOCKET_KEY1 in headers:  # of a protocol before RFC 6455; aiohttp refuses it
             raise Refused(400, "obsolete_field")
         if _EXPECT in headers and headers[_EXPECT].lower() != "100-continue":
             raise Refused(417, "expectation")
-        return headers.get(_CONTENT_LENGTH, "0") == "0" and _TRANSFER_ENCODING not in headers and _EXPECT not in headers
+        return headers.get(_CONTENT_LENGTH, "0") == "0" and _TRANSFER_ENCODING not in headers
 
     def _check_protocol(self, target: bytes, received: bytes) -> None:
         """Refuse RTSP and ICE, which llhttp takes as well. It does not report the protocol's name."""
