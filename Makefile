@@ -29,7 +29,7 @@ MEASURING = chaos fuzz
 alone = { $(1) -m pytest -m alone $(or $(2),$(MEASURING:%=tests/%)) $(ARGS) || $(call again,$(1),alone); } || [ $$? -eq 5 ]  # 5: ARGS select none of them
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings test-stores
+.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping looking model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings test-stores
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -119,6 +119,9 @@ failovers: $(VENV)/.dev ## Fail over Sentinel and Cluster under load, and write 
 
 sweeping: $(VENV)/.dev ## Let 50,000 users be due at once (ARGS='--users 3000000 --due 500000': all of it; five minutes).
 	$(BIN)/python -m tests.chaos.sweeping $(ARGS)
+
+looking: $(VENV)/.dev ## Measure what an operator's look costs with a full stream and 3,000,000 users (ARGS='--users 300000').
+	$(BIN)/python -m tests.chaos.looking $(ARGS)
 
 model: $(VENV)/.dev ## Play random sequences against the plain model for half an hour.
 	MODEL_EXAMPLES=2600 $(BIN)/python -m pytest tests/model -k any_sequence $(ARGS)

@@ -1,6 +1,6 @@
 """What an operator's look costs with a full event stream and millions of users, and what with next to nothing.
 
-    python -m tests.chaos.looking [--users 3000000] [--looks 300]
+    python -m tests.chaos.looking [--users 3000000] [--looks 300]    (make looking)
 
 A user's page and a search that finds nothing have to cost at most twice as much, of the service and of Redis.
 """
@@ -10,6 +10,7 @@ import asyncio
 import sys
 import urllib.parse
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -20,7 +21,7 @@ from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.keyspace import EVENTS_CAP, keys_of
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.chaos.failovers import serving
-from tests.chaos.sweeping import cpu_s, fill
+from tests.chaos.sweeping import fill
 from tests.chaos.test_failovers import OPERATOR
 from tests.deployments import start_node
 from tests.kit import Service
@@ -40,13 +41,21 @@ async def act(url: str, users: list[str]) -> None:
     await access.close()
 
 
+def cpu_ms(pid: int) -> float:
+    """CPU of a process, all threads, in milliseconds; to the nanosecond, unlike /proc/PID/stat."""
+    return sum(int(one.read_text().split()[0]) for one in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e6
+
+
 def cost_of(service: Service, node: Any, path: str, looks: int) -> tuple[float, float]:
     """CPU of the service and of Redis of one look, in milliseconds."""
-    before = cpu_s(service.process.pid), cpu_s(node.process.pid)
-    for _ in range(looks):
-        assert service.get(path, OPERATOR).status in (200, 404)
-    after = cpu_s(service.process.pid), cpu_s(node.process.pid)
-    return (after[0] - before[0]) * 1000 / looks, (after[1] - before[1]) * 1000 / looks
+    before = cpu_ms(service.process.pid), cpu_ms(node.process.pid)
+    done = 0
+    while done < looks:
+        status = service.get(path, OPERATOR).status
+        assert status in (200, 404, 503), status
+        done += status != 503  # a machine under load may be late; what it costs is counted all the same
+    after = cpu_ms(service.process.pid), cpu_ms(node.process.pid)
+    return (after[0] - before[0]) / looks, (after[1] - before[1]) / looks
 
 
 def measure(users: int, events: int, looks: int) -> dict[str, tuple[float, float]]:
@@ -74,9 +83,9 @@ def main() -> int:
     much = measure(chosen.users, EVENTS_CAP, chosen.looks)
     worst = 0.0
     for name in LOOKS:
-        for part, (few, many) in zip(("service", "Redis"), zip(little[name], much[name], strict=True), strict=True):
+        for part, (few, many) in zip(("the service", "Redis"), zip(little[name], much[name], strict=True), strict=True):
             worst = max(worst, many / few)
-            line = f"{name}: {few:.2f} ms of the {part}'s CPU with 1,000 users and no events of others, {many:.2f} ms "
+            line = f"{name}: {few:.2f} ms of {part}'s CPU with 1,000 users and no events of others, {many:.2f} ms "
             sys.stdout.write(f"{line}with {chosen.users:,} users and a full stream ({many / few:.2f} times)\n")
     return int(worst > 2)
 
