@@ -371,7 +371,7 @@ def test_the_commands_of_the_guide_end_a_stream_behind_nginx(tmp_path: Path) -> 
             start_new_session=True,
         )
     try:
-        wait_for(lambda: '"number": 3' in printed.read_text() or process.poll() is not None)
+        wait_for(lambda: '"number": 3' in printed.read_text() or process.poll() is not None, within_s=80)
         done = subprocess.run(["bash", "-c", then], capture_output=True, text=True, timeout=60, check=True)
         assert '"status": "suspended"' in done.stdout
         process.wait(60)
