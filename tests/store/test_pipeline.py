@@ -61,14 +61,18 @@ class Faulty:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.served += 1
+        answered, seen = 0, b""
         while raw := await reader.read(65536):
             if self.mode == "hang up":
                 break
             if self.mode == "loading":
                 writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
             elif self.mode == "old":
-                commands = len(re.findall(rb"(?:^|\r\n)\*[0-9]+\r\n\$", raw))
-                writer.write(b"*2\r\n$7\r\nversion\r\n$6\r\n5.0.14\r\n" + b"+OK\r\n" * (commands - 1))
+                seen += raw  # the library is long: it comes in several pieces
+                commands = len(re.findall(rb"(?:^|\r\n)\*[0-9]+\r\n\$", seen))
+                for number in range(answered, commands):
+                    writer.write(b"+OK\r\n" if number else b"*2\r\n$7\r\nversion\r\n$6\r\n5.0.14\r\n")
+                answered = commands
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
