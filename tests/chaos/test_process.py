@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from tests.kit import (
     free_port,
     redis_server,
     sign,
+    skip_without_tls,
     tenant,
     wait_for,
 )
@@ -307,9 +307,8 @@ def test_a_port_that_is_taken_is_said_plainly(start: Start) -> None:
 def test_rediss_with_a_ca_and_a_client_certificate(start: Start, tmp_path: Path) -> None:
     trustme = pytest.importorskip("trustme")
     binary = find_server()
-    reported = subprocess.run([str(binary), "--tls-port", "x"], capture_output=True, text=True)
-    if "Bad directive" in reported.stdout + reported.stderr:
-        pytest.skip(f"{binary} was built without TLS")
+    assert binary is not None
+    skip_without_tls(binary)
     authority = trustme.CA()
     files = {}
     for name, certificate in (("server", authority.issue_cert("127.0.0.1")), ("client", authority.issue_cert("x"))):

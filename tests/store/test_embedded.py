@@ -176,10 +176,12 @@ def test_the_server_that_wrote_a_folder_is_the_one_that_runs_on_it(tmp_path: Pat
 
 def test_a_folder_that_no_server_here_can_read_is_refused_by_name_and_left_as_it_is(tmp_path: Path) -> None:
     shutil.copytree(FOLDERS / "redis-8.2", tmp_path / "var")
-    with pytest.raises(EmbeddedError, match=r"by Redis 7\.4 or newer, and only "), running(tmp_path / "var"):
+    base = tmp_path / "var" / "appendonlydir" / "appendonly.aof.2.base.rdb"
+    base.write_bytes(b"REDIS9999" + base.read_bytes()[9:])
+    before = {path: path.read_bytes() for path in (tmp_path / "var").rglob("*") if path.is_file()}
+    with pytest.raises(EmbeddedError, match=r"by a newer Redis than .*, and only "), running(tmp_path / "var"):
         pass
-    found = sorted(path.name for path in (tmp_path / "var").rglob("*") if path.is_file())
-    assert found == sorted(path.name for path in (FOLDERS / "redis-8.2").rglob("*") if path.is_file())
+    assert {path: path.read_bytes() for path in (tmp_path / "var").rglob("*") if path.is_file()} == before
 
 
 def test_an_error_of_a_server_that_does_not_start_has_its_log_and_no_advice_to_cut_the_data(tmp_path: Path) -> None:
