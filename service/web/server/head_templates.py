@@ -9,7 +9,6 @@ what was cut. So a request that fits a template is read as the parser would read
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -63,7 +62,6 @@ def _pattern() -> re.Pattern[bytes]:
 _OWN = _pattern()
 
 
-@lru_cache(maxsize=1)  # a request that fits no template is cut once more, at once: to be learned
 def cut(data: bytes) -> Cut | None:
     """Cut the values out of a request; None: it has none of these fields."""
     parts = _OWN.split(data)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from service.web.server.head_templates import HeadTemplate, OwnFields, cut, template_of
+from service.web.server.head_templates import Cut, HeadTemplate, OwnFields, cut, template_of
 from service.web.server.request_head import RequestHead
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -42,6 +42,8 @@ class KnownHeads:
         """By the address of the client and what is left of a request when it is cut."""
         self._seen: set[int] = set()
         self._passed_over = 0
+        self._last: tuple[bytes, Cut | None] = b"", None
+        """The request that was cut last. One that fits no template is cut again at once, to be learned."""
         self.get = self._heads.held.get
         """Return the head that was read of these bytes; None: it is not known."""
 
@@ -63,7 +65,7 @@ class KnownHeads:
         """
         if len(data) > MAX_HEAD_BYTES or (hash(data) in self._seen and self._is_kept_next()):
             return None
-        found = cut(data)
+        found = self._cut(data)
         template = None if found is None else self._templates.held.get((remote, *found.rest))
         if found is None or template is None:
             return None
@@ -74,7 +76,7 @@ class KnownHeads:
         """Return whether a request that was read in full is going to be kept, so that it is to be judged for others."""
         if hash(data) in self._seen:
             return True
-        found = cut(data) if len(data) <= MAX_HEAD_BYTES else None
+        found = self._cut(data) if len(data) <= MAX_HEAD_BYTES else None
         key = None if found is None else (remote, *found.rest)
         return key is not None and (hash(key) in self._seen or key in self._templates.held)
 
@@ -86,13 +88,20 @@ class KnownHeads:
             head.is_known = True
             self._heads.keep(data, head, COST + COST_PER_BYTE * len(data))
             return
-        found = cut(data)
+        found = self._cut(data)
         key = None if found is None else (head.remote, *found.rest)
         if found is None or (self._is_first(hash(key)) and key not in self._templates.held):
             return
         template = template_of(found, head)
         if template is not None and (head.judged is not None or not template.is_judged_alike):
             self._templates.keep(key, template, COST + COST_PER_BYTE * len(data))
+
+    def _cut(self, data: bytes) -> Cut | None:
+        last, found = self._last
+        if data is not last:
+            found = cut(data)
+            self._last = data, found
+        return found
 
     def _is_kept_next(self) -> bool:
         """Return whether the next request that came before is to be kept as it is, although it may fit a template."""
