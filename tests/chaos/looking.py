@@ -2,7 +2,7 @@
 
     python -m tests.chaos.looking [--users 3000000] [--looks 300]    (make looking)
 
-A user's page and a search that finds nothing have to cost at most twice as much CPU, of the service and of Redis together.
+A user's page and a search that finds nothing cost at most twice as much CPU, of the service and of Redis together.
 """
 
 import argparse
