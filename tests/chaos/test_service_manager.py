@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,10 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
         yield listening
 
 
+def reported(service: Service, event: str, times: int) -> bool:
+    return service.log_text.count(event) >= times
+
+
 @BOTH
 def test_the_manager_hears_of_the_start_each_reload_and_the_end(
     start: Start, manager: socket.socket, workers: int
@@ -114,7 +119,7 @@ def test_the_manager_hears_of_the_start_each_reload_and_the_end(
         assert int(second.removeprefix(b"MONOTONIC_USEC=")) >= asked_us
         assert manager.recv(4096) == b"READY=1"
         event = "not reloaded" if changes else "configuration reloaded"
-        assert service.log_text.count(event) >= workers, "ready means that the reload has ended"
+        wait_for(partial(reported, service, event, workers))  # the log is written a moment later
     service.process.send_signal(signal.SIGTERM)
     assert manager.recv(4096) == b"STOPPING=1"
     assert service.process.wait(30) == 0
