@@ -43,7 +43,7 @@ def test_every_route_is_described_and_every_description_is_a_route() -> None:
         path = re.sub(r"\{(\w+)\}", r"{\1}", route.resource.canonical if route.resource else "")
         if PAGES.match(path) or (route.method == "OPTIONS" and "verify" not in path):
             continue  # pages for people; CORS preflights
-        path = re.sub("^/auth/verify/(nginx|haproxy|traefik|caddy|envoy)$", "/auth/verify/{proxy}", path)
+        path = re.sub(r"^/auth/verify/(nginx|haproxy|traefik|caddy|envoy)(/\{path\})?$", "/auth/verify/{proxy}", path)
         acts = ("logout", "suspend", "reinstate", "terminate") if "{act}" in path else ("",)
         for act in acts:
             routes.add((route.method.lower(), path.replace("{act}", act)))
