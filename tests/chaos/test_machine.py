@@ -117,8 +117,11 @@ def test_clients_for_which_there_is_no_descriptor_are_turned_away_counted_and_lo
     try:
         with ExitStack() as stack:
             address = ("127.0.0.1", service.port)
-            clients = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(180)]
-            late = [client.recv(4096) for client in clients[150:]]
+            clients = [stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(150)]
+            for client in clients:  # a connection on which nothing comes would be closed after ten seconds
+                client.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+                assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+            late = [stack.enter_context(socket.create_connection(address, timeout=30)).recv(4096) for _ in range(30)]
             assert {answer.partition(b"\r\n")[0] for answer in late} == {b"HTTP/1.1 503 Service Unavailable"}
             clients[0].sendall(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
             metrics = b"".join(iter(lambda: clients[0].recv(65_536), b"")).decode()

@@ -207,5 +207,5 @@ async def test_what_does_not_end_in_time_is_cut_and_logged(
     await until(lambda: received(server))
     with capture_logs() as logs:
         await asyncio.wait_for(server.close(), 30)
-    assert not server.connections
+    await until(lambda: not server.connections)
     assert [line["connections"] for line in logs if line["event"].startswith("connections are cut")] == [1]

@@ -169,6 +169,9 @@ class FrontDoor(asyncio.Protocol):
         """Close the connection unless a request on it is being received or answered, or is about to come."""
         if self._transport is None or self.is_busy or self._is_put_off or self._is_refused:
             return
+        if self._paused_at is not None and now - self._paused_at > LINGER_S:
+            self._transport.abort()  # the client does not take what it was sent
+            return
         is_new = not self._is_used and now - self._since < NEW_S
         is_owed = self._forwarded > self._answered_by_aiohttp or self._pending is not None
         if not (is_new or is_owed or self._held or self._reader.is_head_begun):

@@ -37,7 +37,7 @@ UNDER_WAY_S = 7.5
 SHUTDOWN_S = 0.25
 """How long aiohttp waits, up to twice, for requests that are left then; it reads no more of their bodies."""
 CLEANUP_S = 1.0
-"""How long the application may take to end what runs beside the requests."""
+"""How long the application may take at least to end what runs beside the requests."""
 CLOSE_S = UNDER_WAY_S + 2 * SHUTDOWN_S + CLEANUP_S
 """How long `HttpServer.close` takes at most."""
 CHECK_EVERY_S = 1.0
@@ -195,9 +195,10 @@ class HttpServer:
         await asyncio.sleep(0)  # what has arrived is read before connections count as idle
         for listener in self.listeners:
             listener.close()
-        await self.runner.app.shutdown()  # streams end: they would be under way for ever
         loop = self._running_loop
-        until = loop.time() + UNDER_WAY_S
+        began = loop.time()
+        until = began + UNDER_WAY_S
+        await self.runner.app.shutdown()  # streams end: they would be under way for ever
         # Counting the requests under way would cost each of them on the hot path.
         while (self.connections or self._through) and (now := loop.time()) < until:
             for door in list(self.connections):
@@ -208,7 +209,7 @@ class HttpServer:
         if self._checking is not None:
             self._checking.cancel()
         try:
-            async with asyncio.timeout(2 * SHUTDOWN_S + CLEANUP_S):
+            async with asyncio.timeout_at(began + CLOSE_S):
                 await self.runner.cleanup()
         except TimeoutError:
             log.warning("background tasks were cut: they did not end in time")
