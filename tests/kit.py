@@ -123,8 +123,10 @@ async def serving(app: web.Application, **options: Any) -> AsyncIterator[tuple[H
     await server.start()
     listener = socket.create_server(("127.0.0.1", 0))
     await server.listen(listener)
-    yield server, listener.getsockname()[1]
-    await server.close()
+    try:
+        yield server, listener.getsockname()[1]
+    finally:
+        await server.close()
 
 
 def needs(program: str, *, found: bool) -> None:

@@ -339,11 +339,9 @@ async def test_an_origin_that_is_no_text_is_answered_as_none(access: RedisAccess
     app = await asyncio.to_thread(make_app, settings(server={"cors_origins": ["*"]}), access)
     raw = f"GET /auth/logout HTTP/1.1\r\nhost: a\r\nx-tenant-token: {TENANT_TOKEN}\r\nx-token: {sign()}\r\n".encode()
     async with serving(app) as (_, port):
-        for more in (b"", b"expect: 100-continue\r\n"):
+        for more in (b"", b"content-length: 1\r\n"):  # by the hot path, and by aiohttp
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(raw + more + b"origin: h\xff\r\n\r\n")
-            if more:
-                assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(raw + more + b"origin: h\xff\r\n\r\n" + b"x" * bool(more))
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
             assert head.startswith(b"HTTP/1.1 200 OK")
             assert b"access-control-allow-origin" not in head.lower()
