@@ -274,3 +274,18 @@ class Service:
         code = self.process.wait(30)
         self.log.close()
         return code
+
+
+def workers_of(service: Service) -> list[int]:
+    """The processes that answer, where there are several."""
+    master = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
+    pids = master.read_text().split()
+    return [int(pid) for pid in pids if b"watchdog.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process has not ended; one that has ended and is not reaped has no command line."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False

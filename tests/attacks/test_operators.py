@@ -162,8 +162,10 @@ async def test_a_method_is_what_the_request_line_says(target: Target, attack: At
     browser = await log_in(target, OPERATOR_TOKEN)
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         for root, fields in ((ADMIN, bearer(OPERATOR_TOKEN)), (DASHBOARD, browser.fields)):
-            path = f"{root}/tenants/acme/users/alice?{override}={method}"
+            path = f"{root}/tenants/acme/users/alice"
             answer = await target.ask("GET", path, [*fields, (override, method)])
             assert (answer.status, answer.data["session"]["status"]) == (200, "logged_in")
-    attack(f"{override}: DELETE", "200, and nothing deleted")
+            answer = await target.ask("GET", f"{path}?{override}={method}", fields)
+            assert (answer.status, answer.code) == (400, "VALIDATION_ERROR")
+    attack(f"{override}: DELETE", "200 as a field, 400 as a parameter, and nothing deleted")
     assert await target.kept() == seen

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import OPERATOR_TOKEN, TENANT_TOKEN, Service, config, credentials, redis_server, wait_for
+from tests.kit import (
+    OPERATOR_TOKEN,
+    TENANT_TOKEN,
+    Service,
+    config,
+    credentials,
+    is_running,
+    redis_server,
+    wait_for,
+    workers_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -148,8 +158,9 @@ def test_workers_without_their_master_end_and_the_next_start_gets_port_and_data(
         service.wait_until_ready()
         service.break_reader()
         assert service.get("/auth/logout", credentials()).status == 200
+        workers = workers_of(service)
         service.end(signal.SIGKILL)
-        wait_for(lambda: not service.is_ready, within_s=10)
+        wait_for(lambda: not any(map(is_running, workers)), within_s=30)
         service.stop_reading()
         service.start()
         service.wait_until_ready()

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.test_workers import workers_of
-from tests.kit import Service, config, credentials, wait_for
+from tests.kit import Service, config, credentials, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]

@@ -9,17 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, redis_server, sign, tenant, wait_for
+from tests.kit import OPERATOR_TOKEN, Service, config, credentials, redis_server, sign, tenant, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 Start = Callable[..., Service]
 PASSIVE = {"x-passive": "true"}
-
-
-def workers_of(service: Service) -> list[int]:
-    master = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
-    pids = master.read_text().split()
-    return [int(pid) for pid in pids if b"watchdog.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_two_workers_share_limits_metrics_and_one_log_and_drain_together(start: Start) -> None:

@@ -145,6 +145,7 @@ class FrontDoor(asyncio.Protocol):
             self._came = self._unlike = data
             self._at = 0
             self._read_on()
+            self._unlike = b""  # it would be kept for as long as the connection lives
 
     # The server's calls
 
