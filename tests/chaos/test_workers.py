@@ -5,7 +5,6 @@ import os
 import signal
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
