@@ -74,10 +74,10 @@ def measured(row: Row, redis_pid: int, redis_port: int, requests: int) -> Round:
         growth.flush(redis_port)
         try:
             return measure(row, redis_pid, requests)
-        except WrongAnswers as wrong:
+        except (WrongAnswers, ConnectionError) as wrong:
             if attempt == ATTEMPTS:
                 raise
-            print(f"{wrong}; once more", file=sys.stderr)
+            print(f"{row.name}: {wrong}; once more", file=sys.stderr)
     raise AssertionError("unreachable")
 
 
@@ -103,7 +103,7 @@ def measure(row: Row, redis_pid: int, requests: int) -> Round:
     # While a row is warmed that is refused, some are admitted.
     wrong = outcome.wrong + (warmed.wrong if row.status == 200 else Counter())
     if wrong:
-        raise WrongAnswers(f"{row.name}: {row.status} was expected; other answers: {dict(wrong)}")
+        raise WrongAnswers(f"{row.status} was expected; other answers: {dict(wrong)}")
     return Round(
         cpu / count * 1e6,
         redis_cpu / count * 1e6,
