@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.docs.pages import blocks, snippet
-from tests.docs.test_sdk import ONCE_AN_HOUR, PAGE, PAGES, Asked, documented, in_words
-from tests.kit import TENANT_TOKEN, Service, config, credentials, find_node, needs, sign
+from tests.docs.test_sdk import PAGE, PAGES, Asked, documented, in_words, limited_service
+from tests.kit import TENANT_TOKEN, Service, credentials, find_node, needs, sign
 
 FOLDER = Path(__file__).parent
 GO_LIBRARY = Path("/usr/share/gocode/src/github.com/hashicorp/go-retryablehttp")
@@ -22,13 +21,8 @@ GO_LIBRARY = Path("/usr/share/gocode/src/github.com/hashicorp/go-retryablehttp")
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    """One for all tests: each has a user of its own, who may log out once an hour."""
-    with tempfile.TemporaryDirectory(prefix="rollcall-test-", dir="/tmp") as folder:
-        made = Service(Path(folder), config(limits={"logout": ONCE_AN_HOUR}, redis={"timeout": 5}))
-        try:
-            yield made.wait_until_ready()
-        finally:
-            made.end()
+    with limited_service() as made:
+        yield made
 
 
 @pytest.fixture

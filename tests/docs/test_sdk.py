@@ -8,6 +8,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -27,15 +28,21 @@ PAGES = (PAGE, PAGE.with_name("use-from-a-browser.md"))
 ONCE_AN_HOUR = [{"name": "logout-user", "per": "user", "requests": 1, "window": 3600}]
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    """One for all tests: each has a user of its own, who may log out once an hour."""
+@contextmanager
+def limited_service() -> Iterator[Service]:
+    """One for all tests of a file: each has a user of its own, who may log out once an hour."""
     with tempfile.TemporaryDirectory(prefix="rollcall-test-", dir="/tmp") as folder:
         made = Service(Path(folder), config(limits={"logout": ONCE_AN_HOUR}, redis={"timeout": 5}))
         try:
             yield made.wait_until_ready()
         finally:
             made.end()
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with limited_service() as made:
+        yield made
 
 
 class Asked:

@@ -1,4 +1,4 @@
-"""The end of the server: what is under way is read and answered, and who asks meanwhile hears that it ends."""
+"""The end of the server: what is under way is read and answered, and answers meanwhile announce that it ends."""
 
 import asyncio
 import socket
@@ -33,20 +33,6 @@ BEFORE = {"first": b"", "second at the door": HOT, "second after the hand-over":
 async def server(access: RedisAccess) -> AsyncIterator[HttpServer]:
     async with serving(await asyncio.to_thread(make_app, settings(), access)) as (server, _):
         yield server
-
-
-@pytest.fixture
-async def connect(server: HttpServer) -> AsyncIterator[Connect]:
-    made: list[Connection] = []
-    port = server.listeners[0].sockets[0].getsockname()[1]
-
-    async def connect() -> Connection:
-        made.append(Connection(*await asyncio.open_connection("127.0.0.1", port)))
-        return made[-1]
-
-    yield connect
-    for one in made:
-        one.writer.close()
 
 
 @pytest.fixture

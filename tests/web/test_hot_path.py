@@ -68,20 +68,6 @@ async def server(access: RedisAccess) -> AsyncIterator[HttpServer]:
 
 
 @pytest.fixture
-async def connect(server: HttpServer) -> AsyncIterator[Connect]:
-    made: list[Connection] = []
-    port = server.listeners[0].sockets[0].getsockname()[1]
-
-    async def connect() -> Connection:
-        made.append(Connection(*await asyncio.open_connection("127.0.0.1", port)))
-        return made[-1]
-
-    yield connect
-    for one in made:
-        one.writer.close()
-
-
-@pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What took the hot path."""
     paths: list[str] = []
