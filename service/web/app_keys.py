@@ -7,8 +7,15 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from service.core.admission import Admission, OnDecided, Question, Terms
-from service.core.errors import BREAKER_IS_OPEN, KeysUnavailable, StoreUnavailable, UnexpectedState, UnknownKey
+from service.core.admission import Admission, Failure, OnDecided, Question, Terms
+from service.core.errors import (
+    BREAKER_IS_OPEN,
+    KeysUnavailable,
+    StoreUnavailable,
+    Unauthenticated,
+    UnexpectedState,
+    UnknownKey,
+)
 from service.core.leftovers import Leftovers
 from service.core.operator_actions import OperatorActions
 from service.core.readiness import Readiness
@@ -16,7 +23,7 @@ from service.core.session_lists import ActivityCharts, EventFeeds, Histories, Se
 from service.core.sessions import OpenSession
 from service.core.tenants import Tenant
 from service.core.tokens.claims import Identity
-from service.core.tokens.verification import VerifiedTokens
+from service.core.tokens.verification import VerifiedTokens, Verifier
 from service.core.traffic_statistics import TrafficCounters
 from service.core.webhooks import WebhookStates
 from service.web.api import vary
@@ -102,6 +109,21 @@ class RequestServices:
         except StoreUnavailable as error:
             self.count_failure(error)
             return self.without_store(question)
+
+    def identify(self, ring: Verifier, token: str, *, last: bool = False) -> tuple[Identity | None, Failure | None]:
+        """Return whose token it is, or why it is not taken. `last`: the keys are not going to be fetched once more.
+
+        Raises:
+            UnknownKey, KeysUnavailable: fetching the tenant's keys may help.
+        """
+        try:
+            return self.verified.verify(ring, token, time.time()), None
+        except (UnknownKey, KeysUnavailable) as error:
+            if not last and self.may_refetch_keys(error):
+                raise
+            return None, error
+        except Unauthenticated as error:
+            return None, error
 
     def report_address(self, problem: AddressProblem, peer: str) -> None:
         """Count a forwarded address that was not used, and have the log name the peer once a minute."""

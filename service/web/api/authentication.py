@@ -247,13 +247,11 @@ class Middlewares:
             if capability is not None:
                 terms = tenant.terms_with(terms, capability)
             try:
-                identity = self._services.verified.verify(tenant.ring, user_token(headers, repeated), time.time())
-            except (Unauthenticated, KeysUnavailable) as error:
-                if last or not isinstance(error, UnknownKey | KeysUnavailable):
-                    pass
-                elif self._services.may_refetch_keys(error):
-                    raise
+                token = user_token(headers, repeated)
+            except Unauthenticated as error:
                 refusal = error
+            else:
+                identity, refusal = self._services.identify(tenant.ring, token, last=last)
         if identity is None:
             terms = terms.anonymous
         return Question(terms, _client(request, context), context.request_id, identity, passive, refusal)

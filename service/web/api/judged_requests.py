@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from service.core.admission import Failure, Question, Terms
-from service.core.errors import KeysUnavailable, Unauthenticated, UnknownKey
+from service.core.errors import KeysUnavailable, UnknownKey
 from service.core.tenants import Tenant
 from service.core.tokens.claims import Identity
 from service.web import app_keys
@@ -62,13 +62,11 @@ class JudgedRequest:
                 return None
         else:
             try:
-                user = services.verified.verify(tenant.ring, own.token, time.time())
-            except (UnknownKey, KeysUnavailable) as error:
-                if services.may_refetch_keys(error):
-                    return None
-                user, terms, failure = None, terms.anonymous, error
-            except Unauthenticated as error:
-                user, terms, failure = None, terms.anonymous, error
+                user, failure = services.identify(tenant.ring, own.token)
+            except (UnknownKey, KeysUnavailable):
+                return None
+            if user is None:
+                terms = terms.anonymous
         if own is None or own.request_id is None:
             request_id = self.request_id or new_request_id()
         else:
