@@ -1,27 +1,4 @@
 """The former name of `service.integrations.aiohttp`, kept for applications that import it."""
 
-from service.integrations.aiohttp import (
-    AdmittedSession,
-    EndCause,
-    SessionEnd,
-    UserContext,
-    capability,
-    logout,
-    session_middleware,
-    session_of,
-    status,
-    user_of,
-)
-
-__all__ = [
-    "AdmittedSession",
-    "EndCause",
-    "SessionEnd",
-    "UserContext",
-    "capability",
-    "logout",
-    "session_middleware",
-    "session_of",
-    "status",
-    "user_of",
-]
+from service.integrations.aiohttp import *  # noqa: F403  # the list of names is there
+from service.integrations.aiohttp import __all__ as __all__
