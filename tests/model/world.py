@@ -109,6 +109,7 @@ class World:
         library = build(partial(_by_our_clock, planted=planted))
         self._patches: list[Any] = [
             mock.patch("service.web.api.authentication.time", self._clock),
+            mock.patch("service.web.app_keys.time", self._clock),
             mock.patch("service.store.admissions.batcher.time", self._clock),
             mock.patch.multiple(LIBRARY, name=library.name, text=library.text, functions=library.functions),
             mock.patch("service.store.sessions.expiry_sweep.EVERY_S", 1e6),  # it sweeps when the machine says so
