@@ -25,6 +25,7 @@ fakeredis.FakeAsyncRedis().connection_pool.make_connection()  # type: ignore[no-
 
 Client = TestClient[Any, Any]
 MakeClient = Callable[..., Awaitable[Client]]
+Start = Callable[..., Service]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

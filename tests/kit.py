@@ -37,6 +37,10 @@ TENANT_TOKEN = "tenant-token-of-acme"
 OTHER_TENANT_TOKEN = "tenant-token-of-globex"
 OPERATOR_TOKEN = "operator-token-for-all"
 VIEWER_TOKEN = "viewer-token-of-globex"
+OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
+VIEWER = {"authorization": f"Bearer {VIEWER_TOKEN}"}
+PASSIVE = {"x-passive": "true"}
+"""Header fields: of the operator, of the viewer, and of a request that reads the status without changing it."""
 
 CONFIG: dict[str, Any] = {
     "limits": {

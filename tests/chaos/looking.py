@@ -22,9 +22,8 @@ from service.store.keyspace import EVENTS_CAP, keys_of
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.chaos.failovers import serving
 from tests.chaos.sweeping import fill
-from tests.chaos.test_failovers import OPERATOR
 from tests.deployments import start_node
-from tests.kit import Service, wait_for
+from tests.kit import OPERATOR, Service, wait_for
 
 AT = "/admin/v1/tenants/acme"
 LOOKS = {

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ import pytest
 import redis
 
 from service import __version__
+from tests.conftest import Start
 from tests.kit import (
     OPERATOR_TOKEN,
+    PASSIVE,
     ROOT,
     SECRET,
     TENANT_TOKEN,
@@ -33,8 +34,6 @@ from tests.kit import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-Start = Callable[..., Service]
-PASSIVE = {"x-passive": "true"}
 
 
 def run(*words: str, config: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":

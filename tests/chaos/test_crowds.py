@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,16 @@ from aiohttp.test_utils import TestServer
 from service.core.webhooks import key_of, signed
 from service.store.keyspace import keys_of
 from tests.chaos.faults import Load, Server
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, needs, tenant, wait_for
+from tests.conftest import Start
+from tests.kit import OPERATOR, config, credentials, needs, tenant, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.alone]
-Start = Callable[..., Service]
 IDLE = 10_000
 KIB_EACH = 64
 """What an idle connection may cost, in the service's memory."""
 LISTENERS = 500
 HOOK_SECRET = "a-secret-of-the-webhook-in-the-tests"
 LISTEN_S = float(os.environ.get("LISTEN_S", "10"))
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 
 
 def rss_mib(pid: int) -> float:

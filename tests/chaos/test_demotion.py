@@ -15,9 +15,9 @@ import pytest
 
 from tests.chaos.failovers import SteadyLoad, serving
 from tests.chaos.forwarder import Forwarder, fail_over, follow
-from tests.chaos.test_failovers import OPERATOR, every_part, until
+from tests.chaos.test_failovers import every_part, until
 from tests.deployments import Node, start_node
-from tests.kit import credentials, wait_for
+from tests.kit import OPERATOR, credentials, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
 RATE = int(os.environ.get("RATE", "400"))

@@ -11,12 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.conftest import Start
 from tests.deployments import Cluster, redis_cluster, redis_sentinels
-from tests.kit import Service, config, credentials, redis_server, wait_for
+from tests.kit import PASSIVE, Service, config, credentials, redis_server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-Start = Callable[..., Service]
-PASSIVE = {"x-passive": "true"}
 REQUESTS = 30
 
 

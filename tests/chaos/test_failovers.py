@@ -27,11 +27,10 @@ from tests.chaos.failovers import (
     under_sentinels,
 )
 from tests.deployments import Node, Sentinels, redis_cluster, redis_sentinels, start_node
-from tests.kit import OPERATOR_TOKEN, OurServer, credentials, settings, tenant, wait_for
+from tests.kit import OPERATOR, OurServer, credentials, settings, tenant, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.alone]
 SECRET = "whsec_" + base64.b64encode(b"a-key-of-32-bytes-for-the-tests!").decode()
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 PLANNED = "`SENTINEL FAILOVER`"
 
 

@@ -1,7 +1,7 @@
 """Two deployments on one Redis, with namespaces of their own: neither sees, sweeps or wakes the other."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,10 @@ import redis
 
 from service.store.rights import least_acl
 from service.store.scripts import LIBRARY
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, redis_server, wait_for
+from tests.conftest import Start
+from tests.kit import OPERATOR, PASSIVE, Service, config, credentials, redis_server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-Start = Callable[..., Service]
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
-PASSIVE = {"x-passive": "true"}
 
 
 @pytest.fixture

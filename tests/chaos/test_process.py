@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,10 @@ import pytest
 import redis
 
 from service.store.embedded.server import find_server
+from tests.conftest import Start
 from tests.kit import (
     OPERATOR_TOKEN,
+    PASSIVE,
     Answer,
     Service,
     config,
@@ -33,8 +34,6 @@ from tests.kit import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-Start = Callable[..., Service]
-PASSIVE = {"x-passive": "true"}
 
 
 def alive(pid: int) -> bool:

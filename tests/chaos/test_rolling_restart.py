@@ -15,18 +15,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Start
 from tests.kit import Service, config, credentials, free_port, needs, redis_server, wait_for
 from tests.proxies.versions import PROXIES
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.alone]
-Start = Callable[..., Service]
 RATE = int(os.environ.get("RATE", "200"))
 """Requests a second. `RATE=1000 make test-chaos ARGS='-k rolling -s'` on a quiet machine shows more."""
 WORKERS = int(os.environ.get("SERVICE_WORKERS", "1"))

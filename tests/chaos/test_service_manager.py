@@ -5,16 +5,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Start
 from tests.kit import ROOT, Service, config, credentials, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-Start = Callable[..., Service]
 NO_REDIS = {"url": "unix:///nonexistent/redis.sock"}
 BOTH = pytest.mark.parametrize("workers", [1, 2])
 

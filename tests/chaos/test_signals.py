@@ -2,17 +2,17 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import Start
 from tests.kit import Service, config, credentials, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-Start = Callable[..., Service]
 NO_REDIS = {"url": "unix:///nonexistent/redis.sock"}
 
 SLOW_FORK = """

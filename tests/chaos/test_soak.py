@@ -17,14 +17,13 @@ import pytest
 
 from tests.chaos.faults import Server
 from tests.chaos.test_crowds import Hearing, rss_mib
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials
+from tests.kit import OPERATOR, Service, config, credentials
 
 SOAK_S = float(os.environ.get("SOAK_S", "60"))
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.timeout(SOAK_S + 120)]
 USERS = 500
 RATE = 250
 """Requests a second: well below what there is room for."""
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 ASKED = ("/auth/status", "/auth/verify", "/auth/logout", "/auth/status", "/nowhere", "/dashboard")
 
 

@@ -4,15 +4,24 @@ import json
 import os
 import signal
 import urllib.request
-from collections.abc import Callable
 
 import pytest
 
-from tests.kit import OPERATOR_TOKEN, Service, config, credentials, redis_server, sign, tenant, wait_for, workers_of
+from tests.conftest import Start
+from tests.kit import (
+    OPERATOR_TOKEN,
+    PASSIVE,
+    Service,
+    config,
+    credentials,
+    redis_server,
+    sign,
+    tenant,
+    wait_for,
+    workers_of,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-Start = Callable[..., Service]
-PASSIVE = {"x-passive": "true"}
 
 
 def test_two_workers_share_limits_metrics_and_one_log_and_drain_together(start: Start) -> None:

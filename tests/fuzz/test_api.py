@@ -13,13 +13,12 @@ from yarl import URL
 from tests.conftest import Client, MakeClient
 from tests.fuzz.bounds import TIMEOUT_S, tried
 from tests.fuzz.conftest import LIMITS
-from tests.kit import OPERATOR_TOKEN, credentials
+from tests.kit import OPERATOR, credentials
 from tests.web.test_dashboard import log_in
 
 pytestmark = [pytest.mark.real_redis, pytest.mark.timeout(TIMEOUT_S)]
 on_a_real_redis = pytest.mark.parametrize("access", ["real"], indirect=True)
 AT = "/admin/v1/tenants/acme"
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 
 ANY: st.SearchStrategy[Any] = st.recursive(
     st.one_of(

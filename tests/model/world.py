@@ -27,7 +27,7 @@ from service.store.embedded.server import find_server
 from service.store.keyspace import keys_of
 from service.store.scripts import LIBRARY, build, parse_record
 from tests.kit import (
-    OPERATOR_TOKEN,
+    OPERATOR,
     OTHER_SECRET,
     OTHER_TENANT_TOKEN,
     SECRET,
@@ -41,7 +41,6 @@ from tests.kit import (
 from tests.model.plain import SECOND, Answered, Asked, Limit, Rules
 
 T = TypeVar("T")
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 TENANTS = {"acme": (TENANT_TOKEN, SECRET), "globex": (OTHER_TENANT_TOKEN, OTHER_SECRET)}
 USERS = ("alice", "bob")
 CLOCK = "{call('GET', 'second'), call('GET', 'microsecond')}"

@@ -9,12 +9,14 @@ from service.core.admission import Question, Terms
 from service.core.limits import Limit
 from service.core.sessions import Cause
 from service.core.tokens.claims import Identity
+from service.store.admissions.batcher import SessionRules
 from service.store.connection.client import RedisAccess
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.server_check import ServerCheck
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules
 
 HOUR_MS = 3_600_000
+RULES = SessionRules(seen_every_ms=60_000, logout_grace_ms=0)
 
 
 def now_ms() -> int:

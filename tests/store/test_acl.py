@@ -17,11 +17,10 @@ from service.store.rights import CLIENT_COMMANDS, DEPLOYMENTS, least_acl, least_
 from tests.conftest import Client
 from tests.deployments import Node, redis_cluster, redis_sentinels, start_node
 from tests.docs.acl_page import PAGE, SCRIPT_COMMANDS, page
-from tests.kit import OPERATOR_TOKEN, ROOT, OurServer, credentials, settings, tenant
+from tests.kit import OPERATOR, ROOT, OurServer, credentials, settings, tenant
 from tests.web.test_dashboard import log_in
 
 pytestmark = [pytest.mark.real_redis, pytest.mark.slow]
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 AT = "/admin/v1/tenants/acme"
 
 

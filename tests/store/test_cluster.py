@@ -7,7 +7,7 @@ import pytest
 
 from service.core.errors import StoreUnavailable
 from service.core.session_lists import Event
-from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.cluster_topology import SLOTS, ClusterTopology
 from service.store.connection.pipeline import CONNECT_S
@@ -16,10 +16,9 @@ from service.store.events.subscriber import EventSubscriber
 from service.store.keyspace import NAMES
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules
 from tests.deployments import Cluster, redis_cluster
-from tests.store.making import ask_about, now_ms
+from tests.store.making import RULES, ask_about, now_ms
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-RULES = SessionRules(60_000, 0)
 
 
 @pytest.fixture(scope="module")

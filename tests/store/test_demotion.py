@@ -15,7 +15,7 @@ from redis.exceptions import ReadOnlyError
 from service.core.errors import StoreUnavailable
 from service.core.operator_actions import Author
 from service.core.sessions import Cause
-from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.admissions.batcher import Admissions
 from service.store.connection.calls import subscriber
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.router import NodeRouter
@@ -24,10 +24,9 @@ from service.store.keyspace import NAMES
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.deployments import Node, start_node
 from tests.kit import wait_for
-from tests.store.making import ask_about
+from tests.store.making import RULES, ask_about
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]
-RULES = SessionRules(60_000, 0)
 NUMBERS = count()
 """Each act is about a user of its own: what changes nothing writes nothing."""
 

@@ -11,7 +11,7 @@ from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.operator_actions import Author
 from service.core.sessions import Cause, Status
-from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.admissions.batcher import Admissions
 from service.store.connection.calls import run
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.keyspace import NAMES, keys_of
@@ -20,9 +20,8 @@ from service.store.scripts import LIBRARY, build
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.deployments import Sentinels, redis_sentinels
 from tests.kit import redis_server, wait_for
-from tests.store.making import HOUR_MS, ask_about, now_ms, sweeper
+from tests.store.making import HOUR_MS, RULES, ask_about, now_ms, sweeper
 
-RULES = SessionRules(60_000, 0)
 LIMIT = Limit("some", Per.IP, 5, 60)
 BY = Author("root")
 OTHER = build(lambda text: f"{text}local another_version = 1\n")

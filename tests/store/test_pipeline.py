@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
-from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.admissions.batcher import Admissions
 from service.store.connection.calls import redis_call
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.pipeline import CONNECT_S, FAILURES_TO_OPEN, AdmissionPipeline
@@ -18,9 +18,7 @@ from service.store.connection.router import SingleNodeRouter
 from service.store.sessions.listing import Sessions
 from tests.conftest import MakeClient
 from tests.kit import credentials, redis_server
-from tests.store.making import ask_about, link_of
-
-RULES = SessionRules(60_000, 0)
+from tests.store.making import RULES, ask_about, link_of
 
 
 async def commands(client: Redis) -> dict[str, int]:

@@ -8,15 +8,14 @@ import pytest
 import structlog
 
 from service.core.errors import StoreUnavailable
-from service.store.admissions.batcher import Admissions, SessionRules
+from service.store.admissions.batcher import Admissions
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.server_check import ServerCheck
 from tests.deployments import Node, start_node
 from tests.kit import redis_server
-from tests.store.making import ask_about
+from tests.store.making import RULES, ask_about
 
 pytestmark = pytest.mark.real_redis
-RULES = SessionRules(60_000, 0)
 
 
 @pytest.fixture

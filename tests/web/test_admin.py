@@ -13,12 +13,18 @@ from service.core.sessions import TRANSITIONS, Refusal, Status
 from service.store.connection.client import RedisAccess
 from service.web.admin.routes import CAUSES
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, OTHER_SECRET, OTHER_TENANT_TOKEN, VIEWER_TOKEN, config, credentials, tenant
+from tests.kit import (
+    OPERATOR,
+    OPERATOR_TOKEN,
+    OTHER_SECRET,
+    OTHER_TENANT_TOKEN,
+    VIEWER,
+    config,
+    credentials,
+    tenant,
+)
 
 AT = "/admin/v1/tenants/acme"
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
-VIEWER = {"authorization": f"Bearer {VIEWER_TOKEN}"}
-PASSIVE = {"x-passive": "true"}
 
 
 async def ask(client: Client, method: str, path: str, body: Any = None, **headers: str) -> Any:

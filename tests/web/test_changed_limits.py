@@ -11,9 +11,8 @@ from service.store.connection.client import RedisAccess
 from service.store.keyspace import keys_of, limit_of_window
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, credentials, settings
+from tests.kit import OPERATOR, credentials, settings
 
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 LIMIT = "/admin/v1/tenants/acme/limits/status-ip"
 WINDOW = keys_of("acme").window("status-ip", "127.0.0.1")
 

@@ -11,8 +11,8 @@ import pytest
 from service.store.connection.client import RedisAccess
 from tests.conftest import Client, MakeClient
 from tests.faketime import FakeClockRedis, emptied, redis_with_a_clock
-from tests.kit import credentials
-from tests.web.test_admin import AT, OPERATOR, ask
+from tests.kit import OPERATOR, credentials
+from tests.web.test_admin import AT, ask
 
 pytestmark = pytest.mark.real_redis
 

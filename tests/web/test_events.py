@@ -35,10 +35,18 @@ from service.web.admin.event_stream import _ping_interval_s
 from service.web.app_keys import REQUEST_SERVICES
 from service.web.dashboard import login
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, OurServer, config, cookie_name, credentials, needs, settings
+from tests.kit import (
+    OPERATOR,
+    VIEWER_TOKEN,
+    OurServer,
+    config,
+    cookie_name,
+    credentials,
+    needs,
+    settings,
+)
 from tests.web.test_dashboard import log_in
 
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 BY = Author("root", reason="because")
 EVENTS = "/admin/v1/events?tenant=acme"
 DASHBOARD_EVENTS = "/dashboard/api/events?tenant=acme"

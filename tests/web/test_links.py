@@ -5,9 +5,8 @@ import json
 import pytest
 
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, VIEWER_TOKEN, credentials
+from tests.kit import OPERATOR, VIEWER_TOKEN, credentials
 
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 AT = "/admin/v1/tenants/acme"
 

@@ -23,10 +23,9 @@ from service.web.api.error_responses import CODES
 from service.web.openapi.description import document, operations
 from service.web.openapi.event_schemas import event_name
 from tests.conftest import Client
-from tests.kit import OPERATOR_TOKEN, credentials, settings
+from tests.kit import OPERATOR, credentials, settings
 
 PAGES = re.compile(r"/dashboard|/docs")
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 AT = "/admin/v1/tenants/acme"
 
 

@@ -17,10 +17,9 @@ from service.process.reloading import Reloader
 from service.store.connection.client import RedisAccess
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, config, credentials, free_port, tenant
+from tests.kit import OPERATOR, config, credentials, free_port, tenant
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 AT = "/admin/v1/tenants/acme"
 
 

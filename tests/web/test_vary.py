@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import Client, MakeClient
-from tests.kit import OPERATOR_TOKEN, credentials
+from tests.kit import OPERATOR, credentials
 
 BASE = "x-tenant-token, x-token, authorization, x-passive"
 ORIGINAL, FORWARDED = "x-original-method, x-original-uri", "x-forwarded-method, x-forwarded-uri"
@@ -29,7 +29,6 @@ VARY = {
     "/openapi.json": None,
     "/dashboard/static/rollcall.css": None,
 }
-OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 FAKE = pytest.mark.parametrize("access", ["fake"], indirect=True)
 
 
