@@ -20,7 +20,7 @@ from service.core.sessions import Cause
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.keyspace import EVENTS_CAP, keys_of
 from service.store.sessions.operator_actions import RedisOperatorActions
-from tests.chaos.failovers import serving
+from tests.chaos.steady_load import serving
 from tests.chaos.sweeping import fill
 from tests.deployments import start_node
 from tests.kit import OPERATOR, Service, wait_for

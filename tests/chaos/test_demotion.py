@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.failovers import SteadyLoad, serving
 from tests.chaos.forwarder import Forwarder, fail_over, follow
+from tests.chaos.steady_load import SteadyLoad, serving
 from tests.chaos.test_failovers import every_part, until
 from tests.deployments import Node, start_node
 from tests.kit import OPERATOR, credentials, wait_for
