@@ -1,11 +1,14 @@
 """What tests of the server's connections share. Each file has a `server` of its own, with its settings."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from service.web.server.http_server import HttpServer
+from tests.web.receivers import Receiver
 from tests.web.test_hot_path import Connect, Connection
 
 
@@ -21,3 +24,20 @@ async def connect(server: HttpServer) -> AsyncIterator[Connect]:
     yield connect
     for one in made:
         one.writer.close()
+
+
+@pytest.fixture
+async def make_receiver() -> AsyncIterator[Callable[[], Awaitable[tuple[Receiver, str]]]]:
+    servers = []
+
+    async def make() -> tuple[Receiver, str]:
+        receiver, app = Receiver(), web.Application()
+        app.router.add_post("/hook", receiver.take)
+        server = TestServer(app)
+        await server.start_server()
+        servers.append(server)
+        return receiver, str(server.make_url("/hook"))
+
+    yield make
+    for server in servers:
+        await server.close()
