@@ -23,31 +23,7 @@ from tests.kit import (
     credentials,
     tenant,
 )
-
-AT = "/admin/v1/tenants/acme"
-
-
-async def ask(client: Client, method: str, path: str, body: Any = None, **headers: str) -> Any:
-    """The data of an answer of 200."""
-    answer = await client.request(method, path, json=body, headers=OPERATOR | headers)
-    content = await answer.json()
-    assert answer.status == 200, content
-    return content["data"]
-
-
-async def refused(client: Client, method: str, path: str, body: Any = None, headers: Any = None) -> tuple[int, str]:
-    """Status and code of a refusal."""
-    answer = await client.request(method, path, json=body, headers=OPERATOR if headers is None else headers)
-    content = await answer.json()
-    assert set(content) == {"meta", "error"}, content
-    assert answer.headers["cache-control"] == "no-store"
-    return answer.status, content["error"]["code"]
-
-
-async def seen(client: Client, *users: str) -> None:
-    for user in users:
-        assert (await client.get("/auth/status", headers=credentials(user))).status == 200
-
+from tests.web.admin_requests import AT, ask, refused, seen
 
 READS = [
     ("GET", "/admin/v1/tenants"),
@@ -344,32 +320,6 @@ async def test_the_admin_api_is_limited_like_all_else(make_client: MakeClient) -
     for _ in range(2):
         assert await refused(client, "GET", AT, headers={"authorization": "Bearer guess"}) == (401, "UNAUTHORIZED")
     assert await refused(client, "GET", AT) == (429, "TOO_MANY_REQUESTS")
-
-
-@pytest.mark.parametrize(("strategy", "status"), [("soft", "suspended"), ("hard", "terminated")])
-async def test_a_user_ends_its_own_account(client: Client, strategy: str, status: str) -> None:
-    headers = credentials("alice")
-    answer = await client.post("/auth/terminate", json={"reason": "I go", "strategy": strategy}, headers=headers)
-    assert answer.status == 201
-    assert (await answer.json())["data"] == {"success": True}
-    assert answer.headers["RateLimit"] == '"terminate-ip";r=9;t=3600'
-    reported = await ask(client, "GET", f"{AT}/users/alice")
-    assert reported["session"]["status"] == status
-    assert (reported["events"][0]["by"], reported["events"][0]["reason"]) == ("user", "I go")
-    assert (await client.get("/auth/status", headers=headers)).status == 403
-
-
-async def test_ending_an_account_asks_for_credentials_and_a_strategy(make_client: MakeClient) -> None:
-    client = await make_client(
-        tenants={"acme": tenant(), "strict": tenant(token="t", restricted_capabilities=["terminate"])}
-    )
-    assert (await client.post("/auth/terminate", json={"strategy": "hard"})).status == 401
-    for body in ({}, {"strategy": "medium"}, {"reason": "x"}):
-        answer = await client.post("/auth/terminate", json=body, headers=credentials())
-        assert (answer.status, (await answer.json())["error"]["validation"][0]["field"]) == (400, "strategy")
-    answer = await client.post("/auth/terminate", json={"strategy": "hard"}, headers=credentials(tenant_token="t"))
-    assert (answer.status, (await answer.json())["error"]["code"]) == (403, "RESTRICTED_CAPABILITY")
-    assert (await client.get("/auth/terminate", headers=credentials())).status == 405
 
 
 @pytest.mark.parametrize("user", ["..", ".", "../alice", "revocation", "a/b", "ünï", "%2e%2e"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Client, MakeClient
-from tests.web.test_admin import AT, ask, refused, seen
+from tests.web.admin_requests import AT, ask, refused, seen
 
 
 async def everybody(client: Client, act: str, status: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from service.store.connection.client import RedisAccess
 from tests.conftest import Client, MakeClient
 from tests.faketime import FakeClockRedis, emptied, redis_with_a_clock
 from tests.kit import OPERATOR, credentials
-from tests.web.test_admin import AT, ask
+from tests.web.admin_requests import AT, ask
 
 pytestmark = pytest.mark.real_redis
 

@@ -12,7 +12,7 @@ from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.conftest import Client
 from tests.kit import VIEWER_TOKEN, credentials
 from tests.store.making import sweeper
-from tests.web.test_admin import ask, refused
+from tests.web.admin_requests import ask, refused
 
 AT = "/admin/v1/leftovers"
 ROOT = Author("root")

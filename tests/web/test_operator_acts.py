@@ -11,7 +11,7 @@ from service.app import RUNTIME
 from service.core.clocks import FORGIVEN_SKEW_S
 from tests.conftest import Client, MakeClient
 from tests.kit import OPERATOR, SECRET, credentials, tenant
-from tests.web.test_admin import AT, ask, refused, seen
+from tests.web.admin_requests import AT, ask, refused, seen
 
 USER = f"{AT}/users/alice"
 WHOSE = [AT, USER, f"{AT}/user?user=alice"]

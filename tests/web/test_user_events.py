@@ -12,7 +12,7 @@ from service.store.sessions.operator_actions import RedisOperatorActions
 from service.web.admin.routes import HISTORY_SIZE
 from tests.conftest import Client
 from tests.kit import credentials
-from tests.web.test_admin import AT, ask, refused
+from tests.web.admin_requests import AT, ask, refused
 from tests.web.test_dashboard import log_in, page
 
 USER = f"{AT}/users/alice"
