@@ -30,3 +30,22 @@ async def test_an_address_behind_a_trusted_proxy_is_counted_without_its_port(mak
         headers = {**credentials(), "x-forwarded-for": node}
         statuses.append((await client.get("/auth/status", headers=headers)).status)
     assert statuses == [200, 429, 200]
+
+
+async def test_a_limit_per_address_counts_what_a_trusted_proxy_says(make_client: MakeClient) -> None:
+    one = [{"name": "one", "per": "ip", "requests": 1, "window": 60}]
+    client = await make_client(server={"trusted_proxies": ["127.0.0.0/8"]}, limits={"status": one})
+
+    async def status(forwarded: str) -> int:
+        return (await client.get("/auth/status", headers=credentials() | {"x-forwarded-for": forwarded})).status
+
+    assert [await status("1.1.1.1"), await status("1.1.1.1"), await status("9.9.9.9, 1.1.1.1")] == [200, 429, 429]
+    assert [await status("2.2.2.2"), await status("2001:db8::1"), await status("2001:db8::2")] == [200, 200, 429]
+
+
+async def test_nobody_else_is_believed(make_client: MakeClient) -> None:
+    one = [{"name": "one", "per": "ip", "requests": 1, "window": 60}]
+    client = await make_client(limits={"status": one})
+    for forwarded, status in (("1.1.1.1", 200), ("2.2.2.2", 429)):
+        answer = await client.get("/auth/status", headers=credentials() | {"x-forwarded-for": forwarded})
+        assert answer.status == status

@@ -1,5 +1,6 @@
 """CORS: which pages may send what, and what a refused preflight leaves in log and metrics."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import structlog
 
+from service.app import make_app
+from service.store.connection.client import RedisAccess
 from service.web.api.cors import MOST_ECHOED_CHARS, MOST_ECHOED_FIELDS
 from service.web.monitoring import log_throttling
 from tests.conftest import Client, MakeClient
-from tests.kit import TENANT_TOKEN, credentials
+from tests.kit import TENANT_TOKEN, credentials, serving, settings, sign
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
 ORIGIN, OTHER = "https://app.example", "https://other.example"
@@ -108,3 +111,48 @@ async def test_the_lines_on_refused_preflights_are_bounded(
             await preflight(client, origin=f"https://{number}.example")
     assert sum(line["event"] == "a preflight is refused" for line in lines) == 5
     assert await refused(client) == {"origin": 20}
+
+
+async def test_configured_origins_may_call_auth_from_a_browser(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN]})
+    preflight = await client.options(
+        "/auth/logout", headers={"origin": ORIGIN, "access-control-request-method": "POST"}
+    )
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+    assert "x-tenant-token" in preflight.headers["access-control-allow-headers"]
+    answer = await client.get("/auth/status", headers=credentials() | {"origin": ORIGIN})
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert "ratelimit" in answer.headers["access-control-expose-headers"]
+    assert answer.headers["vary"].endswith(", origin")
+    refused = await client.get("/auth/status", headers={"origin": ORIGIN})
+    assert refused.headers["access-control-allow-origin"] == ORIGIN, "errors can be read too"
+
+
+async def test_other_origins_and_other_paths_get_nothing(make_client: MakeClient) -> None:
+    client = await make_client(server={"cors_origins": [ORIGIN]})
+    other = await client.get("/auth/status", headers=credentials() | {"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+    outside = await client.get("/healthz", headers={"origin": ORIGIN})
+    assert "access-control-allow-origin" not in outside.headers
+
+
+async def test_without_origins_there_is_no_preflight(client: Client) -> None:
+    answer = await client.options("/auth/logout", headers={"origin": ORIGIN})
+    assert answer.status == 405
+    assert answer.headers["allow"] == "GET, POST"
+    assert "origin" not in answer.headers["vary"]
+
+
+async def test_an_origin_that_is_no_text_is_answered_as_none(access: RedisAccess) -> None:
+    app = await asyncio.to_thread(make_app, settings(server={"cors_origins": ["*"]}), access)
+    raw = f"GET /auth/logout HTTP/1.1\r\nhost: a\r\nx-tenant-token: {TENANT_TOKEN}\r\nx-token: {sign()}\r\n".encode()
+    async with serving(app) as (_, port):
+        for more in (b"", b"content-length: 1\r\n"):  # by the hot path, and by aiohttp
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(raw + more + b"origin: h\xff\r\n\r\n" + b"x" * bool(more))
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            assert head.startswith(b"HTTP/1.1 200 OK")
+            assert b"access-control-allow-origin" not in head.lower()
+            writer.close()

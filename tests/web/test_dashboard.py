@@ -377,3 +377,11 @@ async def test_an_operator_may_act_on_a_user_before_its_first_request(client: Cl
     assert "There is no record of this user" in text
     assert "Suspend newcomer?" in text
     assert "Log out newcomer?" not in text, "nobody logs out who was never here"
+
+
+@pytest.mark.parametrize("host", ["", "a:99999", "a:b:c"])
+async def test_the_empty_dashboard_is_shown_whatever_it_was_called(client: Client, host: str) -> None:
+    cookie = (await log_in(client)).headers["set-cookie"].partition(";")[0]
+    answer = await client.get("/dashboard", headers={"host": host, "cookie": cookie})
+    assert answer.status == 200
+    assert "No users yet" in await answer.text()
