@@ -8,8 +8,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from service.web.server.http_server import HttpServer
+from tests.conftest import Client, MakeClient
 from tests.web.receivers import Receiver
 from tests.web.test_hot_path import Connect, Connection
+from tests.web.verifying import ROUTES, TRUSTED
 
 
 @pytest.fixture
@@ -41,3 +43,8 @@ async def make_receiver() -> AsyncIterator[Callable[[], Awaitable[tuple[Receiver
     yield make
     for server in servers:
         await server.close()
+
+
+@pytest.fixture
+async def guarded(make_client: MakeClient) -> Client:
+    return await make_client(server=TRUSTED, routes=ROUTES)
