@@ -1,62 +1,17 @@
 """Tokens: every kind of key, and what a token must be. The clock is passed in."""
 
-import base64
 import json
-from contextlib import suppress
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed448, rsa
 
-from service.core.errors import DomainError, ExpiredUserToken, InvalidUserToken, UnknownKey
-from service.core.tokens import verification
-from service.core.tokens.claims import ClaimRules, is_user_id
-from service.core.tokens.compact import header_of
-from service.core.tokens.keys import ALGORITHMS, Key, make_key
-from service.core.tokens.verification import KeyRing, VerifiedTokens
-
-NOW = 1_800_000_000.0
-SECRET = "s" * 32
-RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-EC256 = ec.generate_private_key(ec.SECP256R1())
-EC384 = ec.generate_private_key(ec.SECP384R1())
-ED = ed25519.Ed25519PrivateKey.generate()
-
-
-def pem(private: Any) -> str:
-    public = private.public_key()
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return str(public.public_bytes(serialization.Encoding.PEM, form).decode())
-
-
-def private_of(alg: str) -> Any:
-    return {"HS": SECRET, "RS": RSA, "PS": RSA, "Ed": ED}.get(alg[:2]) or {"ES256": EC256, "ES384": EC384}[alg]
-
-
-def key(alg: str, kid: str | None = "k") -> Key:
-    private = private_of(alg)
-    return make_key(kid, alg, SECRET if alg.startswith("HS") else pem(private))
-
-
-def ring(*keys: Key, **rules: Any) -> KeyRing:
-    return KeyRing("acme", keys or [key("HS256")], ClaimRules("acme", **rules))
-
-
-def sign(alg: str = "HS256", headers: dict[str, Any] | None = None, **claims: Any) -> str:
-    content = {"sub": "alice", "exp": NOW + 60, **claims}
-    content = {name: value for name, value in content.items() if value is not ...}
-    return jwt.encode(content, private_of(alg), algorithm=alg, headers={"kid": "k"} if headers is None else headers)
-
-
-def raw(header: str | bytes, payload: str | bytes, *, secret: str = SECRET) -> str:
-    """A token of these very bytes, signed with HS256."""
-    parts = [part.encode() if isinstance(part, str) else part for part in (header, payload)]
-    signing_input = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
-    signature = jwt.get_algorithm_by_name("HS256").sign(signing_input, secret.encode())
-    return (signing_input + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
-
+from service.core.errors import ExpiredUserToken, InvalidUserToken, UnknownKey
+from service.core.tokens.claims import is_user_id
+from service.core.tokens.keys import ALGORITHMS, make_key
+from tests.unit.signing import BODY, EC256, EC384, GOOD, HEAD, NOW, RSA, SECRET, SIGNATURE, key, pem, raw, ring, sign
 
 HEADER = '{"alg":"HS256","kid":"k"}'
 
@@ -188,10 +143,6 @@ def test_headers_that_are_not_right_are_refused(header: str) -> None:
         ring().verify(raw(header, json.dumps({"sub": "a", "exp": NOW + 9})), NOW)
 
 
-GOOD = sign()
-HEAD, BODY, SIGNATURE = GOOD.split(".")
-
-
 @pytest.mark.parametrize(
     "token",
     [
@@ -218,68 +169,6 @@ HEAD, BODY, SIGNATURE = GOOD.split(".")
 def test_tokens_that_are_not_well_formed_are_refused(token: str) -> None:
     with pytest.raises(InvalidUserToken):
         ring().verify(token, NOW)
-
-
-def test_a_header_is_read_once_for_all_tokens_that_its_issuer_signs_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = ring(key("HS256"), key("RS256", "r"))
-    tokens = [sign(jti=str(number)) for number in range(3)]
-    assert own.verify(tokens[0], NOW).user == "alice"
-    monkeypatch.setattr(verification, "header_of", lambda _: pytest.fail("the header was read again"))
-    for token in tokens:
-        assert own.verify(token, NOW).user == "alice"
-
-
-def test_a_remembered_header_makes_no_signature_good() -> None:
-    own = ring()
-    assert own.verify(GOOD, NOW).user == "alice"
-    forged = sign(sub="mallory").rpartition(".")[0]
-    with pytest.raises(InvalidUserToken):
-        own.verify(f"{forged}.{SIGNATURE}", NOW)
-
-
-def test_a_remembered_header_is_checked_with_the_other_keys_of_its_algorithm_too() -> None:
-    own = ring(key("HS256", "a"), make_key("b", "HS256", "o" * 32))
-    assert own.verify(sign(headers={}), NOW).user == "alice"
-    other = jwt.encode({"sub": "bob", "exp": NOW + 60}, "o" * 32, algorithm="HS256")
-    assert own.verify(other, NOW).user == "bob"
-    assert own.verify(sign(headers={}), NOW).user == "alice"
-
-
-def test_a_remembered_header_goes_with_the_key_that_proved_it() -> None:
-    own = KeyRing("acme", [])
-    own.replace_remote([key("RS256")])
-    assert own.verify(sign("RS256"), NOW).user == "alice"
-    own.replace_remote([])
-    with pytest.raises(UnknownKey):
-        own.verify(sign("RS256"), NOW)
-
-
-def test_only_short_headers_that_a_signature_proved_are_remembered_and_not_without_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    read: list[bytes] = []
-    monkeypatch.setattr(verification, "MAX_HEADERS", 2)
-
-    def counted(raw: bytes) -> dict[str, Any]:
-        read.append(raw)
-        return header_of(raw)
-
-    monkeypatch.setattr(verification, "header_of", counted)
-    own = ring()
-
-    def times_read(token: str) -> int:
-        read.clear()
-        for _ in range(2):
-            with suppress(InvalidUserToken):
-                own.verify(token, NOW)
-        return len(read)
-
-    assert times_read(sign()) == 1
-    assert times_read(sign().rpartition(".")[0] + ".AAAA") == 2, "the signature is forged"
-    assert times_read(sign(headers={"kid": "k", "x": "x" * 1024})) == 2, "it is long"
-    for number in range(3):
-        assert times_read(sign(headers={"kid": "k", "x": number})) == 1
-    assert times_read(sign()) == 1, "more came since than are remembered"
 
 
 def test_a_token_is_good_until_its_fractional_expiry_and_the_leeway() -> None:
@@ -450,59 +339,10 @@ def test_keys_and_rings_never_show_their_material() -> None:
     assert SECRET not in repr(key("HS256"))
 
 
-def test_a_verified_token_is_remembered_until_its_expiry() -> None:
-    verified, own = VerifiedTokens(), ring()
-    token = sign()
-    first = verified.verify(own, token, NOW)
-    assert verified.verify(own, token, NOW + 59) is first
-    with pytest.raises(ExpiredUserToken):
-        verified.verify(own, token, NOW + 60)
-
-
-def test_a_token_that_has_expired_since_it_was_verified_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    verified, own, token = VerifiedTokens(), ring(), sign()
-    verified.verify(own, token, NOW)
-    monkeypatch.setattr(KeyRing, "verify", lambda *_: pytest.fail("a signature costs more than a request"))
-    with pytest.raises(ExpiredUserToken):
-        verified.verify(own, token, NOW + 60)
-
-
-def test_a_key_that_is_removed_takes_its_tokens_with_it() -> None:
-    verified, own = VerifiedTokens(), KeyRing("acme", [])
-    own.replace_remote([key("HS256")])
-    token = sign()
-    assert verified.verify(own, token, NOW).user == "alice"
-    own.replace_remote([make_key("another", "HS256", "o" * 32)])
-    with pytest.raises(InvalidUserToken):
-        verified.verify(own, token, NOW)
-
-
-def test_what_one_tenant_verified_is_not_good_for_another() -> None:
-    verified, token = VerifiedTokens(), sign(tenant="acme")
-    assert verified.verify(ring(), token, NOW).tenant == "acme"
-    with pytest.raises(InvalidUserToken):
-        verified.verify(KeyRing("globex", [key("HS256")]), token, NOW)
-
-
 def test_a_configured_key_wins_over_a_remote_one_of_its_kid() -> None:
     own = ring()
     own.replace_remote([make_key("k", "HS256", "o" * 32)])
     assert own.verify(sign(), NOW).user == "alice"
-
-
-def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
-    tokens = [sign(sub=f"user{i}") for i in range(5)]
-    verified, own = VerifiedTokens(max_chars=len(tokens[0]) * 3), ring()
-    for token in tokens:
-        verified.verify(own, token, NOW)
-    assert len(verified) == 3
-
-
-def test_nothing_that_failed_is_remembered() -> None:
-    verified = VerifiedTokens()
-    with pytest.raises(DomainError):
-        verified.verify(ring(), "a.b.c", NOW)
-    assert len(verified) == 0
 
 
 @pytest.mark.parametrize("user", ["a", "x" * 512, "ünï", "a b", "🙂", "{t}:*", "a/b?c=d"])
