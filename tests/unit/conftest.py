@@ -1,6 +1,7 @@
 """Fixtures of the tests of key sets."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -45,3 +46,9 @@ async def following(issuer: Issuer) -> AsyncIterator[Subscription]:
     made = Subscription(issuer, 3600)
     yield made
     await made.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("SERVICE__")]:
+        monkeypatch.delenv(name)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from functools import reduce
 from pathlib import Path
@@ -12,31 +11,12 @@ import pytest
 
 from service.config.loading import ConfigurationError, load
 from service.config.validation import doubts, is_loopback
-from service.core.tenants import digest
-from service.policy_factory import make_policy, webhooks_of
+from service.policy_factory import make_policy
 from tests.fuzz.test_configuration import PLACES, WHOLE
 from tests.kit import OPERATOR_TOKEN, ROOT, SECRET, TENANT_TOKEN, config, settings, tenant
+from tests.unit.config_files import SHIPPED, mistakes, write
 
-SHIPPED = ("demo-tenant-token", "demo-operator-token", "demo-signing-secret-for-trying-out-only")
 BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
-
-
-@pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.upper().startswith("SERVICE__")]:
-        monkeypatch.delenv(name)
-
-
-def write(folder: Path, content: Any) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
-
-
-def mistakes(path: Path) -> list[str]:
-    with pytest.raises(ConfigurationError) as shown:
-        load(path)
-    return [str(mistake) for mistake in shown.value.mistakes]
 
 
 def test_the_shipped_configuration_is_good() -> None:
@@ -86,28 +66,6 @@ def test_a_secret_is_not_shown_in_a_check_between_sections_nor_one_of_a_variable
     [shown] = mistakes(write(tmp_path, config()))
     assert "secret-of-a-variable" not in shown
     assert shown.startswith("admin.tokens.0.role (set by SERVICE__ADMIN__TOKENS): must be 'viewer' or 'operator'")
-
-
-def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVICE__SERVER__PORT", "8081")
-    monkeypatch.setenv("service__server__watch_config", "true")
-    monkeypatch.setenv("SERVICE__SERVER__TRUSTED_PROXIES", '["10.0.0.0/8"]')
-    monkeypatch.setenv("SERVICE__TENANTS__ACME__TOKEN", "another-token")
-    settings = load(write(tmp_path, config(server={"port": 1, "host": "::1"})))
-    assert (settings.server.port, settings.server.host, settings.server.watch_config) == (8081, "::1", True)
-    assert [str(network) for network in settings.server.trusted_proxies] == ["10.0.0.0/8"]
-    token = settings.tenants["acme"].token
-    assert token is not None
-    assert token.get_secret_value() == "another-token"
-
-
-def test_a_map_or_list_in_a_variable_replaces_the_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVICE__TENANTS", json.dumps({"initech": tenant()}))
-    monkeypatch.setenv("SERVICE__LIMITS__LOGOUT", "[]")
-    settings = load(write(tmp_path, config(admin={"tokens": []})))
-    assert list(settings.tenants) == ["initech"]
-    assert settings.limits.logout == ()
-    assert settings.limits.status[0].name == "status-ip"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -247,163 +205,6 @@ tenants:
 """
     settings = load(write(tmp_path, text))
     assert settings.tenants["b"].jwt == settings.tenants["a"].jwt
-
-
-def in_file(folder: Path, name: str, content: str | bytes) -> str:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
-
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_a_token_may_be_read_from_a_file_whose_last_newline_is_not_part_of_it(tmp_path: Path, end: str) -> None:
-    operator = {"name": "root", "token_file": in_file(tmp_path, "b", f"operator{end}"), "tenants": ["*"]}
-    acme = {**tenant(), "token_file": in_file(tmp_path, "a", f"tenant{end}")}
-    del acme["token"]
-    made = load(
-        write(
-            tmp_path,
-            config(
-                tenants={"acme": acme},
-                admin={"tokens": [operator]},
-                metrics={"token_file": in_file(tmp_path, "c", f"metrics{end}")},
-                redis={"url_file": in_file(tmp_path, "d", f"redis://localhost:6379/1{end}")},
-            ),
-        )
-    )
-    policy = make_policy(made)
-    assert [one.digest for one in (made.tenants["acme"], *made.admin.tokens)] == [digest("tenant"), digest("operator")]
-    assert policy.metrics_token_digest == digest("metrics")
-    assert made.redis.url == "redis://localhost:6379/1"
-    assert "tenant" not in repr(made.tenants["acme"].token_file)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("secret-that-nobody-may-see\n\n", "the content of the file ends with a newline"),
-        (" secret-that-nobody-may-see", "the content of the file begins with white space"),
-        ('"secret-that-nobody-may-see"\n', "the content of the file includes the quotes"),
-        (b"\xef\xbb\xbfsecret-that-nobody-may-see", "an invisible character (U+FEFF)"),
-        (b"secret-that-nobody-may-see\xff", "is not UTF-8 text"),
-        ("secret-that-nobody-may-see" * 5000, "larger than 64 KiB"),
-        ("\n", "the file is empty"),
-        ("t" * 1025, "the file has more than 1024 characters"),
-    ],
-)
-def test_a_token_file_that_holds_no_token_is_a_mistake(tmp_path: Path, content: str | bytes, words: str) -> None:
-    name = in_file(tmp_path, "token", content)
-    [shown] = mistakes(write(tmp_path, config(metrics={"token_file": name})))
-    assert shown.startswith("metrics.token_file: ")
-    assert words in shown
-    assert "nobody-may-see" not in shown
-
-
-def test_a_token_and_a_file_that_holds_it_exclude_each_other(tmp_path: Path) -> None:
-    token = {"token": "a-token", "token_file": in_file(tmp_path, "token", "a-token")}
-    assert mistakes(write(tmp_path, config(metrics=token))) == [
-        "metrics: set token or token_file, not both (value: ***)"
-    ]
-    both = mistakes(write(tmp_path, config(tenants={"acme": {**tenant(), **token}})))
-    assert both == ["tenants.acme: needs one of token, token_file and token_sha256 (value: ***)"]
-
-
-def test_a_token_file_is_read_anew_when_the_configuration_is_loaded_again(tmp_path: Path) -> None:
-    name = in_file(tmp_path, "token", "before")
-    path = write(tmp_path, config(metrics={"token_file": name}))
-    before = make_policy(load(path))
-    in_file(tmp_path, "token", "after\n")
-    assert (before.metrics_token_digest, make_policy(load(path)).metrics_token_digest) == (
-        digest("before"),
-        digest("after"),
-    )
-
-
-def test_a_signing_secrets_bytes_are_exact_and_what_is_hardly_meant_in_them_is_a_doubt(tmp_path: Path) -> None:
-    secret = "a-webhook-secret-of-its-own-length"
-    hooks = [
-        {"name": "file", "url": "https://a.example/", "secret_file": in_file(tmp_path, "s", f"{secret}\n")},
-        {"name": "text", "url": "https://a.example/", "secret": f'"{secret}"'},
-    ]
-    made = load(write(tmp_path, config(tenants={"acme": tenant(SECRET + " ", webhooks=hooks)})))
-    assert [hook.keys for hook in webhooks_of(made)] == [(f"{secret}\n".encode(),), (f'"{secret}"'.encode(),)]
-    key = made.tenants["acme"].issuers[0].keys[0].secret
-    assert key is not None
-    assert key.get_secret_value() == SECRET + " "
-    assert [one for one in doubts(made) if "every byte" in one] == [
-        "tenants.acme.jwt.keys.0.secret begins or ends with white space; every byte is part of the secret",
-        "tenants.acme.webhooks.0.secret_file ends with a newline; every byte is part of the secret",
-        "tenants.acme.webhooks.1.secret includes the quotes around it; every byte is part of the secret",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "tenant_name"),
-    [
-        ("SERVICE__TENANTS__A__B__TOKEN", "a__b"),
-        ("SERVICE__TENANTS__A___TOKEN", "a_"),
-        ("SERVICE__TENANTS___A__TOKEN", "_a"),
-        ("SERVICE__TENANTS__JWT__TOKEN", "jwt"),
-        ("SERVICE__TENANTS__A__TOKEN__TOKEN", "a__token"),
-        ("SERVICE__TENANTS__A-B__TOKEN", "a-b"),
-    ],
-)
-def test_a_variable_sets_a_tenant_whose_name_holds_underscores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tenant_name: str
-) -> None:
-    monkeypatch.setenv(name, "token-of-a-variable")
-    made = load(write(tmp_path, config(tenants={tenant_name: tenant(), "a": tenant(token="token-of-a")})))
-    assert made.tenants[tenant_name].digest == digest("token-of-a-variable")
-    assert made.tenants["a"].digest == digest("token-of-a")
-
-
-def test_a_variable_makes_a_tenant_whose_name_holds_underscores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SERVICE__TENANTS__A__B", json.dumps(tenant(token="token-of-a-b")))
-    monkeypatch.setenv("SERVICE__TENANTS__C__D__TOKEN", "token-of-c-d")
-    monkeypatch.setenv("SERVICE__TENANTS__C__D__JWT", json.dumps(tenant()["jwt"]))
-    made = load(write(tmp_path, config()))
-    assert sorted(made.tenants) == ["a__b", "acme", "c__d", "globex"]
-
-
-def test_a_misspelt_variable_of_a_tenant_is_reported_with_its_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SERVICE__TENANTS__ACME__TOKN", "secret-that-nobody-may-see")
-    [shown] = mistakes(write(tmp_path, config()))
-    assert shown == (
-        "tenants.acme.tokn (set by SERVICE__TENANTS__ACME__TOKN): there is no such setting; perhaps token is meant "
-        "(value: ***)"
-    )
-
-
-@pytest.mark.parametrize("token", ["12345678", "0123", "true", "null", "1e5", "[1]", '{"a": 1}', "no"])
-def test_text_in_a_variable_is_text_whatever_it_looks_like(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
-) -> None:
-    monkeypatch.setenv("SERVICE__TENANTS__ACME__TOKEN", token)
-    assert load(write(tmp_path, config())).tenants["acme"].digest == digest(token)
-
-
-def test_variables_that_set_the_same_and_json_that_holds_a_name_twice_are_mistakes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SERVICE__SERVER__PORT", "1")
-    monkeypatch.setenv("service__server__port", "2")
-    monkeypatch.setenv("SERVICE__SESSIONS", '{"retention": 1, "retention": 2}')
-    shown = mistakes(write(tmp_path, config()))
-    assert shown == [
-        "server.port (set by SERVICE__SERVER__PORT): is set twice, by SERVICE__SERVER__PORT and service__server__port",
-        "sessions (set by SERVICE__SESSIONS): its JSON has a name twice: retention",
-    ]
-
-
-def test_what_a_variable_replaces_is_no_mistake_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = json.dumps(config()).replace("{", '{"sessions": {retention: 030, retention: 1}, ', 1)
-    assert len(mistakes(write(tmp_path, text))) == 2
-    monkeypatch.setenv("SERVICE__SESSIONS__RETENTION", "5")
-    assert load(write(tmp_path, text)).sessions.retention == 5
 
 
 ODD_VALUES: tuple[Any, ...] = (
