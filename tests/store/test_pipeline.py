@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import pytest
 from redis.asyncio import Redis
@@ -13,12 +12,13 @@ from service.core.limits import Limit, Per
 from service.store.admissions.batcher import Admissions
 from service.store.connection.calls import redis_call
 from service.store.connection.client import RedisAccess, TlsFiles
-from service.store.connection.pipeline import CONNECT_S, FAILURES_TO_OPEN, AdmissionPipeline
+from service.store.connection.pipeline import FAILURES_TO_OPEN
 from service.store.connection.router import SingleNodeRouter
 from service.store.sessions.listing import Sessions
 from tests.conftest import MakeClient
-from tests.kit import credentials, redis_server
+from tests.kit import credentials
 from tests.store.making import RULES, ask_about, link_of
+from tests.store.servers import Distant, faulty, listening
 
 
 async def commands(client: Redis) -> dict[str, int]:
@@ -26,11 +26,6 @@ async def commands(client: Redis) -> dict[str, int]:
     stats = await client.info("commandstats")
     calls = {re.sub("^cmdstat_", "", name): values["calls"] for name, values in stats.items()}
     return {name: count for name, count in calls.items() if not name.startswith(("info", "config"))}
-
-
-async def probes_refused(client: Redis) -> int:
-    stats = await client.info("commandstats")
-    return int(stats["cmdstat_set"]["rejected_calls"]) if "cmdstat_set" in stats else 0
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
@@ -48,65 +43,6 @@ async def test_a_request_is_one_call_and_no_other_command(make_client: MakeClien
     beside = {"ping"}  # the sign of life that the subscription is asked for by the clock, whatever is requested
     calls = await commands(access.client)
     assert {name: count for name, count in calls.items() if name not in inside | beside} == sent
-
-
-class Faulty:
-    """A server that accepts connections, answers the first commands from a list, and then falls silent or hangs up."""
-
-    def __init__(self) -> None:
-        self.mode = "silent"
-        self.served = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.served += 1
-        answered, seen = 0, b""
-        while raw := await reader.read(65536):
-            if self.mode == "hang up":
-                break
-            if self.mode == "loading":
-                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
-            elif self.mode == "old":
-                seen += raw  # the library is long: it comes in several pieces
-                commands = len(re.findall(rb"(?:^|\r\n)\*[0-9]+\r\n\$", seen))
-                for number in range(answered, commands):
-                    writer.write(b"+OK\r\n" if number else b"*2\r\n$7\r\nversion\r\n$6\r\n5.0.14\r\n")
-                answered = commands
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-@asynccontextmanager
-async def listening(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-) -> AsyncIterator[RedisAccess]:
-    """The way to a server that serves so, until all whom it serves are gone."""
-    serving: list[asyncio.Task[None]] = []
-
-    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.append(task)
-        await serve(reader, writer)
-
-    server = await asyncio.start_server(tracked, "127.0.0.1", 0)
-    access = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
-    try:
-        yield access
-    finally:
-        await access.close()
-        server.close()
-        await asyncio.gather(*serving)
-
-
-@asynccontextmanager
-async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, AdmissionPipeline]]:
-    fault = Faulty()
-    fault.mode = mode
-    async with listening(fault.serve) as access:
-        link = link_of(access, timeout_s=0.05)
-        yield fault, link
-        await link.close()
 
 
 @pytest.mark.parametrize("mode", ["silent", "hang up", "loading", "old"])
@@ -141,70 +77,6 @@ async def test_requests_that_wait_behind_a_failed_round_trip_fail_with_it() -> N
         )
         assert all(isinstance(answer, StoreUnavailable) for answer in answers)
         assert fault.served == 1, "there was one trip: nobody waited for a second deadline"
-
-
-@pytest.mark.parametrize("access", ["real"], indirect=True)
-async def test_the_breaker_closes_by_itself_once_redis_answers(access: RedisAccess) -> None:
-    ups: list[bool] = []
-    link = link_of(access, timeout_s=1, on_change=ups.append)
-    await access.client.client_pause(1500)
-    admissions = Admissions(SingleNodeRouter(link), RULES)
-    link.timeout_s = 0.05
-    for _ in range(FAILURES_TO_OPEN):
-        with pytest.raises(StoreUnavailable):
-            await admissions.ask(ask_about("alice"))
-    assert link.is_down
-    for _ in range(100):
-        if not link.is_down:
-            break
-        await asyncio.sleep(0.05)
-    assert (await admissions.ask(ask_about("alice"))).session is not None
-    assert ups == [False, True]
-    await link.close()
-
-
-class Elsewhere:
-    """A proxy before a Redis that is well; a probe is answered MOVED, as where another node has its key's slot."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.is_away = False
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_redis, to_redis = await asyncio.open_unix_connection(self.path)
-
-        async def back() -> None:
-            while raw := await from_redis.read(65536):
-                writer.write(raw)
-
-        going = asyncio.create_task(back())
-        while (raw := await reader.read(65536)) and not self.is_away:
-            if raw.endswith(b"\r\nrc:probe\r\n"):
-                writer.write(b"-MOVED 1 127.0.0.1:1\r\n")
-            else:
-                to_redis.write(raw)
-        for end in (to_redis, writer):
-            end.close()
-        await going
-
-
-async def test_moved_shows_the_probe_that_a_node_is_well(redis_url: str) -> None:
-    proxy = Elsewhere(redis_url.removeprefix("unix://"))
-    async with listening(proxy.serve) as access:
-        link = link_of(access, timeout_s=1)
-        await link.open()
-        proxy.is_away = True
-        for _ in range(FAILURES_TO_OPEN):
-            with suppress(StoreUnavailable):
-                await link.send([("PING",)], asyncio.get_running_loop().time() + 1)
-        assert link.is_down
-        assert not await link.takes_writes()
-        proxy.is_away = False
-        async with asyncio.timeout(5):
-            while link.is_down:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        assert await link.takes_writes()
-        await link.close()
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
@@ -295,29 +167,6 @@ async def test_a_redis_that_is_away_at_start_is_no_error() -> None:
     await access.close()
 
 
-class Distant:
-    """A proxy that lets every answer travel for a while."""
-
-    def __init__(self, path: str, delay_s: float) -> None:
-        self.path = path
-        self.delay_s = delay_s
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_redis, to_redis = await asyncio.open_unix_connection(self.path)
-
-        async def there() -> None:
-            while raw := await reader.read(65536):
-                to_redis.write(raw)
-            to_redis.close()
-
-        going = asyncio.create_task(there())
-        while raw := await from_redis.read(65536):
-            await asyncio.sleep(self.delay_s)
-            writer.write(raw)
-        writer.close()
-        await going
-
-
 async def test_a_distant_redis_is_slow_but_not_away(redis_url: str) -> None:
     async with listening(Distant(redis_url.removeprefix("unix://"), 0.2).serve) as distant:
         link = link_of(distant, timeout_s=0.6)
@@ -363,71 +212,6 @@ async def test_an_answer_that_is_not_understood_leaves_nobody_waiting(
     for _ in range(2):  # nor is the lane stuck after it
         with pytest.raises(StoreUnavailable):
             await asyncio.wait_for(admissions.ask(ask_about("alice")), 1)
-
-
-@pytest.fixture
-def own_redis() -> Iterator[str]:
-    """A Redis that a test may spoil."""
-    with redis_server("--maxmemory-policy", "noeviction") as url:
-        yield url
-
-
-async def test_a_redis_that_is_full_stays_away_until_it_takes_writes(own_redis: str) -> None:
-    access = RedisAccess.by_url(own_redis, TlsFiles())
-    link = link_of(access, timeout_s=1)
-    admissions = Admissions(SingleNodeRouter(link), RULES)
-    await link.open()
-    await access.client.config_set("maxmemory", "1")
-    for _ in range(FAILURES_TO_OPEN):
-        with pytest.raises(StoreUnavailable, match="Service Unavailable"):
-            await admissions.ask(ask_about("alice"))
-    assert link.is_down
-    async with asyncio.timeout(5):
-        while await probes_refused(access.client) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-    assert link.is_down, "it answers, but takes no writes"
-    await access.client.config_set("maxmemory", "0")
-    async with asyncio.timeout(5):
-        while link.is_down:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    assert (await admissions.ask(ask_about("alice"))).session is not None
-    await link.close()
-    await access.close()
-
-
-async def test_a_redis_is_writable_where_it_takes_writes_not_where_it_answers(own_redis: str) -> None:
-    access = RedisAccess.by_url(own_redis, TlsFiles())
-    ways = access.router(timeout_s=1)
-    await ways.open()
-    assert await ways.not_writable() == ()
-    await access.client.config_set("maxmemory", "1")
-    assert await access.client.ping()
-    assert await ways.not_writable() is None
-    await access.client.config_set("maxmemory", "0")
-    assert await ways.not_writable() == ()
-    await ways.close()
-    await access.close()
-
-
-async def test_a_probe_that_hangs_holds_up_no_later_one(redis_url: str) -> None:
-    """Whoever took the first connections will never answer; the one after them does."""
-    fault, well = Faulty(), Distant(redis_url.removeprefix("unix://"), 0)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        hangs = fault.served <= FAILURES_TO_OPEN
-        await (fault.serve(reader, writer) if hangs else well.serve(reader, writer))
-
-    async with listening(serve) as access:
-        link = link_of(access, timeout_s=0.05)
-        admissions = Admissions(SingleNodeRouter(link), RULES)
-        for _ in range(FAILURES_TO_OPEN):
-            with pytest.raises(StoreUnavailable):
-                await admissions.ask(ask_about("alice"))
-        async with asyncio.timeout(CONNECT_S / 2):
-            while link.is_down:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        assert (await admissions.ask(ask_about("alice"))).session is not None
-        await link.close()
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)

@@ -1,0 +1,117 @@
+"""Servers that answer as a test needs it: wrongly, late, from a list, or from elsewhere."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.pipeline import AdmissionPipeline
+from tests.store.making import link_of
+
+
+class Faulty:
+    """A server that accepts connections, answers the first commands from a list, and then falls silent or hangs up."""
+
+    def __init__(self) -> None:
+        self.mode = "silent"
+        self.served = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.served += 1
+        answered, seen = 0, b""
+        while raw := await reader.read(65536):
+            if self.mode == "hang up":
+                break
+            if self.mode == "loading":
+                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
+            elif self.mode == "old":
+                seen += raw  # the library is long: it comes in several pieces
+                commands = len(re.findall(rb"(?:^|\r\n)\*[0-9]+\r\n\$", seen))
+                for number in range(answered, commands):
+                    writer.write(b"+OK\r\n" if number else b"*2\r\n$7\r\nversion\r\n$6\r\n5.0.14\r\n")
+                answered = commands
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[RedisAccess]:
+    """The way to a server that serves so, until all whom it serves are gone."""
+    serving: list[asyncio.Task[None]] = []
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.append(task)
+        await serve(reader, writer)
+
+    server = await asyncio.start_server(tracked, "127.0.0.1", 0)
+    access = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
+    try:
+        yield access
+    finally:
+        await access.close()
+        server.close()
+        await asyncio.gather(*serving)
+
+
+@asynccontextmanager
+async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, AdmissionPipeline]]:
+    fault = Faulty()
+    fault.mode = mode
+    async with listening(fault.serve) as access:
+        link = link_of(access, timeout_s=0.05)
+        yield fault, link
+        await link.close()
+
+
+class Elsewhere:
+    """A proxy before a Redis that is well; a probe is answered MOVED, as where another node has its key's slot."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_away = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_redis, to_redis = await asyncio.open_unix_connection(self.path)
+
+        async def back() -> None:
+            while raw := await from_redis.read(65536):
+                writer.write(raw)
+
+        going = asyncio.create_task(back())
+        while (raw := await reader.read(65536)) and not self.is_away:
+            if raw.endswith(b"\r\nrc:probe\r\n"):
+                writer.write(b"-MOVED 1 127.0.0.1:1\r\n")
+            else:
+                to_redis.write(raw)
+        for end in (to_redis, writer):
+            end.close()
+        await going
+
+
+class Distant:
+    """A proxy that lets every answer travel for a while."""
+
+    def __init__(self, path: str, delay_s: float) -> None:
+        self.path = path
+        self.delay_s = delay_s
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_redis, to_redis = await asyncio.open_unix_connection(self.path)
+
+        async def there() -> None:
+            while raw := await reader.read(65536):
+                to_redis.write(raw)
+            to_redis.close()
+
+        going = asyncio.create_task(there())
+        while raw := await from_redis.read(65536):
+            await asyncio.sleep(self.delay_s)
+            writer.write(raw)
+        writer.close()
+        await going
