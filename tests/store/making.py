@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from service.core.admission import Question, Terms
-from service.core.limits import Limit
+from service.core.limits import Limit, Per
+from service.core.operator_actions import ActionResult, Author
 from service.core.sessions import Cause
 from service.core.tokens.claims import Identity
 from service.store.admissions.batcher import SessionRules
@@ -14,6 +15,7 @@ from service.store.connection.client import RedisAccess
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.server_check import ServerCheck
 from service.store.sessions.expiry_sweep import Sweeper, SweepRules
+from service.store.sessions.operator_actions import RedisOperatorActions
 
 HOUR_MS = 3_600_000
 RULES = SessionRules(seen_every_ms=60_000, logout_grace_ms=0)
@@ -84,3 +86,12 @@ def earlier_window(times_us: Sequence[int], window_s: int, now_us: int, buckets:
             ends.append([at // tick_us + width - 1, count])
     entries = b"".join((end % 2**32).to_bytes(4, "big") + count.to_bytes(4, "big") for end, count in ends)
     return bytes([ord("a") + exponent]) + bytes(4) + entries
+
+
+def limit(requests: int, window_s: int = 3600, **how: object) -> Limit:
+    return Limit(name="some", per=Per.IP, requests=requests, window_s=window_s, **how)  # type: ignore[arg-type]
+
+
+async def act(access: RedisAccess, cause: Cause) -> ActionResult:
+    [act] = await RedisOperatorActions(access.client).act("acme", ["alice"], cause, Author("root", reason="because"))
+    return act

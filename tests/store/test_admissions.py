@@ -3,13 +3,11 @@
 import asyncio
 import time
 
-import pytest
-
 from service.core.admission import Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
-from service.core.operator_actions import ActionResult, Author
-from service.core.sessions import Cause, Refusal, Session, Status
+from service.core.operator_actions import Author
+from service.core.sessions import Cause
 from service.core.tokens.claims import Identity
 from service.store.admissions.batcher import MAX_WAITING, Admissions, SessionRules
 from service.store.connection.client import RedisAccess
@@ -17,19 +15,9 @@ from service.store.events.stream import Events
 from service.store.keyspace import keys_of
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
-from tests.store.making import HOUR_MS, ask_about, exact_window, now_ms, sweeper
-
-N, I, O, E, S, T = Status  # noqa: E741  # the columns of the contract's table
-DENIED, CONFLICT, UNKNOWN, _ = Refusal
+from tests.store.making import HOUR_MS, act, ask_about, exact_window, limit, now_ms
 
 BY = Author("root")
-
-
-def limit(requests: int, window_s: int = 3600, **how: object) -> Limit:
-    return Limit(name="some", per=Per.IP, requests=requests, window_s=window_s, **how)  # type: ignore[arg-type]
-
-
-# --- limits -------------------------------------------------------------------------------------------
 
 
 async def test_a_window_admits_its_requests_and_says_how_much_is_used(admissions: Admissions) -> None:
@@ -123,150 +111,6 @@ async def test_1000_at_once_admit_exactly_the_limit(admissions: Admissions) -> N
     assert sum(not answer.refused for answer in answers) == 50
 
 
-# --- the user -----------------------------------------------------------------------------------------
-
-TABLE: dict[Cause, dict[Status, Status | Refusal]] = {
-    # Section 2 of the contract, from the left: none, logged_in, logged_out, expired, suspended, terminated.
-    Cause.REQUEST: dict(zip(Status, [I, I, I, I, DENIED, DENIED], strict=True)),
-    Cause.LOGOUT: dict(zip(Status, [O, O, O, O, DENIED, DENIED], strict=True)),
-    Cause.OPERATOR_LOGOUT: dict(zip(Status, [UNKNOWN, O, O, O, CONFLICT, CONFLICT], strict=True)),
-    Cause.SUSPEND: dict(zip(Status, [S, S, S, S, S, CONFLICT], strict=True)),
-    Cause.REINSTATE: dict(zip(Status, [UNKNOWN, CONFLICT, CONFLICT, CONFLICT, O, CONFLICT], strict=True)),
-    Cause.TERMINATE: dict(zip(Status, [T, T, T, T, T, T], strict=True)),
-}
-CELLS = [(cause, start, outcome) for cause, row in TABLE.items() for start, outcome in row.items()]
-
-
-@pytest.mark.parametrize(("cause", "start", "outcome"), CELLS, ids=lambda value: value.value)
-async def test_the_table_of_transitions_cell_by_cell(
-    admissions: Admissions, access: RedisAccess, cause: Cause, start: Status, outcome: Status | Refusal
-) -> None:
-    await put_into(admissions, access, start)
-    reported_before = len((await Events(access.client).history("acme", "alice", most=9)).events)
-    came_from, became, session = await cause_of(admissions, access, cause)
-    expected = outcome if isinstance(outcome, Status) else start
-    assert became == outcome
-    assert came_from is start
-    assert (session.status if session else N) is expected
-    events = (await Events(access.client).history("acme", "alice", most=9)).events
-    assert len(events) - reported_before == (1 if expected is not start else 0), "one event for a transition, else none"
-    if expected is not start:
-        assert session is not None
-        assert session.previous is (None if start is N else start)
-        assert events[0].fields["from"] == start.value
-        assert events[0].fields["to"] == expected.value
-        assert events[0].fields["cause"] == cause.value
-    counts = (await Sessions(access.client).counts(["acme"]))["acme"]
-    assert {status: count for status, count in counts.items() if count} == ({expected: 1} if expected is not N else {})
-
-
-async def put_into(admissions: Admissions, access: RedisAccess, status: Status) -> None:
-    """Bring alice into `status`, as it happens."""
-    if status is N:
-        return
-    await admissions.ask(ask_about("alice", expires_ms=now_ms() - 1 if status is E else now_ms() + HOUR_MS))
-    if status is O:
-        await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
-    elif status is E:
-        await sweep(access)
-    elif status is not I:
-        await act(access, Cause.SUSPEND if status is S else Cause.TERMINATE)
-
-
-async def cause_of(
-    admissions: Admissions, access: RedisAccess, cause: Cause
-) -> tuple[Status, Status | Refusal, Session | None]:
-    """Let `cause` happen to alice; returns where she came from, what became of it, and her session."""
-    if cause not in (Cause.REQUEST, Cause.LOGOUT):
-        done = await act(access, cause)
-        return done.came_from, done.outcome, done.session
-    before = await Sessions(access.client).get("acme", "alice")
-    session = (await admissions.ask(ask_about("alice", cause=cause))).session
-    assert session is not None
-    refused = session.status in (S, T)
-    return before.status if before else N, DENIED if refused else session.status, session
-
-
-async def act(access: RedisAccess, cause: Cause) -> ActionResult:
-    [act] = await RedisOperatorActions(access.client).act("acme", ["alice"], cause, Author("root", reason="because"))
-    return act
-
-
-async def sweep(access: RedisAccess) -> None:
-    await sweeper(access).sweep()
-
-
-async def test_a_busy_user_costs_no_writes_until_seen_every_has_passed(
-    admissions: Admissions, access: RedisAccess
-) -> None:
-    expires_ms = now_ms() + HOUR_MS
-    first = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
-    again = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
-    assert again == first
-    admissions.rules = SessionRules(0, 0)
-    later = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
-    assert later is not None
-    assert first is not None
-    assert (later.seen_ms or 0) >= (first.seen_ms or 0)
-    score = await access.client.zscore(keys_of("acme").by_status[I], "alice")
-    assert score == later.seen_ms
-
-
-async def test_the_latest_expiry_seen_is_kept(admissions: Admissions) -> None:
-    late, early = now_ms() + 2 * HOUR_MS, now_ms() + HOUR_MS
-    for expires_ms in (early, late, early):
-        session = (await admissions.ask(ask_about("alice", expires_ms=expires_ms))).session
-    assert session is not None
-    assert session.expires_ms == late
-
-
-async def test_passive_requests_change_nothing_but_are_refused_like_others(
-    admissions: Admissions, access: RedisAccess
-) -> None:
-    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
-    passive = await admissions.ask(ask_about("alice", passive=True, expires_ms=now_ms() + 9 * HOUR_MS))
-    assert passive.session is not None
-    assert (passive.session.status, passive.came_from) == (O, None)
-    await act(access, Cause.SUSPEND)
-    refused = await admissions.ask(ask_about("alice", passive=True))
-    assert refused.session is not None
-    assert refused.session.status is S
-
-
-async def test_the_grace_holds_after_a_logout_but_not_after_a_reinstatement(
-    admissions: Admissions, access: RedisAccess
-) -> None:
-    admissions.rules = SessionRules(60_000, logout_grace_ms=60_000)
-    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
-    assert (await admissions.ask(ask_about("alice"))).came_from is None
-    await act(access, Cause.SUSPEND)
-    await act(access, Cause.REINSTATE)
-    assert (await admissions.ask(ask_about("alice"))).came_from is O
-
-
-@pytest.mark.parametrize(("issued_after_s", "came_from"), [(None, None), (-60, None), (0, None), (2, O), (30, O)])
-async def test_within_the_grace_a_token_that_was_issued_after_the_logout_is_a_login(
-    admissions: Admissions, issued_after_s: float | None, came_from: Status | None
-) -> None:
-    admissions.rules = SessionRules(60_000, logout_grace_ms=60_000)
-    out = await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
-    assert out.session is not None
-    assert out.session.since_ms is not None
-    issued_s = None if issued_after_s is None else out.session.since_ms // 1000 + issued_after_s
-    assert (await admissions.ask(ask_about("alice", issued_s=issued_s))).came_from is came_from
-
-
-async def test_within_the_grace_a_token_that_was_issued_before_a_later_logout_is_no_login(
-    admissions: Admissions, access: RedisAccess
-) -> None:
-    admissions.rules = SessionRules(60_000, logout_grace_ms=60_000)
-    await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
-    issued_s = now_ms() / 1000 + 2
-    await admissions.ask(ask_about("alice", issued_s=issued_s))
-    await act(access, Cause.LOGOUT)
-    assert (await admissions.ask(ask_about("alice", issued_s=issued_s - 60))).came_from is None
-
-
 async def test_a_timed_restriction_ends_by_itself(admissions: Admissions, access: RedisAccess) -> None:
     acts = RedisOperatorActions(access.client)
     await access.client.hset(keys_of("acme").rules, "past", now_ms() - 1000)
@@ -324,9 +168,6 @@ async def test_users_that_look_like_keys_stay_users(admissions: Admissions, acce
     assert all(key.startswith(b"rc:{acme}:") for key in keys)
 
 
-# --- the trip -----------------------------------------------------------------------------------------
-
-
 async def test_a_question_without_user_and_limit_asks_nothing(access: RedisAccess) -> None:
     assert await Admissions(access.router(timeout_s=1), SessionRules(1, 1)).ask(ask_about(None)) == Admission()
 
@@ -336,7 +177,7 @@ async def test_a_script_that_is_gone_is_sent_again(admissions: Admissions, acces
     await access.client.script_flush()
     assert (await admissions.ask(ask_about("alice"))).session is not None
     await access.client.script_flush()
-    assert (await act(access, Cause.SUSPEND)).outcome is S
+    assert (await act(access, Cause.SUSPEND)).outcome is Status.SUSPENDED
 
 
 async def test_one_questions_error_is_its_own(admissions: Admissions, access: RedisAccess) -> None:
@@ -394,44 +235,3 @@ def test_a_limit_whose_subject_is_unknown_is_skipped() -> None:
     assert [limit.name for limit in terms.anonymous.limits] == ["b", "c"]
     question = Question(terms, "x", "req-1", user=Identity("acme", "u", 0, None))
     assert [question.subject(limit) for limit in terms.limits] == ["u", "x", "-"]
-
-
-# --- a clock that was set back ------------------------------------------------------------------------
-
-
-def logged_out_in_an_hour() -> str:
-    later = now_ms() + HOUR_MS
-    return f"oi {later} {later} {later + HOUR_MS}"
-
-
-async def test_who_logged_out_before_the_clock_was_set_back_is_logged_in_by_the_next_request(
-    admissions: Admissions, access: RedisAccess
-) -> None:
-    await access.client.set(keys_of("acme").user("alice"), logged_out_in_an_hour())
-    admission = await admissions.ask(ask_about("alice"))
-    assert (admission.came_from, admission.session.status) == (Status.LOGGED_OUT, Status.LOGGED_IN)  # type: ignore[union-attr]
-
-
-async def test_a_grace_counts_from_the_first_request_after_the_clock_was_set_back(
-    admissions: Admissions, access: RedisAccess
-) -> None:
-    key, asked = keys_of("acme").user("alice"), ask_about("alice")
-    await access.client.set(key, logged_out_in_an_hour())
-    admissions.rules = SessionRules(seen_every_ms=60_000, logout_grace_ms=5000)
-    assert (await admissions.ask(asked)).session.status is Status.LOGGED_OUT  # type: ignore[union-attr]
-    status, _, _, _, again = (await access.client.get(key)).decode().split()
-    assert status.lower() == "oi"
-    assert abs(int(again) - now_ms()) < 5000
-    await asyncio.sleep(0.01)
-    admissions.rules = SessionRules(seen_every_ms=60_000, logout_grace_ms=1)
-    assert (await admissions.ask(asked)).session.status is Status.LOGGED_IN  # type: ignore[union-attr]
-
-
-async def test_last_seen_is_not_left_ahead_of_a_clock_that_was_set_back(
-    admissions: Admissions, access: RedisAccess
-) -> None:
-    later = now_ms() + HOUR_MS
-    await access.client.set(keys_of("acme").user("alice"), f"i- {now_ms()} {later} {later + HOUR_MS}")
-    session = (await admissions.ask(ask_about("alice"))).session
-    assert session is not None
-    assert (session.seen_ms or 0) <= now_ms() + 1000
