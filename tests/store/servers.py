@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.pipeline import AdmissionPipeline
+from service.store.connection.resp import Command
 from tests.store.making import link_of
 
 
@@ -115,3 +116,62 @@ class Distant:
             writer.write(raw)
         writer.close()
         await going
+
+
+PING: Command = ("PING",)
+
+
+class Scripted:
+    """A server that answers from a list, and keeps what it received."""
+
+    def __init__(self, *answers: bytes, hangs_up: bool = False, reads: bool = True) -> None:
+        self.answers = answers
+        """What is sent once something has arrived, each in a packet of its own."""
+        self.hangs_up = hangs_up
+        self.reads = reads
+        self.received = b""
+        self.ended = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while self.reads and (raw := await reader.read(65536)):
+            self.received += raw
+            for answer in self.answers:
+                writer.write(answer)
+                await writer.drain()
+                await asyncio.sleep(0)  # a packet each
+            self.answers = ()
+            if self.hangs_up:
+                break
+        if not self.reads:
+            await self.ended.wait()
+            while raw := await reader.read(65536):
+                self.received += raw
+
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def served(serve: Serve) -> AsyncIterator[int]:
+    """The port of a server that serves so; ends when all whom it serves are gone."""
+    serving: list[asyncio.Task[None]] = []
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.append(task)
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    listener = await asyncio.start_server(tracked, "127.0.0.1", 0)
+    yield listener.sockets[0].getsockname()[1]
+    listener.close()
+    await asyncio.gather(*serving, return_exceptions=True)
+
+
+def soon(seconds: float = 5) -> float:
+    return asyncio.get_running_loop().time() + seconds

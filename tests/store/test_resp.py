@@ -2,23 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-import redis
-import trustme
 from redis.asyncio.connection import Connection
 from redis.exceptions import (
     AskError,
-    AuthenticationError,
     BusyLoadingError,
     InvalidResponse,
     MaxConnectionsError,
     MovedError,
-    NoPermissionError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -29,71 +24,15 @@ from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.endpoint import Endpoint
 from service.store.connection.failures import error_of, kind_of
-from service.store.connection.pipeline import FAILURES_TO_OPEN
 from service.store.connection.resp import Command, SocketConnection
 from service.store.connection.router import SingleNodeRouter
-from service.store.connection.url import Address
-from tests.deployments import Certificate, start_node
-from tests.kit import redis_server
 from tests.store.making import ask_about, link_of
+from tests.store.servers import PING, Scripted, served, soon
 
-PING: Command = ("PING",)
 AUTH_WITHOUT_PASSWORD = (
     "ERR AUTH <password> called without any password configured for the default user. "
     "Are you sure your configuration is correct?"
 )
-
-
-class Scripted:
-    """A server that answers from a list, and keeps what it received."""
-
-    def __init__(self, *answers: bytes, hangs_up: bool = False, reads: bool = True) -> None:
-        self.answers = answers
-        """What is sent once something has arrived, each in a packet of its own."""
-        self.hangs_up = hangs_up
-        self.reads = reads
-        self.received = b""
-        self.ended = asyncio.Event()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while self.reads and (raw := await reader.read(65536)):
-            self.received += raw
-            for answer in self.answers:
-                writer.write(answer)
-                await writer.drain()
-                await asyncio.sleep(0)  # a packet each
-            self.answers = ()
-            if self.hangs_up:
-                break
-        if not self.reads:
-            await self.ended.wait()
-            while raw := await reader.read(65536):
-                self.received += raw
-
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[int]:
-    """The port of a server that serves so; ends when all whom it serves are gone."""
-    serving: list[asyncio.Task[None]] = []
-
-    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.append(task)
-        try:
-            await serve(reader, writer)
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-
-    listener = await asyncio.start_server(tracked, "127.0.0.1", 0)
-    yield listener.sockets[0].getsockname()[1]
-    listener.close()
-    await asyncio.gather(*serving, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -103,10 +42,6 @@ async def connected(server: Scripted) -> AsyncIterator[SocketConnection]:
         yield connection
         await connection.hang_up()
         server.ended.set()
-
-
-def soon(seconds: float = 5) -> float:
-    return asyncio.get_running_loop().time() + seconds
 
 
 async def test_an_answer_that_comes_in_many_packets_is_one_answer() -> None:
@@ -346,135 +281,3 @@ async def test_where_a_slot_is_being_moved_the_error_names_the_node() -> None:
     assert not isinstance(error, MovedError)
     assert (error.host, int(error.port)) == ("10.0.0.2", 6381)
     assert isinstance(error_of("ERR max number of clients reached"), MaxConnectionsError)
-
-
-# Logging in, on real servers.
-
-
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[tuple[str, Any]]:
-    """A server with a password for the default user, and a user of its own for the service."""
-    with (
-        redis_server("--requirepass", "the-default's") as url,
-        redis.Redis(unix_socket_path=url.removeprefix("unix://"), password="the-default's") as root,
-    ):
-        root.execute_command("ACL", "SETUSER", "svc", "reset", "on", ">a-secret", "~*", "&*", "+@all")
-        root.execute_command("ACL", "SETUSER", "nameless", "reset", "on", ">a-secret", "~*", "&*", "+@all", "-client")
-        yield url, root
-
-
-async def asked(url: str, commands: Sequence[Command], tls: TlsFiles | None = None) -> list[Any]:
-    connection = await Endpoint.of(Address.parse(url), tls or TlsFiles()).connect()
-    try:
-        return await connection.round_trip(commands, soon())
-    finally:
-        await connection.hang_up()
-
-
-@pytest.mark.real_redis
-async def test_a_user_a_database_and_a_name_of_the_url_are_used(guarded: tuple[str, Any]) -> None:
-    url, _ = guarded
-    [who, info] = await asked(
-        f"{url}?username=svc&password=a-secret&db=3&client_name=rollcall", [("ACL", "WHOAMI"), ("CLIENT", "INFO")]
-    )
-    assert who == b"svc"
-    assert b" db=3 " in info
-    assert b" name=rollcall " in info
-    assert (await asked(f"{url}?password=the-default's", [("ACL", "WHOAMI")])) == [b"default"]
-
-
-REFUSED: dict[str, tuple[str, type[Exception], str]] = {
-    "a wrong password": ("?username=svc&password=wrong", AuthenticationError, "invalid username-password pair"),
-    "an unknown user": ("?username=x&password=a-secret&db=2", AuthenticationError, "invalid username-password pair"),
-    "no such database": ("?username=svc&password=a-secret&db=99", ResponseError, "DB index is out of range"),
-    "a name that may not be set": (
-        "?username=nameless&password=a-secret&client_name=rollcall",
-        NoPermissionError,
-        "no permissions",
-    ),
-}
-
-
-@pytest.mark.real_redis
-@pytest.mark.parametrize("why", REFUSED)
-async def test_a_login_that_is_refused_says_why(guarded: tuple[str, Any], why: str) -> None:
-    url, _ = guarded
-    query, raised, words = REFUSED[why]
-    with pytest.raises(raised, match=words):
-        await asked(url + query, [PING])
-
-
-@pytest.mark.real_redis
-async def test_a_server_that_asks_for_a_password_that_is_not_configured_opens_the_breaker_by_that_kind(
-    guarded: tuple[str, Any],
-) -> None:
-    access = RedisAccess.by_url(guarded[0], TlsFiles())
-    link = link_of(access, timeout_s=1)
-    admissions = Admissions(SingleNodeRouter(link), SessionRules(60_000, 0))
-    for _ in range(FAILURES_TO_OPEN):
-        with pytest.raises(Exception, match="Service Unavailable"):
-            await admissions.ask(ask_about("alice"))
-    assert link.is_down
-    assert link.failure == "NOAUTH"
-    await link.close()
-    await access.close()
-
-
-async def test_a_server_that_cannot_be_reached_is_named() -> None:
-    with pytest.raises(RedisConnectionError, match=r"127\.0\.0\.1:1 cannot be connected.*Refused") as raised:
-        await asked("redis://127.0.0.1:1", [PING])
-    assert kind_of(raised.value) == "refused"
-    with pytest.raises(RedisConnectionError, match=r"/nowhere\.sock cannot be connected to"):
-        await asked("unix:///nowhere.sock", [PING])
-
-
-def test_credentials_are_in_no_text_about_a_server() -> None:
-    endpoint = Endpoint.of(Address.parse("redis://somebody:a-secret@10.0.0.1"), TlsFiles())
-    assert "a-secret" not in repr(endpoint)
-    assert "somebody" not in repr(endpoint)
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, TlsFiles]]:
-    """A server that speaks TLS alone and asks for a client's certificate: its port, and the files."""
-    folder = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
-    paths = [folder / name for name in ("ca.pem", "cert.pem", "key.pem", "client.pem", "client-key.pem")]
-    ca, cert, key, client_cert, client_key = paths
-    authority.cert_pem.write_to_path(ca)
-    for issued, certificate, private in (
-        (authority.issue_cert("localhost"), cert, key),
-        (authority.issue_cert("service@example.org"), client_cert, client_key),
-    ):
-        issued.cert_chain_pems[0].write_to_path(certificate)
-        issued.private_key_pem.write_to_path(private)
-    files = Certificate(str(cert), str(key), str(ca))
-    with ExitStack() as stack:
-        node = start_node(stack, certificate=files)
-        node.client.config_set("tls-auth-clients", "yes")
-        yield node.port, TlsFiles(ca, client_cert, client_key)
-
-
-@pytest.mark.real_redis
-async def test_tls_uses_the_configured_authority_and_certificate(secured: tuple[int, TlsFiles]) -> None:
-    port, files = secured
-    assert await asked(f"rediss://localhost:{port}", [PING], files) == [b"PONG"]
-
-
-@pytest.mark.real_redis
-async def test_a_certificate_of_an_unknown_authority_or_for_another_name_is_refused(
-    secured: tuple[int, TlsFiles],
-) -> None:
-    port, files = secured
-    with pytest.raises(RedisConnectionError, match="certificate verify failed"):
-        await asked(f"rediss://localhost:{port}", [PING], TlsFiles(None, files.cert_file, files.key_file))
-    with pytest.raises(RedisConnectionError, match="certificate verify failed"):
-        await asked(f"rediss://127.0.0.1:{port}", [PING], files)
-
-
-@pytest.mark.real_redis
-async def test_a_file_that_cannot_be_read_is_an_error_of_the_connection(
-    secured: tuple[int, TlsFiles], tmp_path: Path
-) -> None:
-    with pytest.raises(RedisConnectionError, match="cannot be connected to"):
-        await asked(f"rediss://127.0.0.1:{secured[0]}", [PING], TlsFiles(tmp_path / "missing.pem"))
