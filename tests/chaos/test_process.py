@@ -1,4 +1,4 @@
-"""The service as a process: started, reloaded, killed, drained; alone and beside another on one Redis."""
+"""The service as a process: started, killed, drained; alone and beside another on one Redis."""
 
 import concurrent.futures
 import os

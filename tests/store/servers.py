@@ -10,6 +10,8 @@ from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.resp import Command
 from tests.store.making import link_of
 
+PING: Command = ("PING",)
+
 
 class Faulty:
     """A server that accepts connections, answers the first commands from a list, and then falls silent or hangs up."""
@@ -37,27 +39,42 @@ class Faulty:
             await writer.wait_closed()
 
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 @asynccontextmanager
-async def listening(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-) -> AsyncIterator[RedisAccess]:
-    """The way to a server that serves so, until all whom it serves are gone."""
+async def served(serve: Serve) -> AsyncIterator[int]:
+    """Yield the port of a server. Its end waits until every client has gone."""
     serving: list[asyncio.Task[None]] = []
 
     async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         serving.append(task)
-        await serve(reader, writer)
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
-    server = await asyncio.start_server(tracked, "127.0.0.1", 0)
-    access = RedisAccess.by_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", TlsFiles())
+    listener = await asyncio.start_server(tracked, "127.0.0.1", 0)
     try:
-        yield access
+        yield listener.sockets[0].getsockname()[1]
     finally:
-        await access.close()
-        server.close()
-        await asyncio.gather(*serving)
+        listener.close()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[RedisAccess]:
+    """Yield access to a server that `serve` answers for."""
+    async with served(serve) as port:
+        access = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
+        try:
+            yield access
+        finally:
+            await access.close()
 
 
 @asynccontextmanager
@@ -118,9 +135,6 @@ class Distant:
         await going
 
 
-PING: Command = ("PING",)
-
-
 class Scripted:
     """A server that answers from a list, and keeps what it received."""
 
@@ -146,31 +160,6 @@ class Scripted:
             await self.ended.wait()
             while raw := await reader.read(65536):
                 self.received += raw
-
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[int]:
-    """The port of a server that serves so; ends when all whom it serves are gone."""
-    serving: list[asyncio.Task[None]] = []
-
-    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.append(task)
-        try:
-            await serve(reader, writer)
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-
-    listener = await asyncio.start_server(tracked, "127.0.0.1", 0)
-    yield listener.sockets[0].getsockname()[1]
-    listener.close()
-    await asyncio.gather(*serving, return_exceptions=True)
 
 
 def soon(seconds: float = 5) -> float:

@@ -1,4 +1,4 @@
-"""One admission: windows, standing, transition and event, on fakeredis and on a real Redis."""
+"""One admission: its limits, its event, and the batch that it shares; on fakeredis and on a real Redis."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from service.core.admission import Admission, Question, Terms
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.operator_actions import Author
-from service.core.sessions import Cause
+from service.core.sessions import Cause, Status
 from service.core.tokens.claims import Identity
 from service.store.admissions.batcher import MAX_WAITING, Admissions, SessionRules
 from service.store.connection.client import RedisAccess
@@ -163,21 +163,13 @@ async def test_users_that_look_like_keys_stay_users(admissions: Admissions, acce
         session = (await admissions.ask(ask_about(user))).session
         assert session is not None
         assert session.user == user
-    assert (await Sessions(access.client).counts(["acme", "globex"]))["acme"][I] == 6
+    assert (await Sessions(access.client).counts(["acme", "globex"]))["acme"][Status.LOGGED_IN] == 6
     keys: list[bytes] = await access.client.keys("*")
     assert all(key.startswith(b"rc:{acme}:") for key in keys)
 
 
 async def test_a_question_without_user_and_limit_asks_nothing(access: RedisAccess) -> None:
     assert await Admissions(access.router(timeout_s=1), SessionRules(1, 1)).ask(ask_about(None)) == Admission()
-
-
-async def test_a_script_that_is_gone_is_sent_again(admissions: Admissions, access: RedisAccess) -> None:
-    await admissions.ask(ask_about("alice"))
-    await access.client.script_flush()
-    assert (await admissions.ask(ask_about("alice"))).session is not None
-    await access.client.script_flush()
-    assert (await act(access, Cause.SUSPEND)).outcome is Status.SUSPENDED
 
 
 async def test_one_questions_error_is_its_own(admissions: Admissions, access: RedisAccess) -> None:

@@ -1,4 +1,4 @@
-"""The link: what one request costs Redis, deadlines, the breaker, and the way back."""
+"""The pipeline of admissions: what one request costs Redis, deadlines, and the circuit breaker."""
 
 import asyncio
 import re

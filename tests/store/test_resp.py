@@ -1,4 +1,4 @@
-"""The admissions' connection: reading, order, back-pressure, its end in the middle, and how it logs in."""
+"""The admissions' connection: reading, order, back-pressure, and its end in the middle of an answer."""
 
 import asyncio
 import math

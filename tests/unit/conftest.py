@@ -1,4 +1,4 @@
-"""Fixtures of the tests of key sets."""
+"""Fixtures of the unit tests: an issuer with its key set, and an environment without settings."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The configuration: every broken file is reported by its defect, without secrets."""
+"""The configuration: every broken file is reported by its defect, and no report shows a secret."""
 
 import hashlib
 import json

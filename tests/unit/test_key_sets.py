@@ -1,4 +1,4 @@
-"""Remote key sets: what is taken from them, when they are fetched, and what survives a URL that fails."""
+"""Remote key sets: which keys are taken from them, when they are fetched, and which keys remain when that fails."""
 
 import asyncio
 from typing import Any

@@ -1,7 +1,7 @@
-"""What tests of the server's connections share. Each file has a `server` of its own, with its settings."""
+"""Fixtures of the tests of HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -9,13 +9,14 @@ from aiohttp.test_utils import TestServer
 
 from service.web.server.http_server import HttpServer
 from tests.conftest import Client, MakeClient
-from tests.web.receivers import Receiver
+from tests.web.receivers import MakeReceiver, Receiver
 from tests.web.test_hot_path import Connect, Connection
 from tests.web.verifying import ROUTES, TRUSTED
 
 
 @pytest.fixture
 async def connect(server: HttpServer) -> AsyncIterator[Connect]:
+    """Open connections to `server`, which each file defines with the settings that it needs."""
     made: list[Connection] = []
     port = server.listeners[0].sockets[0].getsockname()[1]
 
@@ -29,7 +30,8 @@ async def connect(server: HttpServer) -> AsyncIterator[Connect]:
 
 
 @pytest.fixture
-async def make_receiver() -> AsyncIterator[Callable[[], Awaitable[tuple[Receiver, str]]]]:
+async def make_receiver() -> AsyncIterator[MakeReceiver]:
+    """Start receivers of webhooks; each has a URL of its own."""
     servers = []
 
     async def make() -> tuple[Receiver, str]:
@@ -47,4 +49,5 @@ async def make_receiver() -> AsyncIterator[Callable[[], Awaitable[tuple[Receiver
 
 @pytest.fixture
 async def guarded(make_client: MakeClient) -> Client:
+    """A service with rules for the requests of a trusted proxy."""
     return await make_client(server=TRUSTED, routes=ROUTES)

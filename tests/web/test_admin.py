@@ -1,4 +1,4 @@
-"""The admin API: who may, what it does, what it answers to nonsense."""
+"""The admin API: who may use it, what each action does, and what it answers to wrong requests."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The event stream: events at once and in order, none missed across a reconnect; and the hour's activity."""
+"""The event stream: events arrive at once and in order, and none is missed across a reconnect."""
 
 import asyncio
 import shutil

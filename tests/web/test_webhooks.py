@@ -1,4 +1,4 @@
-"""Webhooks: signed, in order, at least once; a dead receiver is shown and holds up nobody else."""
+"""Webhooks: each event is signed and arrives in order, at least once; a dead receiver delays no other."""
 
 import asyncio
 import json
