@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.forwarder import Forwarder, fail_over, follow
 from tests.chaos.steady_load import SteadyLoad, serving
 from tests.chaos.test_failovers import every_part, until
 from tests.deployments import Node, start_node
+from tests.forwarder import Forwarder, fail_over, follow
 from tests.kit import OPERATOR, credentials, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis]

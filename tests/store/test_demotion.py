@@ -23,6 +23,7 @@ from service.store.events.webhook_state import RedisWebhookStates
 from service.store.keyspace import NAMES
 from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.deployments import Node, start_node
+from tests.forwarder import Forwarder
 from tests.kit import wait_for
 from tests.store.making import RULES, ask_about
 
@@ -39,27 +40,6 @@ def nodes() -> Iterator[tuple[Node, Node]]:
         replica.client.replicaof("127.0.0.1", primary.port)
         wait_for(lambda: replica.client.info("replication")["master_link_status"] == "up")
         yield primary, replica
-
-
-class Forwarder:
-    """Leads each new connection to its target; those that are open stay where they are."""
-
-    def __init__(self, target: Node) -> None:
-        self.target = target
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self.target.port)
-        await asyncio.gather(_passed_on(reader, to_redis), _passed_on(from_redis, writer), return_exceptions=True)
-
-
-async def _passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while raw := await reader.read(65536):
-            writer.write(raw)
-    finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
 
 
 @dataclass
@@ -104,18 +84,10 @@ async def deployment(
 ) -> AsyncIterator[Deployment]:
     old, new = nodes
     if request.param == "a forwarder":
-        forwarder = Forwarder(old)
-        serving: set[asyncio.Task[None]] = set()
-
-        def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            serving.add(asyncio.create_task(forwarder.serve(reader, writer)))
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with over(url, lambda: setattr(forwarder, "target", new), nodes) as made:
-            yield made
-        server.close()
-        await asyncio.gather(*serving)
+        with Forwarder(old).running() as forwarder:
+            url = f"redis://127.0.0.1:{forwarder.port}"
+            async with over(url, lambda: setattr(forwarder, "target", new), nodes) as made:
+                yield made
         return
     link = tmp_path / "redis.sock"
     link.symlink_to(old.folder / "r.sock")
