@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -96,14 +98,25 @@ def test_a_child_whose_guard_was_killed_ends_with_the_service_all_the_same(tmp_p
     wait_for(lambda: not alive(pid))
 
 
-def test_after_kill_9_of_service_and_guard_the_next_service_ends_the_child_itself(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "var")]
+HOLDER = "import sys, time; from service.store.embedded.server import running; from pathlib import Path\n" + (
+    "with running(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(60)"
+)
+
+
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Yield a process that runs an embedded server with a key `kept`, and the server's process id."""
+    command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        url = holder.stdout.readline().strip()
-        with connect(url) as client:
+        with connect(holder.stdout.readline().strip()) as client:
             client.set("kept", "yes")
             pid = int(client.info("server")["process_id"])
+        yield holder, pid
+
+
+def test_after_kill_9_of_service_and_guard_the_next_service_ends_the_child_itself(tmp_path: Path) -> None:
+    with held_by_another_process(tmp_path / "var") as (holder, pid):
         os.kill(guard_of(pid), signal.SIGKILL)
         holder.kill()
     with running(tmp_path / "var") as url, connect(url) as client:
@@ -120,19 +133,8 @@ def test_a_second_service_on_one_folder_names_the_first(tmp_path: Path) -> None:
         pass
 
 
-HOLDER = "import sys, time; from service.store.embedded.server import running; from pathlib import Path\n" + (
-    "with running(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(60)"
-)
-
-
 def test_after_kill_9_the_child_goes_and_the_next_service_waits_for_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "var")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        url = holder.stdout.readline().strip()
-        with connect(url) as client:
-            client.set("kept", "yes")
-            pid = int(client.info("server")["process_id"])
+    with held_by_another_process(tmp_path / "var") as (holder, pid):
         holder.kill()
     with running(tmp_path / "var") as url, connect(url) as client:
         assert not alive(pid)

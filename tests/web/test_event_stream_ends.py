@@ -26,13 +26,17 @@ from tests.web.listening import BY, DASHBOARD_EVENTS, EVENTS, listening
 from tests.web.test_dashboard import log_in
 
 
+async def remove_the_operator(client: Client) -> None:
+    """Apply a configuration that has another operator."""
+    others = [{"name": "other", "token": "another-token", "role": "operator", "tenants": ["*"]}]
+    changed = settings(admin={"tokens": others})
+    client.app[RUNTIME].apply(changed, await asyncio.to_thread(make_policy, changed))
+
+
 async def test_a_stream_ends_when_its_operator_is_removed(make_client: MakeClient, access: RedisAccess) -> None:
     client = await make_client()
     async with listening(client) as stream:
-        runtime = client.app[RUNTIME]
-        others = [{"name": "other", "token": "another-token", "role": "operator", "tenants": ["*"]}]
-        changed = settings(admin={"tokens": others})
-        runtime.apply(changed, await asyncio.to_thread(make_policy, changed))
+        await remove_the_operator(client)
         await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
         with pytest.raises(EOFError):
             await stream.next()
@@ -41,10 +45,7 @@ async def test_a_stream_ends_when_its_operator_is_removed(make_client: MakeClien
 async def test_a_stream_ends_without_an_event_once_its_token_is_removed(make_client: MakeClient) -> None:
     client = await make_client()
     async with listening(client) as stream:
-        runtime = client.app[RUNTIME]
-        others = [{"name": "other", "token": "another-token", "role": "operator", "tenants": ["*"]}]
-        changed = settings(admin={"tokens": others})
-        runtime.apply(changed, await asyncio.to_thread(make_policy, changed))
+        await remove_the_operator(client)
         with pytest.raises(EOFError):
             await stream.next()
 
