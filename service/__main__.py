@@ -10,11 +10,11 @@ from shlex import quote
 import structlog
 
 from service import __version__
+from service.config.cross_checks import doubts
 from service.config.initial_file import TENANT, webhook_secret, write_initial_file
 from service.config.json_schema import schema_text
 from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, load
 from service.config.settings import Settings
-from service.config.validation import doubts
 from service.demo_tokens import NoSigningSecret, sign
 from service.process.start_banner import print_banner
 

@@ -1,1 +1,1 @@
-"""The configuration: types, loading and validation. `policy_factory.py` makes policies from it."""
+"""The configuration: settings with their ranges, loading, and checks. `policy_factory.py` makes policies from it."""

@@ -18,10 +18,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.config import environment
+from service.config.cross_checks import Mistake, cross_checks
 from service.config.environment import Variable
 from service.config.setting_types import ONE_BLOCK, SEVERAL_BLOCKS, UNMATCHABLE
 from service.config.settings import SECRET_NAMES, Settings, secrets_of
-from service.config.validation import Mistake, cross_checks
 from service.config.yaml_file import NotYaml, read_yaml
 from service.core.text.validation_messages import plain_message
 

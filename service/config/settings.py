@@ -1,7 +1,7 @@
-"""The types of the configuration; `loading.py` loads them from `config.yaml` and the environment.
+"""The settings: the type, default and range of each. `loading.py` loads them from `config.yaml` and the environment.
 
 Everything is frozen and typed, unknown keys are refused. Secrets are `SecretStr`, so that no log and no error shows
-them.
+them. Checks between settings are in `cross_checks.py`.
 """
 
 import re

@@ -15,9 +15,9 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import RUNTIME, make_app
+from service.config.cross_checks import ONLY_LOOPBACK, doubts, has_shipped_secrets, is_loopback
 from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, fingerprint, load
 from service.config.settings import Settings
-from service.config.validation import ONLY_LOOPBACK, doubts, has_shipped_secrets, is_loopback
 from service.process import signals
 from service.process.listeners import CannotListen, Listeners, listeners_of, name_of
 from service.process.machine import UnfitMachine, check_machine

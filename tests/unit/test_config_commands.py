@@ -11,9 +11,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from service.__main__ import main
+from service.config.cross_checks import SHIPPED_SECRETS, doubts
 from service.config.initial_file import TENANT, webhook_secret
 from service.config.loading import load
-from service.config.validation import SHIPPED_SECRETS, doubts
 from service.demo_tokens import sign
 from tests.kit import ROOT
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from service.config.cross_checks import doubts, is_loopback
 from service.config.loading import ConfigurationError, load
-from service.config.validation import doubts, is_loopback
 from service.policy_factory import make_policy
 from tests.fuzz.test_configuration import PLACES, WHOLE
 from tests.kit import OPERATOR_TOKEN, ROOT, SECRET, TENANT_TOKEN, config, settings, tenant

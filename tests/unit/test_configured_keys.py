@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from service.config.validation import doubts
+from service.config.cross_checks import doubts
 from service.core.errors import InvalidUserToken
 from service.core.tokens.verification import Verifier
 from service.demo_tokens import sign as demo_token

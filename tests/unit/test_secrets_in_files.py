@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from service.config.cross_checks import doubts
 from service.config.loading import load
-from service.config.validation import doubts
 from service.core.tenants import digest
 from service.policy_factory import make_policy, webhooks_of
 from tests.kit import SECRET, config, tenant

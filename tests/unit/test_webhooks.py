@@ -9,7 +9,7 @@ import pytest
 import standardwebhooks
 import svix
 
-from service.config.validation import doubts
+from service.config.cross_checks import doubts
 from service.core.webhooks import key_of, signed
 from tests.kit import settings, tenant
 

@@ -1,4 +1,7 @@
-"""Validation across settings: mistakes, and doubts about what is valid but probably not intended."""
+"""Checks between settings that are each valid: mistakes, and doubts about what is probably not intended.
+
+The type and the range of a single setting are in `settings.py` and `jwt_settings.py`.
+"""
 
 import ipaddress
 from collections.abc import Collection, Iterator, Mapping, Sequence
