@@ -14,10 +14,11 @@ from typing import cast
 
 import structlog
 
+from service.web.server.head_limits import AFTER_CLOSE, Refused
 from service.web.server.head_reader import HeadReader
 from service.web.server.head_templates import OwnFields
 from service.web.server.owner import Owner
-from service.web.server.request_head import AFTER_CLOSE, Refused, RequestHead
+from service.web.server.request_head import RequestHead
 from service.web.server.responses import ApiResponse, bare_response
 
 log = structlog.get_logger()

@@ -1,18 +1,12 @@
 """Reads the requests of one connection by httptools (llhttp): their heads, and where each ends.
 
-The reader says what is not HTTP, and what the service does not read. It keeps no body.
+The reader refuses what is not HTTP, and what exceeds the limits (`head_limits.py`). It keeps no body.
 """
 
 import httptools
 
-from service.web.server.request_head import (
-    AFTER_CLOSE,
-    MAX_HEAD_BYTES,
-    Refused,
-    RequestHead,
-    check_repeated,
-    check_sizes,
-)
+from service.web.server.head_limits import AFTER_CLOSE, MAX_HEAD_BYTES, Refused, check_repeated, check_sizes
+from service.web.server.request_head import RequestHead
 
 _REASONS: dict[type[Exception], str] = {
     httptools.HttpParserInvalidMethodError: "method",

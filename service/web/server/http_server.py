@@ -17,9 +17,9 @@ from aiohttp.typedefs import Handler
 
 from service.web import app_keys
 from service.web.server.front_door import FrontDoor
+from service.web.server.head_limits import MAX_HEAD_BYTES, Refused
 from service.web.server.hot_path import HOT_PATH
 from service.web.server.known_heads import KnownHeads
-from service.web.server.request_head import MAX_HEAD_BYTES, Refused
 
 log = structlog.get_logger()
 

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from service.web.server.head_limits import Refused
 from service.web.server.hot_path import HotPath
 from service.web.server.known_heads import KnownHeads
-from service.web.server.request_head import Refused
 
 if TYPE_CHECKING:
     from service.web.server.front_door import FrontDoor

@@ -1,11 +1,10 @@
-"""The head of a request as the front door reads it, and what the door refuses to read.
+"""The head of a request as the front door reads it.
 
-llhttp (by httptools) parses. It takes more than HTTP allows and more than the service answers. What is refused here
-gets a bare status, the end of the connection, and a word in the log and the metric. Source: RFC 9110, RFC 9112.
+llhttp (by httptools) parses. It accepts more than HTTP allows and more than the service answers: `RequestHead` refuses
+the rest. Source: RFC 9110, RFC 9112.
 """
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 import httptools
@@ -13,43 +12,13 @@ from aiohttp import web
 from multidict import CIMultiDict, MultiMapping, istr
 from yarl import URL
 
-MAX_FIELDS_BYTES = 32 * 1024
-"""All header fields of a request together, names and values."""
-MAX_FIELD_BYTES = 16 * 1024
-"""One header field, and the request target."""
-MAX_HEAD_BYTES = MAX_FIELDS_BYTES + 2 * MAX_FIELD_BYTES
-"""A head that is still incomplete after so many bytes is not read on: delimiters are not counted above."""
-AFTER_CLOSE = "after_close"
-"""The reason to refuse what is in one packet with a request that asks to close, behind it."""
-VERSIONS = ("1.1", "1.0")
+from service.web.server.head_limits import MAX_FIELD_BYTES, VERSIONS, Refused, check_repeated, check_sizes
 
 _HOST, _EXPECT = istr("host"), istr("expect")
 _SEC_WEBSOCKET_KEY1 = istr("sec-websocket-key1")
 _CONTENT_LENGTH, _TRANSFER_ENCODING = istr("content-length"), istr("transfer-encoding")
 _PLAIN = frozenset({_EXPECT, _SEC_WEBSOCKET_KEY1, _CONTENT_LENGTH, _TRANSFER_ENCODING})
 """A request without any of these has no body, and needs no further look."""
-ONCE = {b"host": "host"} | {
-    name.encode(): "repeated_field"
-    for name in (
-        *("content-length", "content-location", "content-range", "content-type", "etag", "max-forwards", "server"),
-        *("transfer-encoding", "user-agent"),
-    )
-}
-"""Fields that one request may not repeat, and the reason to give: RFC 9112, section 3.2, and what aiohttp refuses."""
-
-
-class Refused(Exception):
-    """The request is answered with a bare status, and the connection ends.
-
-    Args:
-        status: of the answer.
-        reason: a fixed word for the log and the metric; nothing of what the client sent.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
 
 
 class RequestHead:
@@ -172,23 +141,6 @@ class RequestHead:
             has_host = False
         if not has_host:
             raise Refused(400, "target")
-
-
-def check_sizes(target: bytes, fields: Sequence[tuple[bytes, bytes]]) -> None:
-    """Refuse what is too large; also of a head that is not whole yet."""
-    if len(target) > MAX_FIELD_BYTES:
-        raise Refused(400, "target_too_long")
-    sizes = [len(name) + len(value) for name, value in fields]
-    if sizes and (sum(sizes) > MAX_FIELDS_BYTES or max(sizes) > MAX_FIELD_BYTES):
-        raise Refused(431, "fields_too_large")
-
-
-def check_repeated(fields: Sequence[tuple[bytes, bytes]]) -> None:
-    """Refuse a field that is repeated. aiohttp refuses it before the head is whole, so that may not wait."""
-    times = Counter(name.lower() for name, _ in fields)
-    for name, reason in ONCE.items():
-        if times[name] > 1:
-            raise Refused(400, reason)
 
 
 def _learn(name: bytes) -> istr:
