@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib.resources import as_file, files
 
 import aiohttp_jinja2
 import jinja2
@@ -40,23 +39,14 @@ from service.store.sessions.inspection import Inspections
 from service.store.sessions.leftovers import RedisLeftovers
 from service.store.sessions.listing import Sessions
 from service.store.sessions.operator_actions import RedisOperatorActions
-from service.web import app_keys
-from service.web.admin import not_found, routes
-from service.web.api import cors, forward_auth, links, session_routes, vary
+from service.web import app_keys, routes
 from service.web.api.authentication import Middlewares
-from service.web.dashboard import views
-from service.web.dashboard.pages import API, ROOT, files_of
-from service.web.monitoring import health
 from service.web.monitoring.log_throttling import LogThrottle
 from service.web.monitoring.metrics import POUR_EVERY_S, Metrics
-from service.web.openapi import docs_reader
 from service.web.policy import LivePolicy, Policy
-from service.web.server.hot_path import HOT_PATH, HotPath, HotRoute, without_continue
+from service.web.server.hot_path import HOT_PATH
 
 MAX_BODY_BYTES = 64 * 1024
-LOGOUT = app_keys.Operation("logout", reads=vary.LOGOUT, refuses_prefetch=True)
-STATUS = app_keys.Operation("status")
-TERMINATE = app_keys.Operation("terminate", own_terms=session_routes.ending)
 
 
 class Runtime:
@@ -129,7 +119,7 @@ class Runtime:
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
         self.key_sets.follow(key_sources(settings, policy.directory))
 
-    def services(self, operations: dict[object, app_keys.Operation]) -> app_keys.RequestServices:
+    def services(self, operations: Mapping[object, app_keys.Operation]) -> app_keys.RequestServices:
         """Return the services for requests."""
         return app_keys.RequestServices(
             policy=self.policy,
@@ -237,23 +227,18 @@ def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = No
 
     Args:
         settings: the configuration.
-        access: a way to Redis.
-        policy: what `make_policy` made of the settings, where that was done already.
+        access: the connections to Redis.
+        policy: the policy of these settings, if the caller has made it already.
     """
     runtime = Runtime(settings, access, policy)
-    operations: dict[object, app_keys.Operation] = {
-        session_routes.logout: LOGOUT,
-        session_routes.status: STATUS,
-        session_routes.terminate: TERMINATE,
-    }
-    services = runtime.services({**operations, **dict(forward_auth.PROFILES.values())})
+    services = runtime.services(routes.OPERATIONS)
     middlewares = Middlewares(services)
     app = web.Application(
         middlewares=[middlewares.problems, middlewares.authentication], client_max_size=MAX_BODY_BYTES
     )
     app[RUNTIME] = runtime
     app[app_keys.REQUEST_SERVICES] = services
-    app[HOT_PATH] = _hot_path(middlewares)
+    app[HOT_PATH] = routes.hot_path(middlewares)
     app[app_keys.SESSIONS] = runtime.sessions
     app[app_keys.LEFTOVERS] = RedisLeftovers(access.client)
     app[app_keys.HISTORIES] = runtime.events
@@ -262,7 +247,7 @@ def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = No
     app[app_keys.TRAFFIC_STATISTICS] = runtime.traffic_statistics
     app[app_keys.WEBHOOK_STATES] = runtime.webhook_states
     app[app_keys.BASE_PATH] = settings.server.base_path
-    _add_routes(app, settings.server.base_path)
+    routes.add_routes(app, settings.server.base_path)
     loader = jinja2.PackageLoader("service.web.dashboard", "templates")
     pages = aiohttp_jinja2.setup(
         app, loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, auto_reload=False
@@ -272,75 +257,3 @@ def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = No
     app.cleanup_ctx.append(runtime.run)
     app.on_shutdown.append(runtime.end_streams)
     return app
-
-
-def _hot_path(middlewares: Middlewares) -> HotPath:
-    """Return the hot path, for the most frequent operations."""
-
-    def hot_route(operation: app_keys.Operation, answer: app_keys.Responder) -> HotRoute:
-        return HotRoute(operation, answer, middlewares.around(operation, answer))
-
-    logout = hot_route(LOGOUT, session_routes.logged_out)
-    by_method = {
-        ("GET", "/auth/status"): hot_route(STATUS, session_routes.session_status),
-        ("GET", "/auth/logout"): logout,
-        ("POST", "/auth/logout"): logout,
-    }
-    profiles = forward_auth.PROFILES.items()
-    verify = {path: hot_route(operation, forward_auth.verified) for path, (_, operation) in profiles}
-    behind, envoy = f"{forward_auth.ENVOY}/", verify[forward_auth.ENVOY]
-
-    def find(method: str, path: str) -> HotRoute | None:
-        # Envoy's requests never reach the router, which would resolve the dots of a path for the API.
-        return verify.get(path) or by_method.get((method, path)) or (envoy if path.startswith(behind) else None)
-
-    return HotPath(middlewares, find)
-
-
-def _add_routes(app: web.Application, base_path: str) -> None:
-    envoy, _ = forward_auth.PROFILES[forward_auth.ENVOY]
-    with (
-        as_file(files("service.web.dashboard") / "static") as static,
-        as_file(files("swagger_ui") / "static") as reader,
-    ):
-        app.add_routes(
-            [
-                web.get("/", links.start_page),
-                web.get("/auth/logout", session_routes.logout, allow_head=False, expect_handler=without_continue),
-                web.post("/auth/logout", session_routes.logout, expect_handler=without_continue),
-                web.options("/auth/logout", cors.preflight),
-                web.get("/auth/status", session_routes.status, expect_handler=without_continue),
-                web.options("/auth/status", cors.preflight),
-                *(
-                    web.route("*", path, handler, expect_handler=without_continue)
-                    for path, (handler, _) in forward_auth.PROFILES.items()
-                ),
-                web.route("*", f"{forward_auth.ENVOY}/{{path:.*}}", envoy, expect_handler=without_continue),
-                web.post("/auth/terminate", session_routes.terminate),
-                web.options("/auth/terminate", cors.preflight),
-                *routes.routes(not_found.ROOT),
-                web.get("/healthz", health.healthz),
-                web.options("/healthz", health.healthz),
-                web.get("/readyz", health.readyz),
-                web.options("/readyz", health.readyz),
-                web.get("/metrics", health.metrics),
-            ]
-        )
-        # Under the prefix as well: whether a proxy removes it or not is the proxy's choice.
-        for base in dict.fromkeys(("", base_path)):
-            root = f"{base}{ROOT}"
-            app.add_routes(
-                [
-                    *routes.routes(f"{base}{API}"),
-                    web.get(root, views.overview),
-                    web.get(f"{root}/user", views.user),
-                    web.get(f"{root}/rules", views.rules),
-                    web.get(f"{root}/login", views.login_form),
-                    web.post(f"{root}/login", views.login),
-                    web.post(f"{root}/logout", views.logout),
-                    web.get(f"{root}/static/{{name:.+}}", files_of(static)),
-                    web.get(f"{base}/openapi.json", docs_reader.described),
-                    web.get(f"{base}{docs_reader.ROOT}", docs_reader.reader),
-                    web.get(f"{base}{docs_reader.ROOT}/ui/{{name:.+}}", files_of(reader)),
-                ]
-            )

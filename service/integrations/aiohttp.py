@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from service import logs
-from service.app import LOGOUT, STATUS, Runtime
+from service.app import Runtime
 from service.config.loading import load
 from service.core.errors import DomainError, UnexpectedState
 from service.core.sessions import EndCause, SessionEnd
@@ -29,6 +29,7 @@ from service.web.api import session_routes, vary
 from service.web.api.authentication import Handler, Middlewares
 from service.web.api.rate_limit_headers import limit_lines
 from service.web.app_keys import UserContext
+from service.web.routes import LOGOUT, STATUS
 
 __all__ = [
     "AdmittedSession",
