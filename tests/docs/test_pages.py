@@ -70,6 +70,18 @@ def test_the_readme_is_short_and_leads_to_the_documentation() -> None:
     assert INDEX in {target for _, target, _ in links(readme)}
 
 
+def test_where_to_find_it_names_files_that_exist_and_have_the_names() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = re.search(r"^## Where to find it\n(.*?)^## ", text, re.M | re.DOTALL)
+    assert table is not None
+    rows = [row.split("|")[2:4] for row in re.findall(r"^\| .*`.*$", table[1], re.M)][1:]
+    assert len(rows) > 15
+    for places, names in rows:
+        content = "".join((ROOT / "service" / place).read_text() for place in re.findall(r"`([^`]+)`", places))
+        for found in re.findall(r"`([^`]+)`", names):
+            assert re.search(rf"(?:def|class|function) {found}\b|^{found}\b|{{.*\b{found}\b", content, re.M), found
+
+
 def test_the_screenshot_of_the_dashboard_is_small() -> None:
     [picture] = (ROOT / "docs").glob("*.png")
     assert picture in {target for _, target, _ in links(ROOT / "README.md")}
