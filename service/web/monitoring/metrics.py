@@ -7,8 +7,9 @@ requests are counted in a plain dictionary, which is added to the counters once 
 import asyncio
 import os
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, multiprocess, values
 
@@ -17,6 +18,7 @@ from service.core.sessions import Cause, Status
 from service.core.tasks import LastRuns, round_completed
 
 POUR_EVERY_S = 1.0
+_OfWorkers = Literal["livemin", "livemax", "livemostrecent"]
 _OWN_CAUSES = {
     Status.LOGGED_OUT: Cause.LOGOUT,
     Status.SUSPENDED: Cause.OWN_SUSPEND,
@@ -37,6 +39,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
+
         self._answers: dict[tuple[str, int], int] = {}
         self._requests = self._counter("requests", "Answers, by operation and HTTP status", "operation", "status")
         self._paths: dict[str, int] = {}
@@ -49,6 +52,13 @@ class Metrics:
         self._turned_away = self._counter(
             "turned_away_clients", "Clients that were disconnected because as many are connected as descriptors allow"
         )
+        self._address_problems = self._counter(
+            "client_address_problems", "Requests whose forwarded address was not used, by why", "problem"
+        )
+        self._refused_preflights = self._counter(
+            "refused_preflights", "CORS preflights that are refused an origin, a request field or a method", "reason"
+        )
+
         self._refusals = self._counter(
             "limit_refusals", "Requests that a limit refused, or would have (shadow)", "limit", "shadow"
         )
@@ -56,88 +66,67 @@ class Metrics:
             "transitions", "Transitions, by what caused them", "from_status", "to_status", "cause"
         )
         self._acts = self._counter("acts", "Changes that operators made, by kind", "act")
+        self._swept = self._counter("swept", "Users that the sweep expired or removed", "what")
+
+        self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
+        self._failures = self._counter("redis_failures", "Admissions that Redis did not decide, by reason", "kind")
+        self.redis_up = self._gauge("redis_up", "1 while Redis answers admissions")
+        self.clock_difference = self._gauge(
+            "redis_clock_difference_seconds",
+            "Seconds by which Redis's clock is ahead of the service's (negative: behind); the largest of all primaries",
+            of_workers="livemostrecent",
+        )
+        self._declare_background()
+
+    def _declare_background(self) -> None:
+        """Declare the metrics of what runs beside the requests."""
         self._webhook_failures = self._counter(
             "webhook_failures", "Attempts to deliver a message that failed", "tenant", "webhook"
         )
         self._oldest_waiting_s: Callable[[], Mapping[tuple[str, str], float]] = dict
         self._waited: set[tuple[str, str]] = set()
-        self._oldest_waiting = Gauge(
-            "rollcall_webhook_oldest_waiting_seconds",
+        self._oldest_waiting = self._gauge(
+            "webhook_oldest_waiting_seconds",
             "For how long the oldest event that a webhook has not delivered waits; 0: none does",
             ("tenant", "webhook"),
-            registry=self.registry,
-            multiprocess_mode="livemax",
+            of_workers="livemax",
         )
-        self._reload_successful = Gauge(
-            "rollcall_config_last_reload_successful",
+        self._key_set_fetches = self._counter(
+            "jwks_fetches", "Fetches of key sets, by tenant and outcome", "tenant", "outcome"
+        )
+        self._key_set_up = self._gauge(
+            "jwks_up", "1 where the last fetch of the tenant's key set succeeded", ("tenant",)
+        )
+        self._key_set_fetched = self._gauge(
+            "jwks_last_success_timestamp_seconds", "When the tenant's key set was last fetched", ("tenant",)
+        )
+        self._reload_successful = self._gauge(
+            "config_last_reload_successful",
             "1 where the last reload of the configuration succeeded (with several workers: on all of them)",
-            registry=self.registry,
-            multiprocess_mode="livemin",
         )
-        self._reload_succeeded_at = Gauge(
-            "rollcall_config_last_reload_success_timestamp_seconds",
-            "When the configuration was last loaded",
-            registry=self.registry,
-            multiprocess_mode="livemin",
+        self._reload_succeeded_at = self._gauge(
+            "config_last_reload_success_timestamp_seconds", "When the configuration was last loaded"
         )
-        self._degraded = self._counter("degraded", "Answers given without Redis, by what it did not decide", "what")
-        self._failures = self._counter("redis_failures", "Admissions that Redis did not decide, by reason", "kind")
-        self._address_problems = self._counter(
-            "client_address_problems", "Requests whose forwarded address was not used, by why", "problem"
-        )
-        self._refused_preflights = self._counter(
-            "refused_preflights", "CORS preflights that are refused an origin, a request field or a method", "reason"
-        )
-        self._swept = self._counter("swept", "Users that the sweep expired or removed", "what")
-        self.redis_up = Gauge(
-            "rollcall_redis_up",
-            "1 while Redis answers admissions",
-            registry=self.registry,
-            multiprocess_mode="livemin",
-        )
-        self._last_run = Gauge(
-            "rollcall_task_last_run_timestamp_seconds",
-            "When a background task last completed a round (with several workers: the one that is furthest behind)",
-            ["task"],
-            registry=self.registry,
-            multiprocess_mode="livemin",
-        )
-        self._lost_lines = self._counter("log_lines_lost", "Lines of the log that could not be written")
-        self._count_lost_lines: Callable[[], int] = lambda: 0
-        self._lost_before = 0
         self._runs = LastRuns()
+        self._last_run = self._gauge(
+            "task_last_run_timestamp_seconds",
+            "When a background task last completed a round (with several workers: the one that is furthest behind)",
+            ("task",),
+        )
         self._task_failures = self._counter(
             "task_failures", "Rounds of background tasks that failed, by what kept them", "task", "kind"
         )
         self._failed_before: Tally[tuple[str, str]] = Tally()
-
-        self._key_set_fetches = self._counter(
-            "jwks_fetches", "Fetches of key sets, by tenant and outcome", "tenant", "outcome"
-        )
-        self._key_set_up = Gauge(
-            "rollcall_jwks_up",
-            "1 where the last fetch of the tenant's key set succeeded",
-            ("tenant",),
-            registry=self.registry,
-            multiprocess_mode="livemin",
-        )
-        self._key_set_fetched = Gauge(
-            "rollcall_jwks_last_success_timestamp_seconds",
-            "When the tenant's key set was last fetched",
-            ("tenant",),
-            registry=self.registry,
-            multiprocess_mode="livemin",
-        )
-
-        self.clock_difference = Gauge(
-            "rollcall_redis_clock_difference_seconds",
-            "Seconds by which Redis's clock is ahead of the service's (negative: behind); the largest of all primaries",
-            registry=self.registry,
-            multiprocess_mode="livemostrecent",
-        )
+        self._lost_lines = self._counter("log_lines_lost", "Lines of the log that could not be written")
+        self._count_lost_lines: Callable[[], int] = lambda: 0
+        self._lost_before = 0
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"rollcall_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, labels: Sequence[str] = (), of_workers: _OfWorkers = "livemin") -> Gauge:
+        """Declare a gauge; `of_workers` says which value is reported of those that several workers have."""
+        return Gauge(f"rollcall_{name}", meaning, labels, registry=self.registry, multiprocess_mode=of_workers)
 
     def watch_log(self, lost: Callable[[], int]) -> None:
         """Report how many lines the log lost. `lost` returns the number since the process started."""
