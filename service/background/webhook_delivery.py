@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -34,14 +35,24 @@ ORDERS_EVERY_S = 1.0
 """How often a worker whose message waits reads an operator's orders, in seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How long a worker waits, in seconds."""
+
+    waits: Callable[[int], float]
+    """Before an attempt, by how many have failed."""
+    orders_every_s: float
+    """Between two readings of an operator's orders."""
+
+
 class Webhooks:
     """Delivers all configured webhooks.
 
     Args:
-        webhook_states: their cursors and leases.
+        webhook_states: the position of each webhook, its lease, and operators' orders.
         event_feeds: the events.
-        waits: how long to wait before an attempt (s), by how many have failed.
-        orders_every_s: how often to look for an operator's orders while a message waits.
+        waits: returns how many seconds to wait before an attempt, from how many have failed.
+        orders_every_s: how often to read an operator's orders while a message waits, in seconds.
         on_failure: is called with tenant and webhook after each attempt that failed.
     """
 
@@ -55,17 +66,16 @@ class Webhooks:
     ) -> None:
         self._webhook_states = webhook_states
         self._event_feeds = event_feeds
-        self._waits = waits or _wait_s
-        self._orders_every_s = orders_every_s
+        self._pace = _Pace(waits or _wait_s, orders_every_s)
         self._on_failure = on_failure
         self._waiting_ms: dict[tuple[str, str], int] = {}
-        """When the event happened that each webhook is about to deliver, in ms."""
+        """When the event happened that each webhook is about to deliver, in ms since the epoch."""
         self._wanted: tuple[Webhook, ...] = ()
         self._changed = asyncio.Event()
 
-    def follow(self, webhook_states: Collection[Webhook]) -> None:
+    def follow(self, webhooks: Collection[Webhook]) -> None:
         """Deliver these webhooks from now on."""
-        self._wanted = tuple(webhook_states)
+        self._wanted = tuple(webhooks)
         self._changed.set()
 
     def oldest_waiting_s(self) -> dict[tuple[str, str], float]:
@@ -88,8 +98,7 @@ class Webhooks:
                                 self._webhook_states,
                                 self._event_feeds,
                                 session,
-                                self._waits,
-                                self._orders_every_s,
+                                self._pace,
                                 self._on_failure,
                                 self._waiting_ms,
                             )
@@ -112,8 +121,7 @@ class _DeliveryWorker:
         webhook_states: WebhookLedger,
         event_feeds: EventFeeds,
         session: aiohttp.ClientSession,
-        waits: Callable[[int], float],
-        orders_every_s: float,
+        pace: _Pace,
         on_failure: Callable[[str, str], None],
         waiting_ms: dict[tuple[str, str], int],
     ) -> None:
@@ -121,15 +129,14 @@ class _DeliveryWorker:
         self._webhook_states = webhook_states
         self._event_feeds = event_feeds
         self._session = session
-        self._waits = waits
-        self._orders_every_s = orders_every_s
+        self._pace = pace
         self._on_failure = on_failure
         self._waiting_ms = waiting_ms
         self._at = (webhook.tenant, webhook.name)
         self._log = log.bind(tenant=webhook.tenant, webhook=webhook.name)
 
     async def run_forever(self) -> None:
-        """Yield whenever this worker has the lease, until cancelled."""
+        """Deliver whenever this worker holds the lease, until cancelled."""
         while True:
             held = True
             try:
@@ -191,11 +198,11 @@ class _DeliveryWorker:
             if orders.paused is not None:
                 if orders.waiting is None:
                     await self._webhook_states.wait(*self._at, waiting)  # so that operators see it
-                await asyncio.sleep(self._orders_every_s)
+                await asyncio.sleep(self._pace.orders_every_s)
                 continue
             left_s = (waiting.next_ms - _now_ms()) / 1000
             if 0 < left_s <= webhook_sending.LONGEST_RETRY_AFTER_S:  # more: the clock was set back meanwhile
-                await asyncio.sleep(min(left_s, self._orders_every_s))
+                await asyncio.sleep(min(left_s, self._pace.orders_every_s))
                 continue
             failure = await webhook_sending.send(self._session, self._webhook, message)
             if failure is None:
@@ -213,7 +220,7 @@ class _DeliveryWorker:
         """Store that an attempt failed, and when the next one is due."""
         self._on_failure(*self._at)
         now_ms, attempts = _now_ms(), waiting.attempts + 1
-        wait_s = max(self._waits(attempts), failure.retry_after_s)
+        wait_s = max(self._pace.waits(attempts), failure.retry_after_s)
         since_ms = waiting.since_ms or now_ms
         due_ms = now_ms + int(wait_s * 1000)
         if (give_up_ms := self._gives_up_at_ms(since_ms)) is not None:
