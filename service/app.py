@@ -76,11 +76,11 @@ class Runtime:
         self.outage = OutagePolicy(
             allow_sessions=False,
             clock_us=lambda: time.monotonic_ns() // 1000,
-            held=self.admissions.refusals.held,
+            held=self.admissions.denials.held,
         )
         self.sessions = Sessions(access.client)
         self.events = Events(access.client)
-        self.actions = RedisOperatorActions(access.client, forget_refusals=self.admissions.refusals.forget)
+        self.actions = RedisOperatorActions(access.client, forget_denials=self.admissions.denials.forget)
         self.subscriber = EventSubscriber(access.client)
         self.open_sessions = OpenSessions(
             self.subscriber, Inspections(access.client).inspect, lambda: self.router.is_down
@@ -113,7 +113,7 @@ class Runtime:
         self.sweep_rules = sweep_rules(settings)
         self.policy.current = policy
         self.admissions.rules = session_rules(settings)
-        self.admissions.refusals.forget()
+        self.admissions.denials.forget()
         Protected.forget()
         self.webhooks.follow(webhooks_of(settings))
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
@@ -199,7 +199,7 @@ class Runtime:
             "key sets": self.key_sets.run_forever,
             "metrics": self.metrics.run_forever,
             "log throttling": self.log_throttle.run_forever,
-            "denial cache": lambda: self.admissions.refusals.listen_forever(self.access.client),
+            "denial cache": lambda: self.admissions.denials.listen_forever(self.access.client),
             "event subscriber": self.subscriber.run_forever,
             "traffic statistics": self.pour_forever,
             "webhooks": self.webhooks.run_forever,

@@ -21,17 +21,17 @@ _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a fetch brought."""
+    """The result of a fetch."""
 
     raw: bytes | None
     """None: what was fetched before still holds (304)."""
     etag: str | None
     max_age_s: float | None
-    """As the answer says, within bounds; None: it says nothing."""
+    """`max-age` of the answer, in seconds, within bounds; None: the answer has none."""
 
 
 class FetchFailed(Exception):
-    """The other side answered something else than a document; says what."""
+    """The answer is not the document; the message says what it is."""
 
 
 class Fetcher:
@@ -107,21 +107,21 @@ async def discovered(fetcher: Fetcher, issuer: str) -> str:
     if not isinstance(metadata, dict):
         raise FetchFailed("the issuer's metadata is not a JSON object")
     if metadata.get("issuer") != issuer:  # OpenID Connect Discovery 1.0, section 4.3; RFC 8414, section 3.3
-        raise FetchFailed("the issuer of the metadata is not jwt.issuer; they have to be equal to the letter")
+        raise FetchFailed("the issuer of the metadata differs from jwt.issuer; both must be exactly the same text")
     found = metadata.get("jwks_uri")
     if not isinstance(found, str) or not found.startswith(("https://", f"{url.scheme}://")):
-        raise FetchFailed(f"the issuer's metadata holds no jwks_uri that is a URL of {url.scheme}")
+        raise FetchFailed(f"the issuer's metadata has no jwks_uri that is an {url.scheme} URL")
     return found
 
 
 def _redirected(response: aiohttp.ClientResponse) -> URL:
-    """Return where to, within https: a redirect elsewhere would hand the choice of keys to whoever sits in between."""
+    """Return the target of a redirect. Over http an attacker on the network could redirect to keys of its own."""
     try:
         target = response.url.join(URL(response.headers.get("location", "")))
     except ValueError:
-        raise FetchFailed("it redirects to what is no URL") from None
+        raise FetchFailed("it redirects to something that is not a URL") from None
     if response.url.scheme != "https" or target.scheme != "https":
-        raise FetchFailed(f"it answered {response.status}; redirects are followed within https alone")
+        raise FetchFailed(f"it answered {response.status}; a redirect must lead from https to https")
     return target
 
 

@@ -31,7 +31,7 @@ RETRY_S = float(KeysUnavailable.retry_after_s)
 BUDGET_S = 6.0
 """Tokens with an unknown `kid` cause one fetch in so many seconds; tokens that a held key does not verify, another."""
 WITHOUT_KEYS_S = 0.5
-"""While no key set is held, fetches that requests ask for begin so far apart."""
+"""Seconds between the beginnings of two fetches that requests cause, while there is no key set."""
 WAIT_S = 1.0
 """How long a request waits for the keys."""
 MAX_AGE_S = 86_400.0
@@ -79,7 +79,7 @@ class _Remote:
     found_at: float = float("-inf")
     """When it did, on the monotonic clock."""
     logged: set[str] = field(default_factory=set, repr=False)
-    """What the log already says about keys of this set."""
+    """The sentences about keys of this set that were logged already."""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -103,7 +103,7 @@ class _Remote:
         self.ring.replace_remote(self.keys, self.state)
 
     def not_logged(self, sentences: tuple[str, ...]) -> Iterator[str]:
-        """Yield those that the log does not say yet."""
+        """Yield those of the sentences that were not logged yet."""
         if len(self.logged) > MAX_LOGGED:
             self.logged.clear()
         for sentence in sentences:
@@ -268,7 +268,7 @@ class RemoteKeySets:
             self._report(remote, True)
 
     async def _url_of(self, remote: _Remote) -> str:
-        """Return where the key set is; ask the issuer's metadata where it says that, and not lately."""
+        """Return the URL of the key set, from the issuer's metadata if that names it. Cache it for an hour."""
         if remote.source.discover_from is None:
             return remote.source.url
         now = self._clock()

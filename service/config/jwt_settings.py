@@ -174,18 +174,18 @@ class Jwt(Section):
         if self.discovery and self.jwks_url is not None:
             raise mistake("set jwks_url or discovery, not both")
         if self.discovery and not (self.issuer and re.fullmatch(r"https?://[^\s?#]+", self.issuer)):
-            raise mistake("discovery needs issuer, a URL without query: the metadata is below it")
+            raise mistake("discovery needs issuer, an http(s) URL without a query: the metadata is found below it")
         kept = [key for section in self.keys for key in section.prepared]
         named = [(key.kid, key.alg) for key in kept if key.kid is not None]
         for kid, alg in sorted({one for one in named if named.count(one) > 1}):
-            raise mistake(f"two keys have the kid {kid} and the algorithm {alg}; a token names exactly one key")
+            raise mistake(f"two keys have the kid {kid} and the algorithm {alg}: give each key a kid of its own")
         if self.algorithms is not None and (lost := [key for key in self.keys if not self._accepted(key)]):
             what = ", ".join(dict.fromkeys(key.alg or "the algorithms of a key" for key in lost))
-            raise mistake(f"algorithms does not list {what}, so a key of keys verifies nothing")
+            raise mistake(f"algorithms does not list {what}: add it, or remove the key, which verifies nothing")
         if self.algorithms is not None and self.jwks_alg is not None:
             raise mistake("set algorithms or jwks_alg, not both; jwks_alg is deprecated")
         if self.allow_unknown_kid and all(section.kid is not None for section in self.keys):
-            raise mistake("allow_unknown_kid needs a key without kid in keys, which such tokens are checked with")
+            raise mistake("allow_unknown_kid needs a key without kid: it verifies the tokens with an unknown kid")
         return self
 
     def _accepted(self, section: KeySection) -> list[Key]:
@@ -220,7 +220,7 @@ def _issuers_differ(blocks: tuple[Jwt, ...]) -> tuple[Jwt, ...]:
         for name in ("issuer", "user_prefix"):
             values = [getattr(block, name) for block in blocks]
             for value in sorted({value for value in values if values.count(value) > 1}):
-                raise mistake(f"two blocks have the {name} {value!r}: users are distinguished by issuer and prefix")
+                raise mistake(f"two blocks have the {name} {value!r}: give each its own, so that their users differ")
     return blocks
 
 

@@ -158,7 +158,7 @@ def _of_variables(variables: Sequence[Variable]) -> list[Mistake]:
     known = Settings.model_fields
     sections = ", ".join(known)
     mistakes = [
-        Mistake(one.name.upper(), f"there is no such section; known are {sections}", "")
+        Mistake(one.name.upper(), f"there is no such section; the sections are {sections}", "")
         for one in variables
         if one.path[0] not in known
     ]

@@ -24,7 +24,7 @@ MAX_TOKEN_CHARS = 1024
 ONE_BLOCK, SEVERAL_BLOCKS = "[one block]", "[several blocks]"
 """The parts that pydantic adds to the path of a setting that is one section or a list of them."""
 MAX_FILE_BYTES = 64 * 1024
-"""The largest file with one value."""
+"""The most bytes of a file that holds one value."""
 TAKEN_EXACTLY = frozenset({"secret", "secret_base64", "public_key"})
 """Settings whose text is used byte for byte: white space in them may be intended, so it is only a warning."""
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
@@ -155,11 +155,11 @@ def text_of_file(name: Any) -> str:
     except OSError as error:
         raise mistake(f"cannot be read: {error.strerror}") from None
     if len(content) > MAX_FILE_BYTES:
-        raise mistake(f"the file is larger than {MAX_FILE_BYTES // 1024} KiB")
+        raise mistake(f"the file is larger than {MAX_FILE_BYTES // 1024} KiB; it must hold the value alone")
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise mistake("the file is not UTF-8 text") from None
+        raise mistake("the file is not UTF-8 text: save it as UTF-8") from None
 
 
 def line_of_file(name: Any) -> str:
@@ -173,7 +173,7 @@ def line_of_file(name: Any) -> str:
     if (why := unmatchable(text)) is not None:
         raise mistake(f"the content of the file {why}")
     if not text:
-        raise mistake("the file is empty")
+        raise mistake("the file is empty; it must hold the value")
     return text
 
 

@@ -128,7 +128,7 @@ class Event:
 
 
 def order_of(event_id: str) -> tuple[int, int]:
-    """Return what events of one stream are ordered by: their ids as numbers."""
+    """Return the id of an event as numbers, by which the events of a stream are ordered."""
     ms, _, number = event_id.partition("-")
     return int(ms), int(number or 0)
 
@@ -185,7 +185,7 @@ class SessionLists(Protocol):
     ) -> Page:
         """Return a page of sessions by last seen, newest first.
 
-        A user who becomes active between two pages is on neither, if the first page came too early: walk for all users.
+        A user who becomes active between two pages may be on neither. `walk_page` returns every user.
         """
 
     async def walk_page(

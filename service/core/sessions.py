@@ -88,7 +88,7 @@ class Session:
     previous: Status | None
     since_ms: int | None
     seen_ms: int | None
-    """Exact to `sessions.seen_every` seconds."""
+    """When the user was last seen, exact to `sessions.seen_every` seconds."""
     expires_ms: int | None
     """The latest token expiry that the service has seen, without the tenant's leeway."""
     undated: bool = False
@@ -122,7 +122,7 @@ class EndCause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SessionEnd:
-    """Why and when an admitted request's session ended."""
+    """Why and when the session of an admitted request ended."""
 
     cause: EndCause
     at_ms: int | None = None

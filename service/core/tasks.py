@@ -121,7 +121,7 @@ async def run_to_end(name: str, work: Callable[[], Awaitable[None]], runs: LastR
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel until the task ends: before Python 3.12, `asyncio.wait_for` (in redis-py) may lose a cancellation.
 
-    Whoever ends this meanwhile waits as well: a task that ends others leaves none of them behind.
+    A cancellation of the caller waits, too, so that a task which ends others leaves none behind.
     """
     pending, cancelled = set(tasks), False
     while pending:

@@ -45,7 +45,7 @@ class Message:
     event_ms: int = 0
     """When its event happened, by Redis's clock, in milliseconds since the epoch; 0: it has no event."""
     cursor: str | None = None
-    """The event that the webhook has passed once this is delivered; None: it stays where it is."""
+    """The position of the webhook once this message is delivered; None: the position stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class WebhookState:
 
     @property
     def attempts(self) -> int:
-        """That failed in a row, for the message that waits."""
+        """How many attempts in a row failed for the message that waits."""
         return self.waiting.attempts if self.waiting is not None else 0
 
     @property
@@ -147,7 +147,7 @@ class WebhookStates(Protocol):
     """Reads the state of webhooks, and keeps operators' orders. Raises StoreUnavailable if Redis does not answer."""
 
     async def state(self, tenant: str, webhook: str) -> WebhookState:
-        """Of one."""
+        """Return the state of one webhook."""
 
     async def pause(self, tenant: str, webhook: str, pause: Pause) -> bool:
         """Send nothing until it is resumed. Returns whether that is new: the first pause stays."""

@@ -1,7 +1,7 @@
 """Reloads of the configuration: on SIGHUP, and with `server.watch_config` when the file changes.
 
-A new file is validated first. A broken one keeps the old one and says why; a good one is judged by from the
-next request on, and none is dropped.
+A new file is validated first. If it is broken, the old configuration stays and the log says why. Otherwise the new
+configuration applies from the next request on. No request is dropped.
 """
 
 import asyncio

@@ -89,8 +89,9 @@ def _announce(
 
 @contextmanager
 def redis_of(settings: Settings, path: Path) -> Iterator[tuple[Callable[[], RedisAccess], bool]]:
-    """What makes ways to the Redis of `redis.url` (for `embedded`, the server itself for as long), and whether several
-    processes may share it.
+    """Yield what opens access to `redis.url`, and whether several processes may share that Redis.
+
+    With `embedded`, the server runs until the context is closed.
     """
     timeout_s = settings.redis.timeout
     use_namespace(settings.redis.namespace)

@@ -63,7 +63,7 @@ def serve_with_workers(
         path: the configuration file.
         read_from: the fingerprint of the file that the settings were read from.
         listeners: bound; the master closes them when it ends.
-        open_redis: makes a way to Redis; called in each worker.
+        open_redis: opens access to Redis; called in each worker.
         on_listening: called once all workers take connections.
         notifier: for the service manager.
 

@@ -172,7 +172,7 @@ _VERBS = (
     "inspect",
 )  # fmt: skip
 _ASKS_ITSELF = frozenset({"admit"})
-"""It often writes nothing, or a single key, and asks for its rights only where it writes more."""
+"""Functions that ask for their rights themselves, and only before they write a second key."""
 _READS, _FREES = ("no-writes",), ("allow-oom",)
 _FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "admit": {"admit": (), "admit_reading": _READS},

@@ -78,13 +78,13 @@ class RequestServices:
     log_throttle: LogThrottle
     traffic: TrafficCounters
     operations: Mapping[object, Operation]
-    """Requests of handlers that are not in it need no admission."""
+    """Handler → its operation. Requests of other handlers need no admission."""
     ask: Callable[[Question], Awaitable[Admission]]
-    """Asks Redis; raises StoreUnavailable."""
+    """Asks Redis for an admission; raises StoreUnavailable."""
     start: Callable[[Question, OnDecided], Admission | None]
     """The same with a callback: returns the admission if it is known at once, else None, and calls back later."""
     without_store: Callable[[Question], Admission]
-    """Decides as the configuration says for outages."""
+    """Decides without Redis, as the configuration says."""
     refetch_keys: Callable[[UnknownKey | KeysUnavailable], Awaitable[None]]
     """Waits a moment for fresh keys of the key set that the error's request needs."""
     may_refetch_keys: Callable[[UnknownKey | KeysUnavailable], bool]
@@ -111,7 +111,7 @@ class RequestServices:
             return self.without_store(question)
 
     def identify(self, ring: Verifier, token: str, *, last: bool = False) -> tuple[Identity | None, Failure | None]:
-        """Return whose token it is, or why it is not taken. `last`: the keys are not going to be fetched once more.
+        """Return whose token it is, or why it is refused. `last`: the keys are not fetched again.
 
         Raises:
             UnknownKey, KeysUnavailable: fetching the tenant's keys may help.

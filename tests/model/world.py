@@ -210,7 +210,7 @@ class World:
 
     async def _forgotten(self, tenant: str) -> None:
         """Wait for the push that makes remembered refusals forgotten: 100 ms, where the machine has time."""
-        refusals = self._runtime.admissions.refusals
+        refusals = self._runtime.admissions.denials
         async with asyncio.timeout(10):
             while refusals._tenants.get(tenant):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)

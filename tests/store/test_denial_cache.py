@@ -172,9 +172,9 @@ def test_they_are_bounded(refusals: DenialCache) -> None:
 
 @pytest.fixture
 async def listening(admissions: Admissions, access: RedisAccess) -> AsyncIterator[DenialCache]:
-    task = asyncio.create_task(admissions.refusals.listen_forever(access.client))
-    await heard(admissions.refusals)
-    yield admissions.refusals
+    task = asyncio.create_task(admissions.denials.listen_forever(access.client))
+    await heard(admissions.denials)
+    yield admissions.denials
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -254,9 +254,9 @@ class Broken:
 
 
 async def test_without_a_subscription_every_refusal_is_redis_own(admissions: Admissions) -> None:
-    task = asyncio.create_task(admissions.refusals.listen_forever(Broken()))
+    task = asyncio.create_task(admissions.denials.listen_forever(Broken()))
     for _ in range(3):
         await admissions.ask(question())
-    assert admissions.refusals.find(question()) is None
+    assert admissions.denials.find(question()) is None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

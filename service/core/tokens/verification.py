@@ -144,7 +144,7 @@ class KeyRing:
         return self.judge(parts_of(token), now_s)
 
     def judge(self, parts: Parts, now_s: float, claims: dict[str, Any] | None = None) -> Identity:
-        """Return the identity that a token names whose parts, and perhaps claims, are read already; see `verify`."""
+        """Do what `verify` does, for a token whose parts are known, and perhaps its claims."""
         header, payload, signature = parts
         message, raw_signature = b"%b.%b" % (header, payload), decoded(signature)
         key = self._proven.get(header)

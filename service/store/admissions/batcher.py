@@ -72,7 +72,7 @@ class Admissions:
 
     def __init__(self, router: NodeRouter, rules: SessionRules) -> None:
         self.rules = rules
-        self.refusals = DenialCache(time.monotonic)
+        self.denials = DenialCache(time.monotonic)
         self.note_ahead: Callable[[str, int], None] = lambda tenant, accepted_from_s: None
         """Is called where a token is refused by a revocation that lies ahead of the clock."""
         self._router = router
@@ -105,14 +105,14 @@ class Admissions:
         Args:
             question: what is asked.
             on_decided: is called once, later, where nothing is returned.
-            is_gone: whether nobody wants to hear it any more; then it is not sent.
+            is_gone: whether the caller no longer waits; then the question is not sent.
 
         Raises:
-            StoreUnavailable: nobody is let to wait for Redis now.
+            StoreUnavailable: no request may wait for Redis now.
         """
         if not question.needs_store:
             return NOTHING_ASKED
-        if (refused := self.refusals.find(question)) is not None:
+        if (refused := self.denials.find(question)) is not None:
             return refused
         pipeline = self._router.pipeline_to(question.terms.tenant or NO_TENANT)
         if pipeline.is_down:
@@ -297,12 +297,12 @@ class _NodeQueue:
             return
         answers = iter(reply)
         for waiting in asked:
-            decided = decode(waiting.question, answers, self._admissions.refusals.learn, self._admissions.note_ahead)
+            decided = decode(waiting.question, answers, self._admissions.denials.learn, self._admissions.note_ahead)
             if waiting.over:
                 continue
             if isinstance(decided, Admission) and decided.may_be_full:
                 asked_at = waiting.until - self.pipeline.timeout_s  # the loop's clock is that of the denial cache
-                self._admissions.refusals.remember(waiting.question, decided, asked_at)
+                self._admissions.denials.remember(waiting.question, decided, asked_at)
             _answer(waiting, decided)
 
 

@@ -21,12 +21,12 @@ log = structlog.get_logger()
 
 MOST = 10_000
 """The most denials that are cached for a tenant; the oldest is dropped first."""
-BEAT_S = 0.03
+PING_EVERY_S = 0.03
 """How often the subscription is pinged, in seconds."""
 SILENT_S = 0.1
-"""Seconds without an answer after which the cache does not count."""
+"""Seconds without an answer after which the cache is not used."""
 FRESH_S = 0.1
-"""Seconds for which a cached denial may report a limit that has room: others may use it up meanwhile."""
+"""Seconds for which a denial may report a limit that has room. Other requests may use that limit up meanwhile."""
 AGAIN_S = 0.5
 """Seconds until a broken subscription is tried again."""
 
@@ -39,11 +39,11 @@ class _Refusal(NamedTuple):
     """The states of the limits; the full ones are over."""
     foreseen: bool
     """The request that used up the quota was admitted, so the next denial is the first one."""
-    told_at: float
-    """When the answer came, in seconds of the clock; its waits count from a moment before."""
+    answered_at: float
+    """When the answer came, in seconds of the clock. Its waits count from a moment before."""
     until: float
-    """From this moment on Redis is asked. It counts from when the question was sent, before the decision: rather too
-    early than too late."""
+    """The moment from which Redis is asked again. It is counted from when the question was sent, so it comes early
+    rather than late."""
     over_at: float
     """When the last of its limits has room again."""
 
@@ -83,7 +83,7 @@ class DenialCache:
             return None
         if refusal.foreseen:
             refusals[key] = refusal._replace(foreseen=False)
-        passed_us = int((now - refusal.told_at) * MICRO)
+        passed_us = int((now - refusal.answered_at) * MICRO)
         limit_states = [
             LimitState(one.limit, one.used, max(0, one.reset_us - passed_us), one.over) for one in refusal.limit_states
         ]
@@ -150,8 +150,8 @@ class DenialCache:
     async def _listen(self, pubsub: Any) -> None:
         await pubsub.subscribe(NAMES.cache_channel)
         silent = 0
-        while silent * BEAT_S < 1.0:
-            message = await pubsub.get_message(timeout=BEAT_S)
+        while silent * PING_EVERY_S < 1.0:
+            message = await pubsub.get_message(timeout=PING_EVERY_S)
             round_completed()
             if message is None:
                 silent += 1

@@ -83,7 +83,7 @@ class ClusterTopology:
         nodes = sorted({*self._seeds, *self.primaries}, key=lambda one: (one in last, random.random()))  # noqa: S311  # nosec B311
         for node in nodes:
             try:
-                self.take(node, await self._slots_told_by(node))
+                self.take(node, await self._slots_reported_by(node))
             except (*AWAY, ValueError, IndexError, TypeError) as error:  # an answer that is no map is no answer
                 self.failure = error
                 continue
@@ -97,7 +97,7 @@ class ClusterTopology:
         self._silent = True
         return False
 
-    async def _slots_told_by(self, node: NodeAddress) -> list[Any]:
+    async def _slots_reported_by(self, node: NodeAddress) -> list[Any]:
         async with asyncio.timeout(self._timeout_s):
             connection = await self.endpoint_of(node).connect()
             try:

@@ -30,7 +30,7 @@ class PrimaryInUse:
 
     def __init__(self) -> None:
         self.generation = 0
-        """How often the connections were closed. An older connection says nothing about the primary in use."""
+        """How often all connections were closed. A connection of an earlier generation may lead to another server."""
         self._pools: list[ConnectionPool] = []
         self._callbacks: list[Callable[[str, str], None]] = []
         self._closing: set[asyncio.Task[None]] = set()
@@ -40,7 +40,7 @@ class PrimaryInUse:
         self._pools.append(pool)
 
     def on_given_up(self, call: Callable[[str, str], None]) -> None:
-        """Call this with a reason and the kind of a failure whenever the primary in use is not to be used any more."""
+        """Register a callback for when the primary is given up. It receives a reason, and the kind of failure."""
         self._callbacks.append(call)
 
     def give_up(self, reason: str, kind: str = BREAKER) -> None:

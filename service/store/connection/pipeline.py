@@ -47,8 +47,8 @@ CONNECT_S = 2.0
 class AdmissionPipeline:
     """One connection to one node.
 
-    After a few failed trips in a row, or one missing right, the breaker opens: callers fail at once, and probes of
-    the link's own ask Redis four times a second whether it is back. While it is open the probes alone speak to Redis.
+    After a few failed round trips in a row, or one missing right, the breaker opens: callers fail at once. While it is
+    open, only probes are sent to Redis, four times a second, until one succeeds.
     """
 
     def __init__(

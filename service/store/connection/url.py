@@ -47,7 +47,7 @@ class Address:
         """Read a URL of one of `FORMS`, except `embedded`.
 
         Raises:
-            ValueError: it is none of them, or half of one. Quotes nothing of it.
+            ValueError: the URL has another form, or lacks a part. The message does not quote it.
         """
         found = _DISTRIBUTED.fullmatch(url)
         if found is None:

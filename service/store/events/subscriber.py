@@ -25,7 +25,7 @@ from service.store.keyspace import EVENTS_CAP, NAMES, keys_of
 log = structlog.get_logger()
 
 MOST_WAITING = 1000
-"""How many events a listener may be behind; a slower one is dropped with a `dropped`."""
+"""The most events that wait for a listener. A slower listener is dropped: it gets a `dropped` event."""
 POLL_EVERY_S = 1.0
 """How often tenants with listeners are read even without a push, in seconds."""
 AGAIN_S = 0.5
@@ -34,7 +34,7 @@ IDLE_ROUND_S = 1.0
 MOST_SILENT = 3
 """Seconds without any message, pongs included, after which the subscription counts as lost."""
 _SUBSCRIBED = ""
-"""In place of a tenant: the subscription is confirmed, perhaps anew."""
+"""Replaces a tenant's name in a push: the subscription is confirmed, perhaps not for the first time."""
 _CHUNK = 500
 _BEGINNING = "0-0"
 
@@ -259,9 +259,10 @@ def _nobody_may_care(asked: asyncio.Future[str]) -> None:
 
 
 async def _pushed(pubsub: Any) -> set[str] | None:
-    """Return the tenants that pushes have named by now; empty: only a pong; None: nothing for a second.
+    """Return the tenants that pushes have named since the last call.
 
-    `_SUBSCRIBED` is among them where the subscription is confirmed.
+    `_SUBSCRIBED` is among them if the subscription was confirmed. The result is empty if only a pong came, and None if
+    nothing came for a second.
     """
     message = await pubsub.get_message(timeout=POLL_EVERY_S)
     if message is None:

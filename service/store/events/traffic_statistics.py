@@ -62,7 +62,7 @@ class TrafficStatistics:
 
     @redis_call
     async def activity(self, tenant: str) -> Activity:
-        """Return the last hour."""
+        """Return the charts of the last hour."""
         now_s = int(self._clock())
         keys, last = keys_of(tenant), now_s // BUCKET_S
         slots = range((now_s - HOUR_S) // SLOT_S, now_s // SLOT_S + 1)

@@ -14,7 +14,7 @@ from service.store.keyspace import keys_of
 from service.store.leases import Leases
 
 MOST_SET_ASIDE = 50
-"""How many messages that were set aside are listed for each webhook."""
+"""The most messages set aside that each webhook lists."""
 _NOTHING_WAITS: Mapping[str, str | int] = {
     "attempts": 0,
     "error": "",

@@ -134,7 +134,7 @@ local function text_of_record(record)
 end
 
 -- The score of a user in `expiring`, the one index that every user is in, so that a walk over it finds each: who is
--- logged in stands there by its expiry, others behind all of these.
+-- logged in is sorted by expiry; all others come after these.
 local function place_of(record)
   if record.status == 'i' then return counted_from(record) end
   if record.status == 'o' or record.status == 'e' then return ENDED + math.max(counted_from(record), record.since) end

@@ -1,8 +1,8 @@
 """The sweep: changes `logged_in` to `expired`, and removes sessions after their retention.
 
-A round asks for what is due, of fifty tenants at once, and works it off in small bites, each one short function
-that returns who is due next. One worker sweeps at a time, by a lease; two at once would do no harm, since each bite
-reads the current records. What is due is judged by the service's clock, as tokens are.
+A round asks which users of fifty tenants are due, and processes them in small bites. A bite is one call of a short
+function, which also returns who is due next. A lease lets one worker sweep at a time; two at once would do no harm,
+because each bite reads the current records. The service's clock decides what is due, as it does for tokens.
 """
 
 import asyncio
@@ -31,19 +31,20 @@ from service.store.sessions.repair import Repair
 log = structlog.get_logger()
 
 BITE = 12
-"""Users of each kind in a bite: about half a millisecond of Redis's time, which an admission may have to wait."""
+"""The most users of each kind in a bite. It takes Redis half a millisecond, for which an admission may wait."""
 TOGETHER = 50
-"""Tenants that one call asks about: half a millisecond of Redis's time, too. On a Cluster their slots differ: one."""
+"""The tenants that one call asks about: half a millisecond of Redis, too. On a Cluster it is one: slots differ."""
 ROUNDS = 5
-"""In how many rounds every tenant is asked about, where there are more than `MOST_CALLS` calls allow in one."""
+"""The rounds in which each tenant is asked about once, if one round would need more than `MOST_CALLS` calls."""
 MOST_CALLS = 500
 ADOPTED = b"2"
-"""What was taken over: rules with a TTL (1), and who is suspended or terminated into the index of all users (2)."""
+"""The data of earlier versions that were adopted: rules with a TTL (1); suspended and terminated users, into the
+index of all users (2)."""
 RENEW_EVERY_S = 3.0
 """How often the lease is renewed while a round lasts."""
 EVERY_S = 5.0
 AGAIN_S = 0.5
-"""Seconds to wait after a round that Redis did not let complete."""
+"""Seconds to wait after a round that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class SweepRules:
     leeways_ms: Mapping[str, int]
     retention_ms: int
     longest_ms: int = 31 * 24 * 3600 * 1000
-    """From the last request: a token that ends later keeps no logged-out user for longer."""
+    """Counted from the last request. A token that expires later does not keep a logged-out user for longer."""
 
 
 @dataclass(frozen=True, slots=True)

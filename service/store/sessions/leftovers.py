@@ -11,11 +11,11 @@ from service.store.connection.calls import owner_of, redis_call
 from service.store.keyspace import NAMES, keys_of, keys_of_one, status_and_rules
 
 STEP = 1000
-"""Members, or keys, of one command."""
+"""The most members or keys of one command."""
 MOST_STEPS = 50
 """Steps of one call of `remove`: about a tenth of a second, with admissions between any two steps."""
 _INDEXES = "indexes"
-"""The position of a removal of which the indexes alone are left."""
+"""The position of a removal that has only the indexes left to remove."""
 
 
 class RedisLeftovers:

@@ -21,23 +21,23 @@ BITE = 100
 
 
 class RedisOperatorActions:
-    """`core.acts.Acts`, over Redis.
+    """`core.operator_actions.OperatorActions`, over Redis.
 
     Args:
         client: a redis-py client.
         clock_ms: milliseconds since the epoch, by the clock that judges tokens.
-        forget_refusals: is called with a tenant whose limits changed. Other workers hear of it by a push.
+        forget_denials: is called with a tenant whose limits changed. Other workers get a push.
     """
 
     def __init__(
         self,
         client: Redis,
         clock_ms: Callable[[], int] = now_ms,
-        forget_refusals: Callable[[str], None] = lambda tenant: None,
+        forget_denials: Callable[[str], None] = lambda tenant: None,
     ) -> None:
         self._client: Any = client  # redis-py's answers are typed as a union over all its modes
         self._clock_ms = clock_ms
-        self._forget_refusals = forget_refusals
+        self._forget_denials = forget_denials
         self.retention = Retention(client)
 
     @redis_call
@@ -149,7 +149,7 @@ class RedisOperatorActions:
         keys = keys_of(tenant)
         args = [limit, subject, NAMES.cache_channel, tenant, *_about(author)]
         used = bool(await run(self._client, "reset", [keys.window(limit, subject), keys.events], args))
-        self._forget_refusals(tenant)
+        self._forget_denials(tenant)
         return used
 
     @redis_call
@@ -177,7 +177,7 @@ class RedisOperatorActions:
         configured = (0, 0) if limit is None else (limit.requests, limit.window_s)
         args: list[str | int] = [name, requests, window_s, *configured, NAMES.cache_channel, tenant, *_about(author)]
         changed, before, before_s = await run(self._client, "override", [keys.rules, keys.events, keys.timed], args)
-        self._forget_refusals(tenant)
+        self._forget_denials(tenant)
         return Override(changed == 1, (before, before_s) if before else configured)
 
     async def _rule(self, verb: str, tenant: str, user: str | None, author: Author, *args: str | int) -> Any:

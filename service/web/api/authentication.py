@@ -1,7 +1,7 @@
-"""The two middlewares: one turns errors into answers, one admits requests.
+"""The two middlewares: `problems` turns errors into answers, `authentication` admits requests.
 
-The authentication's steps are plain functions, called in the contract's order of judgement. It asks the
-one admission, and so is what puts a status back to `logged_in` when a still-valid token is used again.
+The steps of an admission are methods, so that the hot path calls the same ones. An admission is also what sets a status
+back to `logged_in` when a valid token is used again.
 """
 
 import time
@@ -60,7 +60,7 @@ class Middlewares:
 
     @property
     def services(self) -> app_keys.RequestServices:
-        """What the steps ask of the rest of the service."""
+        """The rest of the service, as the steps use it."""
         return self._services
 
     def around(self, operation: app_keys.Operation, answer: app_keys.Responder) -> Handler:
@@ -174,9 +174,9 @@ class Middlewares:
         """Admit the request, or raise why not.
 
         Args:
-            request: with its `keys.EXCHANGE`.
-            operation: what is asked.
-            capability: one more that is needed.
+            request: its `REQUEST_CONTEXT` is set.
+            operation: the operation of its handler.
+            capability: a capability that the request needs besides those of the operation.
         """
         services, context = self._services, request[app_keys.REQUEST_CONTEXT]
         own, mistake = None, None
@@ -206,12 +206,12 @@ class Middlewares:
         """Return the question to the admission about `request`.
 
         Args:
-            request: what came.
-            context: its own, which learns whose request it is.
-            operation: what is asked.
-            capability: one more that is needed.
-            own: the terms of this one request, where its body decides.
-            last: the tenant's keys are not going to be fetched once more.
+            request: the request.
+            context: its context, in which tenant and operation are set.
+            operation: the operation of its handler.
+            capability: a capability that the request needs besides those of the operation.
+            own: the terms of this request alone, if its body decides them.
+            last: the tenant's keys are not fetched again.
 
         Raises:
             UnknownKey, KeysUnavailable: fetching the tenant's keys may help.
@@ -259,7 +259,7 @@ class Middlewares:
     def _asked(
         self, headers: MultiMapping[str], repeated: AbstractSet[str], context: app_keys.RequestContext
     ) -> tuple[Tenant | Directory, Unauthenticated | None]:
-        """Return the tenant; if the token names none, the directory with the terms for all, and the error."""
+        """Return the tenant. If the token names none, return the directory with the terms for all, and the error."""
         directory = self._services.policy.current.directory
         try:
             tenant = directory.find(tenant_token(headers, repeated))
@@ -306,7 +306,7 @@ class _Refusal(NamedTuple):
     lines: str
     """Further header lines."""
     closes: bool
-    """Whether the connection ends, because what follows the request cannot be trusted."""
+    """Whether to close the connection, because the bytes after the request cannot be trusted."""
 
 
 def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> _Refusal:
@@ -344,10 +344,10 @@ def _count_traffic(context: app_keys.RequestContext, admission: Admission, statu
 def _again(
     request: AnyRequest, context: app_keys.RequestContext, status: int, code: str, error: Exception | None
 ) -> str:
-    """Return under what the log only counts this answer; empty: it has a line of its own.
+    """Return the event under which the log counts this answer; empty: the answer gets a line of its own.
 
-    So many requests may be refused that a line for each would cost more than the refusal. What changed a status, and
-    what an operator did, always has its line.
+    A line for each of many refusals would cost more than the refusals. A change of a status, and an action of an
+    operator, always gets a line.
     """
     admission = context.admission
     if admission is not None and admission.remembered:

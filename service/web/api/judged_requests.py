@@ -36,7 +36,7 @@ class JudgedRequest:
     original: tuple[str, str] | None
     terms: Terms
     user: Identity | None
-    """None on an open route."""
+    """The caller; None on an open route."""
     passive: bool
 
     def repeat(

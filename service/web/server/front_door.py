@@ -24,13 +24,13 @@ from service.web.server.responses import ApiResponse, bare_response
 log = structlog.get_logger()
 
 MAX_UNREAD_BYTES = 64 * 1024
-"""What a client may send ahead while its request waits; beyond it the socket is not read."""
+"""The most bytes that are read ahead while a request waits. The socket is not read beyond that."""
 MAX_AT_ONCE = 32
-"""Requests of one connection that are answered before others have their turn, where no answer waits for Redis."""
+"""The most requests of one connection that are answered in a row, if no answer waits for Redis."""
 NEW_S = 0.5
-"""How long a new connection is kept for its first request when the server ends."""
+"""Seconds that a new connection is kept open for its first request when the server ends."""
 LINGER_S = 2.0
-"""How long a refused client may take to read why. To close at once would reset the connection, and lose the answer."""
+"""Seconds that a refused client has to read the answer. Closing at once would reset the connection and lose it."""
 
 
 class FrontDoor(asyncio.Protocol):
@@ -48,39 +48,39 @@ class FrontDoor(asyncio.Protocol):
         self._remote: str | None = None
         self._reader: HeadReader
         self._handler: asyncio.Protocol | None = None
-        """aiohttp's, once it has the connection."""
+        """The handler of aiohttp, once it has the connection."""
         self._held: list[bytes] = []
-        """What was read and is not answered: aiohttp gets it with the connection."""
+        """The bytes of requests that are not answered. aiohttp gets them with the connection."""
         self._came, self._at = b"", 0
-        """What came, and how much of it was read."""
+        """The received bytes, and how many of them were read."""
         self._unlike = b""
-        """What came last, where it is to be read: no known head is like it."""
+        """The bytes that came last, if no known head matches them: they have to be read."""
         self._unread: list[bytes] = []
-        """What came behind it while a request waits."""
+        """The bytes that arrived while a request waits."""
         self._unread_bytes = 0
         self.is_busy = False
         """A request is on the hot path."""
         self._is_reading = self._is_put_off = False
-        """Requests are being read now; they are going to be, in the next turn of the loop."""
+        """Whether requests are being read now, and whether they will be in the next iteration of the loop."""
         self._forwarded = self._answered_by_aiohttp = 0
-        """Heads that aiohttp got, and requests that it has answered."""
+        """The number of heads that aiohttp got, and of requests that it has answered."""
         self._is_eof = False
         """The client sends no more."""
         self._pending: Refused | None = None
-        """To be sent when aiohttp has answered what came before."""
+        """The refusal to send once aiohttp has answered the requests before it."""
         self.is_body_broken = False
-        """The body of the request that aiohttp got last is not well-formed: an answer to it is the last."""
+        """The last request that aiohttp got has a malformed body. Its answer ends the connection."""
         self.is_answering = False
         """aiohttp has begun to answer the oldest request that it has not answered."""
         self._is_refused = False
         """A bare status was sent; the connection lingers."""
         self._paused_at: float | None = None
-        """When the client began to read slower than it is answered; None: it does not."""
+        """When the client began to read too slowly; None: it reads fast enough."""
         self._pauses_reading = False
         self._since = clock()
-        """When the connection began to wait for what it waits for now."""
+        """When the present wait began: for a head, or for the next request."""
         self._is_used = False
-        """A whole head has come."""
+        """Whether a whole head has arrived."""
 
     # The transport's calls
 
@@ -113,11 +113,11 @@ class FrontDoor(asyncio.Protocol):
         return self._forwarded > self._answered_by_aiohttp and not self._reader.is_in_body
 
     def pause_writing(self) -> None:
-        """The client reads slower than it is answered."""
+        """Stop reading requests: the client does not read its answers fast enough."""
         self._paused_at = self._clock()
         transport = self._transport
         if transport is not None and not transport.is_closing() and transport.is_reading():
-            transport.pause_reading()  # it may not ask for more than it takes
+            transport.pause_reading()  # no more requests than it takes answers
             self._pauses_reading = True
         if self._handler is not None:
             self._handler.pause_writing()
@@ -134,7 +134,7 @@ class FrontDoor(asyncio.Protocol):
             self._read_on()
 
     def data_received(self, data: bytes) -> None:
-        """The socket brought something."""
+        """Take bytes from the client."""
         if self._handler is not None:
             self._forward(data)
         elif self.is_busy or self._is_put_off or self._paused_at is not None:

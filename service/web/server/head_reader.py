@@ -27,15 +27,15 @@ class HeadReader:
         self.head: RequestHead | None = None
         """The head that was read last."""
         self.begun = self.heads = self.completed = 0
-        """Requests that have begun, whose head is whole, that are whole: since `forget`."""
+        """The number of requests since `forget`: begun, with a complete head, and complete."""
         self.is_head_begun = False
-        """Part of a head has come."""
+        """Whether a part of a head has arrived."""
         self._refused: Refused | None = None
         """Why the parser was stopped."""
         self.is_raw = False
-        """The client asks for another protocol, which nothing here speaks: what follows is not read."""
+        """The client asks for another protocol. The service speaks none, so it does not read what follows."""
         self._pieces: list[bytes] = []
-        """What may hold the request line of the head that is being read."""
+        """The packets that may contain the request line of the present head."""
         self._head_bytes = 0
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
@@ -46,17 +46,17 @@ class HeadReader:
         return self.completed < self.heads
 
     def forget(self) -> None:
-        """Begin to count anew: all that was read is answered."""
+        """Reset the counts: every request is answered."""
         self.begun = self.heads = self.completed = 0
         self.head = None
         self._pieces, self._head_bytes = [], 0
         self._target, self._fields = b"", []
 
     def read(self, data: bytes) -> bytes:
-        """Read what came next, and return what of it is HTTP.
+        """Read the next bytes, and return those that are HTTP.
 
         Raises:
-            Refused: it is not well-formed, or not what the service reads.
+            Refused: they are malformed, or exceed a limit.
         """
         if self.begun and not self.is_head_begun:
             self._pieces, self._head_bytes = [], 0

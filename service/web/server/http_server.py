@@ -24,26 +24,26 @@ from service.web.server.known_heads import KnownHeads
 log = structlog.get_logger()
 
 BODY_DEADLINE_S = 10.0
-"""How long a body that is read may take."""
+"""Seconds that a client may take to send a body."""
 HEADER_DEADLINE_S = 10.0
-"""How long the head of a request may take, and a new connection for its first one."""
+"""Seconds that the head of a request may take, and a new connection until its first one."""
 KEEPALIVE_S = 130.0
-"""Longer than the usual proxy keeps its idle connections (nginx 60 s, Traefik 90 s, Caddy 120 s), so that the proxy is
-the one to close."""
+"""Seconds that an idle connection stays open. Proxies close theirs earlier (nginx 60 s, Traefik 90 s, Caddy 120 s), so
+that no proxy sends a request on a connection that is being closed."""
 SEND_TIMEOUT_S = 10.0
-"""A client that takes nothing of its answers for so long is disconnected."""
+"""Seconds after which a client that reads nothing of its answers is disconnected."""
 UNDER_WAY_S = 7.5
-"""How long requests under way may take once no more are taken; their bodies are read, and they are answered."""
+"""Seconds that requests under way have once the server accepts no more. Their bodies are still read."""
 SHUTDOWN_S = 0.25
-"""How long aiohttp waits, up to twice, for requests that are left then; it reads no more of their bodies."""
+"""Seconds that aiohttp waits after that, up to twice, for the remaining requests. Their bodies are not read."""
 CLEANUP_S = 1.0
-"""How long the application may take at least to end what runs beside the requests."""
+"""Seconds that the application has at least to end its background tasks."""
 CLOSE_S = UNDER_WAY_S + 2 * SHUTDOWN_S + CLEANUP_S
-"""How long `HttpServer.close` takes at most."""
+"""The most seconds that `HttpServer.close` takes."""
 CHECK_EVERY_S = 1.0
-"""How exact these deadlines are."""
+"""Seconds between two checks of these deadlines."""
 BACKLOG = 1024
-"""Connections that the kernel takes before the service does."""
+"""The most connections that wait in the kernel until the service accepts them."""
 
 
 class SentAnswers(AbstractAccessLogger):
@@ -82,7 +82,8 @@ def max_connections() -> int:
 
 
 GC_EVERY = 20_000
-"""Objects, net, between collections: requests leave no cycles behind, and those under way are many."""
+"""Objects, net, between two garbage collections. Requests leave no cycles, and many objects belong to requests under
+way."""
 
 
 def spare_the_collector() -> None:

@@ -12,28 +12,28 @@ from service.web.server.head_templates import Cut, HeadTemplate, OwnFields, cut,
 from service.web.server.request_head import RequestHead
 
 MAX_BYTES = 32 * 1024 * 1024
-"""What all known heads may take, about; the oldest are forgotten first."""
+"""The most bytes that all known heads may take, roughly. The oldest are forgotten first."""
 MAX_TEMPLATE_BYTES = 8 * 1024 * 1024
-"""The same for templates."""
+"""The most bytes that all templates may take."""
 MAX_HEAD_BYTES = 8 * 1024
-"""A longer head is not kept."""
+"""The most bytes of a head that is kept."""
 COST, COST_PER_BYTE = 1_500, 3
-"""What a head takes beside its bytes, and for each of them: its fields are kept twice, and objects around them."""
+"""An estimate of the memory that a head takes: bytes for its objects, and bytes for each of its own bytes."""
 MAX_SEEN = 16_384
-"""Heads and templates that were seen once."""
+"""The most heads and templates that are remembered as seen once."""
 ONE_IN = 16
-"""Where the oldest heads have to go for new ones: of so many requests that fit a template and came before, one is kept
-as it is. To read all of them in full would cost more than their template, where users are more than heads."""
+"""While the memory for heads is full: of so many repeated requests that fit a template, one is kept as it is. Keeping
+each would cost more than its template does, if there are more users than heads in memory."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 class KnownHeads:
-    """Heads by their bytes, and templates. Each is kept from the second time on: many a head never returns.
+    """Heads by their bytes, and templates. Each is kept when it comes for the second time: many come only once.
 
     Args:
-        max_bytes: a bound of what all heads take.
+        max_bytes: the most bytes that all heads may take.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -51,7 +51,7 @@ class KnownHeads:
         return len(self._heads.held) + len(self._templates.held)
 
     def forget(self) -> None:
-        """Forget all: what they came to refers to a configuration that holds no more, and keeps it in memory."""
+        """Forget all of them: their judgements belong to a former configuration, and keep it in memory."""
         self._heads.clear()
         self._templates.clear()
         self._seen.clear()
