@@ -1,5 +1,6 @@
 """The reference describes what exists, and everything that exists is in it."""
 
+import ast
 import re
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -149,6 +150,48 @@ def test_every_metric_is_documented_and_no_other() -> None:
         made.add(f"{family.name}_total" if family.type == "counter" else family.name)
     rows = re.findall(r"^\| `(rollcall_\w+)` \|", (REFERENCE / "monitoring.md").read_text(), re.M)
     assert set(rows) == made
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def logged(tree: ast.Module) -> set[tuple[str, str]]:
+    """The level and the event of each line that a module writes to the log; of an f-string what precedes its values."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr=level, value=logger), args=[event, *_]) if level in LEVELS:
+                if not ast.unparse(logger).endswith("log"):
+                    continue
+            case ast.Call(func=ast.Name(id="_log"), args=[ast.Constant(value=str(level)), event]):
+                pass
+            case _:
+                continue
+        if isinstance(event, ast.JoinedStr):
+            event = event.values[0]
+        if isinstance(event, ast.Constant):
+            found.add((level, str(event.value)))
+    return found
+
+
+def test_every_event_of_the_log_is_documented_with_its_level_and_no_other() -> None:
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "service").rglob("*.py")]
+    written = set().union(*map(logged, trees))
+    assert len(written) > 60
+    rows = re.findall(r"^\| `([^`]+)` \| (\w+) \|", (REFERENCE / "log.md").read_text(), re.M)
+    documented = {(level, event.partition("…")[0]) for event, level in rows}
+    missing = [
+        one for one in written if not any(one[0] == level and alike(one[1], event) for level, event in documented)
+    ]
+    assert missing == []
+    texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    long_enough = [text for text in texts if isinstance(text, str) and len(text) > 4]
+    assert [event for _, event in documented if not any(alike(text, event) for text in long_enough)] == []
+
+
+def alike(written: str, event: str) -> bool:
+    """Whether the code writes an event of the table, of which either may be the beginning."""
+    return written.startswith(event) or (len(written) > 15 and event.startswith(written))
 
 
 def test_every_type_of_event_is_documented_and_no_other() -> None:

@@ -225,7 +225,6 @@ class AdmissionPipeline:
             if suspensions != self._suspensions:
                 raise RedisConnectionError("the node was given up while it was asked")
         except _FAILED as error:
-            log.debug("redis takes no writes", reason=reason_of(error))
             if suspensions == self._suspensions:
                 await self._drop_checked()
                 if isinstance(error, ReadOnlyError):
