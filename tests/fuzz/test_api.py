@@ -96,7 +96,7 @@ def unchanged(path: str) -> Any:
     return URL(path, encoded=True)
 
 
-async def hold_to_the_contract(answer: ClientResponse) -> None:
+async def check_envelope_and_status(answer: ClientResponse) -> None:
     """It is an envelope, and no failure."""
     content = await answer.json()
     assert answer.status < 500, content
@@ -118,7 +118,7 @@ async def test_any_body_is_done_or_refused(
     )
     path = path.replace("USER", quote(user, safe="") if user not in ("", ".", "..") else "u1")
     answer = await client.request(method, unchanged(path), data=raw, headers=OPERATOR)
-    await hold_to_the_contract(answer)
+    await check_envelope_and_status(answer)
 
 
 @on_a_real_redis
@@ -127,7 +127,7 @@ async def test_any_body_is_done_or_refused(
 async def test_any_query_is_answered_or_refused(client: Client, path: str, data: st.DataObject) -> None:
     asked = data.draw(st.lists(st.tuples(st.sampled_from(QUERIES[path]), GIVEN), max_size=4))
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked)
-    await hold_to_the_contract(await client.get(unchanged(f"{path}?{query}"), headers=OPERATOR))
+    await check_envelope_and_status(await client.get(unchanged(f"{path}?{query}"), headers=OPERATOR))
 
 
 @on_a_real_redis
@@ -169,7 +169,7 @@ async def test_any_last_event_id_continues_the_stream_or_is_refused(client: Clie
     path = "/admin/v1/events?tenant=acme"
     answer = await client.get(path, headers=OPERATOR | {"last-event-id": last})
     if answer.status != 200:
-        await hold_to_the_contract(answer)
+        await check_envelope_and_status(answer)
         return
     reported = await _next_event(answer)
     await client.post(f"{AT}/users/u1/logout", headers=OPERATOR)

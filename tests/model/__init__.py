@@ -1,1 +1,1 @@
-"""A plain model of the contract, and random sequences held to it."""
+"""A plain model of the documented rules, and random sequences that the service must answer alike."""

@@ -1,6 +1,7 @@
-"""Sections 2 and 7 of the contract as plain Python: lists, dictionaries and `if`, written from the page alone.
+"""Statuses, limits and the order of checks as plain Python: lists, dictionaries and `if`.
 
-It shares nothing with the service: its own table, its own windows. Times are microseconds.
+It is written from the documentation, and shares nothing with the service: its own table, its own windows. Times are
+in microseconds.
 """
 
 from collections import defaultdict
@@ -75,7 +76,7 @@ class Asked:
 
 @dataclass
 class Answered:
-    """What the contract wants of the answer."""
+    """What the answer must be."""
 
     status: int
     code: str = ""
@@ -85,7 +86,7 @@ class Answered:
 
 
 class Plain:
-    """The service, as the contract describes it."""
+    """The service, as it is documented."""
 
     def __init__(self, now_us: int, rules: Rules) -> None:
         self.now = now_us

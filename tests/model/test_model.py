@@ -1,4 +1,4 @@
-"""The service does what the contract says, whatever happens in whatever order; and the test would notice if not.
+"""The service answers as the model does, whatever happens in whatever order. Planted bugs show that the test finds one.
 
 `MODEL_EXAMPLES` says how many sequences are played (`make model`: half an hour of them).
 """
@@ -60,7 +60,7 @@ def world(planted: tuple[str, str] | None = None) -> Iterator[type[Machine]]:
         made.close()
 
 
-def test_any_sequence_comes_to_what_the_contract_says() -> None:
+def test_any_sequence_is_answered_as_the_model_answers_it() -> None:
     with world() as machine:
         how = settings(
             max_examples=EXAMPLES,

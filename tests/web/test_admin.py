@@ -116,7 +116,7 @@ async def test_sessions_are_paged_newest_first_or_walked_and_none_is_missed_whil
 @pytest.mark.parametrize("name", CAUSES)
 @pytest.mark.parametrize("start", [one for one in Status if one is not Status.EXPIRED])  # which only the sweep makes
 async def test_acts_follow_the_table_of_transitions(client: Client, name: str, start: Status) -> None:
-    """Section 2 of the contract: what is 409 or 404 there is so here, and leaves the status."""
+    """What the table refuses is 409 or 404, and leaves the status."""
     if start is not Status.NONE:
         await seen(client, "alice")
     if start in (Status.LOGGED_OUT, Status.SUSPENDED, Status.TERMINATED):

@@ -101,7 +101,7 @@ async def test_the_events_that_happen_are_those_that_are_described(client: Clien
     assert {event.fields["type"] for event in found} == set(EVENT_TYPES)
 
 
-def test_every_error_code_of_the_contract_is_described_somewhere() -> None:
+def test_every_error_code_is_described_somewhere() -> None:
     reported = {code for one in operations() for code in one.errors} | {"BAD_REQUEST", "INTERNAL_SERVER"}
     by_itself = {"METHOD_NOT_ALLOWED", "UNEXPECTED_STATE"}  # for a method that is not described; for a mistake of ours
     assert reported == set(CODES) - by_itself

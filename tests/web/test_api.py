@@ -1,4 +1,4 @@
-"""Sections 3 to 7 of the contract over real HTTP, on fakeredis and on a real Redis."""
+"""The documented API over real HTTP, on fakeredis and on a real Redis."""
 
 import asyncio
 import re
