@@ -1,8 +1,8 @@
 """Verification of JWTs: key rings, and the cache of verified tokens.
 
 `signatures.py` verifies signatures. Header and claims are checked here, because the service is stricter than PyJWT: it
-refuses duplicate members and numbers in quotes, bounds `sub`, and takes the time as an argument. Each part of a token is
-read once.
+refuses duplicate members and numbers in quotes, bounds `sub`, and takes the time as an argument. Each part of a token
+is read once.
 """
 
 from collections import OrderedDict
