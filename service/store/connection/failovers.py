@@ -27,32 +27,32 @@ class Failovers:
         self._old: PrimaryAddress | None = None
         self._replaced: dict[PrimaryAddress, float] = {}
 
-    def is_under_way(self, now: float) -> bool:
+    def is_under_way(self, now_s: float) -> bool:
         """Return whether no primary may be used."""
-        return bool(self._announced_by) and now < self._until
+        return bool(self._announced_by) and now_s < self._until
 
-    def replaced(self, now: float) -> set[PrimaryAddress]:
+    def replaced(self, now_s: float) -> set[PrimaryAddress]:
         """Return the primaries that were just replaced. Some Sentinels name them for a moment longer."""
-        return {address for address, until in self._replaced.items() if now < until}
+        return {address for address, until in self._replaced.items() if now_s < until}
 
-    def settle(self, named: PrimaryAddress, now: float) -> None:
+    def settle(self, named: PrimaryAddress, now_s: float) -> None:
         """End it if most Sentinels already name another primary: the announcement of that was missed."""
         if self._old is not None and named != self._old:
-            self._over(self._old, named, now)
+            self._over(self._old, named, now_s)
 
-    def _over(self, old: PrimaryAddress, new: PrimaryAddress, now: float) -> None:
+    def _over(self, old: PrimaryAddress, new: PrimaryAddress, now_s: float) -> None:
         self._announced_by.clear()
         self._replaced.pop(new, None)
-        self._replaced[old] = now + LONGEST_S
+        self._replaced[old] = now_s + LONGEST_S
 
-    def hear(self, sentinel: str, channel: str, text: str, now: float) -> None:
+    def hear(self, sentinel: str, channel: str, text: str, now_s: float) -> None:
         """Take one announcement.
 
         Args:
             sentinel: identifies who announces it.
             channel: the event's name.
             text: the event's text (Redis documentation, "Sentinel Pub/Sub messages").
-            now: seconds of a clock that does not go back.
+            now_s: seconds of a clock that does not go back.
         """
         words = text.split()
         try:
@@ -62,15 +62,15 @@ class Failovers:
         if name != self.name:
             return
         if new is not None:  # promoted, or switched to
-            self._over(old, new, now)
+            self._over(old, new, now_s)
         elif channel.startswith("-failover-abort-"):
             self._announced_by.discard(sentinel)
         elif channel not in _AFTERWARDS:
-            if not self.is_under_way(now):
+            if not self.is_under_way(now_s):
                 self._announced_by.clear()  # a Sentinel that went away during it never announces its end
-                self._until, self._old = now + LONGEST_S, old
+                self._until, self._old = now_s + LONGEST_S, old
             elif channel == "+try-failover":
-                self._until, self._old = now + LONGEST_S, old
+                self._until, self._old = now_s + LONGEST_S, old
             self._announced_by.add(sentinel)
 
 

@@ -150,16 +150,16 @@ class FrontDoor(asyncio.Protocol):
 
     # The server's calls
 
-    def check(self, now: float, *, head_s: float, idle_s: float, send_s: float) -> None:
+    def check(self, now_s: float, *, head_s: float, idle_s: float, send_s: float) -> None:
         """Close the connection where it has waited too long: for a head, for the next request, for a reader."""
         transport = self._transport
         if transport is None or self.is_busy:
             return
-        waited_s = now - self._since
+        waited_s = now_s - self._since
         if self._is_refused:
             is_over = waited_s > LINGER_S
         elif self._paused_at is not None:
-            is_over = now - self._paused_at > send_s
+            is_over = now_s - self._paused_at > send_s
         elif self._pending is not None or self._reader.is_head_begun or not self._is_used:
             is_over = waited_s > head_s and transport.is_reading()  # aiohttp may have stopped that
         else:
@@ -167,14 +167,14 @@ class FrontDoor(asyncio.Protocol):
         if is_over:
             transport.abort()
 
-    def close_if_idle(self, now: float) -> None:
+    def close_if_idle(self, now_s: float) -> None:
         """Close the connection unless a request on it is being received or answered, or is about to come."""
         if self._transport is None or self.is_busy or self._is_put_off or self._is_refused:
             return
-        if self._paused_at is not None and now - self._paused_at > LINGER_S:
+        if self._paused_at is not None and now_s - self._paused_at > LINGER_S:
             self._transport.abort()  # the client does not take what it was sent
             return
-        is_new = not self._is_used and now - self._since < NEW_S
+        is_new = not self._is_used and now_s - self._since < NEW_S
         is_owed = self._forwarded > self._answered_by_aiohttp or self._pending is not None
         if not (is_new or is_owed or self._held or self._reader.is_head_begun):
             self._transport.close()
