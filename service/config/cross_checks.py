@@ -64,7 +64,9 @@ def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
     owners: dict[bytes, str] = {}
     for name, tenant in settings.tenants.items():
         if (other := owners.setdefault(tenant.digest, name)) != name:
-            yield Mistake(f"tenants.{name}.token", f"is also that of {other}; a token names one tenant", "***")
+            yield Mistake(
+                f"tenants.{name}.token", f"is also that of {other}: give each tenant a token of its own", "***"
+            )
 
 
 def _limit_names(settings: Settings) -> Iterator[Mistake]:
@@ -72,7 +74,11 @@ def _limit_names(settings: Settings) -> Iterator[Mistake]:
     places: dict[str, str] = {}
     for operation, limit in _limits_of(settings.limits):
         if limit.name in places:
-            yield Mistake(f"limits.{operation}", f"{limit.name} is already in {places[limit.name]}", limit.name)
+            yield Mistake(
+                f"limits.{operation}",
+                f"{limit.name} is already in {places[limit.name]}: limits count by name, so choose another",
+                limit.name,
+            )
         places.setdefault(limit.name, operation)
     for name, tenant in settings.tenants.items():
         own: dict[str, str] = {}
@@ -80,7 +86,9 @@ def _limit_names(settings: Settings) -> Iterator[Mistake]:
             place = own.get(limit.name) or places.get(limit.name, operation)
             if limit.name in own or place != operation:
                 path = f"tenants.{name}.limits.{operation}"
-                yield Mistake(path, f"{limit.name} is already in {place}", limit.name)
+                yield Mistake(
+                    path, f"{limit.name} is already in {place}: limits count by name, so choose another", limit.name
+                )
             own[limit.name] = operation
 
 
@@ -197,7 +205,11 @@ def _operators(settings: Settings, tenants: Collection[str]) -> Iterator[Mistake
     names: set[str] = set()
     for at, operator in enumerate(settings.admin.tokens):
         if operator.name in names:
-            yield Mistake(f"admin.tokens.{at}.name", "appears twice; events name an operator by it", operator.name)
+            yield Mistake(
+                f"admin.tokens.{at}.name",
+                "appears twice: events name an operator by it, so choose another",
+                operator.name,
+            )
         names.add(operator.name)
         for unknown in sorted(set(operator.tenants) - {"*", *settings.tenants, *tenants}):
             yield Mistake(f"admin.tokens.{at}.tenants", "names a tenant that is not configured", unknown)

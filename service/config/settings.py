@@ -278,7 +278,7 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
 
 def _different(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     if len(set(secrets)) < len(secrets):
-        raise mistake("has the same secret twice")
+        raise mistake("has the same secret twice: leave one out")
     return secrets
 
 

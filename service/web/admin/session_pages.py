@@ -23,7 +23,7 @@ async def page_of(admin: AdminServices, query: SessionsQuery) -> Page:
     after = _cursor(query.after)
     if isinstance(after, Cursor) or query.order == "lastSeen":
         if query.prefix:
-            raise InvalidRequest([("order", "must be index with a prefix")])
+            raise InvalidRequest([("order", "must be index, or left out, with a prefix")])
         if isinstance(after, WalkCursor):
             raise InvalidRequest([("after", "must be the `next` of a page in this order")])
         return await admin.sessions.page(admin.at, statuses=statuses, after=after, size=query.limit)
