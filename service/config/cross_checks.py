@@ -74,11 +74,7 @@ def _limit_names(settings: Settings) -> Iterator[Mistake]:
     places: dict[str, str] = {}
     for operation, limit in _limits_of(settings.limits):
         if limit.name in places:
-            yield Mistake(
-                f"limits.{operation}",
-                f"{limit.name} is already in {places[limit.name]}: limits count by name, so choose another",
-                limit.name,
-            )
+            yield _counted_twice(f"limits.{operation}", limit.name, places[limit.name])
         places.setdefault(limit.name, operation)
     for name, tenant in settings.tenants.items():
         own: dict[str, str] = {}
@@ -86,10 +82,12 @@ def _limit_names(settings: Settings) -> Iterator[Mistake]:
             place = own.get(limit.name) or places.get(limit.name, operation)
             if limit.name in own or place != operation:
                 path = f"tenants.{name}.limits.{operation}"
-                yield Mistake(
-                    path, f"{limit.name} is already in {place}: limits count by name, so choose another", limit.name
-                )
+                yield _counted_twice(path, limit.name, place)
             own[limit.name] = operation
+
+
+def _counted_twice(path: str, name: str, place: str) -> Mistake:
+    return Mistake(path, f"{name} is already in {place}: limits count by name, so choose another", name)
 
 
 def _route_limits(settings: Settings) -> Iterator[Mistake]:

@@ -70,11 +70,11 @@ async def test_metadata_is_looked_for_where_either_standard_has_it(
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"issuer": "https://other.example"}, "the issuer of the metadata is not jwt.issuer"),
-        ({"issuer": None}, "the issuer of the metadata is not jwt.issuer"),
-        ({"jwks_uri": None}, "holds no jwks_uri"),
-        ({"jwks_uri": "file:///etc/passwd"}, "holds no jwks_uri"),
-        ({"jwks_uri": ["https://a.example"]}, "holds no jwks_uri"),
+        ({"issuer": "https://other.example"}, "the issuer of the metadata differs from jwt.issuer"),
+        ({"issuer": None}, "the issuer of the metadata differs from jwt.issuer"),
+        ({"jwks_uri": None}, "has no jwks_uri"),
+        ({"jwks_uri": "file:///etc/passwd"}, "has no jwks_uri"),
+        ({"jwks_uri": ["https://a.example"]}, "has no jwks_uri"),
     ],
 )
 async def test_metadata_that_is_not_the_issuers_is_not_used(
@@ -88,7 +88,7 @@ async def test_metadata_that_is_not_the_issuers_is_not_used(
 
 async def test_a_slash_at_the_end_makes_another_issuer(following: Subscription, provider: Provider) -> None:
     [warning] = await discover(following, f"{provider.base}/")
-    assert "they have to be equal to the letter" in warning
+    assert "both must be exactly the same text" in warning
 
 
 async def test_after_a_failure_the_metadata_is_asked_again(following: Subscription, provider: Provider) -> None:
