@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 import aiohttp_jinja2
@@ -119,7 +119,7 @@ class Runtime:
         self.outage.allow_sessions = settings.sessions.on_outage == "allow"
         self.key_sets.follow(key_sources(settings, policy.directory))
 
-    def services(self, operations: Mapping[object, app_keys.Operation]) -> app_keys.RequestServices:
+    def services(self, operations: dict[object, app_keys.Operation]) -> app_keys.RequestServices:
         """Return the services for requests."""
         return app_keys.RequestServices(
             policy=self.policy,
@@ -231,7 +231,7 @@ def make_app(settings: Settings, access: RedisAccess, policy: Policy | None = No
         policy: the policy of these settings, if the caller has made it already.
     """
     runtime = Runtime(settings, access, policy)
-    services = runtime.services(routes.OPERATIONS)
+    services = runtime.services(dict(routes.OPERATIONS))
     middlewares = Middlewares(services)
     app = web.Application(
         middlewares=[middlewares.problems, middlewares.authentication], client_max_size=MAX_BODY_BYTES

@@ -1,7 +1,7 @@
 """Typed keys and objects of the application and of a request."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -77,7 +77,7 @@ class RequestServices:
     metrics: Metrics
     log_throttle: LogThrottle
     traffic: TrafficCounters
-    operations: Mapping[object, Operation]
+    operations: dict[object, Operation]
     """Handler → its operation. Requests of other handlers need no admission."""
     ask: Callable[[Question], Awaitable[Admission]]
     """Asks Redis for an admission; raises StoreUnavailable."""

@@ -20,12 +20,11 @@ from service.store.connection.client import RedisAccess, TlsFiles
 from tests.chaos.failovers import (
     CLUSTER_EVENTS,
     SENTINEL_EVENTS,
-    SteadyLoad,
     on_a_cluster,
     pause,
-    serving,
     under_sentinels,
 )
+from tests.chaos.steady_load import SteadyLoad, serving
 from tests.deployments import Node, Sentinels, redis_cluster, redis_sentinels, start_node
 from tests.kit import OPERATOR, OurServer, credentials, settings, tenant, wait_for
 
