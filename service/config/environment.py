@@ -99,17 +99,29 @@ def _value(path: tuple[str, ...], text: str, twice: list[str]) -> Any:
         return text
 
 
-def put_over(values: dict[str, Any], given: Collection[Variable]) -> dict[str, Any]:
-    """Return `values` with what the environment sets; `values` itself stays unchanged."""
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """A variable that names a member of something that has none: of a list, or of a single value."""
+
+    variable: Variable
+    parent: tuple[str, ...]
+    is_list: bool
+    """Whether what it names a member of is a list, which can be set as a whole."""
+
+
+def put_over(values: dict[str, Any], given: Collection[Variable]) -> tuple[dict[str, Any], list[Misplaced]]:
+    """Return `values` with what the environment sets, and the variables that set nothing; `values` stays unchanged."""
     made = dict(values)
     own: set[int] = {id(made)}
+    misplaced: list[Misplaced] = []
     for variable in given:
         place: Any = made
-        for part in variable.path[:-1]:
+        for at, part in enumerate(variable.path[:-1], 1):
             inside = place.get(part)
             if inside is None:
                 inside = {}
-            elif not isinstance(inside, dict):  # it is a mistake itself, and this one is inside it
+            elif not isinstance(inside, dict):
+                misplaced.append(Misplaced(variable, variable.path[:at], isinstance(inside, list)))
                 break
             elif id(inside) not in own:
                 inside = dict(inside)
@@ -118,7 +130,7 @@ def put_over(values: dict[str, Any], given: Collection[Variable]) -> dict[str, A
             place = inside
         else:
             place[variable.path[-1]] = variable.value
-    return made
+    return made, misplaced
 
 
 def set_twice(given: Collection[Variable]) -> Iterator[tuple[Variable, Variable]]:

@@ -142,6 +142,13 @@ def _required(value: Any) -> tuple[Scalar, ...]:
     return values
 
 
+def _some_audiences(audiences: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    if audiences == ():
+        raise mistake("an empty list names no audience: leave audience out to accept tokens for any")
+    return audiences
+
+
+Audience = Annotated[str, Field(min_length=1)]
 ClaimName = Annotated[str, Field(min_length=1)]
 RequiredValues = Annotated[tuple[Scalar, ...], PlainValidator(_required)]
 
@@ -158,7 +165,7 @@ class Jwt(Section):
     discovery: bool = False
     issuer: str | None = Field(None, min_length=1)
     user_prefix: str = Field("", max_length=64)
-    audience: str | tuple[str, ...] | None = None
+    audience: Annotated[Audience | tuple[Audience, ...] | None, AfterValidator(_some_audiences)] = None
     types: Annotated[tuple[HeaderType, ...], AfterValidator(_some_types)] | None = None
     require: dict[ClaimName, RequiredValues] = Field(default_factory=dict)
     subject_claim: ClaimName = "sub"
@@ -179,7 +186,7 @@ class Jwt(Section):
         named = [(key.kid, key.alg) for key in kept if key.kid is not None]
         for kid, alg in sorted({one for one in named if named.count(one) > 1}):
             raise mistake(f"two keys have the kid {kid} and the algorithm {alg}: give each key a kid of its own")
-        if self.algorithms is not None and (lost := [key for key in self.keys if not self._accepted(key)]):
+        if self.algorithms is not None and (lost := [key for key in self.keys if not self.accepted(key)]):
             what = ", ".join(dict.fromkeys(key.alg or "the algorithms of a key" for key in lost))
             raise mistake(f"algorithms does not list {what}: add it, or remove the key, which verifies nothing")
         if self.algorithms is not None and self.jwks_alg is not None:
@@ -188,13 +195,14 @@ class Jwt(Section):
             raise mistake("allow_unknown_kid needs a key without kid: it verifies the tokens with an unknown kid")
         return self
 
-    def _accepted(self, section: KeySection) -> list[Key]:
+    def accepted(self, section: KeySection) -> list[Key]:
+        """Return the prepared keys of `section` that have an accepted algorithm."""
         return [key for key in section.prepared if self.algorithms is None or key.alg in self.algorithms]
 
     @property
     def verification_keys(self) -> tuple[Key, ...]:
         """The keys of the file that have an accepted algorithm."""
-        return tuple(key for section in self.keys for key in self._accepted(section))
+        return tuple(key for section in self.keys for key in self.accepted(section))
 
     @property
     def key_rules(self) -> KeyRules:

@@ -67,12 +67,13 @@ def load(path: Path) -> Settings:
         raise ConfigurationError(str(path), [Mistake("file", str(error), "")]) from None
     tenants = values.get("tenants")
     variables = environment.variables(os.environ, tenants if isinstance(tenants, dict) else ())
-    given = environment.put_over(values, [one for one in variables if one.path[0] in Settings.model_fields])
+    in_sections = [one for one in variables if one.path[0] in Settings.model_fields]
+    given, misplaced = environment.put_over(values, in_sections)
     # What the environment replaces cannot be wrong in the file.
     replaced = [variable.path for variable in variables]
     surprises = [one for one in surprises if not any(one.path[: len(path)] == path for path in replaced)]
     mistakes = [Mistake(_spelt(one.path) or "file", one.what, "") for one in surprises]
-    mistakes += _of_variables(variables)
+    mistakes += _of_variables(variables) + [_of_misplaced(one) for one in misplaced]
     settings, wrong = _validated(given)
     secrets = set()
     if mistakes or wrong or settings is None:
@@ -168,6 +169,14 @@ def _of_variables(variables: Sequence[Variable]) -> list[Mistake]:
         Mistake(_spelt(one.path), f"its JSON has a name twice: {one.twice}", "") for one in variables if one.twice
     ]
     return mistakes
+
+
+def _of_misplaced(one: environment.Misplaced) -> Mistake:
+    """Return the mistake of a variable for a member of a list or of a single value: it would set nothing."""
+    parent = _spelt(one.parent)
+    whole = f"{environment.ENV_PREFIX}{'__'.join(one.parent).upper()}"
+    what = f"{parent} is a list: set it as a whole, as JSON in {whole}" if one.is_list else f"{parent} has no members"
+    return Mistake(_spelt(one.variable.path), what, "", one.variable.name.upper())
 
 
 def cross_checks_of_the_rest(given: dict[str, Any], wrong: Sequence[tuple[int | str, ...]]) -> list[Mistake]:

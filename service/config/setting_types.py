@@ -141,8 +141,12 @@ def _readable(path: Path) -> Path:
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
 
 
-def text_of_file(name: Any) -> str:
+def text_of_file(name: Any, if_not_text: str = "save it as UTF-8") -> str:
     """Return the content of the file, byte for byte.
+
+    Args:
+        name: of the file.
+        if_not_text: what the error for other bytes than text advises.
 
     Raises:
         PydanticCustomError: it cannot be read, is too large, or is not UTF-8.
@@ -159,7 +163,7 @@ def text_of_file(name: Any) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise mistake("the file is not UTF-8 text: save it as UTF-8") from None
+        raise mistake(f"the file is not UTF-8 text: {if_not_text}") from None
 
 
 def line_of_file(name: Any) -> str:
@@ -184,6 +188,14 @@ def _token_of_file(name: Any) -> str:
     return token
 
 
+def _secret_of_file(name: Any) -> str:
+    return text_of_file(
+        name,
+        if_not_text="write other bytes in Base64, for a key in a file that secret_base64_file names, for a webhook "
+        "behind whsec_",
+    )
+
+
 def _from_file(read: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: value if isinstance(value, SecretStr) else read(value))
 
@@ -192,7 +204,7 @@ TokenFromFile = Annotated[SecretStr, _from_file(_token_of_file)]
 """A token in a file; one newline at its end is not part of it. The value is the token."""
 UrlFromFile = Annotated[SecretStr, _from_file(line_of_file)]
 """The same for a URL."""
-SecretFromFile = Annotated[SecretStr, _from_file(text_of_file)]
+SecretFromFile = Annotated[SecretStr, _from_file(_secret_of_file)]
 """A signing secret in a file, byte for byte. The value is the secret."""
 
 

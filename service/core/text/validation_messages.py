@@ -64,6 +64,8 @@ def plain_message(error: Mapping[str, Any]) -> str:
     if kind in _SIZES:
         bound, name, thing = _SIZES[kind]
         number = context[name]
+        if isinstance(error.get("input"), str):  # a secret, which pydantic counts like a list
+            thing = "character"
         return f"must have {bound} {number} {thing}{'s' * (number != 1)}"
     message = str(error["msg"])
     for theirs, ours in _BEGINNINGS:
