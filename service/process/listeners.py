@@ -6,10 +6,13 @@ import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
-from service.config.settings import Server
+from service.config.cross_checks import ONLY_LOOPBACK, Mistake, has_shipped_secrets, is_loopback
+from service.config.loading import ConfigurationError, load
+from service.config.settings import Server, Settings
 from service.process import systemd
 from service.web.server.http_server import BACKLOG
 
@@ -38,6 +41,32 @@ class Listeners:
     sockets: Sequence[socket.socket]
     are_handed_over: bool = False
     """Another program has opened them, and keeps them open when the service ends."""
+
+    @property
+    def reachable(self) -> Sequence[str]:
+        """Where those listen that other machines can reach."""
+        addresses = [one for one in self.sockets if one.family != socket.AF_UNIX]
+        return [name_of(one) for one in addresses if not is_loopback(str(one.getsockname()[0]))]
+
+
+def load_for(path: Path, reachable: Sequence[str]) -> Settings:
+    """Read the configuration for sockets that are open already.
+
+    `load` checks `server.host`. What is listened on may differ from it: the sockets were handed over, or the file has
+    another host now, which holds after a restart.
+
+    Args:
+        path: the file.
+        reachable: where sockets listen that other machines can reach.
+
+    Raises:
+        ConfigurationError: it cannot be used, or its secrets are public and a socket is open to others.
+    """
+    settings = load(path)
+    if reachable and has_shipped_secrets(settings):
+        what = f"the service listens on {', '.join(reachable)}: {ONLY_LOOPBACK}"
+        raise ConfigurationError(str(path), [Mistake("file", what, "")])
+    return settings
 
 
 @contextmanager

@@ -7,7 +7,7 @@ configuration applies from the next request on. No request is dropped.
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,8 +49,24 @@ class Observer(Protocol):
 class Reloader:
     """Reloads one file into one runtime, one reload at a time."""
 
-    def __init__(self, path: Path, runtime: Runtime, read_from: bytes = b"", observer: Observer | None = None) -> None:
-        """Follow `path`. `read_from` is the fingerprint of the file that the runtime's settings were read from."""
+    def __init__(
+        self,
+        path: Path,
+        runtime: Runtime,
+        read_from: bytes = b"",
+        observer: Observer | None = None,
+        read: Callable[[Path], Settings] = load,
+    ) -> None:
+        """Follow `path`.
+
+        Args:
+            path: the file.
+            runtime: what a reload changes.
+            read_from: the fingerprint of the file that the runtime's settings were read from.
+            observer: observes reloads.
+            read: reads and checks the file.
+        """
+        self._read = read
         self._path = path
         self._runtime = runtime
         self._observer = observer
@@ -61,9 +77,11 @@ class Reloader:
         self._reports: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def follow(cls, app: web.Application, path: Path, read_from: bytes, observer: Observer) -> None:
+    def follow(
+        cls, app: web.Application, path: Path, read_from: bytes, observer: Observer, read: Callable[[Path], Settings]
+    ) -> None:
         """Reload `path` while `app` runs: on SIGHUP, and when it changes if it is watched."""
-        app.cleanup_ctx.append(cls(path, app[RUNTIME], read_from, observer).run)
+        app.cleanup_ctx.append(cls(path, app[RUNTIME], read_from, observer, read).run)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Run while the application runs; for `cleanup_ctx`."""
@@ -109,7 +127,7 @@ class Reloader:
         async with self._lock:
             try:
                 self._read_from = await asyncio.to_thread(fingerprint, self._path)
-                settings = await asyncio.to_thread(load, self._path)
+                settings = await asyncio.to_thread(self._read, self._path)
                 policy = await asyncio.to_thread(make_policy, settings)
             except (ConfigurationError, OSError, ValueError) as error:
                 mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]

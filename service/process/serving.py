@@ -15,11 +15,11 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import RUNTIME, make_app
-from service.config.cross_checks import ONLY_LOOPBACK, doubts, has_shipped_secrets, is_loopback
+from service.config.cross_checks import ONLY_LOOPBACK, doubts, has_shipped_secrets
 from service.config.loading import EXIT_CONFIGURATION, ConfigurationError, fingerprint, load
 from service.config.settings import Settings
 from service.process import signals
-from service.process.listeners import CannotListen, Listeners, listeners_of, name_of
+from service.process.listeners import CannotListen, Listeners, listeners_of, load_for, name_of
 from service.process.machine import UnfitMachine, check_machine
 from service.process.reloading import Reloader
 from service.process.systemd import Notifier
@@ -46,31 +46,26 @@ def serve(path: Path, on_listening: Callable[[Settings], None]) -> int:
         read_from = fingerprint(path)
         settings = load(path)
         with redis_of(settings, path) as (open_redis, shared), listeners_of(settings.server) as listeners:
-            _check_addresses(settings, listeners)
+            _check_addresses(settings, listeners.reachable)
+            read = partial(load_for, reachable=listeners.reachable)
             announce = partial(_announce, settings, listeners, notifier, on_listening)
             if settings.server.workers > 1 and shared:
                 # Imported here: only several workers need gunicorn.
                 from service.process.workers import serve_with_workers
 
-                return serve_with_workers(settings, path, read_from, listeners, open_redis, announce, notifier)
+                return serve_with_workers(settings, path, read_from, listeners, open_redis, announce, notifier, read)
             app = make_app(settings, open_redis())
-            Reloader.follow(app, path, read_from, notifier)
+            Reloader.follow(app, path, read_from, notifier, read)
             return run_loop(_serve(app, listeners.sockets, announce, notifier))
     except (ConfigurationError, server.EmbeddedError, CannotListen, UnfitMachine) as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
 
 
-def _check_addresses(settings: Settings, listeners: Listeners) -> None:
-    """Refuse sockets that were handed over and are open to others while the secrets are public.
-
-    `load` has refused the same for `server.host`.
-    """
-    if not listeners.are_handed_over or not has_shipped_secrets(settings):
-        return
-    for listener in listeners.sockets:
-        if listener.family != socket.AF_UNIX and not is_loopback(str(listener.getsockname()[0])):
-            raise CannotListen(f"cannot listen on {name_of(listener)}: {ONLY_LOOPBACK}")
+def _check_addresses(settings: Settings, reachable: Sequence[str]) -> None:
+    """Refuse sockets that are open to others while the secrets are public. `load` has refused such a `server.host`."""
+    if reachable and has_shipped_secrets(settings):
+        raise CannotListen(f"cannot listen on {reachable[0]}: {ONLY_LOOPBACK}")
 
 
 def _announce(

@@ -28,7 +28,7 @@ from uvloop import run as run_loop
 
 from service import logs
 from service.app import RUNTIME, make_app
-from service.config.loading import ConfigurationError, fingerprint, load
+from service.config.loading import ConfigurationError, fingerprint
 from service.config.settings import Settings
 from service.policy_factory import make_policy
 from service.process import signals
@@ -55,6 +55,7 @@ def serve_with_workers(
     open_redis: Callable[[], RedisAccess],
     on_listening: Callable[[], None],
     notifier: Notifier,
+    read: Callable[[Path], Settings],
 ) -> int:
     """Serve on `listeners` with `server.workers` processes until SIGTERM or SIGINT; returns the exit code.
 
@@ -66,6 +67,7 @@ def serve_with_workers(
         open_redis: opens access to Redis; called in each worker.
         on_listening: called once all workers take connections.
         notifier: for the service manager.
+        read: reads and checks the file anew.
 
     Raises:
         UnfitMachine: there is no folder for what the workers share.
@@ -74,7 +76,7 @@ def serve_with_workers(
         try:
             made = Configuration(settings, make_policy(settings), read_from)
             spare_the_collector()  # shared memory stays unchanged, and is not copied to each worker
-            application = _Application(made, path, open_redis, folder)
+            application = _Application(made, path, open_redis, folder, read)
             _Arbiter(application, listeners, on_listening, notifier).run()
         except SystemExit as end:
             log.info("ended")
@@ -96,9 +98,15 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
     """The application that gunicorn runs, with its settings."""
 
     def __init__(
-        self, configuration: Configuration, path: Path, open_redis: Callable[[], RedisAccess], folder: Path
+        self,
+        configuration: Configuration,
+        path: Path,
+        open_redis: Callable[[], RedisAccess],
+        folder: Path,
+        read: Callable[[Path], Settings],
     ) -> None:
         self.configuration, self.path, self.open_redis, self.folder = configuration, path, open_redis, folder
+        self.read = read
         self.reports = WorkerReports()
         super().__init__()
 
@@ -123,7 +131,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         share_metrics(self.folder)
         made = await asyncio.to_thread(self._current)
         app = await asyncio.to_thread(make_app, made.settings, self.open_redis(), made.policy)
-        Reloader.follow(app, self.path, made.read_from, self.reports)
+        Reloader.follow(app, self.path, made.read_from, self.reports, self.read)
         return HttpServer(app)
 
     def _current(self) -> Configuration:
@@ -132,7 +140,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
         if read_from == self.configuration.read_from:
             return self.configuration
         try:
-            settings = load(self.path)
+            settings = self.read(self.path)
         except ConfigurationError as error:  # broken meanwhile: a replaced worker starts all the same
             log.error("configuration not read, the one before stays", mistakes=[str(one) for one in error.mistakes])
             return self.configuration
@@ -222,7 +230,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self._notifier.reloading()
         path = self.app.path
         try:
-            read_from, settings = fingerprint(path), load(path)
+            read_from, settings = fingerprint(path), self.app.read(path)
             self.app.configuration = Configuration(settings, make_policy(settings), read_from)
         except (ConfigurationError, OSError, ValueError) as error:
             mistakes = [str(mistake) for mistake in getattr(error, "mistakes", [error])]

@@ -90,6 +90,29 @@ def test_a_unix_socket_that_is_handed_over_is_there_after_the_service(tmp_path: 
         assert path.exists()
 
 
+@BOTH
+def test_public_secrets_are_refused_at_start_and_on_a_reload_where_others_reach_a_socket(
+    tmp_path: Path, workers: int
+) -> None:
+    own, public = config(server={"workers": workers}, redis=NO_REDIS), "demo-operator-token"
+    tokens = [{"name": "demo", "token": public, "role": "operator", "tenants": ["*"]}]
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        service = Activated(tmp_path, listener, workers=workers)
+        service.port = listener.getsockname()[1]
+        try:
+            service.wait_until_listening()
+            service.configure({**own, "admin": {"tokens": tokens}})
+            service.process.send_signal(signal.SIGHUP)
+            wait_for(partial(reported, service, "only loopback is served", workers))
+            assert service.get("/admin/v1", {"authorization": f"Bearer {public}"}).code == "UNAUTHORIZED"
+        finally:
+            assert service.end() == 0
+        service.start()
+        assert service.process.wait(60) == 2
+        service.end()
+        assert f"cannot listen on 0.0.0.0:{service.port}: with the secrets of the shipped" in service.log_text
+
+
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
