@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    if not words or (words[0] not in COMMANDS and words[0] not in ("-h", "--help", "--version")):
+    # Options alone are those of `serve`. Any other first word is a command, known or not.
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "serve")
     options = _parser().parse_args(words)
     if options.command == "serve":

@@ -39,7 +39,8 @@ def sign(settings: Settings, tenant: str, user: str, ttl_s: int) -> str:
     headers: dict[str, object] = {"kid": key.kid} if key.kid is not None else {}
     if rules.types is not None:
         headers["typ"] = rules.types[0]  # PyJWT leaves out a type that is None
-    return jwt.encode(claims, secret, algorithm=key.alg or "HS256", headers=headers)
+    # Without `alg`, by one that the tenant accepts.
+    return jwt.encode(claims, secret, algorithm=rules.accepted(key)[0].alg, headers=headers)
 
 
 def _signer(section: TenantSection, tenant: str, user: str) -> tuple[Jwt, KeySection, bytes]:
