@@ -32,8 +32,11 @@ AGAIN_S = 0.5
 """How often a stream that waits for Redis tries again."""
 LOOK_EVERY_S = 1.0
 """How often a stream looks whether its client may still listen."""
-OPENING = b": This stream does not end. Close the connection to stop it, or set a time: timeout 5 curl ...\r\n\r\n"
-"""The first bytes of the stream: a comment for people, which clients of server-sent events skip."""
+OPENING = ": This stream does not end. Close the connection to stop it, or set a time: timeout 5 curl ...\r\n"
+"""The first line of the stream: a comment for people, which clients of server-sent events skip."""
+PING = ": ping\r\n"
+_NEVER_S = 1e9
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _EVENT_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,19}")
 
 
@@ -54,7 +57,8 @@ async def events(request: web.Request, admin: AdminServices) -> web.StreamRespon
         raise InvalidRequest([("last-event-id", "must be the id of an event")])
     if request.transport is None:
         raise web.HTTPBadRequest  # the client has closed the connection
-    response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=_ping_interval_s(query.ping))
+    # The comments of aiohttp_sse end in an empty line, which some clients take for the end of an event: see _block.
+    response = EventSourceResponse(send_timeout=SEND_TIMEOUT_S, ping_interval=_NEVER_S)
     response.headers["cache-control"] = "no-store"
     complete(response, _lines(request))
     await response.prepare(request)
@@ -64,24 +68,26 @@ async def events(request: web.Request, admin: AdminServices) -> web.StreamRespon
         hung_up.add_done_callback(lambda _: ending.end())
         may_read = _may_still_read(request, tenant)
         watching = asyncio.create_task(_watch(request, may_read, ending))
+        pinging = asyncio.create_task(_ping(request, response, _ping_interval_s(query.ping), ending))
         try:
-            await response.write(OPENING)
+            await _write(request, response, OPENING)
             subscription = await _subscribe(request, response, tenant, after, ending, stack)
             if subscription is not None:
                 # A client that loses the connection before the first event comes back with this id.
-                await response.send('{"type": "ready"}', id=subscription.since, event="ready", retry=RETRY_MS)
+                ready = _block("ready", '{"type": "ready"}', subscription.since, f"retry: {RETRY_MS}")
+                await _write(request, response, ready)
                 async for item in subscription:
                     if ending.ended.is_set() or not may_read():
                         break
-                    await _send(response, item)
+                    await _write(request, response, _text_of(item))
         except (ConnectionError, TimeoutError):
             pass
         except Exception as error:  # the answer has begun: it can only be ended
             reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
             log.warning("an event stream ends", tenant=tenant, reason=reason)
         finally:
-            hung_up.cancel()
-            watching.cancel()
+            for task in (hung_up, watching, pinging):
+                task.cancel()
     return response
 
 
@@ -114,8 +120,7 @@ async def _subscribe(
 ) -> Subscription | None:
     """Follow the tenant's events as soon as Redis answers. Returns None where the stream ended before.
 
-    The time to come back is sent by itself only where Redis is away: some clients take a block without data for an
-    event (findings/httpx-sse-empty-events.sh). Otherwise it comes with the first event.
+    The time to come back is sent ahead of the first event only where Redis is away. Otherwise it comes with it.
     """
     services, feeds = request.app[app_keys.REQUEST_SERVICES], request.app[app_keys.EVENT_FEEDS]
     waited = False
@@ -126,7 +131,7 @@ async def _subscribe(
                 return ending.subscription
         if not waited:
             waited = True
-            await response.write(f"retry: {RETRY_MS}\r\n\r\n".encode())
+            await _write(request, response, f"retry: {RETRY_MS}\r\n")
         with suppress(TimeoutError):
             async with asyncio.timeout(AGAIN_S):
                 await ending.ended.wait()
@@ -173,9 +178,46 @@ def _may_still_read(request: web.Request, tenant: str) -> Callable[[], bool]:
     return may_read
 
 
-async def _send(response: EventSourceResponse, item: Event | Gap) -> None:
+async def _ping(request: web.Request, response: EventSourceResponse, every_s: float, ending: _Ending) -> None:
+    """Send a comment now and then, so that proxies keep the connection, and end the stream once it is lost."""
+    with suppress(ConnectionError, RuntimeError, TimeoutError):  # RuntimeError: the answer has ended
+        while True:
+            await asyncio.sleep(every_s)
+            await _write(request, response, PING)
+    ending.end()
+
+
+def _text_of(item: Event | Gap) -> str:
     if isinstance(item, Gap):
         kind = "dropped" if item.dropped else "gap"
-        await response.send(json.dumps({"type": kind, "after": item.after}), event=kind)
-    else:
-        await response.send(item.text, id=item.id, event=item.fields.get("type", "other"))
+        return _block(kind, json.dumps({"type": kind, "after": item.after}))
+    return _block(item.fields.get("type", "other"), item.text, item.id)
+
+
+def _block(kind: str, data: str, event_id: str | None = None, *fields: str) -> str:
+    """Return the lines of an event, and the empty line that ends it.
+
+    Widespread clients differ from the HTML standard in two points. Some take each empty line for the end of an event,
+    so there is none but behind data: comments and `retry` go without. Some move their position on with the line `id`,
+    and lose an event whose rest does not arrive: so the `id` is the last line (findings/fetch-event-source-*.sh).
+    """
+    lines = [f"event: {_LINE_END.sub(' ', kind)}", *(f"data: {line}" for line in _LINE_END.split(data)), *fields]
+    if event_id is not None:
+        lines.append(f"id: {event_id}")
+    return "\r\n".join([*lines, "", ""])
+
+
+async def _write(request: web.Request, response: EventSourceResponse, text: str) -> None:
+    """Send text.
+
+    Raises:
+        TimeoutError: the client reads nothing for `SEND_TIMEOUT_S`; the connection is given up.
+        ConnectionError: the client has closed the connection.
+    """
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await response.write(text.encode())
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
