@@ -70,6 +70,31 @@ def test_a_key_without_alg_is_for_what_its_kind_allows(
     assert algorithms(jwk(private, **nothing)) == possible
 
 
+@pytest.mark.parametrize(
+    ("private", "alg", "short"),
+    [
+        (ec.derive_private_key(379, ec.SECP256R1()), "ES256", "x"),
+        (ec.derive_private_key(43, ec.SECP256R1()), "ES256", "y"),
+        (ec.derive_private_key(197, ec.SECP384R1()), "ES384", "x"),
+        (ec.derive_private_key(176, ec.SECP384R1()), "ES384", "y"),
+    ],
+)
+@pytest.mark.parametrize("zeros", [b"", b"\0\0"])
+def test_a_coordinate_of_a_curve_may_lack_its_leading_zeros_or_have_more(
+    private: Any, alg: str, short: str, zeros: bytes
+) -> None:
+    member = jwk(private)
+    raw = jwt.utils.base64url_decode(member[short])
+    assert raw.startswith(b"\0"), "the key is chosen so"
+    member[short] = jwt.utils.base64url_encode(zeros + raw.lstrip(b"\0")).decode()
+    assert ring(member).verify(sign(private, alg), NOW).user == "alice"
+
+
+@pytest.mark.parametrize("x", ["", "AA", "A", "Ä", None, 7, ["x"], "x" * 9000])
+def test_a_coordinate_that_is_none_spoils_no_other_key(x: object) -> None:
+    assert [key.alg for key in read_key_set(key_set(jwk(P256, x=x), jwk(P384)), ALL).keys] == ["ES384"]
+
+
 def test_the_settings_narrow_what_a_key_without_alg_is_for() -> None:
     assert algorithms(jwk(RSA), KeyRules(algorithms=("RS256", "ES256"))) == ["RS256"]
     assert algorithms(jwk(RSA), KeyRules(default="PS384")) == ["PS384"]

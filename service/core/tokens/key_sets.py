@@ -4,6 +4,7 @@ No library's export of a key carries `alg`, and issuers publish what is not for 
 without `alg` is for everything that its kind allows, and what cannot be used spoils no other key.
 """
 
+import base64
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _BY_CURVE = {
     ("OKP", "Ed25519"): ("EdDSA",),
     ("OKP", "Ed448"): ("EdDSA",),
 }
+_COORDINATE_BYTES = {"P-256": 32, "P-384": 48}
 _USES = (None, "sig", "jwt-svid")
 """The last is SPIFFE's (SPIFFE Trust Domain and Bundle, section 4.2.2)."""
 
@@ -131,10 +133,28 @@ def _keys_of(member: Any, rules: KeyRules) -> list[Key]:
     public = {name: value for name, value in member.items() if name not in _PRIVATE and value is not None}
     public.pop("alg", None)
     try:
-        first = make_key(kid, algorithms[0], public)
+        first = make_key(kid, algorithms[0], _at_full_size(public) if kty == "EC" else public)
     except ValueError as error:
         raise _Skipped(str(error)) from None
     return [Key(kid, alg, first.material) for alg in algorithms]
+
+
+def _at_full_size(public: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the coordinates of an EC key with the leading zeros that RFC 7518, section 6.2.1.2 asks for.
+
+    Some issuers write them as plain numbers: Authlib leaves the zeros out, so that one of its keys in 128 is too short
+    (findings/authlib-short-coordinates.sh), and a signed number of Java's has one too many.
+    """
+    size = _COORDINATE_BYTES[public["crv"]]
+    return {name: _padded(value, size) if name in ("x", "y") else value for name, value in public.items()}
+
+
+def _padded(value: Any, size: int) -> Any:
+    try:
+        raw = base64.urlsafe_b64decode(value + "==="[: -len(value) % 4])
+    except (TypeError, ValueError):
+        return value
+    return base64.urlsafe_b64encode(raw.lstrip(b"\0").rjust(size, b"\0")).rstrip(b"=").decode()
 
 
 def _algorithms_of(member: Mapping[str, Any], rules: KeyRules) -> list[str]:
