@@ -194,15 +194,15 @@ async def test_why_a_background_task_fails_is_in_the_log_and_in_a_metric(
     async with application(url) as client:
         with structlog.testing.capture_logs() as logs:
             await asyncio.to_thread(root.config_set, "maxmemory", "1")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while True:
                     async with client.get("/metrics") as reported:
                         if 'rollcall_task_failures_total{kind="OOM",task="sweep"}' in await reported.text():
                             break
                     await asyncio.sleep(0.05)
+        # On a busy machine a round may have run out of time before.
         lines = [line for line in logs if line["event"] == "a background task failed" and line["task"] == "sweep"]
-        assert lines[0]["kind"] == "OOM"
-        assert "maxmemory" in lines[0]["reason"]
+        assert any(line["kind"] == "OOM" and "maxmemory" in line["reason"] for line in lines)
         await asyncio.to_thread(root.config_set, "maxmemory", "0")
 
 
