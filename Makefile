@@ -29,7 +29,7 @@ MEASURING = chaos fuzz
 alone = { $(1) -m pytest -m alone $(or $(2),$(MEASURING:%=tests/%)) $(ARGS) || $(call again,$(1),alone); } || [ $$? -eq 5 ]  # 5: ARGS select none of them
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench outages failovers sweeping looking model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings test-stores
+.PHONY: help run test test-newest $(SUITES:%=test-%) coverage lint format typecheck bench embedded outages failovers sweeping looking model windows fuzz paths soak clients interoperability acl schema lock audit screenshot clean findings test-stores
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 20
@@ -110,6 +110,9 @@ typecheck: $(VENV)/.dev ## Check the types (mypy --strict).
 
 bench: $(VENV)/.bench ## Measure a request's cost beside aiohttp, FastAPI, Fastify, Go, nginx + Lua; twenty minutes.
 	$(BIN)/python -m bench $(ARGS)
+
+embedded: $(VENV)/.dev ## Measure memory and CPU of each server on this machine as the embedded Redis, side by side; three minutes.
+	$(BIN)/python -m bench.embedded $(ARGS)
 
 outages: $(VENV)/.dev ## Break Redis in every way under load, and write docs/reference/outages.md; three minutes.
 	$(BIN)/python -m tests.chaos.outages

@@ -50,6 +50,21 @@ def test_what_is_written_survives_and_the_child_does_not(tmp_path: Path) -> None
         assert client.get("kept") == b"yes"
 
 
+@pytest.mark.parametrize("set_by_the_operator", ["", "glibc.malloc.check=0"])
+def test_the_child_keeps_freed_memory_at_hand_unless_the_operator_has_tuned_its_allocator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_the_operator: str
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if set_by_the_operator:
+        monkeypatch.setenv("GLIBC_TUNABLES", set_by_the_operator)
+    program = tmp_path / "a-server"  # a server writes its title over what /proc shows of its environment
+    program.write_text(f'#!/bin/sh\nenv > {tmp_path}/environment\nexec {find_server()} "$@"\n')
+    program.chmod(0o755)
+    with running(tmp_path / "var", program):
+        environment = (tmp_path / "environment").read_text().splitlines()
+    assert f"GLIBC_TUNABLES={set_by_the_operator or 'glibc.malloc.tcache_count=4000'}" in environment
+
+
 def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
     with running(tmp_path / "var") as url, connect(url) as client:
         client.set("kept", "yes")
