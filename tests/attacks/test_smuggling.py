@@ -111,7 +111,7 @@ AMBIGUOUS: dict[str, bytes] = {
     "6,000 fields": mallory(*(b"x%d: y" % number for number in range(6000))),
 }  # fmt: skip
 
-OTHER_THAN_400 = {"HTTP/1.2": 505, "HTTP/2.0": 505, "6,000 fields": 431}
+OTHER_THAN_400 = {"HTTP/1.2": 505, "HTTP/2.0": 505, "the preface of HTTP/2": 505, "6,000 fields": 431}
 
 SWALLOWED: dict[str, bytes] = {
     "in a body": mallory(CL % len(HIDDEN), body=HIDDEN),

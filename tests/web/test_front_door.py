@@ -50,6 +50,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "a head that does not end": (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"v" * 65 * KIB, 431, "fields_too_large"),
     "HTTP/0.9": (hot(version=b"HTTP/0.9"), 505, "version"),
     "HTTP/2.0": (hot(version=b"HTTP/2.0"), 505, "version"),
+    "the preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "version"),
     "HTTP/9.9": (hot(version=b"HTTP/9.9"), 505, "version"),
     "a version that is none": (hot(version=b"HTTP/marker"), 400, "syntax"),
     "RTSP": (hot(version=b"RTSP/1.0"), 400, "protocol"),
@@ -57,16 +58,12 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "ICE": (b"SOURCE /marker ICE/1.0\r\nhost: a\r\n\r\n", 400, "protocol"),
     "an unknown expectation": (hot(b"expect: marker\r\n"), 417, "expectation"),
     "a field of an obsolete protocol": (hot(b"Sec-WebSocket-Key1: marker\r\n"), 400, "obsolete_field"),
-    "data behind a request that asks to close": (
-        asking("/healthz", {"connection": "close"}) + b"GET /marker HTTP/1.1\r\nhost: a\r\n\r\n",
-        400,
-        "after_close",
-    ),
     "no method": (b"marker / HTTP/1.1\r\nhost: a\r\n\r\n", 400, "method"),
     "a field without a colon": (hot(b"marker\r\n"), 400, "syntax"),
     "NUL in a field": (hot(b"x: mar\x00ker\r\n"), 400, "syntax"),
     "white space before a colon": (hot(b"marker : x\r\n"), 400, "syntax"),
     "two lengths": (hot(b"content-length: 1\r\ncontent-length: 2\r\n"), 400, "syntax"),
+    "a coding of HTTP/1.0": (hot(b"transfer-encoding: chunked\r\n", version=b"HTTP/1.0"), 400, "syntax"),
     "length and coding": (hot(b"content-length: 1\r\ntransfer-encoding: chunked\r\n"), 400, "syntax"),
 }
 """Input → status and reason."""

@@ -187,13 +187,14 @@ class FrontDoor(asyncio.Protocol):
     @property
     def is_last_known(self) -> bool:
         """Whether nothing was received behind the request that aiohttp answers now."""
-        return self._reader.begun <= self._answered_by_aiohttp + 1
+        is_refusal_due = self._pending is not None and not self.is_body_broken
+        return not is_refusal_due and self._reader.begun <= self._answered_by_aiohttp + 1
 
     def answered_by_aiohttp(self) -> None:
         """Take note that aiohttp has sent an answer to its end."""
         self._answered_by_aiohttp += 1
         self.is_answering = False
-        if self._handler is not None and self._forwarded > self._answered_by_aiohttp and self._pending is None:
+        if self._handler is not None and self._forwarded > self._answered_by_aiohttp:
             # aiohttp 3.14 loses count of what its parser holds when a body comes in a later packet than its head: the
             # next request would wait until the client sent more.
             self._handler.data_received(b"")
@@ -340,13 +341,16 @@ class FrontDoor(asyncio.Protocol):
         """Give the connection to aiohttp, with all that is not answered.
 
         Raises:
-            Refused: what came behind the request is not well-formed.
+            Refused: the body of the request is not well-formed, as far as it has come.
         """
         if self._transport is None:
             return
+        reader = self._reader
         behind = b"".join((self._came[self._at :], *self._unread))
-        if behind and not self._reader.is_raw:
-            self._held.append(self._reader.read(behind))
+        while reader.is_in_body and not reader.is_raw and behind:
+            end = reader.end_of_piece(behind)
+            self._held.append(reader.read(behind[:end]))
+            behind = behind[end:]
         if self._unread_bytes > MAX_UNREAD_BYTES:
             self._resume_reading()
         data = b"".join(self._held)
@@ -356,29 +360,29 @@ class FrontDoor(asyncio.Protocol):
         self._handler.connection_made(self._transport)
         if self._paused_at is not None:
             self._handler.pause_writing()
-        self._forwarded = self._reader.heads
+        self._forwarded = reader.heads
         self._handler.data_received(data)
+        self._forward(behind)
 
     def _forward(self, data: bytes) -> None:
-        """Check the heads in what came, and give it to aiohttp."""
+        """Check the heads in what came, and give it to aiohttp, up to a request that is refused."""
         reader = self._reader
         if self._handler is None or reader.is_raw or self._pending is not None or self._is_refused:
             return
-        in_body, begun, completed = reader.is_in_body, reader.begun, reader.completed
-        try:
-            data = reader.read(data)
-            if reader.begun > begun:
-                self._since = self._clock()
-        except Refused as refused:
-            if refused.reason == AFTER_CLOSE and reader.completed == completed:
-                return  # what follows a request that asks to close is not read (RFC 9112, section 9.6)
-            self._owner.report_refused(self._remote, refused)
-            self._pending, self._since = refused, self._clock()
-            self.is_body_broken = in_body and self._forwarded > self._answered_by_aiohttp
-            self._end_if_answered()
-            return
+        begun = reader.begun
+        data, refused = reader.read_up_to_refusal(data)
+        if reader.begun > begun:
+            self._since = self._clock()
         self._forwarded = reader.heads
-        self._handler.data_received(data)
+        if data:
+            self._handler.data_received(data)
+        # What follows a request that asks to close is not read (RFC 9112, section 9.6).
+        if refused is None or refused.reason == AFTER_CLOSE:
+            return
+        self._owner.report_refused(self._remote, refused)
+        self._pending, self._since = refused, self._clock()
+        self.is_body_broken = reader.is_in_body and self._forwarded > self._answered_by_aiohttp
+        self._end_if_answered()
 
     def _end_if_answered(self) -> None:
         """Refuse, or close, once aiohttp has answered what came before; a broken body's request it cannot answer."""

@@ -14,7 +14,7 @@ MAX_FIELD_BYTES = 16 * 1024
 MAX_HEAD_BYTES = MAX_FIELDS_BYTES + 2 * MAX_FIELD_BYTES
 """The most bytes that are read of an incomplete head. The limits above do not count delimiters."""
 AFTER_CLOSE = "after_close"
-"""The reason to refuse what follows a request with `Connection: close` in the same packet."""
+"""What comes behind a request that asks to close is not read; the log and the metrics do not have this reason."""
 VERSIONS = ("1.1", "1.0")
 ONCE = {b"host": "host"} | {
     name.encode(): "repeated_field"

@@ -4,10 +4,12 @@ The reader refuses what is not HTTP, and what exceeds the limits (`head_limits.p
 """
 
 import httptools
+from multidict import istr
 
 from service.web.server.head_limits import AFTER_CLOSE, MAX_HEAD_BYTES, Refused, check_repeated, check_sizes
 from service.web.server.request_head import RequestHead
 
+_CONTENT_LENGTH = istr("content-length")
 _REASONS: dict[type[Exception], str] = {
     httptools.HttpParserInvalidMethodError: "method",
     httptools.HttpParserInvalidURLError: "target",
@@ -39,6 +41,8 @@ class HeadReader:
         self._head_bytes = 0
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
+        self._body_left: int | None = None
+        """Bytes of the body that are to come; None: its chunks say where it ends."""
 
     @property
     def is_in_body(self) -> bool:
@@ -51,6 +55,25 @@ class HeadReader:
         self.head = None
         self._pieces, self._head_bytes = [], 0
         self._target, self._fields = b"", []
+
+    def end_of_piece(self, data: bytes, at: int = 0) -> int:
+        """Return where the next piece of `data` ends: behind a head or a body at the latest."""
+        if self._body_left and self.is_in_body:
+            return min(at + self._body_left, len(data))
+        end = data.find(b"\r\n\r\n", at) + 4  # the end of a head, or of chunks with their trailer fields
+        return end if end > 3 else len(data)
+
+    def read_up_to_refusal(self, data: bytes) -> tuple[bytes, Refused | None]:
+        """Read what came next piece by piece. Return what of it is HTTP, and why the rest is refused, if it is."""
+        taken, at = [], 0
+        try:
+            while at < len(data) and not self.is_raw:
+                end = self.end_of_piece(data, at)
+                taken.append(self.read(data[at:end]))
+                at = end
+        except Refused as refused:
+            return b"".join(taken), refused
+        return b"".join(taken), None
 
     def read(self, data: bytes) -> bytes:
         """Read the next bytes, and return those that are HTTP.
@@ -90,7 +113,8 @@ class HeadReader:
             head = self.head
             if head is not None and self.begun == self.completed and not head.keep_alive:
                 raise Refused(400, AFTER_CLOSE) from None
-            if "Invalid HTTP version" in str(error):  # two numbers; llhttp knows 0.9, 1.0, 1.1 and 2.0
+            # "Invalid": two numbers, of which llhttp knows 0.9, 1.0, 1.1 and 2.0. 2.0 is also that of HTTP/2's preface.
+            if "Invalid HTTP version" in str(error) or self._parser.get_http_version() == "2.0":
                 raise Refused(505, "version") from None
             raise Refused(400, _REASONS.get(type(error), "syntax")) from None
         return data
@@ -127,6 +151,13 @@ class HeadReader:
             self._refused = refused
             raise
         self.heads += 1
+        length = self.head.headers.get(_CONTENT_LENGTH)
+        self._body_left = None if length is None else int(length)
+
+    def on_body(self, part: bytes) -> None:
+        """Take note that a part of the body has come."""
+        if self._body_left is not None:
+            self._body_left -= len(part)
 
     def on_message_complete(self) -> None:
         """The request is whole."""

@@ -166,8 +166,8 @@ class HttpServer:
             return response
         # Of what follows an upgrade in its packet aiohttp drops all; the body of CONNECT it takes for a request.
         asks_for_another_protocol = hdrs.UPGRADE in request.headers or request.method == hdrs.METH_CONNECT
-        is_last = door.is_last_known and (self.is_closing or route is not None)
-        if is_last or door.is_body_broken or asks_for_another_protocol:
+        is_last = door.is_last_known and (self.is_closing or route is not None or door.is_body_broken)
+        if is_last or asks_for_another_protocol:
             response.force_close()
         door.is_answering = True
         return response

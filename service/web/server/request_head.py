@@ -80,6 +80,8 @@ class RequestHead:
             self._check_protocol(target, received)
         if _HOST not in headers and self.version == "1.1":
             raise Refused(400, "host")
+        if self.version == "1.0" and _TRANSFER_ENCODING in headers:  # where it ends is unclear (RFC 9112, section 6.1)
+            raise Refused(400, "syntax")
         if len(headers) != len(headers.keys()):
             check_repeated(fields)
         self.can_be_hot = self.version == "1.1" and (_PLAIN.isdisjoint(headers) or self._is_plain())
