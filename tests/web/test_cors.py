@@ -55,6 +55,19 @@ async def test_an_origin_that_is_listed_by_name_may_send_credentials_and_one_of_
             assert answer.headers.get("access-control-allow-credentials") == expected
 
 
+@pytest.mark.parametrize("origins", [[], [ORIGIN]])
+@pytest.mark.parametrize(("path", "methods"), [("logout", "GET, POST"), ("status", "GET, HEAD"), ("terminate", "POST")])
+async def test_a_405_allows_options_only_where_a_preflight_is_answered(
+    make_client: MakeClient, origins: list[str], path: str, methods: str
+) -> None:
+    client = await make_client(server={"cors_origins": origins})
+    async with client.delete(f"/auth/{path}") as answer:
+        allowed = answer.headers["allow"].split(", ")
+    async with client.options(f"/auth/{path}") as preflight:
+        assert (preflight.status, "OPTIONS" in allowed) == ((204, True) if origins else (405, False))
+    assert [method for method in allowed if method != "OPTIONS"] == methods.split(", ")
+
+
 async def test_the_fields_that_a_page_may_send_are_those_of_the_configuration(make_client: MakeClient) -> None:
     client = await make_client(server={"cors_origins": [ORIGIN], "cors_headers": ["X-Token", "x-tenant-token"]})
     reported = await preflight(client, "x-token,x-request-id")

@@ -39,6 +39,12 @@ def cors_lines(request: AnyRequest, origins: frozenset[str]) -> str:
     return lines + line("Access-Control-Expose-Headers", _EXPOSED)
 
 
+def allowed_methods(path: str, error: web.HTTPMethodNotAllowed, policy: Policy) -> set[str]:
+    """Return the methods that a path answers. Under `/auth/`, OPTIONS is the preflight alone, and 405 without CORS."""
+    methods = error.allowed_methods
+    return methods - {hdrs.METH_OPTIONS} if path.startswith("/auth/") and not policy.cors_origins else methods
+
+
 async def preflight(request: web.Request) -> web.Response:
     """Answer a preflight: whether the browser may send the request. 405 if CORS is not configured."""
     methods = sorted({route.method for route in _resource(request)} - {hdrs.METH_OPTIONS})
