@@ -68,7 +68,7 @@ async def test_any_other_logout_and_any_other_prefetch_is_answered(client: Clien
 @FAKE
 @PATHS
 @pytest.mark.parametrize("path", ["/auth/status", "/auth/verify", "/auth/verify/nginx"])
-@pytest.mark.parametrize("value", ["1", "yes", "0", "on", "", "true,true", "truely"])
+@pytest.mark.parametrize("value", ["1", "yes", "0", "on", "", "true,true", "truely", "true\u00a0", "\u3000false"])
 async def test_x_passive_is_true_or_false_and_anything_else_is_400(
     client: Client, path_to_it: dict[str, str], path: str, value: str
 ) -> None:

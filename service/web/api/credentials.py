@@ -97,7 +97,7 @@ def is_passive(headers: MultiMapping[str], repeated: AbstractSet[str]) -> bool:
         return False
     if "x-passive" in repeated:
         raise sent_more_than_once("x-passive")
-    value = given.strip().lower()
+    value = given.strip(" \t").lower()  # of white space, only what a field's value may have around it
     if value not in ("true", "false"):
         raise InvalidRequest([("x-passive", "must be true or false")])
     return value == "true"
@@ -114,7 +114,7 @@ def bearer_token(headers: MultiMapping[str]) -> str | None:
     if len(given) != 1:
         return None
     scheme, _, token = given[0].partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    return token.strip(" \t") if scheme.lower() == "bearer" else None
 
 
 def sent_more_than_once(*names: str) -> InvalidRequest:
