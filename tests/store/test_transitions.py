@@ -4,12 +4,14 @@ import asyncio
 
 import pytest
 
+from service.core.operator_actions import Author
 from service.core.sessions import Cause, Refusal, Session, Status
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
 from service.store.keyspace import keys_of
 from service.store.sessions.listing import Sessions
+from service.store.sessions.operator_actions import RedisOperatorActions
 from tests.store.making import HOUR_MS, act, ask_about, now_ms, sweeper
 
 N, I, O, E, S, T = Status  # noqa: E741  # the columns of the table
@@ -140,6 +142,23 @@ async def test_within_the_grace_a_token_that_was_issued_after_the_logout_is_a_lo
     assert out.session.since_ms is not None
     issued_s = None if issued_after_s is None else out.session.since_ms // 1000 + issued_after_s
     assert (await admissions.ask(ask_about("alice", issued_s=issued_s))).came_from is came_from
+
+
+@pytest.mark.parametrize(("issued_after_ms", "came_from"), [(-500, None), (-1, None), (1, O), (500, O)])
+async def test_within_the_grace_a_token_whose_iat_has_fractions_is_compared_with_the_moment_of_the_logout(
+    admissions: Admissions, access: RedisAccess, issued_after_ms: int, came_from: Status | None
+) -> None:
+    admissions.rules = SessionRules(60_000, logout_grace_ms=60_000)
+    out = await admissions.ask(ask_about("alice", cause=Cause.LOGOUT, issued_s=1.5))
+    assert out.session is not None
+    assert out.session.since_ms is not None
+    question = ask_about("alice", issued_s=(out.session.since_ms + issued_after_ms) / 1000)
+    answer = await admissions.ask(question)
+    assert (answer.came_from, answer.revoked) == (came_from, False)
+    assert answer.session is not None
+    assert answer.session.tokens_carry_iat
+    await RedisOperatorActions(access.client).revoke("acme", "alice", Author("root"))
+    assert (await admissions.ask(question)).revoked, "a fraction does not lift a token over a revocation"
 
 
 async def test_within_the_grace_a_token_that_was_issued_before_a_later_logout_is_no_login(

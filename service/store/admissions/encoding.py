@@ -35,7 +35,10 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
             if terms is not before:
                 before, (restricted, needs) = terms, _needs(terms)
             passive = "1" if question.passive else "0"
-            issued = "" if identity.issued_s is None else math.floor(identity.issued_s)
+            issued_s = identity.issued_s
+            issued = "" if issued_s is None else issued_s
+            if isinstance(issued, float):  # most are whole; a fraction is exact to a millisecond
+                issued = math.floor(issued * 1000) / 1000
             args.append(
                 f"{passive}{restricted}{identity.expires_ms} {issued} {question.client} {question.request_id} "
                 f"{needs} {identity.user}"

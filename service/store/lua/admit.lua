@@ -8,7 +8,7 @@
 --         for each limit (name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or '-'), an empty line, and
 --         with a cause the reason that is given for it ('' none)
 --         with a cause, for each question one text, of which only that is read that is needed: passive (1|0), whether
---         the configuration restricts it (1|0) and token expiry ms in one word; second in which the token was issued
+--         the configuration restricts it (1|0) and token expiry ms in one word; when the token was issued, in seconds
 --         ('' unknown), client address, request id, the capabilities it needs, with commas, user
 -- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
 --         of each limit; with a cause the user's record and rules
@@ -95,7 +95,7 @@ end
 
 -- What the tenant's rules say of the capabilities that a question needs; asked once in a batch.
 local function held_against(question)
-  local wanted = match(question, '^%S+ %-?%d* %S+ %S+ (%S*) ')
+  local wanted = match(question, '^%S+ %S* %S+ %S+ (%S*) ')
   held_by_names = held_by_names or {}
   local held = held_by_names[wanted]
   if not held then
@@ -175,8 +175,9 @@ local function pass(shape, revoked, record_key, user_rules, question)
     again = cause == 'logout'
     if cause == 'request' then
       local out = logged_out_at(record)
-      local passed, issued = now_ms - out, as_number(match(question, '^%S+ (%-?%d*)'))
-      -- A token that was issued after the logout is a login. By whole seconds: one of the logout's own second may be older.
+      local passed, issued = now_ms - out, as_number(match(question, '^%S+ (%S*)'))
+      -- A token that was issued after the logout is a login. Most are issued in whole seconds: one of the logout's own
+      -- second may be older.
       if not (issued and issued * 1000 > out) then
         if passed < grace then to = from end
         if passed < 0 then again = true end  -- the clock was set back: the grace counts from now, not until it catches up
@@ -190,7 +191,7 @@ local function pass(shape, revoked, record_key, user_rules, question)
   may_write_records()
   if again then complete(record).again = now_ms end
   if later then record.expires = expires end
-  local issued, ip, request, user = match(question, '^%S+ (%-?%d*) (%S+) (%S+) %S* (.*)$')
+  local issued, ip, request, user = match(question, '^%S+ (%S*) (%S+) (%S+) %S* (.*)$')
   record.undated = issued == ''
   local indexes = indexes_after(indexes_at)
   if to ~= from then
