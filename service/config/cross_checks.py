@@ -170,9 +170,13 @@ def _doubtful_keys(path: str, jwt: Jwt) -> Iterator[str]:
         if len(possible) > 1 and jwt.algorithms is None:
             accepted = f"{path}.keys.{at} names no alg, so {', '.join(possible)} are accepted"
             yield f"{accepted}: write the one that your issuer signs with, such as alg: {possible[0]}"
-        secret, hash_bytes = key.signing_secret, HASH_BYTES.get(key.alg or "", 0)
-        if secret is not None and len(secret) < hash_bytes:  # RFC 7518, section 3.2
-            yield f"{path}.keys.{at}: a secret for {key.alg} should have {hash_bytes} bytes; this has {len(secret)}"
+        secret = key.signing_secret
+        if secret is None or (len(possible) > 1 and jwt.algorithms is None):
+            continue
+        for alg in possible:
+            hash_bytes = HASH_BYTES[alg] if jwt.algorithms is None or alg in jwt.algorithms else 0
+            if len(secret) < hash_bytes:  # RFC 7518, section 3.2
+                yield f"{path}.keys.{at}: a secret for {alg} should have {hash_bytes} bytes; this has {len(secret)}"
 
 
 def _doubtful_secrets(sections: Mapping[str, TenantSection]) -> Iterator[str]:

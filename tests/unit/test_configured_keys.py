@@ -121,6 +121,9 @@ def test_either_name_of_ed25519_lists_both() -> None:
         ({"public_key": pem(RSA)}, {"algorithms": ["RS256", "PS256"]}, ""),
         ({"alg": "HS512", "secret": "s" * 32}, {}, "a secret for HS512 should have 64 bytes; this has 32"),
         ({"alg": "HS256", "secret": "s" * 32}, {}, ""),
+        ({"secret": "s" * 63}, {"algorithms": ["HS512"]}, "a secret for HS512 should have 64 bytes; this has 63"),
+        ({"secret": "s" * 32}, {"algorithms": ["HS384", "HS256"]}, "a secret for HS384 should have 48 bytes"),
+        ({"secret": "s" * 64}, {"algorithms": ["HS256", "HS384", "HS512"]}, ""),
         ({"alg": "HS256", "secret": "s" * 32}, {"jwks_alg": "ES256"}, "is deprecated: write algorithms: [ES256]"),
     ],
 )
