@@ -36,7 +36,7 @@ def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     content = config(
         redis={"url": redis_url, "timeout": 2},
         server={"access_log": "all", "trusted_proxies": ["127.0.0.0/8"]},
-        limits={"admin": [], "login": [], "status": [], "logout": [], "verify": []},
+        limits={name: [] for name in ("admin", "login", "status", "logout", "verify", "terminate")},
         metrics={"token": METRICS_TOKEN},
         routes=[{"path": "/*", "capability": "api"}],
     )
@@ -58,6 +58,14 @@ def proxied(method: str, target: str) -> bytes:
     return get("/auth/verify/nginx", ("x-original-method", method), ("x-original-uri", target))
 
 
+AS_A_NAME: dict[str, Callable[[str], bytes]] = {
+    "as a member of a body": lambda secret: post(f"{AT}/users/alice/suspend", f'{{"{secret}": 1}}', BEARER),
+    "as a member twice": lambda secret: post(
+        "/auth/terminate", f'{{"strategy": "soft", "{secret}": 1, "{secret}": 2}}', *of(JWT)
+    ),
+    "as a parameter": lambda secret: get(f"{AT}/sessions?{secret}=1&{secret}=2", BEARER),
+}
+"""An answer about a name that is not known has the name."""
 PLACES: dict[str, Callable[[str], bytes]] = {
     "where it belongs": lambda secret: get("/auth/status", *of(secret, secret), ("authorization", f"Bearer {secret}")),
     "in the query": lambda secret: get(f"/auth/status?token={secret}&{secret}"),
@@ -85,6 +93,7 @@ PLACES: dict[str, Callable[[str], bytes]] = {
     "as packed bytes": lambda secret: post("/auth/logout", secret, ("content-encoding", "gzip")),
     "in a body": lambda secret: post(f"{AT}/users/alice/suspend", f'{{"reason": {secret}', BEARER),
     "as a value of a body": lambda secret: post(f"{AT}/limits/status-ip/reset", f'{{"subject": ["{secret}"]}}', BEARER),
+    **AS_A_NAME,
     "as the tenant": lambda secret: get(f"/admin/v1/tenants/{secret}", BEARER),
     "as a place in the events": lambda secret: get("/admin/v1/events?tenant=acme", BEARER, ("last-event-id", secret)),
     "in a login": lambda secret: post("/dashboard/login", f"csrf={secret}&token={secret}&next=/{secret}", FORM),
@@ -116,6 +125,18 @@ async def test_the_log_has_no_secret_wherever_it_is_sent(service: Service, attac
         attack(f"{kind} {place}", found[kind])
         assert not any(status >= 500 for status in wire.statuses(answers))
     assert {*found.values()} == {"not logged"}, found
+
+
+@pytest.mark.parametrize("place", AS_A_NAME)
+async def test_an_answer_about_an_unknown_name_does_not_repeat_a_secret(
+    service: Service, attack: Attack, place: str
+) -> None:
+    for kind, secret in SECRETS.items():
+        answers = await wire.send(service.port, AS_A_NAME[place](secret))
+        attack(f"{kind} {place}", "repeated" if secret.encode() in answers else "not repeated")
+        assert wire.statuses(answers) == [400]
+        assert secret.encode() not in answers
+        assert b'"field": "[token]"' in answers
 
 
 async def test_a_request_that_breaks_off_is_no_error_of_ours(service: Service, attack: Attack) -> None:

@@ -32,7 +32,7 @@ from service.web import app_keys
 from service.web.admin import not_found
 from service.web.api import forward_auth, vary
 from service.web.api.client_address import client_address
-from service.web.api.cors import cors_lines
+from service.web.api.cors import allowed_methods, cors_lines
 from service.web.api.credentials import NONE, is_passive, is_prefetch, repeated_fields, tenant_token, user_token
 from service.web.api.envelope import failure, request_id_of
 from service.web.api.error_responses import Problem, problem_of
@@ -95,7 +95,8 @@ class Middlewares:
         """Return the answer to an error, and log it."""
         refusal = _refusal_of(request, context, error)
         problem = refusal.problem
-        validation = error.validation if isinstance(error, InvalidRequest) else ()
+        mistakes, policy = error.validation if isinstance(error, InvalidRequest) else (), self._services.policy.current
+        validation = [(redacted(field, policy), what) for field, what in mistakes]
         response = failure(context, problem.code, problem.status, problem.message, validation)
         response.closes = refusal.closes
         self.finish(request, context, response, error, refusal)
@@ -324,7 +325,7 @@ def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Ex
         retry_s = error.retry_after_s if isinstance(error, KeysUnavailable) else UNAVAILABLE_RETRY_S
         lines = f"Retry-After: {retry_s}\r\n"
     elif isinstance(error, web.HTTPMethodNotAllowed):
-        lines = line("allow", ", ".join(sorted(error.allowed_methods)))
+        lines = line("allow", ", ".join(sorted(allowed_methods(request.path, error, context.services.policy.current))))
     # The request itself is bad, not the original request of verify.
     return _Refusal(problem, lines, closes=isinstance(error, web.HTTPBadRequest))
 
@@ -381,7 +382,7 @@ def _log(
     if code:
         fields["code"] = code
     if isinstance(error, InvalidRequest):
-        fields["wrong"] = ", ".join(field for field, _ in error.validation)[:MOST_OF_A_PATH]
+        fields["wrong"] = ", ".join(redacted(field, policy) for field, _ in error.validation)[:MOST_OF_A_PATH]
     if isinstance(error, UnreadableRequest | InvalidUserToken | KeysUnavailable):
         fields["reason"] = error.reason
     if context.original is not None:
