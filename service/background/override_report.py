@@ -29,14 +29,15 @@ async def report_overrides(actions: OperatorActions, before: Directory, after: D
     stale: list[str] = []
     try:
         async with asyncio.timeout(DEADLINE_S):
-            for name, tenant in after.tenants.items():
-                overrides = (await actions.rules(name)).limits
-                earlier = before.tenants.get(name)
-                hidden += _hidden(name, overrides, {} if earlier is None else earlier.limits, tenant.limits)
-                stale += sorted(f"{name}: {limit}" for limit in overrides.keys() - tenant.limits.keys())
+            set_by_operators = await actions.limits_set(after.tenants)
     except (StoreUnavailable, TimeoutError) as error:
         log.info("limits that operators set are not compared with the file", reason=repr(error))
         return
+    for name, tenant in after.tenants.items():
+        overrides = set_by_operators.get(name, {})
+        earlier = before.tenants.get(name)
+        hidden += _hidden(name, overrides, {} if earlier is None else earlier.limits, tenant.limits)
+        stale += sorted(f"{name}: {limit}" for limit in overrides.keys() - tenant.limits.keys())
     if hidden:
         log.warning(
             "limits that changed in the file are hidden by what operators set; lift it with DELETE to apply the file",

@@ -3,7 +3,7 @@
 The protocol lets `web` offer what `store` does without either knowing the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -170,6 +170,9 @@ class OperatorActions(Protocol):
 
     async def rules(self, tenant: str, user: str | None = None) -> Rules:
         """Return what is set for a tenant, or for one user."""
+
+    async def limits_set(self, tenants: Iterable[str]) -> Mapping[str, Mapping[str, tuple[int, int]]]:
+        """Return the limits that are set, as in `Rules`, of each of these tenants that has any."""
 
     async def peek(self, tenant: str, charges: Sequence[tuple[Limit, str]]) -> list[LimitState]:
         """Return how much subjects have used of limits, without using any."""

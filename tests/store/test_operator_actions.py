@@ -1,5 +1,7 @@
 """Operators' actions on each kind of Redis: what they change, their events, and that they apply at once."""
 
+from typing import Any
+
 import pytest
 
 from service.core.clocks import FORGIVEN_SKEW_S
@@ -12,7 +14,7 @@ from service.store.connection.client import RedisAccess
 from service.store.events.stream import Events
 from service.store.keyspace import keys_of
 from service.store.sessions.listing import Sessions
-from service.store.sessions.operator_actions import RedisOperatorActions
+from service.store.sessions.operator_actions import TOGETHER, RedisOperatorActions
 from tests.store.making import HOUR_MS, ask_about, now_ms
 
 BY = Author("root", "10.0.0.9", "req-7", "because")
@@ -191,6 +193,33 @@ async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted
     assert not await acts.unset_limit("acme", "some", LIMIT, BY)
     assert (await acts.rules("acme")).limits == {}
     assert await access.client.exists("rc:{acme}:rules") == 0
+
+
+async def test_the_limits_that_are_set_for_many_tenants_are_read_by_a_round_trip_for_each_fifty(
+    acts: RedisOperatorActions, access: RedisAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants = [f"t{number}" for number in range(3 * TOGETHER - 1)]
+    await acts.set_limit("t7", LIMIT, 7, 30, BY)
+    await acts.restrict("t7", None, "pay", BY)
+    await acts.revoke("t8", None, BY)
+    await acts.set_limit("t149", LIMIT, 9, 40, BY)
+    await acts.set_limit("t148", LIMIT, 9, 40, BY)
+    trips = 0
+    kind = type(access.client.pipeline(transaction=False))
+    really = kind.execute
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal trips
+        trips += 1
+        return await really(*args, **options)
+
+    async def never(*args: Any, **options: Any) -> Any:
+        raise AssertionError("asked about one by one")
+
+    monkeypatch.setattr(kind, "execute", counted)
+    monkeypatch.setattr(access.client, "execute_command", never)
+    assert await acts.limits_set(tenants) == {"t7": {"some": (7, 30)}, "t148": {"some": (9, 40)}}
+    assert trips == 3
 
 
 async def test_looking_at_a_limit_uses_nothing_up(admissions: Admissions, acts: RedisOperatorActions) -> None:
