@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from service.core.errors import StoreUnavailable
 from service.core.operator_actions import Author
@@ -48,8 +48,15 @@ class Deployment:
 
     access: RedisAccess
     router: NodeRouter
-    fail_over: Callable[[], Awaitable[None]]
+    demote: Callable[[], Awaitable[None]]
+    """Makes the replica the primary, while the address still leads to the server before."""
+    lead: Callable[[], None]
+    """Has the address lead to the new primary."""
     new_port: int
+
+    async def fail_over(self) -> None:
+        await self.demote()
+        self.lead()
 
     async def uses_the_new_primary(self) -> bool:
         """Whether the client for everything but the admissions is led to it."""
@@ -65,15 +72,14 @@ async def over(url: str, lead: Callable[[], None], nodes: tuple[Node, Node]) -> 
     def strike() -> None:
         new.client.replicaof("NO", "ONE")
         old.client.replicaof("127.0.0.1", 1)  # cut off, so that nothing of what happens now reaches it
-        lead()
 
-    async def fail_over() -> None:
+    async def demote() -> None:
         await asyncio.to_thread(strike)
 
     access = RedisAccess.by_url(url, TlsFiles())
     router = access.router(timeout_s=1)
     await router.open()
-    yield Deployment(access, router, fail_over, new.port)
+    yield Deployment(access, router, demote, lead, new.port)
     await router.close()
     await access.close()
 
@@ -170,17 +176,50 @@ async def test_a_demotion_is_noticed_though_nothing_is_written(
     await until_back(deployment)
 
 
-async def test_a_demotion_that_no_primary_replaces_is_an_outage_and_readiness_says_so(deployment: Deployment) -> None:
+@pytest.mark.parametrize("first", [by_an_admission, by_an_act], ids=lambda ask: str(ask.__name__))
+async def test_what_connects_before_the_address_leads_to_the_new_primary_does_not_give_it_up_later(
+    deployment: Deployment, first: Callable[[Deployment], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica answers reads and subscriptions: a connection that is kept for them would meet READONLY with the
+    next act, and everything would be refused once more.
+    """
+    monkeypatch.setattr("service.store.connection.router.WATCH_EVERY_S", 3600)  # nothing else may notice
+    access, router = deployment.access, deployment.router
+    for ask in NOTICED:
+        await ask(deployment)
+    await deployment.demote()
+    with pytest.raises(StoreUnavailable):
+        await first(deployment)
+    pubsub: Any = subscriber(access.client)
+    with suppress(RedisError):
+        await pubsub.subscribe(NAMES.event_channel)
+    await pubsub.aclose()
+    for _ in range(2):  # the first ones may find connections that are just being closed
+        await asyncio.gather(*(access.client.get("rc:x") for _ in range(5)), return_exceptions=True)
+    assert router.is_down
+    await asyncio.to_thread(deployment.lead)
+    async with asyncio.timeout(30):
+        while router.is_down:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    for ask in (*NOTICED, *NOTICED):
+        await ask(deployment)
+        assert not router.is_down
+    assert await deployment.uses_the_new_primary()
+
+
+async def test_a_demotion_that_no_primary_replaces_is_an_outage_and_readiness_says_so(
+    deployment: Deployment, nodes: tuple[Node, Node]
+) -> None:
     await by_an_admission(deployment)
-    access = deployment.access
-    await access.client.replicaof("127.0.0.1", 1)
+    server = nodes[0].client
+    await asyncio.to_thread(server.replicaof, "127.0.0.1", 1)
     with pytest.raises(StoreUnavailable):
         await by_an_admission(deployment)
     for _ in range(3):
         assert deployment.router.is_down
         assert await deployment.router.not_writable() is None
         await asyncio.sleep(0.1)
-    await access.client.replicaof("NO", "ONE")
+    await asyncio.to_thread(server.replicaof, "NO", "ONE")
     async with asyncio.timeout(1):
         while deployment.router.is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

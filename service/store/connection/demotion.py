@@ -2,7 +2,10 @@
 
 An address may lead to another server while connections to the one before stay open: through a forwarder, a virtual
 address, or a unix socket whose symlink is replaced. What was the primary answers on as a replica. Nothing but its own
-answer, READONLY, shows it: whichever part of the service gets one, every part leaves that server at once.
+answer, READONLY, shows it: whichever part of the service gets one, every part leaves that server at once. The address
+may lead there for a while longer, so a new connection is used only if the server says that it is no replica: one that
+only reads and listens would meet no READONLY, and the first write over it, perhaps seconds later, would give up the
+new primary.
 """
 
 import asyncio
@@ -14,11 +17,13 @@ import structlog
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from service.core.tasks import end
 from service.store.connection.calls import AWAY
 from service.store.connection.failures import BREAKER, READONLY
+from service.store.connection.server_check import hello_fields
 
 log = structlog.get_logger()
 
@@ -83,6 +88,12 @@ class _Watched:
         self.primary = primary
         self.generation = primary.generation
 
+    async def connect_check_health(self: Any, *args: Any, **options: Any) -> None:
+        """Connect as redis-py does, and note when that began: the primary may be replaced meanwhile."""
+        if not self.is_connected:
+            self.generation = self.primary.generation
+        await super().connect_check_health(*args, **options)  # type: ignore[misc]  # of the other base class
+
     async def read_response(self: Any, *args: Any, **options: Any) -> Any:
         """Read an answer as redis-py does."""
         try:
@@ -93,9 +104,21 @@ class _Watched:
 
 
 async def log_in(connection: Any) -> None:
-    """Log in as redis-py does, for its `redis_connect_func`: this connection belongs to the current primary."""
-    connection.generation = connection.primary.generation
+    """Log in as redis-py does, for its `redis_connect_func`, to a server that is the primary in use.
+
+    Raises:
+        redis.exceptions.ReadOnlyError: the server is a replica.
+        redis.exceptions.ConnectionError: the primary was given up while this connection was made.
+    """
     await connection.on_connect()
+    await connection.send_command("HELLO")  # like ROLE, which an ACL may forbid
+    hello = None
+    with suppress(ResponseError):  # a server that does not know it
+        hello = await connection.read_response()
+    if hello_fields(hello).get("role") == "replica":
+        raise ReadOnlyError("this server is a replica")
+    if connection.generation != connection.primary.generation:
+        raise RedisConnectionError("the primary was given up while it was being connected to")
 
 
 class WatchedConnection(_Watched, Connection):

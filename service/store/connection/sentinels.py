@@ -15,7 +15,6 @@ from typing import Any, cast
 import structlog
 from redis.asyncio import Redis, Sentinel
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from service.core.tasks import end, keep_running, round_completed, work_failed
@@ -117,10 +116,6 @@ class Discovery(Sentinel):
         """
         try:
             await log_in(connection)
-            await connection.send_command("HELLO")  # like ROLE, which an ACL may forbid
-            hello = list(await connection.read_response())
-            if hello[hello.index(b"role") + 1] != b"master":
-                raise RedisConnectionError("the server that the Sentinels name is not a primary yet")
             self.confirm((connection.host, connection.port))
         except BaseException:
             await connection.disconnect(nowait=True)
