@@ -93,15 +93,15 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._passing.add(task)
-        ways = [writer]
+        writers = [writer]
         with contextlib.suppress(OSError, asyncio.CancelledError):
             if self.mode != "refuse":
                 from_redis, to_redis = await asyncio.open_unix_connection(str(self._path))
-                ways.append(to_redis)
+                writers.append(to_redis)
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._there(reader, to_redis, writer))
                     both.create_task(self._back(from_redis, writer, to_redis))
-        for way in ways:
+        for way in writers:
             way.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await way.wait_closed()

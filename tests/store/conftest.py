@@ -10,9 +10,9 @@ from service.store.connection.client import RedisAccess
 
 @pytest.fixture
 async def admissions(access: RedisAccess) -> AsyncIterator[Admissions]:
-    ways = access.router(timeout_s=2)
-    await ways.open()
-    made = Admissions(ways, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
+    router = access.router(timeout_s=2)
+    await router.open()
+    made = Admissions(router, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
     yield made
     await made.close()
-    await ways.close()
+    await router.close()

@@ -56,7 +56,7 @@ def sweeper(
     return Sweeper(access.client, lambda: rules)
 
 
-def link_of(access: RedisAccess, **how: Any) -> AdmissionPipeline:
+def pipeline_of(access: RedisAccess, **how: Any) -> AdmissionPipeline:
     assert access.connect is not None
     how.setdefault("examine", partial(ServerCheck().examine, node="redis", cluster_url="redis+cluster://redis"))
     return AdmissionPipeline(access.connect, **how)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.resp import Command
-from tests.store.making import link_of
+from tests.store.making import pipeline_of
 
 PING: Command = ("PING",)
 
@@ -82,9 +82,9 @@ async def faulty(mode: str) -> AsyncIterator[tuple[Faulty, AdmissionPipeline]]:
     fault = Faulty()
     fault.mode = mode
     async with listening(fault.serve) as access:
-        link = link_of(access, timeout_s=0.05)
-        yield fault, link
-        await link.close()
+        pipeline = pipeline_of(access, timeout_s=0.05)
+        yield fault, pipeline
+        await pipeline.close()
 
 
 class Elsewhere:

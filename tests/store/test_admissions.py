@@ -22,9 +22,9 @@ BY = Author("root")
 
 async def test_a_window_admits_its_requests_and_says_how_much_is_used(admissions: Admissions) -> None:
     for used in (1, 2, 3):
-        standing = (await admissions.ask(ask_about(None, limits=[limit(3)]))).limit_states[0]
-        assert (standing.used, standing.over) == (used, False)
-        assert standing.reset_s == 3600
+        limit_state = (await admissions.ask(ask_about(None, limits=[limit(3)]))).limit_states[0]
+        assert (limit_state.used, limit_state.over) == (used, False)
+        assert limit_state.reset_s == 3600
     refused = await admissions.ask(ask_about(None, limits=[limit(3)]))
     assert refused.refused
     assert refused.limit_states[0].used == 3, "a refusal uses up nothing"
@@ -36,15 +36,15 @@ async def test_all_limits_of_a_request_are_decided_together(admissions: Admissio
     tight = Limit("tight", Per.IP, 1, 60)
     await admissions.ask(ask_about(None, limits=[wide, tight]))
     refused = await admissions.ask(ask_about(None, limits=[wide, tight]))
-    assert [standing.used for standing in refused.limit_states] == [1, 1]
-    assert [standing.refuses for standing in refused.limit_states] == [False, True]
+    assert [limit_state.used for limit_state in refused.limit_states] == [1, 1]
+    assert [limit_state.refuses for limit_state in refused.limit_states] == [False, True]
 
 
 async def test_a_limit_with_nothing_used_has_nothing_to_wait_for(admissions: Admissions) -> None:
     tight, unused = Limit("tight", Per.IP, 1, 60), Limit("unused", Per.IP, 5, 60)
     await admissions.ask(ask_about(None, limits=[tight]))
-    standing = (await admissions.ask(ask_about(None, limits=[tight, unused]))).limit_states[1]
-    assert (standing.remaining, standing.reset_s) == (5, 0)
+    limit_state = (await admissions.ask(ask_about(None, limits=[tight, unused]))).limit_states[1]
+    assert (limit_state.remaining, limit_state.reset_s) == (5, 0)
 
 
 async def test_a_shadow_limit_is_counted_and_never_refuses(admissions: Admissions) -> None:

@@ -14,7 +14,7 @@ from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.admissions.window_retention import Retention
 from service.store.connection.client import RedisAccess
 from service.store.connection.router import ClusterRouter, SingleNodeRouter
-from tests.store.making import ask_about, link_of
+from tests.store.making import ask_about, pipeline_of
 
 WINDOWS = Mapping[tuple[str, str], int]
 
@@ -84,7 +84,7 @@ async def test_a_cluster_whose_nodes_are_all_well_is_reported_up_although_none_o
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_the_queue_of_a_node_that_left_the_cluster_is_dropped(access: RedisAccess) -> None:
-    pipelines = [link_of(access, timeout_s=1) for _ in range(3)]
+    pipelines = [pipeline_of(access, timeout_s=1) for _ in range(3)]
     router = SingleNodeRouter(pipelines[0])
     admissions = Admissions(router, SessionRules(60_000, 0))
     held = [weakref.ref(one) for one in pipelines]

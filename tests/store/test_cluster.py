@@ -35,7 +35,7 @@ async def access(cluster: Cluster) -> AsyncIterator[RedisAccess]:
 
 
 @pytest.fixture
-async def ways(access: RedisAccess) -> AsyncIterator[NodeRouter]:
+async def router(access: RedisAccess) -> AsyncIterator[NodeRouter]:
     made = access.router(timeout_s=0.25)
     await made.open()
     yield made
@@ -50,9 +50,9 @@ def one_is_full(cluster: Cluster) -> Iterator[int]:
     cluster.nodes[1].client.config_set("maxmemory", 0)
 
 
-async def until_open(admissions: Admissions, ways: NodeRouter, tenants: list[str]) -> None:
+async def until_open(admissions: Admissions, router: NodeRouter, tenants: list[str]) -> None:
     async with asyncio.timeout(10):
-        while not all(ways.pipeline_to(tenant).is_down for tenant in tenants):
+        while not all(router.pipeline_to(tenant).is_down for tenant in tenants):
             await asyncio.gather(
                 *(admissions.ask(ask_about("alice", tenant=tenant)) for tenant in tenants), return_exceptions=True
             )
@@ -60,39 +60,39 @@ async def until_open(admissions: Admissions, ways: NodeRouter, tenants: list[str
 
 
 async def test_every_master_whose_breaker_opened_is_used_again(
-    cluster: Cluster, access: RedisAccess, ways: NodeRouter
+    cluster: Cluster, access: RedisAccess, router: NodeRouter
 ) -> None:
-    admissions, tenants = Admissions(ways, RULES), cluster.tenants()
+    admissions, tenants = Admissions(router, RULES), cluster.tenants()
     for node in cluster.nodes:
         node.client.client_pause(2500)
-    await until_open(admissions, ways, tenants)
+    await until_open(admissions, router, tenants)
     async with asyncio.timeout(2.5 + CONNECT_S):
-        while any(ways.pipeline_to(tenant).is_down for tenant in tenants):  # noqa: ASYNC110
+        while any(router.pipeline_to(tenant).is_down for tenant in tenants):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     for tenant in tenants:
         assert (await admissions.ask(ask_about("alice", tenant=tenant))).session is not None
-    assert await ways.not_writable() == []
+    assert await router.not_writable() == []
     await admissions.close()
 
 
 async def test_a_primary_that_takes_no_writes_is_named_and_the_others_serve_on(
-    cluster: Cluster, ways: NodeRouter, one_is_full: int
+    cluster: Cluster, router: NodeRouter, one_is_full: int
 ) -> None:
     tenants = cluster.tenants()
-    admissions = Admissions(ways, RULES)
-    assert await ways.not_writable() == [f"127.0.0.1:{cluster.nodes[one_is_full].port}"], "asked before any request"
-    await until_open(admissions, ways, [tenants[one_is_full]])
+    admissions = Admissions(router, RULES)
+    assert await router.not_writable() == [f"127.0.0.1:{cluster.nodes[one_is_full].port}"], "asked before any request"
+    await until_open(admissions, router, [tenants[one_is_full]])
     await asyncio.sleep(0.6)
-    assert ways.pipeline_to(tenants[one_is_full]).is_down, "it answers the probes of its breaker, but takes no writes"
-    assert await ways.not_writable() == [f"127.0.0.1:{cluster.nodes[one_is_full].port}"]
+    assert router.pipeline_to(tenants[one_is_full]).is_down, "it answers the probes of its breaker, but takes no writes"
+    assert await router.not_writable() == [f"127.0.0.1:{cluster.nodes[one_is_full].port}"]
     assert (await admissions.ask(ask_about("alice", tenant=tenants[0]))).session is not None
     with pytest.raises(StoreUnavailable):
         await admissions.ask(ask_about("alice", tenant=tenants[one_is_full]))
     cluster.nodes[one_is_full].client.config_set("maxmemory", 0)
     async with asyncio.timeout(5):
-        while ways.pipeline_to(tenants[one_is_full]).is_down:  # noqa: ASYNC110
+        while router.pipeline_to(tenants[one_is_full]).is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-    assert await ways.not_writable() == []
+    assert await router.not_writable() == []
     await admissions.close()
 
 
@@ -153,11 +153,11 @@ def breaking(request: pytest.FixtureRequest) -> Iterator[Breaking]:
 @pytest.mark.parametrize("breaking", [NAMES.sweeper], indirect=True)
 async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away(breaking: Breaking) -> None:
     access = RedisAccess.by_url(breaking.url, TlsFiles())
-    ways = access.router(timeout_s=0.25)
-    await ways.open()
+    router = access.router(timeout_s=0.25)
+    await router.open()
     await access.client.initialize()
     breaking.master.kill()
-    admissions = Admissions(ways, RULES)
+    admissions = Admissions(router, RULES)
     for tenant in breaking.tenants:
         await admissions.ask(ask_about("alice", tenant=tenant, expires_ms=now_ms() - 1))
     rules = SweepRules(dict.fromkeys([breaking.lost, *breaking.tenants], 0), 86_400_000)
@@ -166,7 +166,7 @@ async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away
     def count(tenant: str, expired: int, removed: int) -> None:
         swept.update([tenant] * expired)
 
-    sweeper = Sweeper(access.client, lambda: rules, count, node_of=ways.pipeline_to)
+    sweeper = Sweeper(access.client, lambda: rules, count, node_of=router.pipeline_to)
     sweeping = asyncio.create_task(sweeper.run_forever())
     async with asyncio.timeout(20):
         while swept != set(breaking.tenants):  # noqa: ASYNC110
@@ -174,21 +174,21 @@ async def test_tenants_are_swept_although_the_node_with_the_sweeps_lease_is_away
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)
     await admissions.close()
-    await ways.close()
+    await router.close()
     await access.close()
 
 
 @pytest.mark.parametrize("breaking", [NAMES.event_channel], indirect=True)
 async def test_events_arrive_although_the_node_with_the_channels_slot_is_away(breaking: Breaking) -> None:
     access = RedisAccess.by_url(breaking.url, TlsFiles())
-    ways = access.router(timeout_s=0.25)
-    await ways.open()
+    router = access.router(timeout_s=0.25)
+    await router.open()
     await access.client.initialize()
     breaking.master.kill()
-    admissions, news = Admissions(ways, RULES), EventSubscriber(access.client)
-    reading = asyncio.create_task(news.run_forever())
+    admissions, subscriber = Admissions(router, RULES), EventSubscriber(access.client)
+    reading = asyncio.create_task(subscriber.run_forever())
     for tenant in breaking.tenants:
-        async with news.follow(tenant, None) as following:
+        async with subscriber.follow(tenant, None) as following:
             await admissions.ask(ask_about("alice", tenant=tenant))
             async with asyncio.timeout(15):
                 async for item in following:
@@ -197,5 +197,5 @@ async def test_events_arrive_although_the_node_with_the_channels_slot_is_away(br
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     await admissions.close()
-    await ways.close()
+    await router.close()
     await access.close()

@@ -61,11 +61,12 @@ def test_a_refusal_lasts_until_its_time_comes_and_says_how_long_that_is(refusals
     assert refusals.find(question()) is None
 
 
-def used(*standings: tuple[int, int, bool]) -> Admission:
+def used(*limit_states: tuple[int, int, bool]) -> Admission:
     """Admitted; of limits of two requests each, `used` of them, µs until there is more, and whether in shadow."""
-    limits = [Limit("some", Per.IP, 2, 3600, shadow=shadow) for *_, shadow in standings]
+    limits = [Limit("some", Per.IP, 2, 3600, shadow=shadow) for *_, shadow in limit_states]
     made = [
-        LimitState(one, used, reset_us, over=False) for one, (used, reset_us, _) in zip(limits, standings, strict=True)
+        LimitState(one, used, reset_us, over=False)
+        for one, (used, reset_us, _) in zip(limits, limit_states, strict=True)
     ]
     return Admission(made)
 
@@ -85,11 +86,11 @@ def test_a_used_up_quota_is_refused_and_the_first_refusal_counts_as_the_first(re
 def mixed(ip: tuple[int, int], tenant: tuple[int, int]) -> tuple[Question, Admission]:
     """A refused request under a limit per address and one per tenant, of two requests each: used, µs to wait."""
     limits = (Limit("ip", Per.IP, 2, 3600), Limit("all", Per.TENANT, 2, 3600))
-    standings = [
+    limit_states = [
         LimitState(one, used, reset_us, over=used >= 2)
         for one, (used, reset_us) in zip(limits, (ip, tenant), strict=True)
     ]
-    return question(Terms("acme", "some", limits)), Admission(standings)
+    return question(Terms("acme", "some", limits)), Admission(limit_states)
 
 
 def test_a_limit_with_room_is_not_reported_longer_than_a_moment_since_others_may_use_it_up(

@@ -19,15 +19,15 @@ PASSWORD = "a-password"
 async def admits(url: str, tls: TlsFiles | None = None) -> bool:
     """Whether an admission by this URL is recorded, and can be read by people's way."""
     access = RedisAccess.by_url(url, tls or TlsFiles())
-    ways = access.router(timeout_s=2)
-    await ways.open()
-    admissions = Admissions(ways, SessionRules(60_000, 0))
+    router = access.router(timeout_s=2)
+    await router.open()
+    admissions = Admissions(router, SessionRules(60_000, 0))
     try:
         await admissions.ask(ask_about("alice"))
         return await Sessions(access.client).get("acme", "alice") is not None
     finally:
         await admissions.close()
-        await ways.close()
+        await router.close()
         await access.close()
 
 

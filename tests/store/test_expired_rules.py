@@ -61,9 +61,9 @@ async def everything(access: RedisAccess, admissions: Admissions) -> None:
     await hooks.hold("acme", "audit")
     await hooks.delivered("acme", "audit", "1-1")
     await Leases(access.client).hold(NAMES.sweeper)
-    beat = TrafficSample(transitions=1)
-    beat.refusals[Refused("X", "y", "z")] = 1
-    await TrafficStatistics(access.client).pour("acme", beat)
+    sample = TrafficSample(transitions=1)
+    sample.refusals[Refused("X", "y", "z")] = 1
+    await TrafficStatistics(access.client).pour("acme", sample)
     await sweeper(access).sweep()
 
 
@@ -79,11 +79,11 @@ async def test_a_server_that_evicts_what_has_a_ttl_still_has_what_operators_set_
     volatile: tuple[str, Any], evicting: RedisAccess
 ) -> None:
     check, root = ServerCheck(), volatile[1]
-    ways = evicting.router(timeout_s=5, check=check)
-    await ways.open()
+    router = evicting.router(timeout_s=5, check=check)
+    await router.open()
     assert check.blockers() == []
     assert "maxmemory-policy volatile-lru" in check.warnings()[0]
-    admissions = Admissions(ways, SessionRules(60_000, 0))
+    admissions = Admissions(router, SessionRules(60_000, 0))
     await everything(evicting, admissions)
     kept = {key: root.type(key) for key in root.scan_iter() if not key.decode().startswith(MAY_BE_EVICTED)}
     root.config_set("maxmemory", root.info("memory")["used_memory"] + 3_000_000)
@@ -102,7 +102,7 @@ async def test_a_server_that_evicts_what_has_a_ttl_still_has_what_operators_set_
     assert len(await Events(evicting.client).latest("acme", most=20)) >= 7
     assert not await Leases(evicting.client).hold(NAMES.sweeper), "and nobody else holds the lease"
     await admissions.close()
-    await ways.close()
+    await router.close()
 
 
 async def test_rules_that_have_ended_are_taken_out_and_others_stay(access: RedisAccess) -> None:

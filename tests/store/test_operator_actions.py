@@ -187,8 +187,8 @@ async def test_a_changed_limit_holds_for_the_next_request_with_what_was_admitted
     assert (await admissions.ask(ask_about("a", tenant="globex", limits=[LIMIT]))).limit_states[0].limit is LIMIT
     assert (await acts.rules("acme")).limits == {"some": (2, 120)}
     await acts.set_limit("acme", LIMIT, 5000, 60, BY)
-    standing = (await RedisOperatorActions(access.client).peek("acme", [(LIMIT, "10.0.0.1")]))[0]
-    assert (standing.limit.requests, standing.used) == (5000, 2)
+    limit_state = (await RedisOperatorActions(access.client).peek("acme", [(LIMIT, "10.0.0.1")]))[0]
+    assert (limit_state.limit.requests, limit_state.used) == (5000, 2)
     assert await acts.unset_limit("acme", "some", LIMIT, BY)
     assert not await acts.unset_limit("acme", "some", LIMIT, BY)
     assert (await acts.rules("acme")).limits == {}
@@ -226,9 +226,9 @@ async def test_looking_at_a_limit_uses_nothing_up(admissions: Admissions, acts: 
     question = ask_about("alice", limits=[LIMIT])
     await admissions.ask(question)
     for _ in range(5):
-        [standing] = await acts.peek("acme", [(LIMIT, "10.0.0.1")])
-        assert (standing.used, standing.remaining, standing.over) == (1, 2, False)
-        assert 0 < standing.reset_s <= 60
+        [limit_state] = await acts.peek("acme", [(LIMIT, "10.0.0.1")])
+        assert (limit_state.used, limit_state.remaining, limit_state.over) == (1, 2, False)
+        assert 0 < limit_state.reset_s <= 60
     [unused] = await acts.peek("acme", [(LIMIT, "10.0.0.2")])
     assert (unused.used, unused.reset_us) == (0, 0)
     for _ in range(2):

@@ -17,7 +17,7 @@ from service.store.connection.router import SingleNodeRouter
 from service.store.sessions.listing import Sessions
 from tests.conftest import MakeClient
 from tests.kit import credentials
-from tests.store.making import RULES, ask_about, link_of
+from tests.store.making import RULES, ask_about, pipeline_of
 from tests.store.servers import Distant, faulty, listening
 
 
@@ -47,29 +47,29 @@ async def test_a_request_is_one_call_and_no_other_command(make_client: MakeClien
 
 @pytest.mark.parametrize("mode", ["silent", "hang up", "loading", "old"])
 async def test_a_redis_that_does_not_answer_opens_the_breaker(mode: str) -> None:
-    async with faulty(mode) as (_, link):
-        admissions = Admissions(SingleNodeRouter(link), RULES)
+    async with faulty(mode) as (_, pipeline):
+        admissions = Admissions(SingleNodeRouter(pipeline), RULES)
         for _ in range(FAILURES_TO_OPEN):
-            assert not link.is_down
+            assert not pipeline.is_down
             with pytest.raises(StoreUnavailable):
                 await asyncio.wait_for(admissions.ask(ask_about("alice")), 1)
-        assert link.is_down
+        assert pipeline.is_down
         with pytest.raises(StoreUnavailable, match="Service Unavailable") as reported:
             await admissions.ask(ask_about("alice"))
         assert reported.value.reason == "the circuit breaker is open"
 
 
 async def test_a_redis_that_is_too_old_is_said_to_be() -> None:
-    async with faulty("old") as (_, link):
+    async with faulty("old") as (_, pipeline):
         with pytest.raises(StoreUnavailable) as reported:
-            await Admissions(SingleNodeRouter(link), RULES).ask(ask_about("alice"))
+            await Admissions(SingleNodeRouter(pipeline), RULES).ask(ask_about("alice"))
         assert "Redis 5.0 is too old; 7.0 is the oldest that is supported" in reported.value.reason
 
 
 async def test_requests_that_wait_behind_a_failed_round_trip_fail_with_it() -> None:
-    async with faulty("silent") as (fault, link):
-        link.timeout_s = 0.5  # longer than a collection of garbage
-        admissions = Admissions(SingleNodeRouter(link), RULES)
+    async with faulty("silent") as (fault, pipeline):
+        pipeline.timeout_s = 0.5  # longer than a collection of garbage
+        admissions = Admissions(SingleNodeRouter(pipeline), RULES)
         first = asyncio.create_task(admissions.ask(ask_about("alice")))
         await asyncio.sleep(0.02)
         answers = await asyncio.gather(
@@ -80,55 +80,55 @@ async def test_requests_that_wait_behind_a_failed_round_trip_fail_with_it() -> N
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
-async def test_a_link_that_is_suspended_fails_what_is_under_way_and_comes_back_by_itself(access: RedisAccess) -> None:
+async def test_a_pipeline_that_is_suspended_fails_what_is_under_way_and_comes_back_by_itself(access: RedisAccess) -> None:
     ups: list[bool] = []
-    link = link_of(access, timeout_s=2, on_change=ups.append)
-    await link.open()
+    pipeline = pipeline_of(access, timeout_s=2, on_change=ups.append)
+    await pipeline.open()
     await access.client.client_pause(300)
-    asked = asyncio.create_task(Admissions(SingleNodeRouter(link), RULES).ask(ask_about("alice")))
-    checked = asyncio.create_task(link.takes_writes())
+    asked = asyncio.create_task(Admissions(SingleNodeRouter(pipeline), RULES).ask(ask_about("alice")))
+    checked = asyncio.create_task(pipeline.takes_writes())
     await asyncio.sleep(0.05)
-    link.suspend("it is replaced")
-    link.suspend("and once more")
-    assert link.is_down
+    pipeline.suspend("it is replaced")
+    pipeline.suspend("and once more")
+    assert pipeline.is_down
     with pytest.raises(StoreUnavailable):
         await asyncio.wait_for(asked, 0.1)
     assert not await asyncio.wait_for(checked, 0.1)
     async with asyncio.timeout(5):
-        while link.is_down:  # noqa: ASYNC110
+        while pipeline.is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-    assert (await Admissions(SingleNodeRouter(link), RULES).ask(ask_about("bob"))).session is not None
-    assert await link.takes_writes()
+    assert (await Admissions(SingleNodeRouter(pipeline), RULES).ask(ask_about("bob"))).session is not None
+    assert await pipeline.takes_writes()
     assert ups == [True, False, True]
-    await link.close()
+    await pipeline.close()
 
 
-async def test_a_link_that_was_closed_starts_nothing_anew() -> None:
-    async with faulty("silent") as (_, link):
-        await link.close()
-        link.suspend("it is replaced")
+async def test_a_pipeline_that_was_closed_starts_nothing_anew() -> None:
+    async with faulty("silent") as (_, pipeline):
+        await pipeline.close()
+        pipeline.suspend("it is replaced")
         with pytest.raises(StoreUnavailable):
-            await link.send([("PING",)], asyncio.get_running_loop().time() + 1)
-        assert not await link.takes_writes()
-        assert not link.is_down
+            await pipeline.send([("PING",)], asyncio.get_running_loop().time() + 1)
+        assert not await pipeline.takes_writes()
+        assert not pipeline.is_down
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_a_connection_that_redis_closed_while_idle_costs_no_request(access: RedisAccess) -> None:
-    link = link_of(access, timeout_s=1)
-    admissions = Admissions(SingleNodeRouter(link), RULES)
+    pipeline = pipeline_of(access, timeout_s=1)
+    admissions = Admissions(SingleNodeRouter(pipeline), RULES)
     await admissions.ask(ask_about("alice"))
     await access.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.05)
     assert (await admissions.ask(ask_about("alice"))).session is not None
     await admissions.close()
-    await link.close()
+    await pipeline.close()
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: RedisAccess) -> None:
-    link = link_of(access, timeout_s=0.1)
-    admissions = Admissions(SingleNodeRouter(link), RULES)
+    pipeline = pipeline_of(access, timeout_s=0.1)
+    admissions = Admissions(SingleNodeRouter(pipeline), RULES)
     limits = [Limit("some", Per.IP, 100, 60)]
     await admissions.ask(ask_about(None, limits=limits))
     await access.client.client_pause(300)
@@ -137,7 +137,7 @@ async def test_an_admission_whose_answer_was_lost_is_not_sent_again(access: Redi
     await asyncio.sleep(0.4)
     admission = await admissions.ask(ask_about(None, limits=limits))
     assert admission.limit_states[0].used in (2, 3), "once at most, though its answer was lost"
-    await link.close()
+    await pipeline.close()
 
 
 async def test_pages_show_an_error_when_redis_is_away() -> None:
@@ -160,69 +160,69 @@ async def test_a_connection_that_was_closed_under_a_command_is_an_outage() -> No
 
 async def test_a_redis_that_is_away_at_start_is_no_error() -> None:
     access = RedisAccess.by_url("redis://127.0.0.1:1", TlsFiles())
-    link = link_of(access, timeout_s=0.1)
-    await link.open()
-    assert link.is_down
-    await link.close()
+    pipeline = pipeline_of(access, timeout_s=0.1)
+    await pipeline.open()
+    assert pipeline.is_down
+    await pipeline.close()
     await access.close()
 
 
 async def test_a_distant_redis_is_slow_but_not_away(redis_url: str) -> None:
     async with listening(Distant(redis_url.removeprefix("unix://"), 0.2).serve) as distant:
-        link = link_of(distant, timeout_s=0.6)
-        await link.open()
-        assert not link.is_down
-        admissions = Admissions(SingleNodeRouter(link), RULES)
+        pipeline = pipeline_of(distant, timeout_s=0.6)
+        await pipeline.open()
+        assert not pipeline.is_down
+        admissions = Admissions(SingleNodeRouter(pipeline), RULES)
         assert (await admissions.ask(ask_about("alice"))).session is not None
         await admissions.close()
-        await link.close()
+        await pipeline.close()
 
 
 async def test_nobody_waits_for_a_turn_longer_than_for_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.store.admissions.batcher.MAX_BATCH", 1)
     async with listening(Distant(redis_url.removeprefix("unix://"), 0.05).serve) as distant:
-        link = link_of(distant, timeout_s=1)
-        await link.open()
-        admissions = Admissions(SingleNodeRouter(link), RULES)
+        pipeline = pipeline_of(distant, timeout_s=1)
+        await pipeline.open()
+        admissions = Admissions(SingleNodeRouter(pipeline), RULES)
         answers = await asyncio.gather(*(admissions.ask(ask_about("alice")) for _ in range(60)), return_exceptions=True)
         refused = {answer.reason for answer in answers if isinstance(answer, StoreUnavailable)}
         assert refused
         assert refused <= {"it waited too long for its turn", "redis did not answer in time"}
-        assert not link.is_down, "Redis did nothing wrong"
+        assert not pipeline.is_down, "Redis did nothing wrong"
         await admissions.close()
-        await link.close()
+        await pipeline.close()
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_a_mistake_of_ours_in_a_trip_leaves_nobody_waiting(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = link_of(access, timeout_s=1)
+    pipeline = pipeline_of(access, timeout_s=1)
     monkeypatch.setattr("service.store.admissions.batcher.encode", lambda *_: 1 / 0)
     with pytest.raises(StoreUnavailable):
-        await asyncio.wait_for(Admissions(SingleNodeRouter(link), RULES).ask(ask_about("alice")), 1)
+        await asyncio.wait_for(Admissions(SingleNodeRouter(pipeline), RULES).ask(ask_about("alice")), 1)
 
 
 @pytest.mark.parametrize("access", ["fake"], indirect=True)
 async def test_an_answer_that_is_not_understood_leaves_nobody_waiting(
     access: RedisAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    admissions = Admissions(SingleNodeRouter(link_of(access, timeout_s=1)), RULES)
+    admissions = Admissions(SingleNodeRouter(pipeline_of(access, timeout_s=1)), RULES)
     monkeypatch.setattr("service.store.admissions.batcher.decode", lambda *_: [][1])
-    for _ in range(2):  # nor is the lane stuck after it
+    for _ in range(2):  # nor is the queue stuck after it
         with pytest.raises(StoreUnavailable):
             await asyncio.wait_for(admissions.ask(ask_about("alice")), 1)
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_on_one_connection_there_is_one_trip_at_a_time(access: RedisAccess) -> None:
-    link = link_of(access, timeout_s=1)
-    await link.open()
+    pipeline = pipeline_of(access, timeout_s=1)
+    await pipeline.open()
     until = asyncio.get_running_loop().time() + 1
-    first = asyncio.create_task(link.send([("PING",)], until))
+    first = asyncio.create_task(pipeline.send([("PING",)], until))
     await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable):
-        await link.send([("PING",)], until)
+        await pipeline.send([("PING",)], until)
     with suppress(StoreUnavailable):
         await first
-    await link.close()
+    await pipeline.close()

@@ -26,7 +26,7 @@ from service.store.connection.endpoint import Endpoint
 from service.store.connection.failures import error_of, kind_of
 from service.store.connection.resp import Command, SocketConnection
 from service.store.connection.router import SingleNodeRouter
-from tests.store.making import ask_about, link_of
+from tests.store.making import ask_about, pipeline_of
 from tests.store.servers import PING, Scripted, served, soon
 
 AUTH_WITHOUT_PASSWORD = (
@@ -220,7 +220,7 @@ async def test_each_request_of_a_batch_gets_its_own_outcome_where_the_connection
 
     async with served(serve) as port:
         access = RedisAccess.by_url(f"redis://127.0.0.1:{port}", TlsFiles())
-        link = link_of(access, timeout_s=1)
+        link = pipeline_of(access, timeout_s=1)
         await link.open()
         admissions = Admissions(SingleNodeRouter(link), SessionRules(60_000, 0))
         with_user, without = await asyncio.gather(

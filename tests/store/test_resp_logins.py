@@ -25,7 +25,7 @@ from service.store.connection.router import SingleNodeRouter
 from service.store.connection.url import Address
 from tests.deployments import Certificate, start_node
 from tests.kit import redis_server
-from tests.store.making import ask_about, link_of
+from tests.store.making import ask_about, pipeline_of
 from tests.store.servers import PING, soon
 
 # Logging in, on real servers.
@@ -89,7 +89,7 @@ async def test_a_server_that_asks_for_a_password_that_is_not_configured_opens_th
     guarded: tuple[str, Any],
 ) -> None:
     access = RedisAccess.by_url(guarded[0], TlsFiles())
-    link = link_of(access, timeout_s=1)
+    link = pipeline_of(access, timeout_s=1)
     admissions = Admissions(SingleNodeRouter(link), SessionRules(60_000, 0))
     for _ in range(FAILURES_TO_OPEN):
         with pytest.raises(Exception, match="Service Unavailable"):

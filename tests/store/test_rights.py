@@ -63,13 +63,13 @@ async def admit(access: RedisAccess, cause: Cause = Cause.REQUEST) -> None:
     """One admission, sent as it would be while a right was taken away: the connection was checked before."""
     check = ServerCheck()
     check.examine = _unchecked  # type: ignore[method-assign]
-    ways = access.router(timeout_s=2, check=check)
-    admissions = Admissions(ways, SessionRules(60_000, 1000))
+    router = access.router(timeout_s=2, check=check)
+    admissions = Admissions(router, SessionRules(60_000, 1000))
     try:
         await admissions.ask(ask_about("alice", limits=[LIMIT, WIDE], cause=cause))
     finally:
         await admissions.close()
-        await ways.close()
+        await router.close()
 
 
 async def _unchecked(resp: Any, node: str, *, cluster_url: str | None) -> str:
@@ -116,8 +116,8 @@ async def seeded(server: str, root: Any) -> dict[bytes, bytes]:
     """Something for each verb to change; returns what is kept, by key."""
     access = RedisAccess.by_url(server, TlsFiles(), timeout_s=2)
     acts = RedisOperatorActions(access.client)
-    ways = access.router(timeout_s=2)
-    admissions = Admissions(ways, SessionRules(60_000, 0))
+    router = access.router(timeout_s=2)
+    admissions = Admissions(router, SessionRules(60_000, 0))
     for user in ("alice", "bob"):
         await admissions.ask(ask_about(user, limits=[LIMIT]))
     await admissions.ask(ask_about("due", expires_ms=1))
@@ -125,7 +125,7 @@ async def seeded(server: str, root: Any) -> dict[bytes, bytes]:
     await acts.revoke("acme", "bob", BY)
     await acts.set_limit("acme", OTHER, 1, 60, BY)
     await admissions.close()
-    await ways.close()
+    await router.close()
     await access.close()
     return kept(root)
 
@@ -184,27 +184,27 @@ async def test_a_missing_right_is_found_at_the_start_and_named(server: str, root
     permit(root, f"-{command}")
     async with as_limited(server) as access:
         check = ServerCheck()
-        ways = access.router(timeout_s=2, check=check)
-        await ways.open()
-        assert ways.is_down
+        router = access.router(timeout_s=2, check=check)
+        await router.open()
+        assert router.is_down
         [sentence] = check.blockers()[:1]
         assert command in sentence.lower()
         assert "docs/reference/redis-acl.md" in sentence
         permit(root)
         async with asyncio.timeout(5):
-            while ways.is_down:  # noqa: ASYNC110
+            while router.is_down:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert check.blockers() == []
-        await ways.close()
+        await router.close()
 
 
 async def test_a_right_that_is_taken_away_while_it_runs_is_noticed_and_its_return_too(server: str, root: Any) -> None:
     permit(root)
     async with as_limited(server) as access:
         check = ServerCheck()
-        ways = access.router(timeout_s=2, check=check)
-        await ways.open()
-        admissions = Admissions(ways, SessionRules(60_000, 0))
+        router = access.router(timeout_s=2, check=check)
+        await router.open()
+        admissions = Admissions(router, SessionRules(60_000, 0))
         await admissions.ask(ask_about("alice"))
         before = kept(root)
         permit(root, "-zadd")
@@ -219,13 +219,13 @@ async def test_a_right_that_is_taken_away_while_it_runs_is_noticed_and_its_retur
         assert kept(root) == before
         permit(root)
         async with asyncio.timeout(5):
-            while ways.is_down:  # noqa: ASYNC110
+            while router.is_down:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert check.blockers() == []
         await admissions.ask(ask_about("alice", cause=Cause.LOGOUT))
         assert root.zscore("rc:{acme}:by:logged_out", "alice") is not None
         await admissions.close()
-        await ways.close()
+        await router.close()
 
 
 READS = [name for name in LIBRARY.commands["admit"] if not writes([name]) and name not in KEYLESS]
@@ -238,16 +238,16 @@ async def test_a_read_that_is_not_allowed_any_more_opens_the_breaker_at_once_and
     permit(root)
     async with as_limited(server) as access:
         check = ServerCheck()
-        ways = access.router(timeout_s=2, check=check)
-        await ways.open()
+        router = access.router(timeout_s=2, check=check)
+        await router.open()
         await RedisOperatorActions(access.client).restrict("acme", None, "pay", BY)
-        admissions = Admissions(ways, SessionRules(60_000, 0))
+        admissions = Admissions(router, SessionRules(60_000, 0))
         before = kept(root)
         permit(root, f"-{command.lower()}")
         batch = [ask_about("bob", tenant="globex", limits=[LIMIT]), ask_about("alice", limits=[LIMIT])]
         answers = await asyncio.gather(*(admissions.ask(one) for one in batch), return_exceptions=True)
         assert all(isinstance(one, StoreUnavailable) for one in answers)
-        assert ways.is_down
+        assert router.is_down
         assert kept(root) == before
         async with asyncio.timeout(5):
             while not check.blockers():  # noqa: ASYNC110
@@ -255,12 +255,12 @@ async def test_a_read_that_is_not_allowed_any_more_opens_the_breaker_at_once_and
         assert f"+{command.lower()}" in check.blockers()[0]
         permit(root)
         async with asyncio.timeout(5):
-            while ways.is_down:  # noqa: ASYNC110
+            while router.is_down:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert check.blockers() == []
         await asyncio.gather(*(admissions.ask(one) for one in batch))
         await admissions.close()
-        await ways.close()
+        await router.close()
 
 
 def test_the_commands_of_a_function_are_those_that_it_leads_to() -> None:

@@ -123,7 +123,7 @@ def sentinels() -> Iterator[Sentinels]:
 
 @pytest.fixture
 async def access(sentinels: Sentinels) -> AsyncIterator[RedisAccess]:
-    """The way there by two of the three Sentinels: the third is found."""
+    """Access by two of the three Sentinels: the service finds the third."""
     url = sentinels.url.replace(f",127.0.0.1:{sentinels.sentinels[2].port}", "")
     made = RedisAccess.by_url(url, TlsFiles())
     yield made
@@ -131,16 +131,16 @@ async def access(sentinels: Sentinels) -> AsyncIterator[RedisAccess]:
 
 
 @pytest.fixture
-async def ways(access: RedisAccess) -> AsyncIterator[NodeRouter]:
+async def router(access: RedisAccess) -> AsyncIterator[NodeRouter]:
     made = access.router(timeout_s=1)
     await made.open()
     yield made
     await made.close()
 
 
-async def until_back(ways: NodeRouter) -> None:
+async def until_back(router: NodeRouter) -> None:
     async with asyncio.timeout(10):
-        while ways.is_down:  # noqa: ASYNC110
+        while router.is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -155,22 +155,22 @@ async def until_heard(access: RedisAccess, count: int) -> None:
 @pytest.mark.real_redis
 @pytest.mark.parametrize("leader", [0, 2], ids=["a configured Sentinel", "a Sentinel that was found"])
 async def test_nothing_is_acknowledged_between_the_announcement_and_the_promotion(
-    sentinels: Sentinels, access: RedisAccess, ways: NodeRouter, leader: int
+    sentinels: Sentinels, access: RedisAccess, router: NodeRouter, leader: int
 ) -> None:
-    admissions, acts = Admissions(ways, SessionRules(60_000, 0)), RedisOperatorActions(access.client)
+    admissions, acts = Admissions(router, SessionRules(60_000, 0)), RedisOperatorActions(access.client)
     await until_heard(access, 3)
     await admissions.ask(ask_about("alice"))
     await acts.act("acme", ["bob"], Cause.SUSPEND, BY)
     sentinels.fail_over(sentinel=leader)
     async with asyncio.timeout(5):
-        while not ways.is_down:  # noqa: ASYNC110
+        while not router.is_down:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     with pytest.raises(StoreUnavailable):
         await admissions.ask(ask_about("carol", cause=Cause.LOGOUT))
     with pytest.raises(StoreUnavailable):
         await acts.act("acme", ["dave"], Cause.SUSPEND, BY)
-    assert await ways.not_writable() is None
-    await until_back(ways)
+    assert await router.not_writable() is None
+    await until_back(router)
     assert (await admissions.ask(ask_about("erin", cause=Cause.LOGOUT))).session is not None
     await acts.act("acme", ["frank"], Cause.SUSPEND, BY)
     acknowledged = {f"rc:{{acme}}:u:{name}" for name in ("alice", "bob", "erin", "frank")}
@@ -183,17 +183,17 @@ async def test_nothing_is_acknowledged_between_the_announcement_and_the_promotio
 @pytest.mark.slow
 @pytest.mark.real_redis
 async def test_a_failover_whose_announcement_was_missed_is_noticed_by_asking(
-    sentinels: Sentinels, access: RedisAccess, ways: NodeRouter, monkeypatch: pytest.MonkeyPatch
+    sentinels: Sentinels, access: RedisAccess, router: NodeRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.store.connection.failovers.Failovers.hear", lambda *_: None)
-    admissions = Admissions(ways, SessionRules(60_000, 0))
+    admissions = Admissions(router, SessionRules(60_000, 0))
     await admissions.ask(ask_about("alice"))
     assert access.sentinels is not None
     sentinels.fail_over()
     async with asyncio.timeout(8):
         while access.sentinels.current != ("127.0.0.1", sentinels.replica.port):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    await until_back(ways)
+    await until_back(router)
     await admissions.ask(ask_about("bob"))
     assert sentinels.replica.client.exists("rc:{acme}:u:bob")
     await admissions.close()
@@ -202,7 +202,7 @@ async def test_a_failover_whose_announcement_was_missed_is_noticed_by_asking(
 @pytest.mark.slow
 @pytest.mark.real_redis
 async def test_a_sentinel_that_is_not_heard_is_a_warning(
-    sentinels: Sentinels, access: RedisAccess, ways: NodeRouter
+    sentinels: Sentinels, access: RedisAccess, router: NodeRouter
 ) -> None:
     assert access.monitor is not None
     await until_heard(access, 3)
@@ -213,7 +213,7 @@ async def test_a_sentinel_that_is_not_heard_is_a_warning(
             await asyncio.sleep(0.02)
     address = f"127.0.0.1:{sentinels.sentinels[1].port}"
     assert reported == [f"The Sentinel {address} is not heard: a failover that it leads is noticed late."]
-    assert (await Admissions(ways, SessionRules(60_000, 0)).ask(ask_about("alice"))).session is not None
+    assert (await Admissions(router, SessionRules(60_000, 0)).ask(ask_about("alice"))).session is not None
 
 
 def test_a_sentinel_that_went_away_in_the_middle_does_not_hold_up_a_later_failover_that_is_aborted() -> None:

@@ -35,26 +35,26 @@ async def test_a_server_in_cluster_mode_behind_a_single_url_is_refused_and_the_l
     clustered: Node,
 ) -> None:
     access, check = RedisAccess.by_url(f"redis://127.0.0.1:{clustered.port}", TlsFiles()), ServerCheck()
-    ways = access.router(timeout_s=2, check=check)
+    router = access.router(timeout_s=2, check=check)
     with structlog.testing.capture_logs() as logs:
-        await ways.open()
-    assert ways.is_down
+        await router.open()
+    assert router.is_down
     [sentence] = check.blockers()
     assert f"write redis+cluster://127.0.0.1:{clustered.port} in redis.url" in sentence
     assert [line["what"] for line in logs if line["log_level"] == "error" and "what" in line] == [sentence]
     with pytest.raises(StoreUnavailable):
-        await Admissions(ways, RULES).ask(ask_about("alice"))
-    await ways.close()
+        await Admissions(router, RULES).ask(ask_about("alice"))
+    await router.close()
     await access.close()
 
 
 async def test_a_server_that_is_as_it_should_be_is_not_remarked_on(redis_url: str) -> None:
     access, check = RedisAccess.by_url(redis_url, TlsFiles()), ServerCheck()
-    ways = access.router(timeout_s=2, check=check)
-    await ways.open()
-    assert not ways.is_down
+    router = access.router(timeout_s=2, check=check)
+    await router.open()
+    assert not router.is_down
     assert (check.blockers(), check.warnings()) == ([], [])
-    await ways.close()
+    await router.close()
     await access.close()
 
 
@@ -73,19 +73,19 @@ async def test_a_policy_that_evicts_is_refused_or_warned_about_until_it_is_chang
 ) -> None:
     access, check = RedisAccess.by_url(own_redis, TlsFiles()), ServerCheck(allow_eviction=allowed)
     await access.client.config_set("maxmemory-policy", policy)
-    ways = access.router(timeout_s=2, check=check)
-    await ways.open()
-    assert ways.is_down is blocked
+    router = access.router(timeout_s=2, check=check)
+    await router.open()
+    assert router.is_down is blocked
     assert [policy in sentence for sentence in check.blockers()] == [True] * blocked
     assert [policy in sentence for sentence in check.warnings()] == [True] * warned
     if blocked:
         assert "redis.allow_eviction: true" in check.blockers()[0]
         await access.client.config_set("maxmemory-policy", "noeviction")
         async with asyncio.timeout(5):
-            while ways.is_down:  # noqa: ASYNC110
+            while router.is_down:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert check.blockers() == []
-    await ways.close()
+    await router.close()
     await access.close()
 
 
@@ -93,10 +93,10 @@ async def test_a_policy_that_may_not_be_asked_for_is_a_warning(own_redis: str) -
     root = RedisAccess.by_url(own_redis, TlsFiles())
     await root.client.execute_command("ACL", "SETUSER", "u", "on", ">x", "~*", "&*", "+@all", "-info")
     access, check = RedisAccess.by_url(f"{own_redis}?username=u&password=x", TlsFiles()), ServerCheck()
-    ways = access.router(timeout_s=2, check=check)
-    await ways.open()
-    assert (ways.is_down, check.blockers()) == (False, [])
+    router = access.router(timeout_s=2, check=check)
+    await router.open()
+    assert (router.is_down, check.blockers()) == (False, [])
     assert "INFO is refused" in check.warnings()[0]
-    await ways.close()
+    await router.close()
     await access.close()
     await root.close()

@@ -171,9 +171,9 @@ def server() -> Iterator[FakeClockRedis]:
 async def play(server: FakeClockRedis, seeds: Sequence[int]) -> int:
     """Play sequences one after the other. Returns how many answers were held to the plain list."""
     access = RedisAccess.by_url(server.url, TlsFiles(), timeout_s=5)
-    ways = access.router(timeout_s=5)
-    await ways.open()
-    admissions = Admissions(ways, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
+    router = access.router(timeout_s=5)
+    await router.open()
+    admissions = Admissions(router, SessionRules(seen_every_ms=60_000, logout_grace_ms=0))
     answers = 0
     for seed in seeds:
         server.set_ahead(0)
@@ -182,7 +182,7 @@ async def play(server: FakeClockRedis, seeds: Sequence[int]) -> int:
         await one.play(steps=18)
         answers += one.answers
     await admissions.close()
-    await ways.close()
+    await router.close()
     await access.close()
     return answers
 

@@ -55,7 +55,7 @@ def test_local_charges_are_decided_together_and_shadows_never_refuse() -> None:
     windows = LocalWindows()
     both = [("acme", charge(9, name="wide")), ("acme", charge(1, name="tight"))]
     windows.decide(both, 0)
-    assert [standing.used for standing in windows.decide(both, 1)] == [1, 1]
+    assert [limit_state.used for limit_state in windows.decide(both, 1)] == [1, 1]
     shadow = [("acme", charge(1, name="shadow", shadow=True))]
     assert [windows.decide(shadow, 2)[0].refuses for _ in range(3)] == [False] * 3
 
@@ -149,15 +149,15 @@ def test_local_windows_agree_with_a_plain_list_whatever_changes(seed: int) -> No
         now_us += rng.choice([0, 1, 700_000, 5_000_000, 60_000_000])
         limit = Limit("some", Per.IP, rng.choice([1, 2, 3, 5, 9]), rng.choice([1, 10, 60, 3600]))
         length_us = limit.window_s * 1_000_000
-        [standing] = windows.decide([("acme", Charge(limit, "1.2.3.4"))], now_us)
+        [limit_state] = windows.decide([("acme", Charge(limit, "1.2.3.4"))], now_us)
         admitted = [at for at in admitted if at + length_us > now_us]
-        assert standing.over == (len(admitted) >= limit.requests)
-        if not standing.over:
+        assert limit_state.over == (len(admitted) >= limit.requests)
+        if not limit_state.over:
             admitted.append(now_us)
-        assert standing.used == len(admitted)
+        assert limit_state.used == len(admitted)
         frees = admitted[max(0, len(admitted) - limit.requests)]
-        assert standing.reset_us == frees + length_us - now_us
-        assert 0 < standing.reset_us <= length_us
+        assert limit_state.reset_us == frees + length_us - now_us
+        assert 0 < limit_state.reset_us <= length_us
 
 
 def test_the_order_of_judgement() -> None:

@@ -67,10 +67,10 @@ MakeReceiver = Callable[[], Awaitable[tuple[Receiver, str]]]
 @asynccontextmanager
 async def working(access: RedisAccess, *hooks: Webhook) -> AsyncIterator[Webhooks]:
     """One worker's webhooks, begun."""
-    news = EventSubscriber(access.client)
-    made = Webhooks(RedisWebhookStates(access.client), news, waits=lambda attempts: 0.01, orders_every_s=0.01)
+    subscriber = EventSubscriber(access.client)
+    made = Webhooks(RedisWebhookStates(access.client), subscriber, waits=lambda attempts: 0.01, orders_every_s=0.01)
     made.follow(hooks)
-    tasks = [asyncio.create_task(news.run_forever()), asyncio.create_task(made.run_forever())]
+    tasks = [asyncio.create_task(subscriber.run_forever()), asyncio.create_task(made.run_forever())]
     try:
         yield made
     finally:

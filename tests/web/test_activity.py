@@ -54,15 +54,15 @@ async def test_refusals_are_reported_as_a_sample_and_counted_whole(
 
 async def test_an_hour_is_shown_whole_and_what_is_older_is_not(access: RedisAccess) -> None:
     now = 1_800_000_005.0
-    pulses = TrafficStatistics(access.client, clock=lambda: now)
+    statistics = TrafficStatistics(access.client, clock=lambda: now)
     for seconds_ago in (0, 10, HOUR_S - 20, HOUR_S + 10):
         now = 1_800_000_005.0 - seconds_ago
-        pulse = TrafficCounters()
-        pulse.transition("acme", 3)
-        pulse.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.0.{seconds_ago % 7}"))
-        await pulses.pour("acme", pulse.take()["acme"])
+        counters = TrafficCounters()
+        counters.transition("acme", 3)
+        counters.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.0.{seconds_ago % 7}"))
+        await statistics.pour("acme", counters.take()["acme"])
     now = 1_800_000_005.0
-    activity = await pulses.activity("acme")
+    activity = await statistics.activity("acme")
     assert activity.ends_s == 1_800_000_010
     assert [at for at, many in enumerate(activity.transitions) if many] == [1, 358, 359]
     assert sum(activity.refusals) == 3
@@ -71,10 +71,10 @@ async def test_an_hour_is_shown_whole_and_what_is_older_is_not(access: RedisAcce
 
 
 def test_what_is_counted_is_bounded_whatever_clients_send() -> None:
-    pulse = TrafficCounters()
+    counters = TrafficCounters()
     for number in range(3 * MOST):
-        pulse.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.{number >> 8}.{number & 255}"))
-    beat = pulse.take()["acme"]
-    assert len(beat.refusals) == MOST + 1
-    assert beat.refusals.total() == 3 * MOST
-    assert pulse.take() == {}
+        counters.refusal("acme", Refused("FORBIDDEN", "verify", f"10.0.{number >> 8}.{number & 255}"))
+    sample = counters.take()["acme"]
+    assert len(sample.refusals) == MOST + 1
+    assert sample.refusals.total() == 3 * MOST
+    assert counters.take() == {}

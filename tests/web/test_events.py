@@ -167,12 +167,12 @@ async def test_a_poll_that_fails_silences_nobody(
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_one_tenant_whose_stream_is_broken_silences_no_other(client: Client, access: RedisAccess) -> None:
     await access.client.set("rc:{globex}:events", "no stream")
-    news = client.app[RUNTIME].subscriber
-    news._listeners["globex"], news._read_to["globex"] = {Listener(None)}, "0-0"
+    subscriber = client.app[RUNTIME].subscriber
+    subscriber._listeners["globex"], subscriber._read_to["globex"] = {Listener(None)}, "0-0"
     async with listening(client) as stream:
         await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
         assert await stream.transitions(1) == [("a", "suspended")]
-    del news._listeners["globex"], news._read_to["globex"]
+    del subscriber._listeners["globex"], subscriber._read_to["globex"]
 
 
 async def test_ready_carries_its_type_and_the_time_to_come_back(client: Client) -> None:
