@@ -101,10 +101,10 @@ class Relay:
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._there(reader, to_redis, writer))
                     both.create_task(self._back(from_redis, writer, to_redis))
-        for way in writers:
-            way.close()
+        for one in writers:
+            one.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
-                await way.wait_closed()
+                await one.wait_closed()
         self._passing.discard(task)
 
     async def _there(
@@ -128,8 +128,8 @@ class Relay:
                     writer.write(raw[: len(raw) // 2])
                     break
                 writer.write(raw)
-        for way in (writer, to_redis):
-            way.close()
+        for one in (writer, to_redis):
+            one.close()
 
     def _end_all(self) -> None:
         for one in self._passing:

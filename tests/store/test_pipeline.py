@@ -80,7 +80,7 @@ async def test_requests_that_wait_behind_a_failed_round_trip_fail_with_it() -> N
 
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
-async def test_a_pipeline_that_is_suspended_fails_what_is_under_way_and_comes_back_by_itself(access: RedisAccess) -> None:
+async def test_a_suspended_pipeline_fails_what_is_under_way_and_comes_back_by_itself(access: RedisAccess) -> None:
     ups: list[bool] = []
     pipeline = pipeline_of(access, timeout_s=2, on_change=ups.append)
     await pipeline.open()
@@ -103,7 +103,7 @@ async def test_a_pipeline_that_is_suspended_fails_what_is_under_way_and_comes_ba
     await pipeline.close()
 
 
-async def test_a_pipeline_that_was_closed_starts_nothing_anew() -> None:
+async def test_a_closed_pipeline_starts_nothing_anew() -> None:
     async with faulty("silent") as (_, pipeline):
         await pipeline.close()
         pipeline.suspend("it is replaced")

@@ -1,6 +1,7 @@
 """Who may know whom: `core` knows nobody, `store` and `web` know `core` alone, `app` sees all."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,24 @@ def test_no_folder_of_the_service_holds_more_than_14_modules() -> None:
 def test_no_file_of_the_service_is_longer_than_400_lines() -> None:
     for path in (*SERVICE.rglob("*.py"), *SERVICE.rglob("*.lua")):
         assert len(path.read_text().splitlines()) <= 400, f"{path.relative_to(ROOT)} wants to be two files"
+
+
+def test_no_file_of_the_tests_is_longer_than_400_lines() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, f"{path.relative_to(ROOT)} wants to be two files"
+
+
+def test_what_a_docstring_names_by_its_path_exists() -> None:
+    """Files such as `core/sessions.py` or `lua/admit.lua`, and names such as `core.leftovers.Leftovers`."""
+    texts = {path.relative_to(SERVICE).as_posix(): path.read_text() for path in SERVICE.rglob("*.*") if path.is_file()}
+    for place, text in texts.items():
+        if not place.endswith((".py", ".lua")):
+            continue
+        for named in re.findall(r"(?<![\w/])((?:[\w-]+/)*\w+\.(?:py|lua))\b", text):
+            found = any(one == named or one.endswith(f"/{named}") for one in texts) or (ROOT / named).exists()
+            assert found, f"{place} names {named}"
+        for module, name in re.findall(r"`((?:core|store|web|config|background|process)\.[a-z_.]+)\.([A-Z]\w+)`", text):
+            assert f"class {name}" in texts.get(f"{module.replace('.', '/')}.py", ""), f"{place} names {module}.{name}"
 
 
 DOCUMENTED = {"_asdict", "_exit", "_fields", "_make", "_replace"}
