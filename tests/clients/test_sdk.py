@@ -86,6 +86,28 @@ def test_a_library_does_with_a_refused_logout_what_the_table_says(asked: Asked, 
         assert in_words([wait / 1000 for wait in found["waits"]]) == row[method]
 
 
+def test_axios_retry_asks_at_once_and_got_not_at_all_where_the_wait_is_too_long_for_a_timer() -> None:
+    script = """
+import http from "node:http";
+import {setTimeout} from "node:timers";
+import axios from "axios";
+import axiosRetry from "axios-retry";
+import got from "got";
+
+globalThis.setTimeout = setTimeout;
+async function requests(ask) {
+  let count = 0;
+  const server = http.createServer((_, answer) => { count++; answer.writeHead(429, {"retry-after": wait}).end("{}"); });
+  await new Promise(done => server.listen(0, "127.0.0.1", done));
+  await ask(`http://127.0.0.1:${server.address().port}`).catch(() => null);
+  return count;
+}
+axiosRetry(axios);
+const result = Promise.all([requests(url => axios(url)), requests(url => got(url))]);
+"""
+    assert node(script, {"wait": "2592000"})["result"] == [4, 1]
+
+
 GET_WITH_IT = {
     "got": "http.get(url, {headers})",
     "ky": "http.get(url, {headers})",
