@@ -9,7 +9,7 @@ import structlog
 
 from service.core.clocks import ClockDifferences
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, note_failure, servers_of
+from service.store.connection.calls import AWAY, client_errors, note_failure, servers_of
 
 log = structlog.get_logger()
 
@@ -41,7 +41,8 @@ class ClockComparison:
         while True:
             self._wanted.clear()
             try:
-                await self.compare()
+                with client_errors():
+                    await self.compare()
             except AWAY as error:
                 note_failure(error)
             round_completed()

@@ -8,7 +8,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, note_failure, servers_of
+from service.store.connection.calls import AWAY, client_errors, note_failure, servers_of
 
 log = structlog.get_logger()
 
@@ -41,7 +41,8 @@ class ForkDurations:
         """Ask again and again. While Redis is away, what was found last stays."""
         while True:
             try:
-                await self.ask()
+                with client_errors():
+                    await self.ask()
             except AWAY as error:
                 note_failure(error)
             round_completed()

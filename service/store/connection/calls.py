@@ -4,23 +4,23 @@ import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from traceback import walk_tb
 from typing import Any, ParamSpec, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.core.errors import StoreUnavailable
 from service.core.tasks import work_failed
-from service.store.connection.failures import is_loaded_already, is_unknown_function, unavailable
+from service.store.connection.failures import is_loaded_already, is_unknown_function, reason_of, unavailable
 from service.store.scripts import LIBRARY
 
 AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
 """What redis-py raises while Redis is away. A Cluster with unknown slots is not one of its RedisErrors."""
 
-UNHEARD = (*AWAY, KeyError, RuntimeError)
-"""The same for subscriptions: redis-py looks a channel's slot up in a map that it may not have, and uvloop raises
-RuntimeError where a connection was closed meanwhile.
-"""
+UNHEARD = (*AWAY, AttributeError, IndexError, KeyError, RuntimeError)
+"""The same for subscriptions, with what redis-py raises by accident (see `client_errors`)."""
 
 Text = str | bytes
 P = ParamSpec("P")
@@ -56,16 +56,36 @@ def redis_call(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
     @wraps(method)
     async def open_redis(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await method(*args, **kwargs)
+            with client_errors():
+                return await method(*args, **kwargs)
         except AWAY as error:
             raise unavailable(error) from error
-        except RuntimeError as error:
-            if "is closed" not in str(error):
-                raise
-            # uvloop's error for a connection that was closed meanwhile: the primary is being replaced.
-            raise unavailable(ConnectionResetError(str(error))) from error
 
     return open_redis
+
+
+@contextmanager
+def client_errors() -> Iterator[None]:
+    """Turn what redis-py raises by accident into its ConnectionError.
+
+    A command whose connection is closed meanwhile, as in a failover, fails with AttributeError (the writer is None by
+    then) or with uvloop's RuntimeError. A Cluster client whose map of slots is being replaced fails with
+    AttributeError, IndexError or KeyError.
+    """
+    try:
+        yield
+    except AWAY:
+        raise
+    except Exception as error:
+        if not _comes_from_client(error):
+            raise
+        raise RedisConnectionError(f"redis-py failed: {reason_of(error)}") from error
+
+
+def _comes_from_client(error: Exception) -> bool:
+    """Return whether a function of redis-py raised the error, or was left by it."""
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
+    return any(name.partition(".")[0] == "redis" for name in modules)
 
 
 def subscriber(client: Any) -> Any:
@@ -80,15 +100,16 @@ def subscriber(client: Any) -> Any:
 async def run(client: Redis | RedisCluster, name: str, keys: Sequence[Text], args: Sequence[Text | int]) -> Any:
     """Call the function `name`; where Redis does not have it, load the library and call it again: it was not run."""
     call: tuple[str | bytes | int, ...] = ("FCALL", LIBRARY.functions[name], len(keys), *keys, *args)
-    at = await owner_of(client, keys[0])
-    try:
+    with client_errors():
+        at = await owner_of(client, keys[0])
+        try:
+            return await client.execute_command(*call, **at)
+        except ResponseError as error:
+            if not is_unknown_function(error):
+                raise
+        with suppress_loaded():
+            await client.execute_command("FUNCTION LOAD", LIBRARY.text, **at)
         return await client.execute_command(*call, **at)
-    except ResponseError as error:
-        if not is_unknown_function(error):
-            raise
-    with suppress_loaded():
-        await client.execute_command("FUNCTION LOAD", LIBRARY.text, **at)
-    return await client.execute_command(*call, **at)
 
 
 def is_cluster(client: Redis | RedisCluster) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 
 from service.core.errors import StoreUnavailable
-from service.store.connection.calls import AWAY
 from service.store.connection.endpoint import Endpoint
 from service.store.connection.failures import reason_of
 from service.store.keyspace import cluster_probe
@@ -84,7 +83,7 @@ class ClusterTopology:
         for node in nodes:
             try:
                 self.take(node, await self._slots_reported_by(node))
-            except (*AWAY, ValueError, IndexError, TypeError) as error:  # an answer that is no map is no answer
+            except Exception as error:  # of any kind: an answer that is no map is no answer
                 self.failure = error
                 continue
             self._silent, self.failure = False, None

@@ -139,7 +139,7 @@ class AdmissionPipeline:
         try:
             async with asyncio.timeout(max(self.timeout_s, CONNECT_S)):
                 await self._connected()
-        except _FAILED as error:
+        except Exception as error:  # of any kind, also of an answer that no server should give: the service starts
             self._failures = FAILURES_TO_OPEN - 1
             await self._failed(error)
         else:
@@ -224,7 +224,7 @@ class AdmissionPipeline:
                 await ask(self._checked)
             if suspensions != self._suspensions:
                 raise RedisConnectionError("the node was given up while it was asked")
-        except _FAILED as error:
+        except Exception as error:  # of any kind: `/readyz` answers
             if suspensions == self._suspensions:
                 await self._drop_checked()
                 if isinstance(error, ReadOnlyError):
@@ -329,7 +329,7 @@ class AdmissionPipeline:
                 except BaseException:
                     await resp.hang_up()
                     raise
-        except _FAILED as error:
+        except Exception as error:  # of any kind: the next probe asks again
             self.failure = kind_of(error)
             if self._runs is not None:
                 self._runs.fail("redis probe", self.failure, reason_of(error))

@@ -19,7 +19,16 @@ from redis.exceptions import ResponseError
 from service.core.clocks import now_ms
 from service.core.errors import StoreUnavailable
 from service.core.tasks import round_completed
-from service.store.connection.calls import AWAY, Text, failures_noted, is_cluster, note_failure, redis_call, run
+from service.store.connection.calls import (
+    AWAY,
+    Text,
+    client_errors,
+    failures_noted,
+    is_cluster,
+    note_failure,
+    redis_call,
+    run,
+)
 from service.store.connection.failures import unavailable
 from service.store.keyspace import NAMES, due_keys, keys_of
 from service.store.leases import Leases
@@ -222,7 +231,8 @@ class Sweeper:
                 if tenant in untidy:
                     await self._tidier.tidy(tenant)
                 if tenant not in rules.leeways_ms:
-                    await self._leave_if_swept(tenant)
+                    with client_errors():
+                        await self._leave_if_swept(tenant)
             except AWAY as error:
                 this.failed([tenant], node, error)
                 if node in this.away:
@@ -244,10 +254,11 @@ class Sweeper:
         """Return the tenants that may have something to sweep; while their list is away, the configured ones."""
         configured = rules.leeways_ms.keys()
         try:
-            members = await self._client.smembers(NAMES.tenants)
-            self._listed = {raw.decode(errors="replace"): raw for raw in members}
-            if missing := configured - self._listed.keys():
-                await self._client.sadd(NAMES.tenants, *missing)
+            with client_errors():
+                members = await self._client.smembers(NAMES.tenants)
+                self._listed = {raw.decode(errors="replace"): raw for raw in members}
+                if missing := configured - self._listed.keys():
+                    await self._client.sadd(NAMES.tenants, *missing)
         except AWAY as error:
             note_failure(error)
             self._listed = {}
