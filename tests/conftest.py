@@ -12,6 +12,7 @@ from typing import Any
 import fakeredis
 import jinja2
 import pytest
+import redis
 from aiohttp.test_utils import TestClient
 from blockbuster import BlockBuster, blockbuster_ctx
 
@@ -80,6 +81,14 @@ def _pure_work_is_done_once() -> Iterator[None]:
 def redis_url() -> Iterator[str]:
     with redis_server() as url:
         yield url
+
+
+@pytest.fixture
+def empty_redis_url(redis_url: str) -> str:
+    """The same server, without what other tests left in it: suspended users, revocations, used-up limits."""
+    with redis.Redis(unix_socket_path=redis_url.removeprefix("unix://")) as client:
+        client.flushall()
+    return redis_url
 
 
 @pytest.fixture(scope="session")

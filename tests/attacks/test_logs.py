@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.attacks import raw_http as wire
 from tests.attacks.conftest import COOKIE, Attack, of
@@ -40,6 +41,8 @@ def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         metrics={"token": METRICS_TOKEN},
         routes=[{"path": "/*", "capability": "api"}],
     )
+    with redis.Redis(unix_socket_path=redis_url.removeprefix("unix://")) as client:
+        client.flushall()
     made = Service(Path(tmp_path_factory.mktemp("logs")), content)
     made.wait_until_ready()
     yield made

@@ -8,13 +8,17 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from service.background import key_set_fetching, key_set_refresh
 from service.background.key_set_refresh import RemoteKeySets, Source
 from service.core.tokens.verification import KeyRing
 from tests.unit.issuer import RS256, Issuer, Subscription
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
+async def issuer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Issuer]:
+    # A request that gives up after a second goes on with the keys from before. A busy machine may need as long.
+    monkeypatch.setattr(key_set_refresh, "WAIT_S", 30.0)
+    monkeypatch.setattr(key_set_fetching, "TIMEOUT_S", 30.0)
     made = Issuer()
     app = web.Application()
     app.router.add_get("/jwks", made.answer)

@@ -29,7 +29,7 @@ class Stream:
     async def next(self) -> tuple[str, Any]:
         """Kind and data of the next event; pings are passed over."""
         kind = data = ""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while line := (await self.answer.content.readline()).decode():
                 name, _, value = line.rstrip("\r\n").partition(": ")
                 if name == "event":

@@ -126,7 +126,7 @@ async def test_a_listener_that_waits_for_redis_is_let_go_when_the_service_ends(
     answer = await client.get(EVENTS, headers=OPERATOR)
     await answer.content.readuntil(b"retry: 1000\r\n")
     client.app[RUNTIME].subscriber.shut_down()
-    assert await asyncio.wait_for(answer.content.read(), 5) == b""
+    assert await asyncio.wait_for(answer.content.read(), 30) == b""
 
 
 async def test_the_stream_ends_with_the_service(make_client: MakeClient) -> None:

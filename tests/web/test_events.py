@@ -32,7 +32,7 @@ from tests.web.listening import BY, EVENTS, Stream, listening
 
 async def test_the_stream_begins_with_a_comment_that_says_that_it_does_not_end(client: Client) -> None:
     answer = await client.get(EVENTS, headers=OPERATOR)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await answer.content.readline()).startswith(b": This stream does not end.")
         assert await answer.content.readline() == b"event: ready\r\n"
     answer.close()
@@ -118,7 +118,7 @@ async def test_a_client_that_may_not_listen_gets_an_error(
 
 @pytest.mark.parametrize("access", ["real"], indirect=True)
 async def test_however_many_listen_there_is_one_reader(client: Client, access: RedisAccess) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         streams = [listening(client) for _ in range(40)]
         opened = [await one.__aenter__() for one in streams]
         await access.client.config_resetstat()
@@ -141,7 +141,7 @@ async def test_a_subscription_that_redis_ends_is_made_anew_and_nothing_is_missed
         for number in range(3):
             await RedisOperatorActions(access.client).act("acme", [f"u{number}"], Cause.SUSPEND, BY)
         assert await stream.transitions(3) == [(f"u{number}", "suspended") for number in range(3)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(await access.client.client_list(_type="pubsub")) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
@@ -160,7 +160,7 @@ async def test_a_poll_that_fails_silences_nobody(
         with monkeypatch.context() as patch:
             patch.setattr(EventSubscriber, "_fetch", away)
             await RedisOperatorActions(access.client).act("acme", ["a"], Cause.SUSPEND, BY)
-            await asyncio.wait_for(failed.wait(), 5)
+            await asyncio.wait_for(failed.wait(), 30)
         assert await stream.transitions(1) == [("a", "suspended")]
 
 
@@ -185,7 +185,7 @@ async def test_ready_carries_its_type_and_the_time_to_come_back(client: Client) 
 async def test_comments_come_at_the_interval_that_is_asked_for(client: Client) -> None:
     async with client.get(f"{EVENTS}&ping=1", headers=OPERATOR) as answer:
         for _ in range(2):
-            await asyncio.wait_for(answer.content.readuntil(b": ping\r\n"), 1.5)
+            await asyncio.wait_for(answer.content.readuntil(b": ping\r\n"), 14)  # else every 15 s
     for wrong in ("0", "61", "x", ""):
         assert (await client.get(f"{EVENTS}&ping={wrong}", headers=OPERATOR)).status == 400
     assert _ping_interval_s(4) < 4
@@ -217,7 +217,7 @@ async def test_a_first_listener_while_redis_is_away_waits_and_gets_events_once_i
     needs("a Redis server", found=binary is not None)
     answer = await client.get(EVENTS, headers=OPERATOR)
     assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
-    assert b"retry: 1000" in await asyncio.wait_for(answer.content.readuntil(b"retry: 1000\r\n"), 5)
+    assert b"retry: 1000" in await asyncio.wait_for(answer.content.readuntil(b"retry: 1000\r\n"), 30)
     command = [str(binary), "--port", "0", "--unixsocket", f"{folder}/r.sock", "--save", "", "--dir", str(folder)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     try:

@@ -83,7 +83,7 @@ async def send(client: Client, path: str, fields: Fields, way: str = "close", me
     try:
         lines = "".join(f"{name}: {value}\r\n" for name, value in [("host", "a"), *fields, ("connection", way)])
         writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
             return head, await reader.readexactly(int(length[1])) if length else b""
@@ -327,10 +327,11 @@ def test_a_field_is_repeated_in_whatever_case_it_is_written() -> None:
 
 
 @pytest.fixture
-async def application(redis_url: str, tmp_path: Path) -> AsyncIterator[Client]:
+async def application(empty_redis_url: str, tmp_path: Path) -> AsyncIterator[Client]:
     """An application with the middleware, whose handler says which user it was given, and what it was sent."""
     path = tmp_path / "config.yaml"
-    path.write_text(json.dumps(config(redis={"url": redis_url, "timeout": 5}, routes=ROUTES, limits={"logout": []})))
+    content = config(redis={"url": empty_redis_url, "timeout": 30}, routes=ROUTES, limits={"logout": []})
+    path.write_text(json.dumps(content))
 
     async def handler(request: web.Request) -> web.Response:
         context = user_of(request)
