@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import structlog
 
@@ -18,6 +19,7 @@ from service.config.settings import Settings
 from service.demo_tokens import NoSigningSecret, sign
 from service.process.start_banner import print_banner
 
+SETTINGS = "; settings are in the file that --config names, or in variables such as SERVICE__SERVER__PORT=8081"
 COMMANDS = ("serve", "check", "token", "repair", "forget", "backup", "restore", "config", "webhook")
 
 
@@ -29,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Options alone are those of `serve`. Any other first word is a command, known or not.
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "serve")
-    options = _parser().parse_args(words)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(
+            f"unrecognized arguments: {' '.join(unknown)}{SETTINGS if options.command in ('serve', 'check') else ''}"
+        )
     if options.command == "serve":
         # Imported here: the other commands need no server, which takes half a second.
         from service.process.serving import serve
@@ -61,31 +68,39 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rollcall", description="Session status in front of an API.")
     parser.add_argument("--version", action="version", version=f"rollcall {__version__}")
     commands = parser.add_subparsers(dest="command", metavar=" | ".join(COMMANDS))
-    serving = commands.add_parser("serve", help="run the service (the default without a command)")
+
+    def add(name: str, effect: str, among: Any = commands) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = among.add_parser(
+            name, help=effect, description=f"{effect[0].upper()}{effect[1:]}."
+        )
+        return made
+
+    serving = add("serve", "run the service (the default without a command)")
     serving.add_argument("--welcome", action="store_true", help="print what to try first, as make run does")
-    checking = commands.add_parser("check", help="only validate the configuration; exit 0 or 2")
+    checking = add("check", "only validate the configuration; exit 0 or 2")
     checking.add_argument("--redis", action="store_true", help="also check the configured Redis, as the service does")
-    token = commands.add_parser("token", help="print a JWT signed with the tenant's own secret")
-    token.add_argument("--tenant", required=True)
-    token.add_argument("--user", required=True)
+    token = add("token", "print a JWT signed with the tenant's own secret")
+    token.add_argument("--tenant", required=True, metavar="NAME", help="a tenant of the configuration")
+    token.add_argument("--user", required=True, metavar="ID", help="whom the token names")
     token.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it is valid (default 3600)")
-    repairing = commands.add_parser("repair", help="repair records and indexes in Redis that disagree")
-    forgetting = commands.add_parser("forget", help="list or remove what is kept of tenants that are not configured")
+    repairing = add("repair", "repair records and indexes in Redis that disagree")
+    forgetting = add("forget", "list or remove what is kept of tenants that are not configured")
     forgetting.add_argument("tenant", nargs="?", metavar="TENANT", help="remove what is kept of this one")
-    saving = commands.add_parser("backup", help="write a backup of the embedded data to a file")
-    restoring = commands.add_parser("restore", help="replace the embedded data by a backup")
+    saving = add("backup", "write a backup of the embedded data to a file")
+    restoring = add("restore", "replace the embedded data by a backup")
     for command in (saving, restoring):
         command.add_argument("file", type=Path, metavar="FILE", help="the backup")
-    configuring = commands.add_parser("config", help="write a first configuration, or print its JSON Schema")
+    configuring = add("config", "write a first configuration, or print its JSON Schema")
     actions = configuring.add_subparsers(dest="action", metavar="init | schema", required=True)
-    initial = actions.add_parser("init", help="write a commented minimal file with fresh secrets, if there is none yet")
-    actions.add_parser("schema", help="print the JSON Schema of the configuration")
-    webhooks = commands.add_parser("webhook", help="print a new secret for a webhook")
-    webhooks.add_subparsers(dest="action", metavar="secret", required=True).add_parser(
-        "secret", help="print a new secret for a webhook"
-    )
+    initial = add("init", "write a commented minimal file with fresh secrets, if there is none yet", actions)
+    add("schema", "print the JSON Schema of the configuration", actions)
+    webhooks = add("webhook", "print a new secret for a webhook")
+    printing = webhooks.add_subparsers(dest="action", metavar="secret", required=True)
+    add("secret", "print a new secret for a webhook", printing)
     for command in (serving, checking, token, repairing, forgetting, saving, restoring, initial):
-        command.add_argument("--config", type=Path, default=Path("config.yaml"), metavar="FILE")
+        command.add_argument(
+            "--config", type=Path, default=Path("config.yaml"), metavar="FILE", help="default: config.yaml"
+        )
     return parser
 
 

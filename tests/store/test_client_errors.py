@@ -5,7 +5,8 @@ import errno
 import importlib
 import pkgutil
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
 
 import service.store
-from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.core.operator_actions import Author
 from service.core.sessions import Cause, Status
@@ -159,44 +159,45 @@ async def ended(call: Awaitable[Any]) -> str:
         return type(error).__name__
 
 
-@pytest.fixture(params=["send_packed_command", "read_response"])
-def fail(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+@contextmanager
+def failing(step: str, error: Exception) -> Iterator[None]:
     """Has every connection of redis-py fail with an error, while it sends a command or reads an answer."""
 
-    def fail(error: Exception) -> None:
-        async def failing(*_: Any, **__: Any) -> Any:
-            raise error
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise error
 
-        monkeypatch.setattr(AbstractConnection, request.param, failing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AbstractConnection, step, fail)
+        yield
 
-    return fail
+
+STEPS = pytest.mark.parametrize("step", ["send_packed_command", "read_response"])
 
 
+@STEPS
 @pytest.mark.parametrize("access", ["real"], indirect=True)
-@pytest.mark.parametrize("error", ERRORS)
-async def test_every_call_fails_with_store_unavailable_whatever_redis_py_raises(
-    access: RedisAccess, error: str, fail: Callable[[Exception], None]
-) -> None:
+async def test_every_call_fails_with_store_unavailable_whatever_redis_py_raises(access: RedisAccess, step: str) -> None:
     await access.client.ping()
-    fail(ERRORS[error])
-    failed = {name: await ended(call(access.client)) for name, call in (CALLS | BESIDE).items()}
-    assert {name: end for name, end in failed.items() if end != "StoreUnavailable"} == {}
+    ends: dict[tuple[str, str], str] = {}
+    for named, error in ERRORS.items():
+        with failing(step, error):
+            ends |= {(named, name): await ended(call(access.client)) for name, call in (CALLS | BESIDE).items()}
+    assert {at: end for at, end in ends.items() if end != "StoreUnavailable"} == {}
 
 
 ON_A_CLUSTER = ("RedisOperatorActions.act", "Sessions.get", "Sessions.counts")
 
 
+@STEPS
 @pytest.mark.parametrize("access", ["cluster"], indirect=True)
-@pytest.mark.parametrize("error", ERRORS)
-async def test_every_call_fails_alike_on_a_cluster(
-    access: RedisAccess, error: str, fail: Callable[[Exception], None]
-) -> None:
+async def test_every_call_fails_alike_on_a_cluster(access: RedisAccess, step: str) -> None:
     """A function, a command, and a pipeline over several slots."""
-    await access.client.initialize()
-    fail(ERRORS[error])
-    for name in ON_A_CLUSTER:
-        with pytest.raises(StoreUnavailable):
-            await CALLS[name](access.client)
+    ends: dict[tuple[str, str], str] = {}
+    for named, error in ERRORS.items():
+        await access.client.initialize()
+        with failing(step, error):
+            ends |= {(named, name): await ended(CALLS[name](access.client)) for name in ON_A_CLUSTER}
+    assert {at: end for at, end in ends.items() if end != "StoreUnavailable"} == {}
 
 
 class Failing:
@@ -219,27 +220,22 @@ class Failing:
         pass
 
 
-@pytest.mark.parametrize("access", ["real"], indirect=True)
 @pytest.mark.parametrize("answered", [False, True], ids=["raised", "answered"])
-@pytest.mark.parametrize("error", ERRORS)
-async def test_an_admission_and_readiness_fail_as_without_redis_whatever_the_connection_raises(
-    access: RedisAccess, error: str, answered: bool
-) -> None:
-    failing = Failing(ERRORS[error], answered=answered)
+async def test_an_admission_and_readiness_fail_as_without_redis_whatever_the_connection_raises(answered: bool) -> None:
+    ends: dict[str, object] = {}
+    for named, error in ERRORS.items():
+        connection = Failing(error, answered=answered)
 
-    async def connect() -> Any:
-        return failing
+        async def connect(connection: Any = connection) -> Any:
+            return connection
 
-    over = RedisAccess(access.client, connect)
-    router = over.router(timeout_s=1)
-    await router.open()
-    admissions = Admissions(router, SessionRules(60_000, 0))
-    for _ in range(4):
-        with pytest.raises(StoreUnavailable):
-            await admissions.ask(ask_about("alice"))
-        assert await router.not_writable() is None
-    await admissions.close()
-    await router.close()
+        router = RedisAccess(None, connect).router(timeout_s=5)
+        await router.open()
+        admissions = Admissions(router, SessionRules(60_000, 0))
+        ends[named] = {await ended(admissions.ask(ask_about("alice"))) for _ in range(4)}, await router.not_writable()
+        await admissions.close()
+        await router.close()
+    assert {at: end for at, end in ends.items() if end != ({"StoreUnavailable"}, None)} == {}
 
 
 async def test_a_mistake_of_the_stores_own_is_no_outage() -> None:

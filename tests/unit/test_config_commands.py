@@ -128,3 +128,26 @@ def test_webhook_secret_prints_a_new_secret_of_32_bytes(capsys: Capture) -> None
     assert re.fullmatch(r"whsec_\S+\n", printed)
     assert len(base64.b64decode(printed.strip()[6:], validate=True)) == 32
     assert printed.strip() != webhook_secret()
+
+
+COMMANDS = ("serve", "check", "token", "repair", "forget", "backup", "restore", "config", "config init", "webhook")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_says_what_it_does_and_which_file_it_reads(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert not shown.split("\n\n")[1].startswith(("options", "positional")), "what it does"
+    if command not in ("config", "webhook"):
+        assert "default: config.yaml" in shown
+
+
+@pytest.mark.parametrize(
+    "words", [["--port", "9"], ["serve", "--host", "::"], ["serve", "my.yaml"], ["check", "my.yaml"]]
+)
+def test_an_option_that_is_a_setting_is_refused_with_where_settings_are(words: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "settings are in the file that --config names, or in variables such as" in capsys.readouterr().err
