@@ -192,7 +192,8 @@ def chosen_of(found: list[Row], only: list[str]) -> list[Row]:
     return [row for row in found if not only or row.name == BASE or any(part in row.name for part in only)]
 
 
-def main() -> int:
+def options_of_the_command_line() -> argparse.Namespace:
+    """Return what the command line asks for, with the defaults of `--quick` or of a whole run."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, help="7, or 3 with --quick")
     parser.add_argument("--requests", type=int, help="of each row in each round: 15000, or 4000 with --quick")
@@ -209,6 +210,12 @@ def main() -> int:
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 7)
     options.requests = options.requests or (4_000 if options.quick else 15_000)
+    return options
+
+
+def main() -> int:
+    """Measure the rows that the command line asks for, print the tables, and after a whole run write them."""
+    options = options_of_the_command_line()
     # Ended from outside, it ends its servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     os.sched_setaffinity(0, {CORES[-1]})

@@ -203,17 +203,6 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
         for runtime in runtimes:  # none where the application did not start
             await runtime.end_streams(app)
 
-    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-        context = request.get(app_keys.REQUEST_CONTEXT)
-        if context is not None:
-            for line in _lines(context).splitlines():
-                name, _, value = line.partition(": ")
-                if name == "vary":  # in addition to what the application names
-                    if value not in response.headers.getall(name, ()):
-                        response.headers.add(name, value)
-                else:
-                    response.headers[name] = value
-
     @web.middleware
     async def session(request: web.Request, handler: Handler) -> web.StreamResponse:
         match = request.match_info
@@ -236,8 +225,21 @@ def session_middleware(app: web.Application, config: Path | str = "config.yaml")
 
     app.cleanup_ctx.append(open_with)
     app.on_shutdown.append(end_sessions)
-    app.on_response_prepare.append(add_headers)
+    app.on_response_prepare.append(_add_headers)
     return session
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the header lines that describe the admission; for `on_response_prepare`."""
+    context = request.get(app_keys.REQUEST_CONTEXT)
+    if context is not None:
+        for line in _lines(context).splitlines():
+            name, _, value = line.partition(": ")
+            if name == "vary":  # in addition to what the application names
+                if value not in response.headers.getall(name, ()):
+                    response.headers.add(name, value)
+            else:
+                response.headers[name] = value
 
 
 def _lines(context: app_keys.RequestContext) -> str:

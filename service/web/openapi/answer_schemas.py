@@ -134,3 +134,36 @@ ONE_WEBHOOK = object_of(
 )
 ORDERED = object_of({"success": {"const": True}, "applied": APPLIED})
 SKIPPED = object_of({"success": {"const": True}, "applied": APPLIED, "id": {"type": "string"}})
+LIMIT_STATE: Json = {"limit": {"type": "string"}, "requests": COUNT, "window": COUNT, "used": COUNT}
+LISTED_LIMIT = object_of(
+    {
+        "limit": {"type": "string"},
+        "per": {"enum": ["ip", "user", "tenant"]},
+        "shadow": {"type": "boolean"},
+        "requests": COUNT,
+        "window": COUNT,
+        "configured": LIMIT,
+    }
+)
+ACTIVITY: Json = {
+    "bucketSeconds": COUNT,
+    "until": MOMENT,
+    "transitions": SERIES,
+    "refusals": SERIES,
+    "shadowRefusals": SERIES,
+    "addresses": list_of(object_of({"address": {"type": "string"}, "refusals": COUNT})),
+    "shadowLimits": list_of(object_of({"limit": {"type": "string"}, "refusals": COUNT})),
+}
+SESSIONS_PAGE = object_of(
+    {
+        "sessions": list_of(A_SESSION),
+        "next": {
+            "type": ["string", "null"],
+            "description": "`after` of the next page, also of an empty page; null: this is the last",
+        },
+        "examined": {
+            "type": ["integer", "null"],
+            "description": "about how many users this page searched for the prefix",
+        },
+    }
+)

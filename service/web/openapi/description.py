@@ -19,20 +19,22 @@ from service.web.admin import schemas
 from service.web.openapi.answer_schemas import (
     A_SESSION,
     A_USER,
+    ACTIVITY,
     AN_ACT,
     APPLIED,
     COUNT,
     COUNTS,
     LIMIT,
+    LIMIT_STATE,
     LINKS,
+    LISTED_LIMIT,
     MANY_RESULTS,
-    MOMENT,
     ONE_WEBHOOK,
     ORDERED,
     REVOKED,
     RULES,
     SCHEMAS,
-    SERIES,
+    SESSIONS_PAGE,
     SKIPPED,
     SUCCESS,
     TIME,
@@ -108,46 +110,17 @@ def _of_a_tenant() -> list[Operation]:
         (f"{at}/user", schemas.UserQuery),
     ]
     limits = {"type": "object", "additionalProperties": LIMIT}
-    limit_state = {"limit": {"type": "string"}, "requests": COUNT, "window": COUNT, "used": COUNT}
-    listed = {
-        "limit": {"type": "string"},
-        "per": {"enum": ["ip", "user", "tenant"]},
-        "shadow": {"type": "boolean"},
-        "requests": COUNT,
-        "window": COUNT,
-        "configured": LIMIT,
-    }
-    activity = {
-        "bucketSeconds": COUNT,
-        "until": MOMENT,
-        "transitions": SERIES,
-        "refusals": SERIES,
-        "shadowRefusals": SERIES,
-        "addresses": list_of(object_of({"address": {"type": "string"}, "refusals": COUNT})),
-        "shadowLimits": list_of(object_of({"limit": {"type": "string"}, "refusals": COUNT})),
-    }
-    page = {
-        "sessions": list_of(A_SESSION),
-        "next": {
-            "type": ["string", "null"],
-            "description": "`after` of the next page, also of an empty page; null: this is the last",
-        },
-        "examined": {
-            "type": ["integer", "null"],
-            "description": "about how many users this page searched for the prefix",
-        },
-    }
     found = [
         _operators("get", at, "Counts, restrictions, revocation and limits", object_of({"tenant": {"type": "string"}, "counts": COUNTS, "restrictedByConfiguration": list_of({"type": "string"}), **RULES, "limits": limits}, optional=["note"])),
-        _operators("get", f"{at}/activity", "The last hour", object_of(activity)),
+        _operators("get", f"{at}/activity", "The last hour", object_of(ACTIVITY)),
         _operators("get", f"{at}/webhooks", "The last delivered event of each webhook, and its failed attempts", object_of({"webhooks": list_of(WEBHOOK)})),
         _operators("get", f"{at}/webhooks/{{webhook}}", "One webhook, the message that waits, and those that were set aside", ONE_WEBHOOK),
         _operators("post", f"{at}/webhooks/{{webhook}}/pause", "Send nothing until the webhook is resumed", ORDERED, body=schemas.ReasonBody),
         _operators("post", f"{at}/webhooks/{{webhook}}/resume", "Send again, beginning with the message that waits", ORDERED, body=schemas.ReasonBody),
         _operators("post", f"{at}/webhooks/{{webhook}}/skip", "Skip the message that waits; the receiver gets a gap", SKIPPED, errors=("CONFLICT",), body=schemas.SkipBody),
-        _operators("get", f"{at}/sessions", "Sessions: a walk over all, or newest first", object_of(page), query=schemas.SessionsQuery),
-        _operators("get", f"{at}/limits", "Limits, as configured and as they apply", object_of({"limits": list_of(object_of(listed))})),
-        _operators("get", f"{at}/limits/{{limit}}", "How much a subject has used, without using any", object_of({**limit_state, "remaining": COUNT, "reset": COUNT}), query=schemas.SubjectQuery),
+        _operators("get", f"{at}/sessions", "Sessions: a walk over all, or newest first", SESSIONS_PAGE, query=schemas.SessionsQuery),
+        _operators("get", f"{at}/limits", "Limits, as configured and as they apply", object_of({"limits": list_of(LISTED_LIMIT)})),
+        _operators("get", f"{at}/limits/{{limit}}", "How much a subject has used, without using any", object_of({**LIMIT_STATE, "remaining": COUNT, "reset": COUNT}), query=schemas.SubjectQuery),
         _operators("put", f"{at}/limits/{{limit}}", "Set a limit in place of the configured one; the last value applies", object_of({"success": {"const": True}, "applied": APPLIED, "requests": COUNT, "window": COUNT, "previous": LIMIT}), body=schemas.LimitBody),
         _operators("delete", f"{at}/limits/{{limit}}", "Return to the configured limit", body=schemas.ReasonBody),
         _operators("post", f"{at}/limits/{{limit}}/reset", "Restore the whole quota of a subject", object_of({"success": {"const": True}, "wasUsed": {"type": "boolean"}}), body=schemas.ResetBody),

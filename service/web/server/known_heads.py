@@ -15,7 +15,7 @@ MAX_BYTES = 32 * 1024 * 1024
 """The most bytes that all known heads may take, roughly. The oldest are forgotten first."""
 MAX_TEMPLATE_BYTES = 8 * 1024 * 1024
 """The most bytes that all templates may take."""
-MAX_HEAD_BYTES = 8 * 1024
+MAX_KEPT_BYTES = 8 * 1024
 """The most bytes of a head that is kept."""
 COST, COST_PER_BYTE = 1_500, 3
 """An estimate of the memory that a head takes: bytes for its objects, and bytes for each of its own bytes."""
@@ -63,7 +63,7 @@ class KnownHeads:
         Returns:
             None: they fit no template, or are to be read in full, because the same bytes came before.
         """
-        if len(data) > MAX_HEAD_BYTES or (hash(data) in self._seen and self._is_kept_next()):
+        if len(data) > MAX_KEPT_BYTES or (hash(data) in self._seen and self._is_kept_next()):
             return None
         found = self._cut(data)
         template = None if found is None else self._templates.held.get((remote, *found.rest))
@@ -76,13 +76,13 @@ class KnownHeads:
         """Return whether a request that was read in full is going to be kept, so that it is to be judged for others."""
         if hash(data) in self._seen:
             return True
-        found = self._cut(data) if len(data) <= MAX_HEAD_BYTES else None
+        found = self._cut(data) if len(data) <= MAX_KEPT_BYTES else None
         key = None if found is None else (remote, *found.rest)
         return key is not None and (hash(key) in self._seen or key in self._templates.held)
 
     def learn(self, data: bytes, head: RequestHead) -> None:
         """Take note of a whole request without a body, and of what was read of it."""
-        if len(data) > MAX_HEAD_BYTES:
+        if len(data) > MAX_KEPT_BYTES:
             return
         if not self._is_first(hash(data)):
             head.is_known = True
