@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import beside
+from bench import beside, embedded
 from bench.__main__ import Round, chosen_of, count_of, ratios, redis_table, verification_table
 from bench.peers import GO
 from bench.rows import BASE, OURS, fresh_name
@@ -77,3 +77,12 @@ def test_fresh_tokens_are_all_different_and_the_bare_verification_accepts_its_si
 
 def test_a_header_that_is_given_replaces_the_one_that_is_usual() -> None:
     assert b"x-token: mine\r\n" in asking("/", x_token="mine")
+
+
+def test_the_table_of_embedded_servers_has_memory_and_the_medians_of_the_rounds_with_their_range() -> None:
+    cpu = {1: [90.0, 80.0, 100.0], 4: [40.0], 16: [25.0], 64: [18.0, 17.0]}
+    server = embedded.Measured("Valkey 9.1", 1, None, 1, 6.44, 33.3, cpu, {64: [30.0, 34.0]})
+    head, _, row = embedded.table([server], 100_000).splitlines()
+    assert head.startswith("| server | RSS empty, MB | RSS, 100,000 users | CPU µs, 1 connection | CPU µs, 4 ")
+    cells = ["90.0 (80.0 to 100.0)", "40.0 (40.0 to 40.0)", "25.0 (25.0 to 25.0)", "17.5 (17.0 to 18.0)", "32"]
+    assert row == f"| Valkey 9.1 | 6.4 | 33.3 | {' | '.join(cells)} |"
