@@ -31,7 +31,7 @@ IN_FRONT: dict[str, tuple[bytes, list[int]]] = {
     "bodies behind another route": (HEALTHZ + IN_CHUNKS + HEALTHZ, [200, 201, 200]),
 }
 """Requests → the statuses of their answers."""
-WRONG = ("Host twice", "fields over 32 KiB together", "HTTP/2.0", "no method", "a field without a colon", "RTSP")
+WRONG = ("Host twice", "fields over 32 KiB together", "HTTP/2.0", "no method")
 
 
 def statuses(answers: bytes) -> list[int]:
@@ -84,3 +84,18 @@ async def test_a_request_whose_body_is_broken_has_no_effect(opened: Opened) -> N
     answer = await another.ask(asking("/auth/status", credentials() | {"x-passive": "true"}))
     another.writer.close()
     assert b'"status": "none"' in answer
+
+
+@pytest.mark.parametrize("name", ["a hot operation", "another route", "a body with a length", "a body in chunks"])
+@pytest.mark.parametrize("left", [1, 2, 3, 4, 5])
+async def test_a_request_that_ends_in_the_packet_of_one_that_is_refused_is_answered_first(
+    opened: Opened, name: str, left: int
+) -> None:
+    requests, expected = IN_FRONT[name]
+    request, status, _ = REFUSED["Host twice"]
+    opened.one.writer.write(requests[:-left])
+    async with asyncio.timeout(30):
+        while not any(door._reader.begun for door in opened.server.connections):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    opened.one.writer.write(requests[-left:] + request)
+    assert statuses(await opened.the_rest()) == [*expected, status]

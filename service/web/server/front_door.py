@@ -239,8 +239,7 @@ class FrontDoor(asyncio.Protocol):
             came, at = b"".join(self._unread), 0
             self._came, self._unread, self._unread_bytes = came, [], 0
         # The parser does not stop behind a request, so it gets no more than that. It decides where a head ends.
-        end = came.find(b"\r\n\r\n", at) + 4
-        self._at = end if end > 3 else len(came)
+        self._at = self._reader.end_of_piece(came, at)
         self._take(came if at == 0 and self._at == len(came) else came[at : self._at])
         return True
 

@@ -10,6 +10,7 @@ from service.web.server.head_limits import AFTER_CLOSE, MAX_HEAD_BYTES, Refused,
 from service.web.server.request_head import RequestHead
 
 _CONTENT_LENGTH = istr("content-length")
+_END = b"\r\n\r\n"
 _REASONS: dict[type[Exception], str] = {
     httptools.HttpParserInvalidMethodError: "method",
     httptools.HttpParserInvalidURLError: "target",
@@ -41,6 +42,8 @@ class HeadReader:
         self._head_bytes = 0
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
+        self._tail = b""
+        """The last bytes of the head or the body that is being read."""
         self._body_left: int | None = None
         """Bytes of the body that are to come; None: its chunks say where it ends."""
 
@@ -54,14 +57,18 @@ class HeadReader:
         self.begun = self.heads = self.completed = 0
         self.head = None
         self._pieces, self._head_bytes = [], 0
-        self._target, self._fields = b"", []
+        self._target, self._fields, self._tail = b"", [], b""
 
     def end_of_piece(self, data: bytes, at: int = 0) -> int:
         """Return where the next piece of `data` ends: behind a head or a body at the latest."""
         if self._body_left and self.is_in_body:
             return min(at + self._body_left, len(data))
-        end = data.find(b"\r\n\r\n", at) + 4  # the end of a head, or of chunks with their trailer fields
-        return end if end > 3 else len(data)
+        # The end of a head, or of chunks with their trailer fields; it may have begun in the packet before.
+        for length in (3, 2, 1) if self._tail else ():
+            if self._tail.endswith(_END[:length]) and data.startswith(_END[length:], at):
+                return at + len(_END) - length
+        end = data.find(_END, at) + len(_END)
+        return end if end >= len(_END) else len(data)
 
     def read_up_to_refusal(self, data: bytes) -> tuple[bytes, Refused | None]:
         """Read what came next piece by piece. Return what of it is HTTP, and why the rest is refused, if it is."""
@@ -91,6 +98,10 @@ class HeadReader:
             self._head_bytes = 0
         else:
             self._head_bytes += len(data)
+        if self.is_head_begun or self.is_in_body:
+            self._tail = (self._tail + data[-3:])[-3:]
+        elif self._tail:
+            self._tail = b""
         if self.is_head_begun or not self.begun:
             if self._head_bytes > MAX_HEAD_BYTES:
                 raise Refused(431, "fields_too_large")
