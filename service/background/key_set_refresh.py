@@ -1,11 +1,11 @@
 """Remote key sets (RFC 7517): when they are fetched, and how long what was fetched is used.
 
-What a successful fetch brings is the truth, also when nothing in it can be used: a key that the issuer withdraws
-verifies nothing any more. Only a fetch that fails keeps the old keys, and no longer than `jwt.jwks_max_age`.
+A successful fetch replaces all keys, even by a set in which none can be used: a key that the issuer withdraws verifies
+nothing any more. Only a failed fetch keeps the old keys, and for no longer than `jwt.jwks_max_age`.
 
-Requests never wait for a regular fetch. A request whose token no held key verifies waits up to a second for one fetch
-that all such requests share. Such fetches have a budget, so that made-up tokens cost the issuer next to nothing; the
-budget is short, so that they cannot hold up a rotation. Regular fetches, and those that SIGHUP asks for, do not count.
+Requests never wait for a regular fetch. If no key verifies a token, the request waits up to a second for a fetch, which
+all such requests share. These fetches have a budget, so that made-up tokens cause the issuer little load. The period of
+the budget is short, so that they cannot delay a rotation. Regular fetches, and those after a SIGHUP, do not count.
 """
 
 import asyncio

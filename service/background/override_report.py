@@ -18,7 +18,7 @@ MOST_LISTED = 100
 
 
 async def report_overrides(actions: OperatorActions, before: Directory, after: Directory) -> None:
-    """Log the overrides of limits that hide a change of the file, and those of limits that the file does not have.
+    """Log which limits that operators set hide a change of the file, and which have no limit in the file any more.
 
     Args:
         actions: reads what operators set.

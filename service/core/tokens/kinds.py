@@ -71,7 +71,7 @@ class TokenRules:
         """Check that the claims are not those of a security event, and have the required values.
 
         Raises:
-            InvalidUserToken: they are, or they do not.
+            InvalidUserToken: the token is a security event, or lacks a required value.
         """
         events = claims.get("events")
         if isinstance(events, dict) and any(map(_ABSOLUTE_URI.fullmatch, events)):

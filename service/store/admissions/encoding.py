@@ -58,7 +58,7 @@ def _shape(terms: Terms) -> str:
 
 @lru_cache(maxsize=4096)
 def _needs(terms: Terms) -> tuple[str, str]:
-    """Return whether the configuration restricts it, and the capabilities."""
+    """Return whether the configuration restricts the request (1 or 0), and the capabilities that it needs."""
     return "0" if terms.restricted is None else "1", ",".join(terms.capabilities)
 
 

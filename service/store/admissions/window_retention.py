@@ -75,9 +75,9 @@ class Retention:
         return int(await run(self._client, "retain", keys, [window_s * MICRO]))
 
     def follow(self, windows_s: Mapping[tuple[str, str], int]) -> None:
-        """Take the windows of the configuration. `run_forever` extends those that have become longer.
+        """Compare the windows of a new configuration with the old one; `run_forever` extends those that became longer.
 
-        At first all are extended, unless a service with the same windows ran on this Redis before.
+        After the start all windows are extended, unless a service with the same windows used this Redis before.
         """
         before_s = self._configured
         self._configured = dict(windows_s)

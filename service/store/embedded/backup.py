@@ -1,10 +1,10 @@
 """Backups of the embedded data, while the service runs and while it does not.
 
-A backup is a snapshot that the server itself writes (BGSAVE): one file, of one moment, with a checksum. A copy of the
-append-only files is none: the server replaces them while they are copied.
+A backup is a snapshot that the server itself writes (BGSAVE): one file, of one moment, with a checksum. Copying the
+append-only files does not make a backup, because the server replaces them meanwhile.
 
-A restore prepares an append-only folder whose base file is the backup, has a server load it, and has that folder
-replace the one in use at the next start of the server. A running server is ended for that; its guard starts it again.
+A restore prepares an append-only folder whose base file is the backup, and lets a server load it as a test. At the next
+start of the server this folder replaces the one in use. A running server is ended, and its watchdog starts it again.
 """
 
 import fcntl

@@ -197,9 +197,9 @@ def _text_of(item: Event | Gap) -> str:
 def _block(kind: str, data: str, event_id: str | None = None, *fields: str) -> str:
     """Return the lines of an event, and the empty line that ends it.
 
-    Widespread clients differ from the HTML standard in two points. Some take each empty line for the end of an event,
-    so there is none but behind data: comments and `retry` go without. Some move their position on with the line `id`,
-    and lose an event whose rest does not arrive: so the `id` is the last line (findings/fetch-event-source-*.sh).
+    Common clients differ from the HTML standard in two points (findings/fetch-event-source-*.sh). Some take each empty
+    line for the end of an event, so an empty line follows data only, and neither comments nor `retry`. Some store the
+    `id` as soon as they read it, and lose the event if its rest does not arrive, so `id` is the last line.
     """
     lines = [f"event: {_LINE_END.sub(' ', kind)}", *(f"data: {line}" for line in _LINE_END.split(data)), *fields]
     if event_id is not None:

@@ -203,7 +203,7 @@ class FrontDoor(asyncio.Protocol):
     # The door
 
     def _read_on(self) -> None:
-        """Read what came, and answer it: one request after the other, for as long as none has to wait."""
+        """Read and answer the requests that have arrived, one after the other, until one has to wait."""
         if self._is_reading:
             return
         self._is_reading = True

@@ -1,7 +1,7 @@
 """Requests that came before: a client's next request is often the same, byte for byte or apart from a few fields.
 
-What is read of a request depends on its bytes alone, where the connection is between two requests. So these bytes need
-not be parsed again; and what follows from them (whose request it is) is kept with them, see `RequestHead.judged`.
+If a connection is between two requests, what is parsed depends only on the bytes of the next one. So the same bytes need
+not be parsed again. What follows from them, such as whose request it is, is kept with them: see `RequestHead.judged`.
 """
 
 from collections import OrderedDict
@@ -39,7 +39,7 @@ class KnownHeads:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._heads: _Kept[bytes, RequestHead] = _Kept(max_bytes)
         self._templates: _Kept[Hashable, HeadTemplate] = _Kept(MAX_TEMPLATE_BYTES)
-        """By the address of the client and what is left of a request when it is cut."""
+        """The client's address, and the rest of a request after the cut → its template."""
         self._seen: set[int] = set()
         self._passed_over = 0
         self._last: tuple[bytes, Cut | None] = b"", None
