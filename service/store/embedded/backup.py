@@ -34,7 +34,7 @@ BASE = f"{DATA[1]}.1.base.rdb"
 ANSWER_S = 30.0
 """Seconds that the server may take for an answer: it is silent while it forks."""
 RESTART_S = 60.0
-"""Seconds in which the guard starts the server again. Loading the data may take longer."""
+"""Seconds in which the watchdog starts the server again. Loading the data may take longer."""
 LOOK_EVERY_S = 0.02
 
 
@@ -236,7 +236,7 @@ def _prepare(folder: Path, file: Path, program: Path, counted: Callable[[str], l
 
 
 def _restart(folder: Path, url: str) -> None:
-    """End the running server, so that its guard puts the restored data in place and starts it again."""
+    """End the running server, so that its watchdog puts the restored data in place and starts it again."""
     with _client(url) as client:
         process = client.info("server")["process_id"]
         try:

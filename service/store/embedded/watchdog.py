@@ -1,13 +1,13 @@
-"""A guard that keeps one child process running while its standard input stays open.
+"""A watchdog that keeps one child process running while its standard input stays open.
 
 `server.py` starts it as a program of its own, and the service holds the other end of the pipe. However the service
-ends, kill -9 included, the pipe closes, and the guard ends the child (SHUTDOWN over its socket, and after a while
-SIGKILL). It starts a child that dies by itself again; if children keep dying, the guard ends.
+ends, kill -9 included, the pipe closes, and the watchdog ends the child (SHUTDOWN over its socket, and after a while
+SIGKILL). It starts a child that dies by itself again; if children keep dying, the watchdog ends.
 
 Process managers send their signal to the service and all its children at once (pm2, systemd unless `KillMode=mixed`).
-The guard and its child disregard such signals: the service needs Redis until it has answered its last request.
+The watchdog and its child disregard such signals: the service needs Redis until it has answered its last request.
 
-Before each start the guard puts the data that `rollcall restore` has prepared in place.
+Before each start the watchdog puts the data that `rollcall restore` has prepared in place.
 
     python -I watchdog.py LOCK_FD REMOVE COMMAND [ARG …]
 
@@ -35,7 +35,7 @@ UNREACHABLE_S = 3.0
 """Seconds after which a child whose socket refuses connections is killed: somebody removed the socket's file."""
 QUICK_S = 2.0
 QUICK_DEATHS = 3
-"""After so many children in a row that lived shorter than QUICK_S, the guard gives up."""
+"""After so many children in a row that lived shorter than QUICK_S, the watchdog gives up."""
 BLOCKED = (signal.SIGINT, signal.SIGTERM)
 """Signals for which the child has a handler of its own: it inherits that they are blocked, and keeps that."""
 IGNORED = (

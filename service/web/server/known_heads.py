@@ -1,7 +1,8 @@
 """Requests that came before: a client's next request is often the same, byte for byte or apart from a few fields.
 
-If a connection is between two requests, what is parsed depends only on the bytes of the next one. So the same bytes need
-not be parsed again. What follows from them, such as whose request it is, is kept with them: see `RequestHead.judged`.
+If a connection is between two requests, what is parsed depends only on the bytes of the next one. So the same bytes
+need not be parsed again. What follows from them, such as whose request it is, is kept with them: see
+`RequestHead.judged`.
 """
 
 from collections import OrderedDict
