@@ -132,7 +132,11 @@ class Admission:
     @property
     def refused(self) -> bool:
         """Whether a limit refuses the request."""
-        return self.may_be_full and any(limit_state.refuses for limit_state in self.limit_states)
+        if self.may_be_full:
+            for limit_state in self.limit_states:
+                if limit_state.over and not limit_state.limit.shadow:
+                    return True
+        return False
 
     @property
     def is_remarkable(self) -> bool:

@@ -7,7 +7,8 @@ new terms, for which nothing is cached.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -34,7 +35,8 @@ AGAIN_S = 0.5
 _Key = tuple[Terms, float | None, tuple[str, ...]]
 
 
-class _Refusal(NamedTuple):
+@dataclass(slots=True)
+class _Refusal:
     limit_states: list[LimitState]
     """The states of the limits; the full ones are over."""
     foreseen: bool
@@ -81,13 +83,13 @@ class DenialCache:
             if now >= refusal.over_at:
                 del refusals[key]
             return None
-        if refusal.foreseen:
-            refusals[key] = refusal._replace(foreseen=False)
+        remembered = not refusal.foreseen
+        refusal.foreseen = False
         passed_us = int((now - refusal.answered_at) * MICRO)
         limit_states = [
             LimitState(one.limit, one.used, max(0, one.reset_us - passed_us), one.over) for one in refusal.limit_states
         ]
-        return Admission(limit_states, remembered=not refusal.foreseen)
+        return Admission(limit_states, remembered=remembered)
 
     def remember(self, question: Question, admission: Admission, at: float) -> None:
         """Cache that requests like `question`, asked at `at` and answered with this admission, are refused from now on.

@@ -15,6 +15,7 @@ from multidict import MultiMapping
 
 from service.core.admission import Admission, Failure, Question, Terms, judge
 from service.core.errors import (
+    DomainError,
     Forbidden,
     InvalidRequest,
     InvalidTenantToken,
@@ -311,10 +312,7 @@ class _Refusal(NamedTuple):
 
 
 def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Exception) -> _Refusal:
-    problem = problem_of(error)
-    if isinstance(error, web.HTTPNotFound) and (hint := not_found.message_for(local_path(request))) is not None:
-        problem = problem._replace(message=hint)
-    lines = ""
+    problem, lines, closes = problem_of(error), "", False
     if problem.status >= 500 and not isinstance(error, StoreUnavailable | KeysUnavailable):
         log.error("a request failed", request_id=context.request_id, exc_info=error)
     if problem.status == 401:
@@ -324,10 +322,14 @@ def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Ex
             context.services.count_failure(error)
         retry_s = error.retry_after_s if isinstance(error, KeysUnavailable) else UNAVAILABLE_RETRY_S
         lines = f"Retry-After: {retry_s}\r\n"
-    elif isinstance(error, web.HTTPMethodNotAllowed):
-        lines = line("allow", ", ".join(sorted(allowed_methods(request.path, error, context.services.policy.current))))
-    # The request itself is bad, not the original request of verify.
-    return _Refusal(problem, lines, closes=isinstance(error, web.HTTPBadRequest))
+    elif not isinstance(error, DomainError):
+        if isinstance(error, web.HTTPNotFound) and (hint := not_found.message_for(local_path(request))) is not None:
+            problem = problem._replace(message=hint)
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            methods = allowed_methods(request.path, error, context.services.policy.current)
+            lines = line("allow", ", ".join(sorted(methods)))
+        closes = isinstance(error, web.HTTPBadRequest)  # the request itself is bad, not the original one of verify
+    return _Refusal(problem, lines, closes)
 
 
 def _count_traffic(context: app_keys.RequestContext, admission: Admission, status: int, code: str) -> None:

@@ -60,10 +60,9 @@ INTERNAL = Problem("INTERNAL_SERVER", 500, errors.DomainError.message)
 def problem_of(error: Exception) -> Problem:
     """Return what the client gets for `error`. Of the 5xx, only UNEXPECTED_STATE has a text of its own."""
     if isinstance(error, errors.DomainError):
-        for kind in type(error).__mro__:
-            if kind in _TABLE:
-                code, status = _TABLE[kind]
-                return Problem(code, status, str(error))
+        kind = type(error)
+        row = _TABLE.get(kind) or next((_TABLE[base] for base in kind.__mro__ if base in _TABLE), None)
+        return INTERNAL if row is None else Problem(*row, str(error))
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         error = web.HTTPNotFound()  # a static file with a name that no file can have
     if isinstance(error, web.HTTPException) and error.status < 500:
