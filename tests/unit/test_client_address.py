@@ -6,7 +6,15 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from service.policy_factory import make_policy
-from service.web.api.client_address import AddressProblem, ClientAddressRules, client_address
+from service.web.api import client_address as client_address_module
+from service.web.api.client_address import (
+    MAX_ADDRESS_CHARS,
+    AddressProblem,
+    ClientAddressRules,
+    client_address,
+    client_forwarded_for,
+    reads_x_forwarded_for,
+)
 from tests.kit import settings
 
 PROXY = "10.0.0.1"
@@ -18,7 +26,11 @@ def address(
 ) -> str:
     headers = CIMultiDict([(header, line) for line in lines])
     rules = ClientAddressRules(TRUSTED if trusted else (), header, prefix)
-    return client_address(peer, CIMultiDictProxy(headers), rules)
+    found = client_address(peer, CIMultiDictProxy(headers), rules)
+    if len(lines) == 1 and reads_x_forwarded_for(peer, rules):  # then the hot path may read the field by itself
+        own = client_address(peer, CIMultiDictProxy(CIMultiDict()), rules)
+        assert (client_forwarded_for(peer, lines[0], rules) or own) == found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -169,3 +181,22 @@ def test_a_forwarded_address_that_is_not_used_is_reported_with_the_peer(
     rules = ClientAddressRules((ip_network("10.0.0.0/8"),))
     own = client_address(peer, CIMultiDictProxy(CIMultiDict(fields)), rules, lambda *one: found.append(one))
     assert found == ([] if expected is None else [(expected, own)])
+
+
+@pytest.mark.parametrize(("header", "trusted"), [("forwarded", True), ("x-forwarded-for", False)])
+def test_x_forwarded_for_decides_only_where_it_is_the_field_of_a_trusted_proxy(header: str, trusted: bool) -> None:
+    assert not reads_x_forwarded_for(PROXY, ClientAddressRules(TRUSTED if trusted else (), header))
+    assert not reads_x_forwarded_for(None, ClientAddressRules(TRUSTED, header))
+    assert not reads_x_forwarded_for("192.0.2.1", ClientAddressRules(TRUSTED, header))
+
+
+def test_what_is_too_long_for_an_address_is_malformed_and_not_cached() -> None:
+    rules = ClientAddressRules(TRUSTED)
+    longest = "0000:0000:0000:0000:0000:ffff:255.255.255.254"
+    assert len(longest) == MAX_ADDRESS_CHARS
+    assert client_forwarded_for(PROXY, longest, rules) == "255.255.255.254"
+    assert client_forwarded_for(PROXY, f"[{longest}]:443", rules) == "255.255.255.254"
+    cached = client_address_module._node_client.cache_info().currsize
+    assert client_forwarded_for(PROXY, f"0{longest}", rules) is None
+    assert client_forwarded_for(PROXY, "1" * 10_000, rules) is None
+    assert client_address_module._node_client.cache_info().currsize == cached

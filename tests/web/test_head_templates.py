@@ -2,9 +2,9 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,13 +17,10 @@ from service.core.tokens.keys import Key
 from service.core.tokens.verification import KeyRing
 from service.store.connection.client import RedisAccess
 from service.store.sessions.operator_actions import RedisOperatorActions
-from service.web import api, app_keys
-from service.web.server import known_heads
+from service.web import app_keys
 from service.web.server.head_reader import HeadReader
-from service.web.server.head_templates import UNREAD, cut, template_of
 from service.web.server.http_server import HttpServer
-from service.web.server.known_heads import COST, COST_PER_BYTE, KnownHeads
-from service.web.server.request_head import RequestHead
+from service.web.server.known_heads import KnownHeads
 from tests.kit import TENANT_TOKEN, credentials, serving, settings, sign
 from tests.web.test_hot_path import ASKED, ROUTES, Connection, about, asking, comparable
 
@@ -101,6 +98,35 @@ async def test_only_the_first_two_of_a_kind_are_read_in_full(one: Connection, pa
     for number in range(6):
         assert b" 200 OK" in await one.ask(asking("/auth/status", numbered(credentials(f"u{number}"), number)))
     assert len(parsed) == 2
+
+
+async def test_one_that_comes_again_is_not_read_in_full_either(proxied: Connection, parsed: list[bytes]) -> None:
+    requests = [
+        asking("/auth/status", credentials(f"u{number}") | {"x-forwarded-for": f"192.0.2.{number}"})
+        for number in range(6)
+    ]
+    for visit in range(4):
+        for number, request in enumerate(requests):
+            answer = await proxied.ask(request)
+            assert f'"userId": "u{number}"'.encode() in answer
+            assert f'"status-ip";r={999 - visit};'.encode() in answer
+    assert len(parsed) == 2
+
+
+async def test_the_same_bytes_from_two_proxies_are_not_read_in_full_for_each(
+    server: HttpServer, one: Connection, parsed: list[bytes]
+) -> None:
+    requests = [asking("/auth/status", credentials(f"u{number}")) for number in range(3)]
+    async for other in connected(server, "127.0.0.3"):
+        for visit in range(6):
+            for number, request in enumerate(requests):
+                for each in (one, other):
+                    answer = await each.ask(request)
+                    assert f'"userId": "u{number}"'.encode() in answer
+                    assert f'"status-ip";r={999 - 3 * visit - number};'.encode() in answer
+            if visit == 1:
+                parsed.clear()
+    assert not parsed
 
 
 async def test_another_spelling_is_another_kind(one: Connection, parsed: list[bytes]) -> None:
@@ -185,6 +211,21 @@ async def test_a_kind_of_request_ends_with_the_configuration_that_it_was_judged_
         assert b" 200 OK" in await one.ask(asking("/auth/status", numbered(credentials(), number)))
 
 
+async def test_after_a_change_of_the_configuration_one_request_of_a_kind_is_read_in_full(
+    server: HttpServer, one: Connection, parsed: list[bytes]
+) -> None:
+    requests = [asking("/auth/status", credentials(f"u{number}")) for number in range(6)]
+    for request in requests:
+        assert b" 200 OK" in await one.ask(request)
+    assert len(parsed) == 2
+    policy = server.runner.app[app_keys.REQUEST_SERVICES].policy
+    policy.current = replace(policy.current)
+    server._known_under = policy.current  # what was kept stays, as until the next look at it
+    for request in requests * 2:
+        assert b" 200 OK" in await one.ask(request)
+    assert len(parsed) == 3
+
+
 async def test_a_new_configuration_leaves_no_template_in_memory(server: HttpServer, one: Connection) -> None:
     await learned(one, "/auth/status", credentials())
     assert len(server.known_heads) == 1
@@ -221,11 +262,94 @@ async def test_a_token_that_ends_is_refused(one: Connection, monkeypatch: pytest
     assert b" 200 OK" in await one.ask(asking("/auth/status", numbered(who, 5)))
 
 
+async def test_what_is_kept_of_a_request_is_its_own(proxied: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what the request came to of which the template was made."""
+    users = {f"user-{number}": sign(f"user-{number}", ttl_s=1000 + 1000 * number) for number in range(4)}
+    ids = ["mine-0", "mine-1", TENANT_TOKEN, "with space"]  # the last two are replaced
+
+    def request(number: int) -> bytes:
+        own = {"x-token": users[f"user-{number}"], "x-request-id": ids[number]}
+        return asking("/auth/status", credentials() | own | {"x-forwarded-for": f"192.0.2.{number}"})
+
+    replaced = set()
+    for visit in range(5):
+        for number in range(4):
+            answer = await proxied.ask(request(number))
+            assert f'"userId": "user-{number}"'.encode() in answer
+            assert f'"status-ip";r={999 - visit};'.encode() in answer
+            request_id = answer.partition(b"x-request-id: ")[2].partition(b"\r\n")[0].decode()
+            if number < 2:
+                assert request_id == ids[number]
+            else:
+                assert request_id.startswith("req-")
+                replaced.add(request_id)
+    assert len(replaced) == 10
+    now = time.time
+    for ended in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda ended=ended: now() + 1500 + 1000 * ended)
+            for number in range(4):
+                code = b"EXPIRED_USER_TOKEN" if number <= ended else b" 200 OK"
+                assert code in await proxied.ask(request(number)), (ended, number)
+
+
+@pytest.mark.parametrize("field", ["x-token", "Authorization"])
+async def test_a_bad_token_is_refused_as_often_as_it_comes(one: Connection, field: str) -> None:
+    scheme = "" if field == "x-token" else "Bearer "
+    for number in range(3):
+        good = {"x-tenant-token": TENANT_TOKEN, field: scheme + sign(f"user-{number}")}
+        assert b" 200 OK" in await one.ask(asking("/auth/status", good))
+    bad = {"x-tenant-token": TENANT_TOKEN, field: scheme + sign("alice", secret="another secret of 32 bytes or more")}
+    for _ in range(5):
+        assert b"INVALID_USER_TOKEN" in await one.ask(asking("/auth/status", bad))
+
+
 async def test_requests_from_other_addresses_behind_a_proxy_count_for_these(proxied: Connection) -> None:
     for number in range(5):
         own = numbered(credentials(), number) | {"x-forwarded-for": f"192.0.2.{number}"}
         for left in (999, 998):
             assert f'"status-ip";r={left};'.encode() in await proxied.ask(asking("/auth/status", own))
+
+
+FORWARDED = {
+    "192.0.2.1": "192.0.2.1",
+    "192.0.2.2:8080": "192.0.2.2",
+    "203.0.113.9, 192.0.2.3": "192.0.2.3",
+    "nonsense, 192.0.2.4": "192.0.2.4",
+    "192.0.2.5, 127.0.0.2": "192.0.2.5",
+    "127.0.0.2": "127.0.0.2",
+    "192.0.2.6, nonsense": "127.0.0.2",
+    "2001:db8::1": "2001:db8::/64",
+    "[2001:db8::2]:443": "2001:db8::/64",
+    "::ffff:192.0.2.7": "192.0.2.7",
+    "fe80::1%eth0": "127.0.0.2",
+    "1" * 400: "127.0.0.2",
+}
+"""What a proxy sends, and the client that it names."""
+
+
+async def test_each_address_of_a_kind_of_request_is_read_like_that_of_the_first(
+    server: HttpServer, proxied: Connection
+) -> None:
+    used: Counter[str] = Counter()
+    problems: list[str] = []
+    services = server.runner.app[app_keys.REQUEST_SERVICES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services.metrics, "count_address_problem", problems.append)
+        for number in range(2):
+            await proxied.ask(asking("/auth/status", credentials() | {"x-forwarded-for": f"198.51.100.{number}"}))
+        for _ in range(4):
+            for line, client in FORWARDED.items():
+                answer = await proxied.ask(asking("/auth/status", credentials() | {"x-forwarded-for": line}))
+                used[client] += 1
+                assert f'"status-ip";r={1000 - used[client]};'.encode() in answer, line
+    assert problems == ["malformed"] * 4 * 3, "each is reported, as before"
+
+
+async def test_an_address_that_no_proxy_forwards_decides_nothing(one: Connection) -> None:
+    for number in range(6):
+        own = credentials(f"u{number}") | {"x-forwarded-for": f"192.0.2.{number}"}
+        assert f'"status-ip";r={999 - number};'.encode() in await one.ask(asking("/auth/status", own))
 
 
 async def test_each_original_request_is_decided_by_its_own_rule(proxied: Connection, parsed: list[bytes]) -> None:
@@ -236,127 +360,3 @@ async def test_each_original_request_is_decided_by_its_own_rule(proxied: Connect
             headers = about("GET", f"{path}?{number}", credentials())
             assert status in (await proxied.ask(asking("/auth/verify/nginx", headers)))[:20], path
     assert len(parsed) == 2
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        "x-request-id: a\r\n b",  # folded (RFC 9112, section 5.2)
-        "x-request-id: a \tb",
-        "x-request-id:  a",
-        "x-request-id : a",
-        "x-request-id: a\r\nX-Request-Id: b",
-        "x-request-id: \xe4",
-        "x-request-id: ",
-    ],
-)
-def test_a_field_that_is_not_read_as_it_was_cut_makes_no_template(access: RedisAccess, fields: str) -> None:
-    data = f"GET /auth/status HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n".encode("latin-1")
-    reader = HeadReader("127.0.0.1")
-    try:
-        reader.read(data)
-    except Exception:
-        return  # it is refused
-    found = cut(data)
-    assert reader.head is not None
-    template = None if found is None else template_of(found, reader.head)
-    assert template is None or template.head.headers.getall("x-request-id", []) == []
-
-
-def test_what_a_template_fills_in_is_what_the_parser_reads(access: RedisAccess) -> None:
-    fields = ["x-token", "X-Request-ID", "x-forwarded-for", "X-Original-URI", "Authorization", "traceparent", "x"]
-
-    def head_of(data: bytes) -> RequestHead:
-        reader = HeadReader("127.0.0.1")
-        reader.read(data)
-        assert reader.head is not None
-        return reader.head
-
-    def request(tag: str, names: list[str]) -> bytes:
-        values = {name: f"{tag} {name}, {tag}" for name in names} | {"x": "x"}
-        if "Authorization" in names:
-            values["Authorization"] = f"Bearer {tag}"
-        lines = "".join(f"{name}: {values[name]}\r\n" for name in names)
-        return f"GET /auth/status HTTP/1.1\r\nhost: a\r\n{lines}\r\n".encode()
-
-    for first in range(len(fields)):
-        names = fields[first:] + fields[:first]
-        for left_out in ("x-token", "Authorization"):
-            own = [name for name in names if name != left_out]
-            one, other = request("one", own), request("other, longer", own)
-            found, again = cut(one), cut(other)
-            assert found is not None
-            assert again is not None
-            assert found.rest == again.rest
-            template = template_of(found, head_of(one))
-            assert template is not None
-            filled, _ = template.fill(again.values)
-            in_full = head_of(other)
-            assert sorted(filled.headers.items()) == sorted((n.lower(), v) for n, v in in_full.headers.items())
-            for name in ("method", "raw_path", "path", "keep_alive", "version", "remote", "can_be_hot"):
-                assert getattr(filled, name) == getattr(in_full, name)
-
-
-def test_no_step_of_a_request_reads_a_field_that_is_said_to_be_unread(access: RedisAccess) -> None:
-    texts = [path.read_text().lower() for path in Path(api.__file__).parent.glob("*.py")]
-    assert len(texts) > 10
-    for name in UNREAD:
-        assert not [text for text in texts if f'"{name.lower()}"' in text], name
-
-
-def test_a_head_is_not_cut_where_a_value_might_end_it(access: RedisAccess) -> None:
-    """Two requests of one packet, or a body that looks like a field, are not one head."""
-    one = b"GET /a HTTP/1.1\r\nhost: a\r\nx-request-id: 1\r\n\r\n"
-    found = cut(one)
-    assert found is not None
-    for other in (one + one, one + b"x", one[:-2], one.replace(b"1\r\n\r\n", b"1\n\r\n"), b"\r\n" + one):
-        again = cut(other)
-        assert again is None or again.rest != found.rest
-
-
-def test_templates_are_bounded_and_the_oldest_are_forgotten_first(
-    access: RedisAccess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def request(kind: int, number: int) -> bytes:
-        return f"GET /{kind} HTTP/1.1\r\nhost: a\r\nx-request-id: {number}\r\n\r\n".encode()
-
-    monkeypatch.setattr(known_heads, "MAX_TEMPLATE_BYTES", 3 * (COST + COST_PER_BYTE * len(request(1, 1))))
-    heads = KnownHeads()
-    for kind in range(4):
-        for number in range(3):
-            data = request(kind, number)
-            reader = HeadReader("127.0.0.1")
-            reader.read(data)
-            assert reader.head is not None
-            reader.head.judged = "judged"
-            heads.learn(data, reader.head)
-    assert [heads.similar(request(kind, 9), "127.0.0.1") is not None for kind in range(4)] == [False, True, True, True]
-    assert heads.similar(request(3, 8), "127.0.0.2") is None
-
-
-def test_with_more_users_than_heads_their_template_is_used_and_heads_are_renewed(access: RedisAccess) -> None:
-    requests = [f"GET / HTTP/1.1\r\nhost: a\r\nx-token: {number}\r\n\r\n".encode() for number in range(40)]
-    heads = KnownHeads(10 * (COST + COST_PER_BYTE * len(requests[-1])))
-    read_in_full = []
-
-    def ask(data: bytes) -> None:
-        if heads.get(data) is not None or heads.similar(data, "127.0.0.1") is not None:
-            return
-        reader = HeadReader("127.0.0.1")
-        reader.read(data)
-        assert reader.head is not None
-        reader.head.judged = "judged"
-        heads.learn(data, reader.head)
-        read_in_full.append(data)
-
-    for _ in range(3):
-        for data in requests:
-            ask(data)
-    assert all(heads.get(data) is None for data in requests[:2]), "the oldest have gone"
-    read_in_full.clear()
-    known = {data for data in requests if heads.get(data) is not None}
-    for _ in range(40):
-        for data in requests:
-            ask(data)
-    assert 0 < len(read_in_full) < 40 * len(requests) / 10
-    assert {data for data in requests if heads.get(data) is not None} != known, "no head is kept for ever"

@@ -160,6 +160,7 @@ async def test_what_completes_a_head_that_has_begun_is_no_request_of_its_own(ser
 
 def test_heads_are_kept_from_the_second_time_on_and_the_oldest_are_forgotten_first(access: RedisAccess) -> None:
     head = RequestHead.__new__(RequestHead)
+    head.remote = "127.0.0.1"
     heads = KnownHeads(3 * (COST + COST_PER_BYTE))
     for data in (b"a", b"b", b"c", b"d"):
         heads.learn(data, head)

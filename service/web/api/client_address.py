@@ -5,7 +5,7 @@ further than the first address that is not trusted, because everything left of t
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -32,6 +32,9 @@ _OBSCURED_PORT = r":_[A-Za-z0-9._-]+"
 _NODE = r"(?:\[(?P<six>[0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+))"
 _FORWARDED_NODE = re.compile(rf"{_NODE}(?:{_PORT}|{_OBSCURED_PORT})?")
 _WITH_PORT = re.compile(rf"{_NODE}(?:{_PORT})?")
+MAX_ADDRESS_CHARS = 45
+"""The length of an IPv6 address in full, with an IPv4 address at its end. Longer text is no address; none is cached."""
+_TRUSTED = ""
 
 
 class AddressProblem(StrEnum):
@@ -89,14 +92,34 @@ def client_address(
         report(AddressProblem.OTHER_HEADER if other in headers else AddressProblem.ABSENT, own)
         return own
     read = _forwarded if rules.header == _FORWARDED else _x_forwarded_for
-    for node in read(headers.getall(rules.header, [])):
-        address = None if "%" in node else _parse(node)
-        if address is None:
-            report(AddressProblem.MALFORMED, own)
-            break
-        if not rules.trusts(address):
-            return _subject(node, rules.ipv6_prefix)
-    return own
+    client = _first_untrusted(read(headers.getall(rules.header, [])), rules)
+    if client is None:
+        report(AddressProblem.MALFORMED, own)
+    return client or own
+
+
+def reads_x_forwarded_for(peer: str | None, rules: ClientAddressRules) -> bool:
+    """Return whether `X-Forwarded-For` decides the client's address in requests of this peer."""
+    return rules.header == _X_FORWARDED_FOR and is_proxy(peer, rules)
+
+
+def client_forwarded_for(peer: str | None, line: str, rules: ClientAddressRules) -> str | None:
+    """Return what `client_address` returns for a trusted peer's request with this one `X-Forwarded-For`.
+
+    Returns:
+        None: the field is malformed, and `client_address` has to report that.
+    """
+    client = _first_untrusted(_x_forwarded_for((line,)), rules)
+    return _peer(peer or "", rules)[1] if client == _TRUSTED else client
+
+
+def _first_untrusted(nodes: Iterable[str], rules: ClientAddressRules) -> str | None:
+    """Return the first address that is not a trusted proxy's; empty: all are; None: one before it is malformed."""
+    for node in nodes:
+        client = _node_client(node, rules) if len(node) <= MAX_ADDRESS_CHARS else None
+        if client != _TRUSTED:
+            return client
+    return _TRUSTED
 
 
 def is_counted(text: str) -> bool:
@@ -115,23 +138,27 @@ def is_proxy(peer: str | None, rules: ClientAddressRules) -> bool:
 @lru_cache(maxsize=16_384)
 def _peer(peer: str, rules: ClientAddressRules) -> tuple[bool, str, bool]:
     """Return whether the peer is a trusted proxy, its address as limits count it, and whether that is not public."""
-    own = peer.partition("%")[0]  # the kernel adds the zone of a link-local peer
-    at = _parse(own)
-    trusted = at is not None and rules.trusts(at)
-    return trusted, _subject(own, rules.ipv6_prefix), at is not None and not at.is_global
+    at = _parse(peer.partition("%")[0])  # the kernel adds the zone of a link-local peer
+    if at is None:
+        return False, "unknown", False
+    return rules.trusts(at), _counted(at, rules.ipv6_prefix), not at.is_global
 
 
 @lru_cache(maxsize=16_384)
-def _subject(text: str, ipv6_prefix: int) -> str:
-    address = _parse(text)
+def _node_client(node: str, rules: ClientAddressRules) -> str | None:
+    """Return a forwarded address as limits count it; empty: it is a trusted proxy's; None: it is malformed."""
+    address = None if "%" in node else _parse(node)
     if address is None:
-        return "unknown"
+        return None
+    return _TRUSTED if rules.trusts(address) else _counted(address, rules.ipv6_prefix)
+
+
+def _counted(address: Address, ipv6_prefix: int) -> str:
     if isinstance(address, IPv4Address):
         return str(address)
     return str(IPv6Network((int(address), ipv6_prefix), strict=False))
 
 
-@lru_cache(maxsize=16_384)
 def _parse(text: str) -> Address | None:
     """Return an address without port or zone; the IPv4 address if an IPv6 one represents it."""
     try:

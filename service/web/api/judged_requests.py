@@ -13,7 +13,7 @@ from service.core.errors import KeysUnavailable, UnknownKey
 from service.core.tenants import Tenant
 from service.core.tokens.claims import Identity
 from service.web import app_keys
-from service.web.api.client_address import client_address
+from service.web.api.client_address import client_address, client_forwarded_for, reads_x_forwarded_for
 from service.web.api.envelope import accepted_request_id, new_request_id
 from service.web.policy import Policy
 from service.web.server.head_templates import OwnFields
@@ -33,6 +33,8 @@ class JudgedRequest:
     operation: app_keys.Operation
     tenant: Tenant
     client: str
+    forwarded_by: str | None
+    """The address of the proxy whose `X-Forwarded-For` names the client; None: that field decides nothing."""
     original: tuple[str, str] | None
     terms: Terms
     user: Identity | None
@@ -46,36 +48,76 @@ class JudgedRequest:
 
         Args:
             services: what the steps of a request ask of the rest of the service.
-            own: what it has in place of this one's token and request id; None: its bytes are the same.
+            own: what it has in place of this one's token, request id and client; None: its bytes are the same.
 
         Returns:
-            None: the configuration or the keys have changed, or the token is to be looked at once more. The request has
-            to be judged like a new one.
+            None: the configuration or the keys have changed, or the token or the address is to be looked at once more.
+            The request has to be judged like a new one.
         """
         policy, tenant = services.policy.current, self.tenant
         if self.policy is not policy or self.key_generation is not tenant.ring.generation:
             return None
-        user, terms = self.user, self.terms
+        user, terms, client = self.user, self.terms, self.client
         failure: Failure | None = None
-        if own is None or own.token is None or user is None:
+        if own is None:
             if time.time() >= self.until_s:
                 return None
-        else:
-            try:
-                user, failure = services.identify(tenant.ring, own.token)
-            except (UnknownKey, KeysUnavailable):
-                return None
-            if user is None:
-                terms = terms.anonymous
-        if own is None or own.request_id is None:
             request_id = self.request_id or new_request_id()
         else:
-            request_id = accepted_request_id(own.request_id, policy)
+            if own.forwarded_for is not None and self.forwarded_by is not None:
+                found = client_forwarded_for(self.forwarded_by, own.forwarded_for, policy.client_address)
+                if found is None:
+                    return None
+                client = found
+            if own.token is None or user is None:
+                if time.time() >= self.until_s:
+                    return None
+            else:
+                try:
+                    user, failure = services.identify(tenant.ring, own.token)
+                except (UnknownKey, KeysUnavailable):
+                    return None
+                if user is None:
+                    terms = terms.anonymous
+            if own.request_id is None:
+                request_id = self.request_id or new_request_id()
+            else:
+                request_id = accepted_request_id(own.request_id, policy)
         context = app_keys.RequestContext(services, request_id)
         operation, context.customer = self.operation, tenant
         context.operation, context.reads = operation.name, operation.reads
-        context.tenant, context.client, context.original = tenant.name, self.client, self.original
-        return context, Question(terms, self.client, request_id, user, self.passive, failure)
+        context.tenant, context.client, context.original = tenant.name, client, self.original
+        return context, Question(terms, client, request_id, user, self.passive, failure)
+
+    def like(self, own: OwnFields, question: Question) -> "JudgedRequest | None":
+        """Return the judgement of a request that `repeat` has answered, for further requests of the same bytes.
+
+        Args:
+            own: the fields of that request.
+            question: what `repeat` returned for it.
+
+        Returns:
+            None: its token was refused, so each request needs a judgement of its own.
+        """
+        user, tenant, request_id = question.user, self.tenant, self.request_id
+        if question.failure is not None:
+            return None
+        if own.request_id is not None:
+            request_id = own.request_id if own.request_id == question.request_id else None
+        return JudgedRequest(
+            self.policy,
+            self.key_generation,
+            tenant.ring.expiry_s(user) if user is not None else math.inf,
+            request_id,
+            self.operation,
+            tenant,
+            question.client,
+            self.forwarded_by,
+            self.original,
+            question.terms,
+            user,
+            question.passive,
+        )
 
 
 def judged(
@@ -99,6 +141,7 @@ def judged(
         operation,
         tenant,
         client,
+        request.remote if reads_x_forwarded_for(request.remote, policy.client_address) else None,
         context.original,
         question.terms,
         user,

@@ -276,8 +276,8 @@ class FrontDoor(asyncio.Protocol):
         """Send a request that came before, or one like it, the hot path. Returns False where it is to be read."""
         heads = self._owner.known_heads
         known = heads.get(data)
-        if known is not None:
-            return known.remote == self._remote and self._enter(known)
+        if known is not None and known.remote == self._remote:
+            return self._enter(known)
         similar = heads.similar(data, self._remote)
         return similar is not None and self._enter(*similar)
 

@@ -24,10 +24,11 @@ UNREAD = (
     *("CF-Ray", "X-Request-Start", "X-Real-IP"),
 )
 """Fields of tracing systems and proxies that no step of a request reads."""
-_READ = ("X-Forwarded-For", "X-Original-URI", "X-Original-Method", "X-Forwarded-Uri", "X-Forwarded-Method")
+_READ = ("X-Original-URI", "X-Original-Method", "X-Forwarded-Uri", "X-Forwarded-Method")
 """Fields that decide something: a request that has one of them is judged by itself, and only its parsing is saved."""
 _READ_NAMES = frozenset(name.lower() for name in _READ)
 _TOKENS = ("x-token", "authorization")
+_FORWARDED_FOR = "x-forwarded-for"
 
 
 class OwnFields(NamedTuple):
@@ -37,6 +38,10 @@ class OwnFields(NamedTuple):
     """The user's token; None: all requests of the template have the same one, or none."""
     request_id: str | None
     """`x-request-id`; None: as above."""
+    forwarded_for: str | None
+    """`x-forwarded-for`; None: as above."""
+    judged: object
+    """The judgement of the request that made the template. Apart from these fields it applies to this request, too."""
 
 
 class Cut(NamedTuple):
@@ -49,7 +54,7 @@ class Cut(NamedTuple):
 
 def _pattern() -> re.Pattern[bytes]:
     """Return a pattern of the fields that are cut. By their first letters: the engine tries alternatives in turn."""
-    names = ("X-Token", "X-Request-ID", *UNREAD, *_READ)
+    names = ("X-Token", "X-Request-ID", "X-Forwarded-For", *UNREAD, *_READ)
     spelt = sorted({*(f"{one}: " for name in names for one in (name, name.lower(), name.title())), *_BEARER})
     groups = [
         f"{start}(?:{'|'.join(re.escape(one[len(start) :]) for one in same)})"
@@ -77,28 +82,38 @@ class HeadTemplate:
     """Requests that differ only in the values of some fields."""
 
     head: RequestHead
-    """That of one of them, without these fields. It has been judged."""
+    """The head of the request that made the template, without these fields. Its judgement is kept with it."""
     fields: Sequence[tuple[istr, str]]
     """Their names, and what precedes what was cut of each value."""
     token_at: int | None
     request_id_at: int | None
+    forwarded_for_at: int | None
     is_judged_alike: bool
-    """Whether what was judged holds for all of them, apart from the user."""
+    """Whether what was judged holds for all of them, apart from the user, the id and the client's address."""
 
-    def fill(self, values: Sequence[bytes]) -> tuple[RequestHead, OwnFields | None]:
-        """Return the head of a request, and its own fields where it is judged like the others."""
+    def read(self, values: Sequence[bytes]) -> RequestHead:
+        """Return the head of a request with all its fields, and without a judgement."""
+        own = zip(self.fields, values, strict=True)
+        return self.head.with_fields([(name, f"{before}{value.decode()}") for (name, before), value in own])
+
+    def own(self, values: Sequence[bytes]) -> OwnFields | None:
+        """Return the fields of a request that its judgement depends on; None: it needs a judgement of its own."""
         if not self.is_judged_alike:
-            own = zip(self.fields, values, strict=True)
-            return self.head.with_fields([(name, f"{before}{value.decode()}") for (name, before), value in own]), None
-        token = None if self.token_at is None else values[self.token_at].decode()
-        return self.head, OwnFields(token, None if self.request_id_at is None else values[self.request_id_at].decode())
+            return None
+        token_at, request_id_at, forwarded_for_at = self.token_at, self.request_id_at, self.forwarded_for_at
+        return OwnFields(
+            None if token_at is None else values[token_at].decode(),
+            None if request_id_at is None else values[request_id_at].decode(),
+            None if forwarded_for_at is None else values[forwarded_for_at].decode(),
+            self.head.judged,
+        )
 
 
 def template_of(found: Cut, head: RequestHead) -> HeadTemplate | None:
     """Return the template of a request that was read as `head`; None: it was not read as it was cut."""
     headers = head.headers
     fields = []
-    token_at = request_id_at = None
+    token_at = request_id_at = forwarded_for_at = None
     is_judged_alike = True
     for at, (before, value) in enumerate(zip(found.rest[1::2], found.values, strict=True)):
         name, _, scheme = before.decode().strip("\r\n").partition(": ")
@@ -110,9 +125,11 @@ def template_of(found: Cut, head: RequestHead) -> HeadTemplate | None:
             token_at = at
         elif field == REQUEST_ID:
             request_id_at = at
+        elif field == _FORWARDED_FOR:
+            forwarded_for_at = at
         elif field in _READ_NAMES:
             is_judged_alike = False
     if token_at is not None and sum(field in headers for field in _TOKENS) > 1:
         return None  # one of them is judged by the other
     names = frozenset(name for name, _ in fields)
-    return HeadTemplate(head.without(names), fields, token_at, request_id_at, is_judged_alike)
+    return HeadTemplate(head.without(names), fields, token_at, request_id_at, forwarded_for_at, is_judged_alike)

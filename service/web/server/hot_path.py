@@ -68,14 +68,18 @@ class HotPath:
         Args:
             request: one without a body.
             on_answer: called once.
-            own: fields of this one request that `request`, the head of its template, does not have.
+            own: the fields of this one request, where it fits a template. If it is not known, `request` lacks them.
 
         Returns:
             False: it is no hot operation, or has to be read in full; `on_answer` is not called.
         """
-        known = request.judged
+        known = request.judged if own is None else own.judged
         if isinstance(known, _Known) and (asked := known.judged.repeat(self._services, own)) is not None:
-            self._ask(request, *asked, known.route, on_answer)
+            context, question = asked
+            if own is not None and request.is_known:
+                result = known.judged.like(own, question)
+                request.judged = result and _Known(known.route, result)
+            self._ask(request, context, question, known.route, on_answer)
             return True
         if own is not None:
             return False

@@ -23,8 +23,8 @@ COST, COST_PER_BYTE = 1_500, 3
 MAX_SEEN = 16_384
 """The most heads and templates that are remembered as seen once."""
 ONE_IN = 16
-"""While the memory for heads is full: of so many repeated requests that fit a template, one is kept as it is. Keeping
-each would cost more than its template does, if there are more users than heads in memory."""
+"""While the memory for heads is full: of so many repeated requests that fit a template, one is kept. Keeping each would
+cost more than its template does, if there are more users than heads in memory."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -32,6 +32,8 @@ V = TypeVar("V")
 
 class KnownHeads:
     """Heads by their bytes, and templates. Each is kept when it comes for the second time: many come only once.
+
+    A request that fits a template is not parsed when its head is kept: the template and its own fields make the head.
 
     Args:
         max_bytes: the most bytes that all heads may take.
@@ -59,48 +61,59 @@ class KnownHeads:
         self._passed_over = 0
 
     def similar(self, data: bytes, remote: str | None) -> tuple[RequestHead, OwnFields | None] | None:
-        """Return a head that says what these bytes say, and what the request has of its own.
+        """Return the head of a request that fits a template, and its own fields; see `HeadTemplate`.
+
+        If the same bytes came before, the head is a new one, and is kept: `HotPath.enter` adds the judgement to it.
 
         Returns:
-            None: they fit no template, or are to be read in full, because the same bytes came before.
+            None: the request fits no template.
         """
-        if len(data) > MAX_KEPT_BYTES or (hash(data) in self._seen and self._is_kept_next()):
-            return None
         found = self._cut(data)
         template = None if found is None else self._templates.held.get((remote, *found.rest))
         if found is None or template is None:
             return None
-        self._is_first(hash(data))
-        return template.fill(found.values)
+        own = template.own(found.values)
+        if self._is_first(hash(data)) or not self._is_kept_next():
+            return (template.read(found.values) if own is None else template.head), own
+        head = template.read(found.values)
+        self._keep(data, head)
+        return head, own
 
     def is_due(self, data: bytes, remote: str | None) -> bool:
         """Return whether a request that was read in full is going to be kept, so that it is to be judged for others."""
         if hash(data) in self._seen:
             return True
-        found = self._cut(data) if len(data) <= MAX_KEPT_BYTES else None
+        found = self._cut(data)
         key = None if found is None else (remote, *found.rest)
         return key is not None and (hash(key) in self._seen or key in self._templates.held)
 
     def learn(self, data: bytes, head: RequestHead) -> None:
-        """Take note of a whole request without a body, and of what was read of it."""
+        """Take note of a whole request without a body that was read in full, and of what was read of it."""
         if len(data) > MAX_KEPT_BYTES:
             return
-        if not self._is_first(hash(data)):
-            head.is_known = True
-            self._heads.keep(data, head, COST + COST_PER_BYTE * len(data))
-            return
+        is_first = self._is_first(hash(data))
+        if not is_first:
+            before = self._heads.held.get(data)
+            is_first = before is not None and before.remote != head.remote  # the same bytes came from another proxy
+            self._keep(data, head)
         found = self._cut(data)
-        key = None if found is None else (head.remote, *found.rest)
-        if found is None or (self._is_first(hash(key)) and key not in self._templates.held):
+        if found is None:
             return
-        template = template_of(found, head)
-        if template is not None and (head.judged is not None or not template.is_judged_alike):
-            self._templates.keep(key, template, COST + COST_PER_BYTE * len(data))
+        key = head.remote, *found.rest
+        # A request that fits a template is read in full if the template is out of date: a new one replaces it.
+        if key in self._templates.held or (is_first and not self._is_first(hash(key))):
+            template = template_of(found, head)
+            if template is not None and (head.judged is not None or not template.is_judged_alike):
+                self._templates.keep(key, template, COST + COST_PER_BYTE * len(data))
+
+    def _keep(self, data: bytes, head: RequestHead) -> None:
+        head.is_known = True
+        self._heads.keep(data, head, COST + COST_PER_BYTE * len(data))
 
     def _cut(self, data: bytes) -> Cut | None:
         last, found = self._last
         if data is not last:
-            found = cut(data)
+            found = cut(data) if len(data) <= MAX_KEPT_BYTES else None
             self._last = data, found
         return found
 
