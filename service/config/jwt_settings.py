@@ -191,6 +191,10 @@ class Jwt(Section):
             raise mistake(f"algorithms does not list {what}: add it, or remove the key, which verifies nothing")
         if self.algorithms is not None and self.jwks_alg is not None:
             raise mistake("set algorithms or jwks_alg, not both; jwks_alg is deprecated")
+        is_remote = self.jwks_url is not None or self.discovery
+        if is_remote and self.algorithms is not None and set(self.algorithms) <= set(SYMMETRIC):
+            what = "jwks_url" if self.jwks_url is not None else "discovery"
+            raise mistake(f"algorithms lists none that {what} can bring: add one, as no URL brings a secret")
         if self.allow_unknown_kid and all(section.kid is not None for section in self.keys):
             raise mistake("allow_unknown_kid needs a key without kid: it verifies the tokens with an unknown kid")
         return self
