@@ -1,0 +1,1 @@
+"""The tests, a folder for each kind: CONTRIBUTING.md lists them. What several kinds share is here."""

@@ -1,1 +1,1 @@
-"""Background work: refresh of key sets, delivery of webhooks. No request waits for it."""
+"""What runs beside the requests: refresh of key sets, delivery of webhooks, open sessions. No request waits for it."""

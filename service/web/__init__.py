@@ -1,1 +1,1 @@
-"""Everything that concerns HTTP. It imports only `core`."""
+"""Everything that concerns HTTP; `routes.py` lists every operation. It imports only `core`."""

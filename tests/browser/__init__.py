@@ -1,0 +1,1 @@
+"""The dashboard and pages of other origins in Chromium."""

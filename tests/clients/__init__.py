@@ -1,0 +1,1 @@
+"""Libraries and generated clients of npm, used against the service: `make clients`."""

@@ -1,0 +1,1 @@
+"""Malformed requests, paths, tokens and configurations, generated at random."""

@@ -1,1 +1,1 @@
-"""Events: their streams, subscribers, the state of webhooks, traffic statistics."""
+"""Events in Redis: streams, subscribers, the state of webhooks, traffic statistics. `background` sends the webhooks."""

@@ -1,1 +1,1 @@
-"""Sessions in Redis: lists, operators' actions, expiry and repair."""
+"""Sessions in Redis: lists, operators' actions, expiry and repair. Requests are decided in `store/admissions`."""

@@ -1,1 +1,1 @@
-"""The API of users and proxies: authentication, forward authentication, envelopes, errors, headers."""
+"""The API of users and proxies: authentication, forward authentication, errors, headers. Operators have `web/admin`."""

@@ -1,1 +1,1 @@
-"""The HTTP server: connections, the hot path, sizes and deadlines."""
+"""The HTTP server: connections, the hot path, sizes and deadlines. It knows requests, but no operation."""
