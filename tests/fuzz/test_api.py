@@ -14,7 +14,7 @@ from tests.conftest import Client, MakeClient
 from tests.fuzz.bounds import TIMEOUT_S, tried
 from tests.fuzz.conftest import LIMITS
 from tests.kit import OPERATOR, credentials
-from tests.web.test_dashboard import log_in
+from tests.web.dashboard_pages import log_in
 
 pytestmark = [pytest.mark.real_redis, pytest.mark.timeout(TIMEOUT_S)]
 on_a_real_redis = pytest.mark.parametrize("access", ["real"], indirect=True)

@@ -18,7 +18,7 @@ from tests.conftest import Client
 from tests.deployments import Node, redis_cluster, redis_sentinels, start_node
 from tests.docs.acl_page import PAGE, SCRIPT_COMMANDS, page
 from tests.kit import OPERATOR, ROOT, OurServer, credentials, settings, tenant
-from tests.web.test_dashboard import log_in
+from tests.web.dashboard_pages import log_in
 
 pytestmark = [pytest.mark.real_redis, pytest.mark.slow]
 AT = "/admin/v1/tenants/acme"

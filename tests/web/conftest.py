@@ -9,8 +9,8 @@ from aiohttp.test_utils import TestServer
 
 from service.web.server.http_server import HttpServer
 from tests.conftest import Client, MakeClient
+from tests.web.connections import Connect, Connection
 from tests.web.receivers import MakeReceiver, Receiver
-from tests.web.test_hot_path import Connect, Connection
 from tests.web.verifying import ROUTES, TRUSTED
 
 

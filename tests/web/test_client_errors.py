@@ -8,7 +8,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from tests.conftest import MakeClient
 from tests.kit import OPERATOR_TOKEN, config, tenant
-from tests.web.test_dashboard import log_in
+from tests.web.dashboard_pages import log_in
 
 OPERATOR = {"authorization": f"Bearer {OPERATOR_TOKEN}"}
 FILLED = {

@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
 from yarl import URL
 
 from service.core.operator_actions import Author
@@ -22,24 +21,7 @@ from tests.kit import (
     cookie_name,
     credentials,
 )
-
-
-async def form_token(client: Client) -> str:
-    page = await (await client.get("/dashboard/login")).text()
-    found = re.search(r'name="csrf" value="([^"]+)"', page)
-    assert found is not None
-    return found[1]
-
-
-async def log_in(client: Client, token: str = OPERATOR_TOKEN, **fields: str) -> ClientResponse:
-    form = {"csrf": await form_token(client), "token": token, **fields}
-    return await client.post("/dashboard/login", data=form, allow_redirects=False)
-
-
-async def page(client: Client, path: str = "/dashboard", **query: str) -> str:
-    answer = await client.get(path, params=query)
-    assert answer.status == 200, await answer.text()
-    return await answer.text()
+from tests.web.dashboard_pages import form_token, log_in, page
 
 
 async def test_nobody_sees_a_page_without_logging_in_and_comes_back_to_it_after(client: Client) -> None:

@@ -12,8 +12,8 @@ from service.store.connection.client import RedisAccess
 from service.store.events.webhook_state import RedisWebhookStates
 from tests.conftest import Client, MakeClient
 from tests.kit import VIEWER_TOKEN, tenant
+from tests.web.dashboard_pages import log_in, page
 from tests.web.receivers import SECRET, begun
-from tests.web.test_dashboard import log_in, page
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
 HOOKS = [{"name": "audit", "url": "http://127.0.0.1:9/", "secret": SECRET, "events": ["forgotten"]}]

@@ -14,7 +14,7 @@ from service.store.connection.client import RedisAccess
 from service.web.server import front_door, http_server
 from service.web.server.http_server import HttpServer
 from tests.kit import credentials, serving, settings
-from tests.web.test_hot_path import Connection, asking
+from tests.web.connections import Connection, asking
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
 

@@ -22,8 +22,8 @@ from tests.kit import (
     cookie_name,
     settings,
 )
+from tests.web.dashboard_pages import log_in
 from tests.web.listening import BY, DASHBOARD_EVENTS, EVENTS, listening
-from tests.web.test_dashboard import log_in
 
 
 async def remove_the_operator(client: Client) -> None:

@@ -22,7 +22,7 @@ from service.web.server.head_reader import HeadReader
 from service.web.server.http_server import HttpServer
 from service.web.server.known_heads import KnownHeads
 from tests.kit import TENANT_TOKEN, credentials, serving, settings, sign
-from tests.web.test_hot_path import ASKED, ROUTES, Connection, about, asking, comparable
+from tests.web.connections import ASKED, ROUTES, Connection, about, asking, comparable
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
 

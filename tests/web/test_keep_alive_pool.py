@@ -15,7 +15,7 @@ from service.app import make_app
 from service.store.connection.client import RedisAccess
 from service.web.server.http_server import HttpServer
 from tests.kit import credentials, free_port, needs, serving, settings
-from tests.web.test_hot_path import Connection, asking
+from tests.web.connections import Connection, asking
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
 

@@ -22,7 +22,7 @@ from service.web.server.http_server import HttpServer
 from service.web.server.known_heads import COST, COST_PER_BYTE, KnownHeads
 from service.web.server.request_head import RequestHead
 from tests.kit import credentials, serving, settings
-from tests.web.test_hot_path import ASKED, ROUTES, Connection, asking, comparable
+from tests.web.connections import ASKED, ROUTES, Connection, asking, comparable
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
 

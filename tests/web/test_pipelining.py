@@ -7,9 +7,9 @@ import re
 import pytest
 
 from tests.kit import credentials
+from tests.web.connections import Connection, asking
 from tests.web.test_front_door import CREDENTIALS, REFUSED, Opened, hot
 from tests.web.test_front_door import opened as opened
-from tests.web.test_hot_path import Connection, asking
 
 pytestmark = pytest.mark.parametrize("access", ["fake"], indirect=True)
 

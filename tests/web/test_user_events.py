@@ -13,7 +13,7 @@ from service.web.admin.routes import HISTORY_SIZE
 from tests.conftest import Client
 from tests.kit import credentials
 from tests.web.admin_requests import AT, ask, refused
-from tests.web.test_dashboard import log_in, page
+from tests.web.dashboard_pages import log_in, page
 
 USER = f"{AT}/users/alice"
 

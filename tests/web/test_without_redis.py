@@ -11,7 +11,7 @@ from service.app import make_app
 from service.store.connection.client import RedisAccess, TlsFiles
 from tests.conftest import Client, MakeClient
 from tests.kit import OurServer, credentials, settings, tenant
-from tests.web.test_dashboard import log_in
+from tests.web.dashboard_pages import log_in
 
 
 @pytest.fixture
