@@ -4,9 +4,10 @@
 # A proxy that passes an API's hints on, as nginx does from 1.29 with `early_hints`, breaks them. They build on
 # http.client, which skips a 100 alone.
 # Guessed before: 200. RFC 9110, section 15.2: a client MUST be able to parse one or more 1xx responses before the final
-# one, even if it does not expect one. httpx 0.28.1 and aiohttp 3.14.5 can.
+# one, even if it does not expect one. httpx 0.28.1 and aiohttp 3.14.5 can; websockets 17.4 takes a 103 ahead of the 101
+# for a refused handshake.
 source "$(dirname "$0")/common.bash"
-python_packages httplib2==0.32.1 requests==2.34.2 urllib3==2.8.0 httpx==0.28.1 aiohttp==3.14.5
+python_packages httplib2==0.32.1 requests==2.34.2 urllib3==2.8.0 httpx==0.28.1 aiohttp==3.14.5 websockets==17.4
 cat >run.py <<'PY'
 import asyncio
 import socket
@@ -16,6 +17,7 @@ import aiohttp
 import httplib2
 import httpx
 import requests
+import websockets
 
 listening = socket.create_server(("127.0.0.1", 0))
 
@@ -39,6 +41,13 @@ async def by_aiohttp():
         return answer.status, await answer.read()
 
 
+async def by_websockets():
+    try:
+        await websockets.connect(url.replace("http:", "ws:"), open_timeout=30)
+    except websockets.InvalidStatus as error:
+        return error.response.status_code
+
+
 answer, body = httplib2.Http(timeout=30).request(url)
 print("httplib2:", answer.status, body)
 answer = requests.get(url, timeout=30)
@@ -47,8 +56,10 @@ print("requests:", answer.status_code, answer.content)
 answer = httpx.get(url, timeout=30)
 print("httpx:", answer.status_code, answer.content)
 print("aiohttp:", *asyncio.run(by_aiohttp()))
+print("websockets:", asyncio.run(by_websockets()))
 PY
 timeout 60 $python run.py | expect "httplib2: 103 b''
 requests: 103 b''
 httpx: 200 b'ok'
-aiohttp: 200 b'ok'"
+aiohttp: 200 b'ok'
+websockets: 103"
