@@ -3,11 +3,12 @@
 """
 
 import asyncio
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.config.settings import Settings
+from service.config.settings import NAME, Settings
 from service.core.leftovers import Leftover
 from service.store.connection.client import RedisAccess, TlsFiles
 from service.store.embedded import backup as backups
@@ -53,12 +54,14 @@ def forget(settings: Settings, path: Path, tenant: str | None) -> list[str]:
     """List what is kept of tenants that are not configured (None), or remove what is kept of one.
 
     Raises:
-        ValueError: the tenant is configured.
+        ValueError: the tenant is configured, or no tenant can have that name.
         StoreUnavailable: Redis did not answer. What was removed is gone; running it again goes on.
         EmbeddedError: no server of this machine can read the embedded data.
     """
     if tenant in settings.tenants:
         raise ValueError(f"{tenant} is configured: remove it from the configuration and reload the service first")
+    if tenant is not None and not re.fullmatch(NAME, tenant):
+        raise ValueError(f"{tenant!r} is no tenant's name: that has 1 to 64 characters of a-z, 0-9, _ and -")
     use_namespace(settings.redis.namespace)
     with _url_of(settings, path) as url:
         return asyncio.run(_forgotten(url, settings, tenant)) if url else ["there is no Redis server: nothing is kept"]
@@ -69,12 +72,12 @@ async def _forgotten(url: str, settings: Settings, tenant: str | None) -> list[s
     leftovers = RedisLeftovers(access.client)
     try:
         if tenant is not None:
-            removed, after = 0, ""
+            kept, removed, after = await leftovers.is_kept(tenant), 0, ""
             while True:
                 part = await leftovers.remove(tenant, after)
                 removed += part.keys
                 if part.following is None:
-                    return [f"{tenant}: {removed} keys removed"]
+                    return [f"{tenant}: {removed} keys removed" if kept or removed else f"nothing is kept of {tenant}"]
                 after = part.following
         await leftovers.note_all()
         found = await leftovers.of(settings.tenants)

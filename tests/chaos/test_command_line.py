@@ -309,5 +309,6 @@ def test_forget_lists_and_removes_what_is_kept_of_a_tenant_that_is_not_configure
     refused = run("forget", "acme", "--config", str(old.path))
     assert (refused.returncode, "acme is configured" in refused.stderr) == (2, True)
     assert "keys removed" in run("forget", "initech", "--config", str(old.path)).stdout
+    assert run("forget", "initech", "--config", str(old.path)).stdout == "nothing is kept of initech\n"
     told = run("forget", "--config", str(old.path))
     assert told.stdout == "nothing is kept of tenants that are not configured\n"

@@ -61,10 +61,11 @@ def test_a_new_folder_gets_the_server_of_path_first(tmp_path: Path) -> None:
     assert find_server() == tmp_path / "bin" / "redis-server"
 
 
-def test_an_older_server_is_passed_over_with_a_line_in_the_log(tmp_path: Path) -> None:
+def test_an_older_server_is_passed_over_with_one_line_in_the_log(tmp_path: Path) -> None:
     here(tmp_path, "Redis 6.2.14")
     with structlog.testing.capture_logs() as logs:
         server = server_for(tmp_path / "var")
+        find_server()  # a start looks several times
     assert server is not None
     assert (server.kind, server.version) == ("Valkey", (9, 1))
     [line] = logs

@@ -119,6 +119,13 @@ def test_an_unknown_command_exits_2_and_names_the_commands(words: list[str], cap
     assert all(command in printed.err for command in ("serve", "check", "token", "restore", "webhook"))
 
 
+@pytest.mark.parametrize("name", ["a*", "Acme", "a{b}", "?", "", "a" * 65])
+def test_forget_takes_only_what_a_tenant_can_be_called(tmp_path: Path, capsys: Capture, name: str) -> None:
+    path = write(tmp_path, config(redis={"url": "redis://127.0.0.1:1"}))
+    assert main(["forget", name, "--config", str(path)]) == 2
+    assert f"{name!r} is no tenant's name: that has 1 to 64 characters" in capsys.readouterr().err
+
+
 def test_public_secrets_are_a_mistake_where_others_reach_what_is_listened_on_whatever_the_file_says(
     tmp_path: Path,
 ) -> None:

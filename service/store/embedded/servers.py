@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import structlog
@@ -74,15 +75,21 @@ class Server:
 
 
 def servers() -> Iterator[Server]:
-    """Return every server that is new enough, those from PATH first. Log each one that is too old."""
+    """Return every server that is new enough, those from PATH first. Log each one that is too old, once."""
     for path in _programs():
         server = examined(path)
         if server is None:
             continue
         if server.version < OLDEST:
-            log.warning("a server is passed over: it is too old", server=str(server), oldest=f"{OLDEST[0]}.{OLDEST[1]}")
+            _pass_over(server)
             continue
         yield server
+
+
+@cache
+def _pass_over(server: Server) -> None:
+    """Log that a server is too old: once, although a start looks for servers several times."""
+    log.warning("a server is passed over: it is too old", server=str(server), oldest=f"{OLDEST[0]}.{OLDEST[1]}")
 
 
 def find_server() -> Path | None:
