@@ -3,12 +3,14 @@
 import asyncio
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from service.config.settings import Settings
 from service.core.clocks import ClockDifferences
 from service.store.clock_comparison import ClockComparison
 from service.store.connection.calls import AWAY
 from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.connection.failures import reason_of
 from service.store.connection.server_check import ServerCheck
 from service.store.embedded.server import EmbeddedError, chosen, folder_of
 from service.store.namespace import use_namespace
@@ -48,8 +50,7 @@ async def _asked(settings: Settings) -> tuple[list[str], list[str]]:
     try:
         await router.open()
         if router.is_down:
-            away = ["redis does not answer, or no server of it takes writes"]
-            return check.blockers() or away, check.warnings()
+            return check.blockers() or [await _why_away(access.client)], check.warnings()
         clocks = ClockDifferences()
         with suppress(*AWAY):  # it answered a moment ago: other findings report what is wrong now
             await ClockComparison(access.client, clocks).compare()
@@ -57,3 +58,12 @@ async def _asked(settings: Settings) -> tuple[list[str], list[str]]:
     finally:
         await router.close()
         await access.close()
+
+
+async def _why_away(client: Any) -> str:
+    """Return why the server cannot be used, as far as a PING finds out: the address, the credentials, the database."""
+    try:
+        await client.execute_command("PING")
+    except AWAY as error:
+        return f"redis cannot be used by what redis.url says: {reason_of(error)}"
+    return "redis answers, but takes no writes: redis.url must lead to a primary that has memory and disk left"

@@ -61,12 +61,19 @@ def cross_checks(settings: Settings, tenants: Collection[str] = ()) -> list[Mist
 
 
 def _shared_tokens(settings: Settings) -> Iterator[Mistake]:
+    """Check that a token names one tenant or one operator: clients have the tenant's, so they would be operators."""
     owners: dict[bytes, str] = {}
     for name, tenant in settings.tenants.items():
         if (other := owners.setdefault(tenant.digest, name)) != name:
             yield Mistake(
                 f"tenants.{name}.token", f"is also that of {other}: give each tenant a token of its own", "***"
             )
+    owners = {digest: f"the tenant {name}" for digest, name in owners.items()}
+    for at, operator in enumerate(settings.admin.tokens):
+        other = owners.setdefault(operator.digest, own := f"admin.tokens.{at}")
+        if other != own:
+            what = f"is also that of {other}: give each operator a token of its own"
+            yield Mistake(f"{own}.token", what, "***")
 
 
 def _limit_names(settings: Settings) -> Iterator[Mistake]:
@@ -118,6 +125,12 @@ def doubts(settings: Settings) -> Iterator[str]:
     routes = [*settings.routes, *(route for tenant in sections.values() for route in tenant.routes)]
     if routes and not settings.server.trusted_proxies:
         yield "routes are configured, but server.trusted_proxies is empty: /auth/verify answers 400"
+    redis, unset = settings.redis, type(settings.redis.tls)()
+    if redis.tls != unset and not redis.url.startswith("rediss"):
+        yield "redis.tls is set, but redis.url does not begin with rediss: the connection is not encrypted"
+    scraper = settings.metrics.given_token
+    if scraper is not None and digest(scraper.get_secret_value()) in {one.digest for one in settings.admin.tokens}:
+        yield "metrics.token is also an operator's: whoever reads the metrics has the operator's rights"
     for path, tenant in sections.items():
         if (token := tenant.given_token) is not None and len(token.get_secret_value()) < GUESSABLE_CHARS:
             yield f"{path}token has fewer than {GUESSABLE_CHARS} characters: short enough to be guessed"

@@ -1,6 +1,7 @@
 """The base class of the configuration's sections, the error for a mistake, and common types."""
 
 import re
+import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -102,11 +103,13 @@ Int = Annotated[int, BeforeValidator(_whole)]
 
 
 def _hosts(value: Any) -> str | tuple[str, ...]:
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, list | tuple) and value and all(isinstance(one, str) and one for one in value):
-        return tuple(value)
-    raise mistake("must be an address or a name, or a list of them")
+    hosts = value if isinstance(value, list | tuple) else (value,)
+    if not hosts or not all(isinstance(one, str) and one for one in hosts):
+        raise mistake("must be an address or a name, or a list of them")
+    for one in hosts:
+        if "/" in one or re.search(r"^[^:]*:[^:]*$", one):
+            raise mistake("must be an address or a name alone: the port is in server.port")
+    return value if isinstance(value, str) else tuple(hosts)
 
 
 _HOST_SCHEMA = {"type": "string", "minLength": 1}
@@ -116,6 +119,27 @@ Hosts = Annotated[
     WithJsonSchema({"anyOf": [_HOST_SCHEMA, {"type": "array", "items": _HOST_SCHEMA, "minItems": 1}]}),
 ]
 """One address or name, or a list of them."""
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _origin(text: str) -> str:
+    if text == "*":
+        return text
+    found = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", text)
+    if found is None or int(found[3] or 1) > 65535 or int(found[3] or 0) == _DEFAULT_PORTS[found[1]]:
+        raise mistake(
+            "must be an origin as browsers send it, such as https://app.example or http://localhost:3000: in lower "
+            "case (xn--… for other letters), without a path, a user or the default port; or *"
+        )
+    return text
+
+
+Origin = Annotated[
+    str, AfterValidator(_origin), WithJsonSchema({"type": "string", "pattern": r"^(https?://[^/\s*]+|\*)$"})
+]
+"""An origin (RFC 6454, section 6.2), or * for any."""
 
 
 def _base_path(path: str) -> str:
@@ -139,6 +163,33 @@ def _readable(path: Path) -> Path:
 
 
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
+
+
+def _certificates(path: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise mistake("must hold certificates in PEM") from None
+    except OSError as error:
+        raise mistake(f"cannot be read: {error.strerror}") from None
+    return path
+
+
+Certificates = Annotated[ReadableFile, AfterValidator(_certificates)]
+"""A file with the certificates of authorities."""
+
+
+def check_pair(cert_file: Path | None, key_file: Path | None) -> None:
+    """Raise a validation error unless both files hold a client's certificate and its private key, or there is none."""
+    if (cert_file is None) != (key_file is None):
+        raise mistake("cert_file and key_file go together: set both or neither")
+    if cert_file is None or key_file is None:
+        return
+    try:
+        # The password is that of an encrypted key: without one, OpenSSL would ask for it on the terminal.
+        ssl.create_default_context().load_cert_chain(cert_file, key_file, password="")  # nosec B106
+    except OSError:  # ssl.SSLError is one
+        raise mistake("cert_file must hold a certificate in PEM, and key_file its private key, not encrypted") from None
 
 
 def text_of_file(name: Any, if_not_text: str = "save it as UTF-8") -> str:

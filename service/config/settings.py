@@ -26,12 +26,15 @@ from service.config.jwt_settings import Jwt, JwtBlocks
 from service.config.setting_types import (
     MAX_TOKEN_CHARS,
     BasePath,
+    Certificates,
     Hosts,
     Int,
+    Origin,
     ReadableFile,
     SecretFromFile,
     TokenFromFile,
     UrlFromFile,
+    check_pair,
     mistake,
     with_url_of_file,
 )
@@ -79,7 +82,7 @@ class Server(_Section):
     drain: Int = Field(0, ge=0, le=3600)
     trusted_proxies: tuple[Network, ...] = ()
     client_address: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
-    cors_origins: tuple[Annotated[str, Field(pattern=r"^(https?://[^/\s*]+|\*)$")], ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
     cors_headers: tuple[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")], ...] = CORS_HEADERS
     base_path: BasePath = ""
     watch_config: bool = False
@@ -95,14 +98,13 @@ class Server(_Section):
 class Tls(_Section):
     """Files for `rediss://`."""
 
-    ca_file: ReadableFile | None = None
+    ca_file: Certificates | None = None
     cert_file: ReadableFile | None = None
     key_file: ReadableFile | None = None
 
     @model_validator(mode="after")
     def _a_pair(self) -> Self:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise mistake("cert_file and key_file go together: set both or neither")
+        check_pair(self.cert_file, self.key_file)
         return self
 
 

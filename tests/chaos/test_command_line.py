@@ -60,9 +60,16 @@ def test_check_redis_says_what_the_service_would_find_at_the_configured_server(t
         assert refused.returncode == 2
         assert "redis.allow_eviction: true" in refused.stderr
         assert "lacks rights: +zadd" in refused.stderr
+        wrong_urls = {"db=99": "DB index is out of range", "username=nobody&password=x": "invalid username"}
+        for query, reason in wrong_urls.items():
+            path.write_text(json.dumps(config(redis={"url": f"{url}?{query}", "timeout": 5})))
+            wrong = run("check", "--redis", config=path)
+            assert wrong.returncode == 2
+            assert "redis cannot be used by what redis.url says: " in wrong.stderr
+            assert reason in wrong.stderr
     away = run("check", "--redis", config=path)
     assert away.returncode == 2
-    assert "redis does not answer" in away.stderr
+    assert "redis cannot be used by what redis.url says: ConnectionError: " in away.stderr
     assert "Traceback" not in away.stderr
     assert run("check", config=path).returncode == 0, "without --redis nothing is asked"
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from service.__main__ import main
+from service.config.cross_checks import doubts
 from service.config.loading import ConfigurationError, load
 from service.demo_tokens import sign
 from service.policy_factory import make_policy
 from service.process.listeners import load_for
-from tests.kit import SECRET, config, tenant
+from tests.kit import OPERATOR_TOKEN, SECRET, config, tenant
 
 Capture = pytest.CaptureFixture[str]
 HIDDEN = "secret-that-nobody-may-see-anywhere"
@@ -117,6 +119,21 @@ def test_an_unknown_command_exits_2_and_names_the_commands(words: list[str], cap
     assert printed.out == ""
     assert "invalid choice: 'chekc'" in printed.err
     assert all(command in printed.err for command in ("serve", "check", "token", "restore", "webhook"))
+
+
+def test_files_for_tls_beside_a_url_without_it_are_a_doubt(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(trustme.CA().cert_pem.bytes())
+    tls, sentence = {"ca_file": str(ca)}, "redis.tls is set, but redis.url does not begin with rediss"
+    for url, expected in (("redis://localhost:1", 1), ("rediss://localhost:1", 0), ("rediss+cluster://localhost:1", 0)):
+        made = load(write(tmp_path, config(redis={"url": url, "tls": tls})))
+        assert sum(one.startswith(sentence) for one in doubts(made)) == expected, url
+
+
+def test_a_token_of_the_metrics_that_is_an_operators_is_a_doubt(tmp_path: Path) -> None:
+    for token, expected in ((OPERATOR_TOKEN, 1), ("token-of-the-metrics", 0)):
+        made = load(write(tmp_path, config(metrics={"token": token})))
+        assert sum("metrics.token is also an operator's" in one for one in doubts(made)) == expected
 
 
 @pytest.mark.parametrize("name", ["a*", "Acme", "a{b}", "?", "", "a" * 65])
