@@ -5,14 +5,14 @@
 -- Returns how many were forgotten
 
 local function run()
-  local hooks = key()
+  local webhooks = key()
   local lifetime, forgotten = number(), 0
   while arg_at < #ARGV do
     local name, state, lease = arg(), key(), key()
-    local told_ms = tonumber(call('ZSCORE', hooks, name))
-    if told_ms and told_ms <= now_ms - lifetime then
+    local changed_ms = tonumber(call('ZSCORE', webhooks, name))
+    if changed_ms and changed_ms <= now_ms - lifetime then
       call('DEL', state, lease)
-      call('ZREM', hooks, name)
+      call('ZREM', webhooks, name)
       forgotten = forgotten + 1
     end
   end

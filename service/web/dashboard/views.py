@@ -201,7 +201,7 @@ async def rules(request: web.Request, browser: Browser, operator: Operator) -> w
         "limits": limits,
         "webhooks": [await _webhook(request, tenant, name) for name in known.webhooks],
         "subject": subject,
-        "standings": await actions.peek(tenant, charges) if charges else [],
+        "limit_states": await actions.peek(tenant, charges) if charges else [],
     }
     return render(request, "rules.html", content)
 
