@@ -100,6 +100,22 @@ async def test_a_busy_user_costs_no_writes_until_seen_every_has_passed(
     assert score == later.seen_ms
 
 
+async def test_the_first_token_without_iat_is_noted_at_once_and_written_once(
+    admissions: Admissions, access: RedisAccess
+) -> None:
+    """Who revokes the user's tokens is told that such tokens stay refused."""
+    expires_ms = now_ms() + HOUR_MS
+    with_iat, without = (ask_about("alice", expires_ms=expires_ms, issued_s=issued_s) for issued_s in (1.0, None))
+    carry, texts = [], []
+    for question in (with_iat, without, with_iat, without):
+        session = (await admissions.ask(question)).session
+        assert session is not None
+        carry.append(session.tokens_carry_iat)
+        texts.append(await access.client.get(keys_of("acme").user("alice")))
+    assert carry == [True, False, False, False], "until the next write, after seen_every"
+    assert texts[1] == texts[2] == texts[3]
+
+
 async def test_the_latest_expiry_seen_is_kept(admissions: Admissions) -> None:
     late, early = now_ms() + 2 * HOUR_MS, now_ms() + HOUR_MS
     for expires_ms in (early, late, early):

@@ -20,7 +20,7 @@
 --         or instead of all that: nil, and the text of an error, which is that question's own
 --         (Not a list for each: Redis looks at each whether it is an error, a map, a set ..., which costs as much as a command.)
 
-local ONE = 49  -- '1'
+local ONE, BLANK = 49, 32  -- '1', ' '
 
 -- What is read of texts that come again and again, by the text; forgotten all at once where it becomes too many.
 local settings, shapes, shape_count, MOST_SHAPES = {}, {}, 0, 1000
@@ -184,10 +184,13 @@ local function pass(shape, revoked, record_key, user_rules, question)
       end
     end
   end
-  local expires = as_number(sub(question, 3, find(question, ' ', 3, true) - 1))
+  local expires_end = find(question, ' ', 3, true)
+  local expires = as_number(sub(question, 3, expires_end - 1))
   local later, seen = expires > record.expires, record.seen
   local stale = now_ms - seen >= seen_every or now_ms < seen  -- the latter: the clock was set back
-  if not (to ~= from or later or stale or again) then return record, from, restricted end
+  -- The first token without `iat` is noted at once: an operator who revokes the user's tokens is told of such.
+  local first_undated = byte(question, expires_end + 1) == BLANK and is_dated(record)
+  if not (to ~= from or later or stale or again or first_undated) then return record, from, restricted end
   may_write_records()
   if again then complete(record).again = now_ms end
   if later then record.expires = expires end

@@ -89,6 +89,12 @@ end
 
 local function glance(record_key) return parse_record(call('GET', record_key)) end
 
+-- Whether a record that exists says that the token seen last carries `iat`.
+local function is_dated(record)
+  local previous = byte(record.text, 2)
+  return previous == 45 or (previous or 0) > 96  -- '-', or a small letter
+end
+
 local function complete(record)
   if record.since then return record end
   local previous, since, again = match(record.text, '^.(.) (%d+) %d+ %d+ ?(%d*)$')
