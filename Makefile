@@ -165,7 +165,7 @@ clients: $(VENV)/.dev ## Verify webhooks, and use the API, with generated client
 	  $(VENV)/clients/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt; }
 	CLIENTS=1 $(BIN)/python -m pytest tests/clients $(ARGS)
 
-findings: ## Run what was found out about other software of this field, from npm and PyPI; up to five minutes.
+findings: ## Run what was found out about other software of this field, from npm and PyPI; up to ten minutes.
 	@for script in findings/*.sh; do echo "== $$script"; bash "$$script" || failed=1; done; [ -z "$$failed" ]
 
 audit: $(VENV)/.audit ## Known holes in the locked versions (pip-audit), and risky code (bandit).

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Authlib 1.9.10 exports the coordinates of an elliptic-curve key as plain numbers, without their leading zeros. About
-# one P-256 key in 128 gets an `x` or `y` of 31 bytes. PyJWT 2.15.1 refuses such a key, and with
-# it every token of the issuer. RFC 7638's thumbprint, which Authlib takes as
-# `kid`, differs from that of other libraries, too.
+# one P-256 key in 128 gets an `x` or `y` of 31 bytes. PyJWT 2.15.1 refuses such a key, and with it every token of the
+# issuer. RFC 7638's thumbprint, which Authlib takes as `kid`, differs from that of other libraries, too.
 # Guessed before: 32 bytes always. RFC 7518, section 6.2.1.2: "the length of this octet string MUST be the full size".
 source "$(dirname "$0")/common.bash"
 python_packages authlib==1.9.10 joserfc==1.8.0 PyJWT==2.15.1 cryptography==50.0.2
