@@ -103,7 +103,7 @@ async def test_a_busy_user_costs_no_writes_until_seen_every_has_passed(
 async def test_the_first_token_without_iat_is_noted_at_once_and_written_once(
     admissions: Admissions, access: RedisAccess
 ) -> None:
-    """Who revokes the user's tokens is told that such tokens stay refused."""
+    """The answer to a revocation says that such tokens stay refused."""
     expires_ms = now_ms() + HOUR_MS
     with_iat, without = (ask_about("alice", expires_ms=expires_ms, issued_s=issued_s) for issued_s in (1.0, None))
     carry, texts = [], []

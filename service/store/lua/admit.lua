@@ -188,7 +188,7 @@ local function pass(shape, revoked, record_key, user_rules, question)
   local expires = as_number(sub(question, 3, expires_end - 1))
   local later, seen = expires > record.expires, record.seen
   local stale = now_ms - seen >= seen_every or now_ms < seen  -- the latter: the clock was set back
-  -- The first token without `iat` is noted at once: an operator who revokes the user's tokens is told of such.
+  -- The first token without `iat` is noted at once: the answer to a revocation of the user's tokens says so.
   local first_undated = byte(question, expires_end + 1) == BLANK and is_dated(record)
   if not (to ~= from or later or stale or again or first_undated) then return record, from, restricted end
   may_write_records()

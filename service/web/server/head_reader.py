@@ -64,9 +64,10 @@ class HeadReader:
         if self._body_left and self.is_in_body:
             return min(at + self._body_left, len(data))
         # The end of a head, or of chunks with their trailer fields; it may have begun in the packet before.
-        for length in (3, 2, 1) if self._tail else ():
-            if self._tail.endswith(_END[:length]) and data.startswith(_END[length:], at):
-                return at + len(_END) - length
+        if self._tail:
+            for length in (3, 2, 1):
+                if self._tail.endswith(_END[:length]) and data.startswith(_END[length:], at):
+                    return at + len(_END) - length
         end = data.find(_END, at) + len(_END)
         return end if end >= len(_END) else len(data)
 
