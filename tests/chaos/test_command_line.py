@@ -311,11 +311,11 @@ def test_forget_lists_and_removes_what_is_kept_of_a_tenant_that_is_not_configure
     assert old.get("/auth/status", of_initech).status == 200
     old.end()
     old.configure(config())
-    told = run("forget", "--config", str(old.path))
-    assert (told.returncode, told.stdout) == (0, "initech: 1 logged_in\n")
+    listed = run("forget", "--config", str(old.path))
+    assert (listed.returncode, listed.stdout) == (0, "initech: 1 logged_in\n")
     refused = run("forget", "acme", "--config", str(old.path))
     assert (refused.returncode, "acme is configured" in refused.stderr) == (2, True)
     assert "keys removed" in run("forget", "initech", "--config", str(old.path)).stdout
     assert run("forget", "initech", "--config", str(old.path)).stdout == "nothing is kept of initech\n"
-    told = run("forget", "--config", str(old.path))
-    assert told.stdout == "nothing is kept of tenants that are not configured\n"
+    listed = run("forget", "--config", str(old.path))
+    assert listed.stdout == "nothing is kept of tenants that are not configured\n"
