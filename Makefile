@@ -90,7 +90,10 @@ test-stores: $(VENV)/.dev $(STORES)/.ready ## Run store, web and chaos on Redis 
 test-newest: ## Run all tests against the newest releases that pyproject.toml admits, then against aiohttp's pre-release.
 	rm -rf $(VENV)/newest
 	@$(MAKE) --no-print-directory VENV=$(VENV)/newest LOCKED= $(VENV)/newest/.dev
-	$(VENV)/newest/bin/pip freeze --exclude-editable | diff --suppress-common-lines locked.txt - | grep '^[<>]' || true
+	@echo "What is not as in locked.txt:"
+	@$(VENV)/newest/bin/pip freeze --exclude-editable | awk -F== 'NR == FNR { locked[$$1] = $$2; next } \
+	  locked[$$1] != $$2 { print "  " $$1 ": " ($$1 in locked && locked[$$1] ? locked[$$1] " -> " : "new, ") $$2; found = 1 } \
+	  END { if (!found) print "  nothing" }' locked.txt -
 	$(MAKE) --no-print-directory VENV=$(VENV)/newest LOCKED= test
 	@before=$$($(VENV)/newest/bin/pip show aiohttp | grep ^Version); \
 	  $(VENV)/newest/bin/pip install -q --disable-pip-version-check --pre --upgrade aiohttp; \
