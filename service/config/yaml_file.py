@@ -58,7 +58,7 @@ def read_yaml(text: str, may_show: Callable[[Path], bool]) -> tuple[dict[str, An
     try:
         values = reader.document()
     except yaml.YAMLError as error:
-        raise NotYaml(f"is not YAML: {_where(error)}") from None
+        raise NotYaml(f"is not YAML: {_where(error, text)}") from None
     except RecursionError:
         raise NotYaml("is nested too deeply") from None
     if not isinstance(values, dict | None):
@@ -66,12 +66,21 @@ def read_yaml(text: str, may_show: Callable[[Path], bool]) -> tuple[dict[str, An
     return values or {}, reader.surprises
 
 
-def _where(error: Exception) -> str:
-    """Return what is wrong and where, without quoting the file, which has secrets."""
+_SIGN = re.compile(r"'(?:[^\w\s]|<[a-z ]+>)'")
+"""What a message of the parser may quote."""
+
+
+def _where(error: Exception, text: str) -> str:
+    """Return what is wrong and where, without quoting the file, which has secrets, but for single signs."""
     mark = getattr(error, "problem_mark", None)
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     problem = getattr(error, "problem", None) or "it has a character that YAML does not allow"
-    return re.sub(r"'[^']*'|\"[^\"]*\"", "…", problem) + place
+    indentation = "".join(text.split("\n")[mark.line : mark.line + 1])[: mark.column + 1] if mark else ""
+    if "\t" in indentation and not indentation.strip():
+        problem = "a tab; indent with spaces"
+    return (
+        re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: quoted[0] if _SIGN.fullmatch(quoted[0]) else "…", problem) + place
+    )
 
 
 class _Reader:
