@@ -8,8 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from service.__main__ import COMMANDS
 from service.app import make_app
+from service.command_line import COMMANDS
 from service.config.jwt_settings import Jwt
 from service.config.settings import OPERATIONS, Limits, Settings, TenantLimits
 from service.core.session_lists import EVENT_TYPES

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -151,3 +152,12 @@ def test_an_option_that_is_a_setting_is_refused_with_where_settings_are(words: l
         main(words)
     assert ended.value.code == 2
     assert "settings are in the file that --config names, or in variables such as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["serve"], ["check", "--redis"], ["backup", "file"]])
+def test_ctrl_c_ends_a_command_without_a_traceback(
+    words: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.command_line.run", Mock(side_effect=KeyboardInterrupt))
+    assert main(words) == 130
+    assert capsys.readouterr() == ("", "")
