@@ -3,6 +3,7 @@
 import re
 import ssl
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
@@ -140,6 +141,18 @@ Origin = Annotated[
     str, AfterValidator(_origin), WithJsonSchema({"type": "string", "pattern": r"^(https?://[^/\s*]+|\*)$"})
 ]
 """An origin (RFC 6454, section 6.2), or * for any."""
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    if not isinstance(value, str | IPv4Network | IPv6Network):  # a number is an address to Python
+        raise mistake("must be a network such as 10.0.0.0/8")
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise mistake(f"must be a network such as 10.0.0.0/8: {error}") from None
+
+
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 
 
 def _base_path(path: str) -> str:

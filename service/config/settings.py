@@ -6,7 +6,6 @@ them. Checks between settings are in `cross_checks.py`.
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     SecretStr,
     field_validator,
     model_validator,
@@ -29,6 +27,7 @@ from service.config.setting_types import (
     Certificates,
     Hosts,
     Int,
+    Network,
     Origin,
     ReadableFile,
     SecretFromFile,
@@ -50,16 +49,6 @@ NAME = r"^[a-z0-9_-]{1,64}$"
 OPERATIONS = ("logout", "status", "verify", "terminate", "admin", "login")
 
 
-def _network(value: Any) -> IPv4Network | IPv6Network:
-    if not isinstance(value, str | IPv4Network | IPv6Network):  # a number is an address to Python
-        raise mistake("must be a network such as 10.0.0.0/8")
-    try:
-        return ip_network(value)
-    except ValueError as error:
-        raise mistake(f"must be a network such as 10.0.0.0/8: {error}") from None
-
-
-Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 Name = Annotated[str, Field(pattern=NAME)]
 Capability = Annotated[str, Field(pattern=CAPABILITY)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]

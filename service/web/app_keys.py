@@ -24,7 +24,7 @@ from service.core.sessions import OpenSession
 from service.core.tenants import Tenant
 from service.core.tokens.claims import Identity
 from service.core.tokens.verification import VerifiedTokens, Verifier
-from service.core.traffic_statistics import TrafficCounters
+from service.core.traffic_statistics import Refused, TrafficCounters
 from service.core.webhooks import WebhookStates
 from service.web.api import vary
 from service.web.api.client_address import AddressProblem, ClientAddressRules
@@ -186,6 +186,17 @@ class RequestContext:
         if self.customer.routes is not None and self.original is not None:
             terms = self.customer.routes.terms(*self.original)
         return terms.capabilities if self.capability is None else (*terms.capabilities, self.capability)
+
+    def count_traffic(self, admission: Admission, status: int, code: str) -> None:
+        """Count transitions, refusals and shadow refusals for the charts."""
+        traffic, tenant = self.services.traffic, self.tenant or ""
+        if admission.came_from is not None:
+            traffic.transition(tenant)
+        if code and status < 500:
+            traffic.refusal(tenant, Refused(code, self.operation, self.client or ""))
+        for limit_state in admission.limit_states:
+            if limit_state.over and limit_state.limit.shadow:
+                traffic.shadow(tenant, limit_state.limit.name)
 
     def admitted(self) -> tuple[Identity, Admission]:
         """Return the identity and the admission.

@@ -28,7 +28,6 @@ from service.core.errors import (
 )
 from service.core.sessions import Cause
 from service.core.tenants import Directory, Tenant
-from service.core.traffic_statistics import Refused
 from service.web import app_keys
 from service.web.admin import not_found
 from service.web.api import forward_auth, vary
@@ -154,7 +153,7 @@ class Middlewares:
         if admission is not None and (code or admission.is_remarkable):
             services.metrics.count_admission(admission)
             if context.tenant is not None:
-                _count_traffic(context, admission, status, code)
+                context.count_traffic(admission, status, code)
         if (
             status >= 400
             or services.policy.current.access_log == "all"
@@ -330,18 +329,6 @@ def _refusal_of(request: AnyRequest, context: app_keys.RequestContext, error: Ex
             lines = line("allow", ", ".join(sorted(methods)))
         closes = isinstance(error, web.HTTPBadRequest)  # the request itself is bad, not the original one of verify
     return _Refusal(problem, lines, closes)
-
-
-def _count_traffic(context: app_keys.RequestContext, admission: Admission, status: int, code: str) -> None:
-    """Count transitions, refusals and shadow refusals for the charts."""
-    traffic, tenant = context.services.traffic, context.tenant or ""
-    if admission.came_from is not None:
-        traffic.transition(tenant)
-    if code and status < 500:
-        traffic.refusal(tenant, Refused(code, context.operation, context.client or ""))
-    for limit_state in admission.limit_states:
-        if limit_state.over and limit_state.limit.shadow:
-            traffic.shadow(tenant, limit_state.limit.name)
 
 
 def _again(
