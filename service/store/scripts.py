@@ -30,6 +30,8 @@ from service.store.rights import KEYLESS, commands_of, writes
 
 AHEAD = 2**40
 """`lua/admit.lua` subtracts it from its answer where a revocation lies ahead of Redis's clock. More than any second."""
+LACKS_INDEXES, LACKS_RULES = "LACKS indexes", "LACKS rules"
+"""A question's own errors, where it takes keys that were not sent: the tenant's indexes, its users' rules."""
 LETTERS = {
     Status.NONE: "-",
     Status.LOGGED_IN: "i",
@@ -92,6 +94,7 @@ def _preamble() -> str:
         f"local REVOKED_SKEW = '{REVOKED_SKEW}'",
         f"local ENDED, KEPT = {ENDED}, {KEPT}",
         f"local AHEAD, MAY_BE_AHEAD_S = {AHEAD}, {FORGIVEN_SKEW_S}",
+        f"local LACKS_INDEXES, LACKS_RULES = '{LACKS_INDEXES}', '{LACKS_RULES}'",
         f"local NEWS, PUSHES = '{NAMES.event_channel}', '{NAMES.cache_channel}'",
         # Errors that are not one question's, but the server's: everybody's, and they open the circuit breaker.
         "local SERVERS_OWN = { READONLY = true, OOM = true, MISCONF = true, NOREPLICAS = true, NOPERM = true }",

@@ -47,6 +47,7 @@ PLANTED = {
         "if index ~= 'o' then call('ZREM', indexes[index], user) end",
     ),
     "what a call has read is kept for the next": ("if record_count > 0 then records, record_count = {}, 0 end", ""),
+    "the text of a record is kept for the next call": ("  read_count, first_read = 0, nil\n", ""),
 }
 
 

@@ -58,18 +58,20 @@ class Windows:
     def ask(self, now_us: int, *limits: Limit, times: int = 1) -> list[tuple[int, int, bool]]:
         """Ask so often about each limit, all in one batch; returns used, µs until there is more, and over."""
         keys: list[str] = []
-        args: list[str | int] = ["0 0"]
+        args: list[str | int] = []
         for one in limits:
             terms = Terms("acme", "some", (one,))
-            encode(keys_of("acme"), [[Question(terms, self.subject, "r")] * times], keys, args)
+            encode(keys_of("acme"), [[Question(terms, self.subject, "r")] * times], "0 0", keys, args)
         pipe = self.client.pipeline(transaction=False)
         self._set_clock(pipe, now_us)
+        if self.ends_us > now_us:  # what is written of a window may leave the end of its key as it is
+            pipe.pexpire(self.key, math.ceil((self.ends_us - now_us) / 1000))
         pipe.execute_command("FCALL", self._functions["admit"], len(keys), *keys, *args)
         pipe.pttl(self.key)
         *_, answers, ttl_ms = pipe.execute()
         self.ends_us = now_us + ttl_ms * 1000
         reported = iter(answers)
-        return [(used, reset, _is_over(over)) for used, reset, over in zip(reported, reported, reported, strict=True)]
+        return [_answered(used, reset_us) for used, reset_us in zip(reported, reported, strict=True)]
 
     def tick(self, now_us: int) -> None:
         """Let the key end that has ended by now."""
@@ -115,8 +117,11 @@ def _by_our_clock(text: str, thresholds: tuple[int, int] | None) -> str:
     return scaled
 
 
-def _is_over(reported: int | bytes) -> bool:
-    return reported == 1 if isinstance(reported, int) else reported.startswith(b"1")
+def _answered(used: int | bytes, reset_us: int) -> tuple[int, int, bool]:
+    if isinstance(used, int):
+        return used >> 1, reset_us, used % 2 == 1
+    used_by_set_limit, over, *_ = map(int, used.split())
+    return used_by_set_limit, reset_us, over == 1
 
 
 def reported(one: Limit, answer: tuple[int, int, bool]) -> tuple[int, int, int]:

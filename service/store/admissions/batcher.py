@@ -3,7 +3,7 @@
 Each node has one connection with one round trip at a time. Requests that arrive meanwhile wait, and share the next one.
 So an idle service asks at once, and a busy one fills its batches. An admission is sent once. It is sent again only if
 Redis says that it ran nothing: it does not have the function, it takes no writes (then only what needs none is
-decided), or on a Cluster MOVED or ASK.
+decided), the question takes keys that were not sent (`record_forecast.py`), or on a Cluster MOVED or ASK.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ from redis.exceptions import AskError, MovedError
 from service.core.admission import NOTHING_ASKED, Admission, Decided, OnDecided, Question, Terms
 from service.core.errors import BREAKER_IS_OPEN, StoreUnavailable
 from service.store.admissions.denial_cache import DenialCache
-from service.store.admissions.encoding import decode, encode
+from service.store.admissions.encoding import LacksKeys, decode, encode
+from service.store.admissions.record_forecast import RecordForecast
 from service.store.connection.failures import OVERLOAD, TIMEOUT, is_unknown_function, unavailable, write_refusal
 from service.store.connection.pipeline import AdmissionPipeline
 from service.store.connection.resp import Command, packed
 from service.store.connection.router import NodeRouter
 from service.store.keyspace import NO_TENANT, TenantKeys, keys_of
-from service.store.scripts import LIBRARY
+from service.store.scripts import LACKS_RULES, LIBRARY
 
 log = structlog.get_logger()
 
@@ -33,6 +34,8 @@ MAX_BATCH = 128
 """The most questions of a round trip; about a millisecond of Redis's time."""
 MAX_WAITING = 4096
 """The most requests that wait. Beyond it a request is 503 at once: its answer would come too late."""
+SMALL_BATCH = 16
+"""Up to so many questions, the keys of the indexes are sent only where a record will change; more share the cost."""
 MOMENT_S = 0.005
 """A request that has waited no longer than this gets its answer with the round trip."""
 
@@ -55,6 +58,8 @@ class _Waiting:
     """The kind of error with which Redis takes no writes: only what needs none is decided."""
     asking = False
     """A node that is migrating the slot has redirected it here (ASK)."""
+    whole = False
+    """It takes keys that were not sent the first time: send all."""
 
     def __init__(
         self, question: Question, on_decided: OnDecided, is_gone: Callable[[], bool] | None, until: float
@@ -75,6 +80,7 @@ class Admissions:
         self.denials = DenialCache(time.monotonic)
         self.note_ahead: Callable[[str, int], None] = lambda tenant, accepted_from_s: None
         """Is called where a token is refused by a revocation that lies ahead of the clock."""
+        self.forecast = RecordForecast(lambda: time.time() * 1000, time.monotonic)
         self._router = router
         self._queues: dict[AdmissionPipeline, _NodeQueue] = {}
 
@@ -161,25 +167,49 @@ class Admissions:
 
     def _commands(self, call: Sequence[tuple[TenantKeys, Sequence[Sequence[_Waiting]]]]) -> list[Command]:
         keys: list[str] = []
-        args: list[str | int] = [f"{self.rules.seen_every_ms} {self.rules.logout_grace_ms}"]
+        args: list[str | int] = []
         loads = asking = False
         reading = ""
-        for of, groups in call:
-            encode(of, [[waiting.question for waiting in asked] for asked in groups], keys, args)
+        for _, groups in call:
             for asked in groups:
                 for waiting in asked:
                     loads |= waiting.loads
                     asking |= waiting.asking
                     reading = reading or waiting.reading
+        settings = f"{self.rules.seen_every_ms} {self.rules.logout_grace_ms}"
         function = "admit"
         if reading:
-            function, args[0] = "admit_reading", f"{args[0]} {reading}"
+            function, settings = "admit_reading", f"{settings} {reading}"
+        for of, groups in call:
+            with_indexes, with_rules = self._keys_to_send(groups)
+            questions = [[waiting.question for waiting in asked] for asked in groups]
+            encode(of, questions, settings, keys, args, with_indexes, with_rules)
         commands: list[Command] = [("FCALL", LIBRARY.functions[function], len(keys), *keys, *args)]
         if asking:
             commands.insert(0, ("ASKING",))
         if loads:
             commands.insert(0, ("FUNCTION", "LOAD", LIBRARY.text))
         return commands
+
+    def _keys_to_send(self, groups: Sequence[Sequence[_Waiting]]) -> tuple[bool, bool]:
+        """Return whether a tenant's questions will probably take the keys of its indexes, and of its users' rules."""
+        asked = [waiting for group in groups for waiting in group]
+        whole = any(waiting.whole for waiting in asked)
+        with_indexes = whole or len(asked) > SMALL_BATCH
+        if not with_indexes:
+            changes, seen_every_ms = self.forecast.changes_record, self.rules.seen_every_ms
+            with_indexes = any(changes(waiting.question, seen_every_ms) for waiting in asked)
+        return with_indexes, whole or self.forecast.reads_rules(asked[0].question.terms.tenant)
+
+    def send_whole(self, waiting: _Waiting, error: LacksKeys, pipeline: AdmissionPipeline) -> bool:
+        """Send a question again with all keys that it may take. Returns whether it did: not more than once."""
+        if waiting.whole:
+            return False
+        if error.reason == LACKS_RULES:
+            self.forecast.learn_ruled(waiting.question.terms.tenant)
+        waiting.whole, waiting.loads = True, False
+        self._queue_of(pipeline).join(waiting)
+        return True
 
     def send_again(self, asked: Sequence[_Waiting], error: Exception, pipeline: AdmissionPipeline) -> bool:
         """Send a question again as Redis asks, if Redis ran nothing and the caller still waits. Returns whether it did.
@@ -300,9 +330,14 @@ class _NodeQueue:
             decided = decode(waiting.question, answers, self._admissions.denials.learn, self._admissions.note_ahead)
             if waiting.over:
                 continue
-            if isinstance(decided, Admission) and decided.may_be_full:
-                asked_at = waiting.until - self.pipeline.timeout_s  # the loop's clock is that of the denial cache
-                self._admissions.denials.remember(waiting.question, decided, asked_at)
+            if isinstance(decided, Admission):
+                if decided.session is not None and len(asked) <= SMALL_BATCH:
+                    self._admissions.forecast.learn(waiting.question, decided.session)
+                if decided.may_be_full:
+                    asked_at = waiting.until - self.pipeline.timeout_s  # the loop's clock is that of the denial cache
+                    self._admissions.denials.remember(waiting.question, decided, asked_at)
+            elif isinstance(decided, LacksKeys) and self._admissions.send_whole(waiting, decided, self.pipeline):
+                continue
             _answer(waiting, decided)
 
 

@@ -10,19 +10,50 @@ from service.core.errors import StoreUnavailable
 from service.core.limits import MICRO, Limit, LimitState, Per
 from service.store.connection.failures import RECORD, kind_of_text
 from service.store.keyspace import TenantKeys
-from service.store.scripts import AHEAD, STATUSES, parse_record
+from service.store.scripts import AHEAD, LACKS_INDEXES, LACKS_RULES, STATUSES, parse_record
 
 
-def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str], args: list[str | int]) -> None:
-    """Append the arguments of `lua/admit.lua` for a tenant's questions, grouped by the shape of their terms."""
-    known = any(group[0].terms.knows_users for group in groups)
+class LacksKeys(StoreUnavailable):
+    """Nothing was done for a question, since keys that it takes were not sent.
+
+    Args:
+        reason: one of `LACKS_INDEXES` and `LACKS_RULES`.
+    """
+
+
+def encode(
+    of: TenantKeys,
+    groups: Sequence[Sequence[Question]],
+    settings: str,
+    keys: list[str],
+    args: list[str | int],
+    with_indexes: bool = True,
+    with_rules: bool = True,
+) -> None:
+    """Append the arguments of `lua/admit.lua` for a tenant's questions, grouped by the shape of their terms.
+
+    Args:
+        of: the tenant's keys.
+        groups: at least one; none of them is empty.
+        settings: `seen_every` and `logout_grace` in ms, and where Redis takes no writes the kind of error that says
+            why, with spaces between them.
+        keys: gets the keys.
+        args: gets the arguments.
+        with_indexes: send the keys of the tenant's indexes. Without them a question that changes a record is answered
+            by `LacksKeys`.
+        with_rules: the same for the rules of users, which are only read where the tenant has rules of that kind.
+    """
+    seen_every_ms, grace_ms, *why_not = settings.split(" ")
+    with_indexes = with_indexes and any(group[0].terms.knows_users for group in groups)
     keys.append(of.rules)
-    if known:
+    if with_indexes:
         keys += of.shared
-    args.append(f"{'1' if known else '0'} {len(groups)}")
+    begins = " ".join((seen_every_ms, grace_ms, f"{with_indexes:d}{with_rules:d}", *why_not))
     own, own_rules = of.user(""), of.user_rules("")
+    first = "T"
     for group in groups:
-        args += (len(group), _shape(group[0].terms))
+        args.append(f"{first}{begins}\n{_shape(group[0].terms)}")
+        first = "G"
         windows = [(of.window(limit.name, ""), limit) for limit in group[0].terms.limits]
         before: Terms | None = None
         for question in group:
@@ -30,8 +61,11 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
             for window, limit in windows:
                 keys.append(window + question.subject(limit))
             if identity is None:
+                args.append("0")
                 continue
-            keys += (own + identity.user, own_rules + identity.user)
+            keys.append(own + identity.user)
+            if with_rules:
+                keys.append(own_rules + identity.user)
             if terms is not before:
                 before, (restricted, needs) = terms, _needs(terms)
             passive = "1" if question.passive else "0"
@@ -40,7 +74,7 @@ def encode(of: TenantKeys, groups: Sequence[Sequence[Question]], keys: list[str]
             if isinstance(issued, float):  # most are whole; a fraction is exact to a millisecond
                 issued = math.floor(issued * 1000) / 1000
             args.append(
-                f"{passive}{restricted}{identity.expires_ms} {issued} {question.client} {question.request_id} "
+                f"{passive}{restricted}{identity.expires_ms:013d} {issued} {question.client} {question.request_id} "
                 f"{needs} {identity.user}"
             )
 
@@ -81,32 +115,35 @@ def decode(
         StopIteration: the answer ends before it should.
     """
     terms, user, limit_states, may_be_full = question.terms, question.user, [], False
-    record = before = b""
-    restricted_at = 0
+    record: bytes | int | None = b""
+    before, restricted_at = None, 0
     if user is not None:
-        before = next(reply)
-        if before is None:
-            return _own_error(next(reply))
-        if before:
-            record, restricted_at = next(reply), next(reply)
+        record = next(reply)
+        if not isinstance(record, bytes):
+            if record is None:
+                return _own_error(next(reply))
+            if record == _CHANGED:
+                before, record, restricted_at = next(reply), next(reply), next(reply)
     for limit in terms.limits:
-        used = next(reply)
+        used, over = next(reply), 0
         if used is None:
             return _own_error(next(reply))
-        reset_us, over = next(reply), next(reply)
-        if isinstance(over, bytes):  # an operator has set the limit
-            over, requests, window_s = map(int, over.split())
+        reset_us = next(reply)
+        if isinstance(used, bytes):  # an operator has set the limit
+            used, over, requests, window_s = map(int, used.split())
             learn(terms.tenant, limit := limit.changed(requests, window_s))
+        elif used >= 0:
+            used, over = used >> 1, used & 1
         if used >= 0:
             limit_states.append(LimitState(limit, used, reset_us, over == 1))
             may_be_full |= used >= limit.requests
-    if user is None or not before:
+    if user is None or not isinstance(record, bytes):
         return Admission(limit_states, may_be_full=may_be_full)
     # The whole answer is read: a record that the service did not write is an error of this question only.
     try:
         session = parse_record(user.user, record)
         came_from = None
-        if before[0] != (record[0] if record else _NOBODY):
+        if before is not None and before[0] != (record[0] if record else _NOBODY):
             came_from = STATUSES[before.decode()]
     except (KeyError, ValueError) as error:
         return StoreUnavailable(f"the record of a user cannot be read: {error!r}", RECORD)
@@ -122,9 +159,12 @@ def decode(
 
 def _own_error(text: bytes) -> StoreUnavailable:
     reason = text.decode(errors="replace")
-    return StoreUnavailable(reason, kind_of_text(reason))
+    kind = kind_of_text(reason)
+    return LacksKeys(reason, kind) if reason in (LACKS_INDEXES, LACKS_RULES) else StoreUnavailable(reason, kind)
 
 
 _NOBODY = ord("-")
+_CHANGED = 1
+"""What precedes an answer that says more of a user than its record. Zero is in place of an answer about no user."""
 _KINDS = {(False, False): "-", (False, True): "u", (True, False): "s", (True, True): "su"}
 """Whether a limit is a shadow limit, and per user, as the function reads it."""

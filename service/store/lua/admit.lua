@@ -1,66 +1,64 @@
 -- Decide a batch of requests, each by itself: its limits, its user's status, its transition.
 --
--- ARGV    seen_every ms and logout_grace ms in one word each; then, where this server refuses writes now, the kind of
---         error that says why: nothing is written then, and what would have to be ends with that error
---         for each tenant: whether its indexes are among the keys (1|0), and after a space how many groups of questions
---         (of the same limits, cause and reason); for each group
---         how many questions; its shape: the cause ('' where no user is known: then only limits are asked about), a line
---         for each limit (name, requests, window µs, 's' shadow, 'u' per user, 'su' both, or '-'), an empty line, and
---         with a cause the reason that is given for it ('' none)
---         with a cause, for each question one text, of which only that is read that is needed: passive (1|0), whether
---         the configuration restricts it (1|0) and token expiry ms in one word; when the token was issued, in seconds
---         ('' unknown), client address, request id, the capabilities it needs, with commas, user
+-- ARGV    for each group of questions (of the same tenant, limits, cause and reason) one text. Its first line: 'T' for the
+--         first group of a tenant, 'G' for another one; seen_every ms and logout_grace ms; two digits (1|0): whether the
+--         tenant's indexes are among the keys, and whether its users' rules are; then, where this server refuses writes
+--         now, the kind of error that says why: nothing is written then, and what would have to be ends with that error.
+--         Then the cause ('' where no user is known: then only limits are asked about), a line for each limit (name,
+--         requests, window µs, 's' shadow, 'u' per user, 'su' both, or '-'), an empty line, and with a cause the reason
+--         that is given for it ('' none)
+--         for each question of the group one text: '0' without a cause; otherwise, of which only that is read that is
+--         needed: passive (1|0), whether the configuration restricts it (1|0) and token expiry ms, of at least 13 digits,
+--         in one word; when the token was issued, in seconds ('' unknown), client address, request id, the capabilities it
+--         needs, with commas, user
 -- KEYS    for each tenant: its rules (rules.lua), if said so its indexes (record.lua), and for each question: the window
---         of each limit; with a cause the user's record and rules
+--         of each limit; with a cause the user's record, and if said so its rules
 -- Returns one list, and in it for each question, in order:
---         with a cause: status letter before; '' if a limit refused, and no user was read; otherwise
---         record, index of the first restricted capability (0 none, negative: the token is revoked, see is_revoked)
---         for each limit: used (-1: it does not hold for this question), µs until there is more quota, over (1|0; where
---         an operator has set the limit "over requests window-in-seconds")
---         or instead of all that: nil, and the text of an error, which is that question's own
+--         with a cause: the record, where the request did not change the status and nothing restricts it
+--         or 0: a limit refused, and no user was read
+--         or 1, status letter before, the record, index of the first restricted capability (0 none, negative: the token
+--         is revoked, see is_revoked)
+--         for each limit: used * 2 + over (1|0; -1: the limit does not hold for this question; as text "used over requests
+--         window-in-seconds" where an operator has set the limit), µs until there is more quota
+--         or instead of all that: nil, and the text of an error, which is that question's own. LACKS_INDEXES, LACKS_RULES:
+--         nothing was done, since it takes indexes or rules that are not among the keys
 --         (Not a list for each: Redis looks at each whether it is an error, a map, a set ..., which costs as much as a command.)
 
-local ONE, BLANK = 49, 32  -- '1', ' '
+local ONE = 49  -- '1'
+local LOGGED_IN, SPACE = 105, 32  -- 'i', ' '
 
--- What is read of texts that come again and again, by the text; forgotten all at once where it becomes too many.
-local settings, shapes, shape_count, MOST_SHAPES = {}, {}, 0, 1000
+-- The texts of groups come again and again: what is read of them, by the text; forgotten all at once where it becomes too
+-- many. `fields` are those that the tenant's rules may have for its limits, `keys_each` is how many keys each question has.
+local groups, group_count, MOST_GROUPS = {}, 0, 1000
 
--- The settings of this call, and the records that were read in it.
-local seen_every, grace, records, record_count = 0, 0, {}, 0
-
-local function take_settings(text)
-  local held = settings[text]
-  if not held then
-    local seen, after, why_not = match(text, '^(%d+) (%d+) ?(%u*)$')
-    held = { as_number(seen), as_number(after), why_not ~= '' and why_not or nil }
-    settings = { [text] = held }
-  end
-  seen_every, grace = held[1], held[2]
-  start_windows(held[3])
-end
-
--- A group as its text describes it: `fields` are those that the tenant's rules may have for its limits.
-local function parse_shape(text)
-  local cause, limits, reason = match(text, '^(.-)\n(.-)\n\n(.*)$')
-  local shape = { cause = cause, moves = MOVES[cause], reason = reason, limits = {}, fields = {}, configured = {} }
+local function parse_group(text)
+  local first, seen, after, indexes, rules, why_not, cause, limits, reason =
+    match(text, '^([TG])(%d+) (%d+) (%d)(%d) ?(%u*)\n(.-)\n(.-)\n\n(.*)$')
+  local moves = MOVES[cause]
+  local group = {
+    is_first = first == 'T', seen_every = as_number(seen), grace = as_number(after), has_indexes = indexes == '1',
+    has_rules = rules == '1', why_not = why_not ~= '' and why_not or nil, cause = cause, moves = moves, reason = reason,
+    is_request = cause == 'request', limits = {}, fields = {}, keys_each = 0,
+  }
   for name, requests, length_us, kind in string.gmatch(limits, '(%S+) (%d+) (%d+) (%S+)') do
     local limit = new_limit(as_number(requests), as_number(length_us), as_number(length_us), byte(kind) == 115)
     limit.per_user = byte(kind, -1) == 117
-    shape.limits[#shape.limits + 1] = limit
-    shape.fields[#shape.fields + 1] = '=' .. name
+    group.limits[#group.limits + 1] = limit
+    group.fields[#group.fields + 1] = '=' .. name
   end
-  if shape_count >= MOST_SHAPES then shapes, shape_count = {}, 0 end
-  shapes[text], shape_count = shape, shape_count + 1
-  return shape
+  group.keys_each = #group.limits + (moves and (group.has_rules and 2 or 1) or 0)
+  if group_count >= MOST_GROUPS then groups, group_count = {}, 0 end
+  groups[text], group_count = group, group_count + 1
+  return group
 end
 
 -- The tenant whose questions are decided now. Most have no rules, and then there is nothing to look up.
 local tenant_rules, indexes_at, ruled, broken, any_user, revoked_before, any_revoked, held_by_names
 
-local function take_tenant(known)
-  tenant_rules, ruled, broken, held_by_names = key(), false, nil, nil
-  indexes_at = key_at
-  if known then key_at = key_at + INDEXES_LONG end
+local function take_tenant(group)
+  indexes_at = key_at + 1
+  tenant_rules, ruled, broken, held_by_names = KEYS[indexes_at], false, nil, nil
+  key_at = group.has_indexes and indexes_at + INDEXES_LONG or indexes_at
   if call('EXISTS', tenant_rules) == 1 then
     ruled = true
     local said = redis.pcall('HMGET', tenant_rules, ANY_USER, REVOKED, ANY_REVOKED)
@@ -73,10 +71,10 @@ local function take_tenant(known)
 end
 
 -- The limits of a group as they hold for the tenant: where an operator has set some, in place of the configuration's.
-local function limits_of(shape)
-  local limits = shape.limits
-  if not ruled or broken or #limits == 0 then return limits end
-  local said, own = call('HMGET', tenant_rules, unpack(shape.fields)), {}
+local function limits_of(group)
+  local limits = group.limits
+  if broken or #limits == 0 then return limits end
+  local said, own = call('HMGET', tenant_rules, unpack(group.fields)), {}
   for i, limit in ipairs(limits) do
     local requests, window = overridden(said[i])
     if requests then
@@ -87,6 +85,25 @@ local function limits_of(shape)
     own[i] = limit
   end
   return own
+end
+
+-- The group that is decided, its limits and how many they are, and what its cause makes of a status (nil: no user is
+-- known). Of the question: where the key of its record is, and its windows; false where a limit does not hold.
+local group, limits, limit_count, moves
+local record_at, windows = 0, {}
+
+local function take_group(taken)
+  group, moves = taken, taken.moves
+  if taken.is_first then take_tenant(taken) end
+  if taken.why_not then refuse_writes(taken.why_not) end
+  limits = ruled and limits_of(taken) or taken.limits
+  limit_count = #limits
+end
+
+-- The rules of the question's user.
+local function rules_of_user()
+  if not group.has_rules then error(LACKS_RULES, 0) end
+  return KEYS[record_at + 1]
 end
 
 local function holds(until_ms)
@@ -108,13 +125,13 @@ local function held_against(question)
 end
 
 -- Of the capabilities that are asked for, the first that the tenant or the user is restricted from.
-local function restricted_index(configured, question, user_rules)
+local function restricted_index(configured, question)
   if configured then return 1 end
   if not ruled then return 0 end
   local any, held = holds(any_user), held_against(question)
   for index, capability in ipairs(held.names) do
     if holds(held.said[index]) then return index end
-    if any and holds(call('HGET', user_rules, capability)) then return index end
+    if any and holds(call('HGET', rules_of_user(), capability)) then return index end
   end
   return 0
 end
@@ -122,9 +139,10 @@ end
 -- False, or a negative number where the token is revoked: -1, or the second up to which tokens are refused, negated,
 -- where this one was issued in the second of the act, or in those added to it for clocks that differ: perhaps a new login;
 -- less AHEAD where that second lies ahead of the clock by more than it may: a clock was ahead when it was set.
-local function is_revoked(user_rules, question)
+local function is_revoked(question)
   local before, rules = revoked_before, tenant_rules
   if any_revoked then
+    local user_rules = rules_of_user()
     local own = as_number(call('HGET', user_rules, REVOKED) or nil)
     if own and own > (before or -1) then before, rules = own, user_rules end
   end
@@ -146,27 +164,63 @@ end
 -- Raise an error, as text, where a record may not be written, with all that is written beside it.
 local asked_all
 local function may_write_records()
-  if asked_all then return end
-  be_sure()
-  local wrong = lacking(NEEDED, PUBLISHED)
-  if wrong then error(wrong, 0) end
-  asked_all = true
+  if not asked_all then
+    be_sure()
+    local wrong = lacking(NEEDED, PUBLISHED)
+    if wrong then error(wrong, 0) end
+    asked_all = true
+  end
+  if not group.has_indexes then error(LACKS_INDEXES, 0) end
 end
 
--- What becomes of the user. Returns the record after, the status before, and the restricted capability.
-local function pass(shape, revoked, record_key, user_rules, question)
-  local record = records[record_key]
+-- The records that were parsed in this call, by their keys; and of those that were only read, the texts: the first one
+-- beside the table, since most calls read one.
+local records, record_count = {}, 0
+local texts, read_count = {}, 0
+local first_read, first_text
+
+local function text_of_user(record_key)
+  if record_key == first_read then return first_text end
+  local text = read_count > 1 and texts[record_key]
+  if not text then
+    text = call('GET', record_key)
+    read_count = read_count + 1
+    if read_count == 1 then first_read, first_text = record_key, text else texts[record_key] = text end
+  end
+  return text
+end
+
+-- What was read of a user is perhaps changed, and not written: it is not to be used.
+local function drop(record_key)
+  records[record_key], texts[record_key] = nil, nil
+  if record_key == first_read then first_read = nil end
+end
+
+-- Whether a request that nothing restricts leaves this record as it is, as most do: a user who is logged in and was seen
+-- lately, by a token that ends no later than one that was seen, and is not the first without `iat`. False also where that is not seen at a glance.
+local function is_at_rest(text, question)
+  local status, previous = byte(text, 1, 2)
+  if status ~= LOGGED_IN or #text ~= 44 then return false end
+  local after_expiry, issued = byte(question, 16, 17)
+  if after_expiry ~= SPACE or (issued == SPACE and is_dated_by(previous)) then return false end
+  local age_ms = now_ms - sub(text, 18, 30)
+  if age_ms < 0 or age_ms >= group.seen_every then return false end  -- the former: the clock was set back
+  local expires, own = sub(text, 32), sub(question, 3, 15)
+  return own == expires or own - expires <= 0
+end
+
+-- What becomes of the user, if something may. Returns the record after, the status before, and the restricted capability.
+local function pass(record_key, text, revoked, passive, configured, question)
+  local record, restricted = record_count > 0 and records[record_key], 0
   if not record then
-    record = glance(record_key)
+    record = parse_record(text)
     records[record_key], record_count = record, record_count + 1
   end
   local from = record.status
   if revoked then return record, from, revoked end
-  local passive, configured = byte(question, 1, 2)
-  local restricted = 0
-  if ruled or configured == ONE then restricted = restricted_index(configured == ONE, question, user_rules) end
+  if ruled or configured == ONE then restricted = restricted_index(configured == ONE, question) end
   -- A request that is refused for a capability had a valid token, so it counts; but it logs nobody out.
-  local cause, moves = shape.cause, shape.moves
+  local cause, moves, seen_every, grace = group.cause, moves, group.seen_every, group.grace
   if restricted > 0 then cause, moves = 'request', MOVES.request end
   local to = moves[from]
   if NAMES[to] == nil or (passive == ONE and cause == 'request') then return record, from, restricted end
@@ -189,7 +243,7 @@ local function pass(shape, revoked, record_key, user_rules, question)
   local later, seen = expires > record.expires, record.seen
   local stale = now_ms - seen >= seen_every or now_ms < seen  -- the latter: the clock was set back
   -- The first token without `iat` is noted at once: the answer to a revocation of the user's tokens says so.
-  local first_undated = byte(question, expires_end + 1) == BLANK and is_dated(record)
+  local first_undated = byte(question, expires_end + 1) == SPACE and is_dated(record)
   if not (to ~= from or later or stale or again or first_undated) then return record, from, restricted end
   may_write_records()
   if again then complete(record).again = now_ms end
@@ -199,7 +253,7 @@ local function pass(shape, revoked, record_key, user_rules, question)
   local indexes = indexes_after(indexes_at)
   if to ~= from then
     record.seen = now_ms
-    move(record_key, indexes, user, record, to, cause, { by = 'user', ip = ip, request = request, reason = shape.reason })
+    move(record_key, indexes, user, record, to, cause, { by = 'user', ip = ip, request = request, reason = group.reason })
   else
     if stale then record.seen = now_ms end
     write(record_key, indexes, user, record, from)
@@ -207,47 +261,86 @@ local function pass(shape, revoked, record_key, user_rules, question)
   return record, from, restricted
 end
 
--- Of the group that is decided: its shape and its limits. Of the question: its windows; false where a limit does not hold.
-local shape, limits, windows = nil, nil, {}
-
--- Decide one question; only what it is charged is left to do, and cannot fail. Returns whether a limit refuses, and where
--- none does the record after, the status before, and the restricted capability.
-local function decide(first_key, first_arg)
-  if broken then error(broken) end
-  local count, refused, revoked, known = #limits, false, false, shape.moves
-  -- Who brings a revoked token is not the user: the user's own quota is none of its.
-  if ruled and known then revoked = is_revoked(KEYS[first_key + count + 2], ARGV[first_arg + 1]) end
-  for i = 1, count do
-    local limit = limits[i]
-    local window = not (revoked and limit.per_user) and open(KEYS[first_key + i], limit)
-    windows[i] = window
-    if window and window.used >= limit.requests and not limit.shadow then refused = true end
-  end
-  if refused or not known then return refused end
-  return refused, pass(shape, revoked, KEYS[first_key + count + 1], KEYS[first_key + count + 2], ARGV[first_arg + 1])
-end
-
 -- One list for all calls: what is behind its end is of former calls, and the end is marked.
 local answers, at = {}, 0
 
--- Append what a question is answered, and charge it.
-local function settle_question(refused, record, from, restricted)
-  if record then
-    answers[at + 1], answers[at + 2], answers[at + 3] = from, record.text, restricted
-    at = at + 3
-  elseif shape.moves then
-    answers[at + 1], at = '', at + 1
-  end
-  for i = 1, #limits do
-    local limit, window, used, reset_us, over = limits[i], windows[i], -1, 0, 0
+-- Append what a question is answered of its limits, and charge it.
+local function settle_limits(refused)
+  for i = 1, limit_count do
+    local limit, window, used, reset_us = limits[i], windows[i], -1, 0
     if window then
+      local over = 0
       if window.used >= limit.requests then over = 1 elseif not refused then charge(window) end
       used, reset_us = window.used, window.reset_us
-      if limit.reported then over = over .. limit.reported end
+      if limit.reported then
+        used = whole(used) .. ' ' .. over .. limit.reported
+      else
+        used = used * 2 + over
+      end
     end
-    answers[at + 1], answers[at + 2], answers[at + 3] = used, reset_us, over
-    at = at + 3
+    answers[at + 1], answers[at + 2] = used, reset_us
+    at = at + 2
   end
+end
+
+-- Whether a question is being decided: an error is its own.
+local deciding
+
+-- Decide one question, which begins with these two bytes. Where it fails, the others go on behind it.
+local function decide(question, passive, configured)
+  local first, refused, revoked = key_at, false, false
+  key_at, record_at, deciding = first + group.keys_each, first + limit_count + 1, true
+  if ruled then
+    if broken then error(broken) end
+    -- Who brings a revoked token is not the user: the user's own quota is none of its.
+    if moves then revoked = is_revoked(question) end
+  end
+  for i = 1, limit_count do
+    local limit = limits[i]
+    local window = not (revoked and limit.per_user) and open(KEYS[first + i], limit)
+    windows[i] = window
+    if window and window.used >= limit.requests and not limit.shadow then refused = true end
+  end
+  if refused and moves then
+    answers[at + 1], at = 0, at + 1
+  elseif moves then
+    local record_key, text = KEYS[record_at], nil
+    if read_count == 0 then
+      text = call('GET', record_key)
+      read_count, first_read, first_text = 1, record_key, text
+    elseif record_count == 0 or not records[record_key] then
+      text = text_of_user(record_key)
+    end
+    if text and group.is_request and not ruled and configured ~= ONE and is_at_rest(text, question) then
+      answers[at + 1], at = text, at + 1
+    else
+      local record, from, restricted = pass(record_key, text, revoked, passive, configured, question)
+      if from == record.status and restricted == 0 then
+        answers[at + 1], at = record.text, at + 1
+      else
+        answers[at + 1], answers[at + 2], answers[at + 3], answers[at + 4] = 1, from, record.text, restricted
+        at = at + 4
+      end
+    end
+  end
+  if limit_count > 0 then settle_limits(refused) end  -- it only charges, and cannot fail
+  deciding = false
+end
+
+-- Decide the questions that are left, and write what they are charged.
+local function decide_rest()
+  for i = arg_at + 1, #ARGV do
+    local text = ARGV[i]
+    local known = groups[text]
+    arg_at = i
+    if known then
+      take_group(known)
+    else
+      local passive, configured = byte(text, 1, 2)
+      if passive <= ONE then decide(text, passive, configured) else take_group(parse_group(text)) end
+    end
+  end
+  save_windows()
 end
 
 -- The text of what was raised. Within a script no server says NOPERM (Redis, then Valkey).
@@ -260,41 +353,24 @@ local function text_of(raised)
 end
 
 -- Decide all questions. Returns an error where it is not one question's own.
-local function decide_all()
-  if record_count > 0 then records, record_count = {}, 0 end
-  at, asked_all, arg_at = 0, false, 1
-  take_settings(ARGV[1])
-  local end_of_args = #ARGV
-  while arg_at < end_of_args do
-    local said = arg()
-    take_tenant(byte(said) == ONE)
-    for _ = 1, as_number(sub(said, 3)) do
-      local questions, text = number(), arg()
-      shape = shapes[text] or parse_shape(text)
-      limits = limits_of(shape)
-      local keys_each, args_each = #limits, 0
-      if shape.moves then keys_each, args_each = keys_each + 2, 1 end
-      for _ = 1, questions do
-        local well, refused, record, from, restricted = pcall(decide, key_at, arg_at)
-        key_at, arg_at = key_at + keys_each, arg_at + args_each
-        if well then
-          settle_question(refused, record, from, restricted)
-        else
-          local wrong = text_of(refused)
-          if SERVERS_OWN[match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
-          answers[at + 1], answers[at + 2] = false, wrong
-          at = at + 2
-          if args_each > 0 then records[KEYS[key_at - 1]] = nil end  -- perhaps changed, and not written: not to be used
-        end
-      end
-    end
-  end
-  save_windows()
-  answers[at + 1] = nil
-  return answers
-end
-
 local function run()
-  local well, answer = pcall(decide_all)
-  return well and answer or redis.error_reply(text_of(answer))
+  -- What the call before has read is forgotten.
+  if record_count > 0 then records, record_count = {}, 0 end
+  if read_count > 1 then texts = {} end
+  read_count, first_read = 0, nil
+  at, asked_all, deciding = 0, false, false
+  start_windows()
+  while true do
+    local well, raised = pcall(decide_rest)
+    if well then
+      answers[at + 1] = nil
+      return answers
+    end
+    local wrong = text_of(raised)
+    if not deciding or SERVERS_OWN[match(wrong, '^-?(%u+)')] then return redis.error_reply(wrong) end
+    deciding = false
+    answers[at + 1], answers[at + 2] = false, wrong
+    at = at + 2
+    if moves then drop(KEYS[record_at]) end
+  end
 end

@@ -26,8 +26,8 @@ local function start(keys, argv)
   end
   KEYS, ARGV, key_at, arg_at = keys, argv, 0, 0
   local clock = call('TIME')
-  now_us = as_number(clock[1]) * 1000000 + as_number(clock[2])
-  now_ms = floor(now_us / 1000)
+  now_us = clock[1] * 1000000 + clock[2]
+  now_ms = (now_us - now_us % 1000) / 1000
 end
 
 -- The first right that is missing, as an error's text; nil where nothing is missing. What a function has written is not
@@ -89,11 +89,13 @@ end
 
 local function glance(record_key) return parse_record(call('GET', record_key)) end
 
--- Whether a record that exists says that the token seen last carries `iat`.
-local function is_dated(record)
-  local previous = byte(record.text, 2)
-  return previous == 45 or (previous or 0) > 96  -- '-', or a small letter
+-- Whether a record with this second byte says that the token seen last carries `iat`.
+local function is_dated_by(previous)
+  return previous == 45 or previous > 96  -- '-', or a small letter
 end
+
+-- The same of a record; there may be none.
+local function is_dated(record) return record.text ~= '' and is_dated_by(byte(record.text, 2)) end
 
 local function complete(record)
   if record.since then return record end

@@ -4,20 +4,43 @@
 -- to. All questions of a batch are asked at the same moment: a window that several of them share is read once and
 -- written once, and what they are `charged` is a number meanwhile.
 
--- A window as most are, read without being parsed: an exact one with the tick of its limit, in which no more counts
--- than the limit has requests. `from` is where those that count begin. (Eight fields: a ninth doubles the table.)
+-- Windows that are read without being parsed: one of another form is a table with other fields. The first few of a call
+-- are the same tables as in the call before, since a table costs more than all that is read.
+local REUSED_UP_TO = 8
+local reused, reused_count = {}, 0
+
+-- `from` is where the entries begin that count; `last` has the ticks of the newest entry, `total` its count.
+local function glanced(key, limit, text, from, used, reset_us, base_us, last, total)
+  reused_count = reused_count + 1
+  local window = reused[reused_count]
+  if not window then
+    window = {
+      key = key, limit = limit, text = text, from = from, used = used, reset_us = reset_us, base_us = base_us,
+      last = last, total = total, charged = 0,
+    }
+    if reused_count <= REUSED_UP_TO then reused[reused_count] = window end
+    return window
+  end
+  window.key, window.limit, window.text, window.from, window.used = key, limit, text, from, used
+  window.reset_us, window.base_us, window.last, window.total, window.charged = reset_us, base_us, last, total, 0
+  return window
+end
+
+-- A window as most are: an exact one with the tick of its limit, in which no more counts than the limit has requests.
 local function glance_at(key, limit, text)
-  local wanted = limit.glanced
-  if not wanted then return nil end
-  if not text then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, from = 9 } end
-  local form, a, b, c, d, e, f, g = byte(text, 1, 8)
+  if not text then return glanced(key, limit, nil, 9, 0, 0, 0, 0, 0) end
+  local form, a, b, c, d, e, f, g, h, i, j, k = byte(text, 1, 12)
   local size, length_us, tick_us = #text, limit.length_us, limit.tick_us
-  if form ~= wanted or not g or size % 4 ~= 0 then return nil end
+  if form ~= limit.glanced or not g or size % 4 ~= 0 then return nil end
   local base_us = (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
   local edge = (now_us - length_us - base_us) / tick_us  -- what is not after it has run out
   local at = size - 4 * limit.requests + 1  -- the first of those that count, if the limit is full
   if at < 9 then at = 9 end
-  local ticks = at < size and u32(text, at) or -1
+  local ticks, last = -1, -1
+  if at < size then
+    ticks = at == 9 and ((h * 256 + i) * 256 + j) * 256 + k or u32(text, at)
+    last = at == size - 3 and ticks or u32(text, size - 3)
+  end
   if ticks > edge then
     if at > 9 and u32(text, at - 4) > edge then return nil end
   else
@@ -27,29 +50,28 @@ local function glance_at(key, limit, text)
       if u32(text, middle * 4 + 1) > edge then high = middle else low = middle + 1 end
     end
     at = low * 4 + 1
-    if at > size then return { key = key, limit = limit, used = 0, reset_us = 0, charged = 0, from = 9 } end
+    if at > size then return glanced(key, limit, nil, 9, 0, 0, 0, 0, 0) end
     ticks = u32(text, at)
   end
   local reset_us = base_us + ticks * tick_us + length_us - now_us
   if reset_us > limit.longest_us then return nil end  -- the clock was set back
-  return {
-    key = key, limit = limit, used = (size - at + 1) / 4, reset_us = reset_us, charged = 0, from = at, text = text,
-    base_us = base_us,
-  }
+  return glanced(key, limit, text, at, (size - at + 1) / 4, reset_us, base_us, last, 0)
 end
 
 -- The same for a counted one with the ticks and buckets of its limit, in which something counts, and no more than the
 -- limit has requests.
 local function glance_at_counted(key, limit, text)
-  local form, a, b, c, d, e, f, g = byte(text, 1, 8)
+  local form, a, b, c, d, e, f, g, s, t, u, v, w, x, y, z = byte(text, 1, 16)
   local size, length_us, tick_us = #text, limit.length_us, limit.tick_us
   if form ~= limit.summed or size < 20 or size % 8 ~= 4 then return nil end
   local base_us = (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
   local edge = (now_us - length_us - base_us) / tick_us  -- what is not after it has run out
   local newest = (now_us + limit.width_us + tick_us - 2 - base_us) / tick_us  -- what is later was written by another clock
-  local last = u32(text, size - 7)
+  local h, i, j, k, l, m, n, o = byte(text, size - 7, size)
+  local last, total = ((h * 256 + i) * 256 + j) * 256 + k, ((l * 256 + m) * 256 + n) * 256 + o
   if last <= edge or last > newest or newest + 1 >= MODULUS then return nil end
-  local at, ticks = 13, u32(text, 13)
+  local at, ticks = 13, ((w * 256 + x) * 256 + y) * 256 + z
+  local before = ((s * 256 + t) * 256 + u) * 256 + v
   if ticks <= edge then
     local low, high = 1, (size - 20) / 8  -- entries, from 0
     while low < high do
@@ -57,14 +79,12 @@ local function glance_at_counted(key, limit, text)
       if u32(text, middle * 8 + 13) > edge then high = middle else low = middle + 1 end
     end
     at = low * 8 + 13
-    ticks = u32(text, at)
+    ticks, before = u32(text, at), u32(text, at - 4)
   end
-  local used = (u32(text, size - 3) - u32(text, at == 13 and 9 or at - 4)) % MODULUS
+  local used = (total - before) % MODULUS
   if used == 0 or used > limit.requests or size - at > 24 * BUCKETS then return nil end
-  return {
-    key = key, limit = limit, used = used, reset_us = base_us + ticks * tick_us + length_us - now_us, charged = 0,
-    from = at, text = text, base_us = base_us,
-  }
+  local reset_us = base_us + ticks * tick_us + length_us - now_us
+  return glanced(key, limit, text, at, used, reset_us, base_us, last, total)
 end
 
 local function load(key, limit, text)
@@ -126,8 +146,12 @@ local function add(window)
   return size > 0
 end
 
--- What windows are written with, and up to how many bytes an exact one is written anew: one command in place of two.
-local WRITTEN_WITH, NO_CHANNELS, ANEW_UP_TO = { 'APPEND', 'PEXPIRE', 'SET' }, {}, 256
+-- What windows are written with; up to how many bytes an exact one is written anew: one command in place of two; from
+-- how many bytes on the count of a counted one is written alone: Redis keeps a shorter string with less beside it.
+local WRITTEN_WITH, NO_CHANNELS, ANEW_UP_TO = { 'APPEND', 'PEXPIRE', 'SET', 'SETRANGE' }, {}, 256
+local COUNT_ALONE_FROM = 45
+-- Where the count begins in strings of each length, as text: Redis would write a number with 17 digits.
+local count_places = {}
 
 -- Of this call: why nothing may be written (a kind of error; nil: it may), whether it may write all that windows need,
 -- and whether that is to be asked before the first write: a SET alone is written or not.
@@ -147,12 +171,23 @@ local function append_entries(key, limit, entries)
   call('PEXPIRE', key, limit.ttl)
 end
 
--- Write what a counted window is charged that was read without being parsed.
+-- Write what a counted window is charged that was read without being parsed. Where its last bucket has not ended, only the
+-- count changes: the bucket ends when it was to end, and so does the key.
 local function save_counted(window, key, limit, text, from)
   local size, base_us, tick_us = #text, window.base_us, limit.tick_us
-  local count = pack((u32(text, size - 3) + window.charged) % MODULUS)
+  local count = pack((window.total + window.charged) % MODULUS)
+  local goes_on = base_us + window.last * tick_us >= now_us
+  if goes_on and from == 13 and size >= COUNT_ALONE_FROM then
+    local place = count_places[size]
+    if not place then
+      place = whole(size - 4)
+      count_places[size] = place
+    end
+    call('SETRANGE', key, place, count)
+    return
+  end
   local kept = from == 13 and '' or sub(text, 1, 8) .. sub(text, from - 4, from - 1)
-  if base_us + u32(text, size - 7) * tick_us >= now_us then  -- its bucket has not ended
+  if goes_on then
     kept = kept .. sub(text, from == 13 and 1 or from, size - 4) .. count
   else
     local ends = ceil((now_us + limit.width_us - 1 - base_us) / tick_us)
@@ -173,7 +208,7 @@ local function save(window)
   if from and limit.summed then return save_counted(window, key, limit, text, from) end
   if from then
     local ticks = ceil((now_us - window.base_us) / limit.tick_us)
-    if ticks < MODULUS and ticks >= u32(text, size - 3) then
+    if ticks < MODULUS and ticks >= window.last then
       local entries = pack(ticks)
       if charged > 1 then entries = rep(entries, charged) end
       if from > 9 and (size <= ANEW_UP_TO or (from - 9) * 4 >= size) then
@@ -198,17 +233,26 @@ local function save(window)
   end
 end
 
--- The windows of this call by their keys, and how many they are.
+-- The windows of this call by their keys, and how many they are: the first one beside the table, since most calls have one.
 local opened, open_count = {}, 0
+local first_opened, first_window
 
-local function start_windows(why_not)
-  if open_count > 0 then opened, open_count = {}, 0 end
-  refused_writes, sure, careful = why_not, false, why_not ~= nil
+local function start_windows()
+  if open_count > 1 then opened = {} end
+  open_count, first_opened, reused_count = 0, nil, 0
+  refused_writes, sure, careful = nil, false, false
+end
+
+-- Write nothing in this call: it ends with an error of this kind where something would have to be written.
+local function refuse_writes(why_not)
+  refused_writes, careful = why_not, true
 end
 
 -- The window at `key` as a limit sees it: what is `used` of it.
 local function open(key, limit)
-  local window = opened[key]
+  local window
+  if key == first_opened then window = first_window elseif open_count > 1 then window = opened[key] end
+  local is_new = not window
   if window then
     local as = window.limit
     if as == limit or (as.requests == limit.requests and as.length_us == limit.length_us
@@ -217,8 +261,6 @@ local function open(key, limit)
     end
     careful = true
     save(window)  -- two configurations in one batch: a reload came in between
-  else
-    open_count = open_count + 1
   end
   local text = call('GET', key)
   if limit.glanced then
@@ -227,15 +269,19 @@ local function open(key, limit)
     window = text and limit.summed and glance_at_counted(key, limit, text)
   end
   window = window or load(key, limit, text)
-  opened[key] = window
+  if is_new then open_count = open_count + 1 end
+  if open_count == 1 then first_opened, first_window = key, window
+  elseif key == first_opened then first_window = window
+  else opened[key] = window end
   return window
 end
 
 local function charge(window)
   if window.used == 0 then
-    local limit = window.limit
-    window.starts, window.reset_us = true, limit.length_us
-    if window.size and window.size > 0 then  -- after what is kept only: as its entry is going to say
+    local limit, size = window.limit, window.size
+    window.reset_us = limit.length_us
+    if size then window.starts = true end
+    if size and size > 0 then  -- after what is kept only: as its entry is going to say
       window.reset_us = window.base_us + ticks_to(window, now_us) * limit.tick_us + limit.length_us - now_us
     end
   end
@@ -243,6 +289,10 @@ local function charge(window)
 end
 
 local function save_windows()
+  if open_count == 0 then return end
   careful = careful or open_count > 1
-  for _, window in pairs(opened) do save(window) end
+  save(first_window)
+  if open_count > 1 then
+    for _, window in pairs(opened) do save(window) end
+  end
 end

@@ -31,7 +31,12 @@ local function u32(text, at)
 end
 
 local function pack(n)
-  return char(floor(n / 16777216), floor(n / 65536) % 256, floor(n / 256) % 256, n % 256)
+  local d = n % 256
+  n = (n - d) / 256
+  local c = n % 256
+  n = (n - c) / 256
+  local b = n % 256
+  return char((n - b) / 256, b, c, d)
 end
 
 -- The first 8 bytes of a window.
