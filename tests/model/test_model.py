@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import Machine
+from tests.model.plain import SECOND, Asked, Rules
 from tests.model.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_redis, pytest.mark.timeout(7200)]
@@ -59,6 +60,23 @@ def world(planted: tuple[str, str] | None = None) -> Iterator[type[Machine]]:
         yield type("Playing", (Machine,), {"world": made})
     finally:
         made.close()
+
+
+def test_the_service_judges_every_request_by_the_clock_of_the_test() -> None:
+    """A request that is new, that is like an earlier one, and that is known; before and after a step of the clock."""
+    with world() as machine:
+        now = machine.world.begin(Rules({}), remembers=False)
+
+        def codes(operation: str, lives_s: int) -> set[str]:
+            asked = Asked(operation, "acme", "alice", "10.0.0.1", "good", now + lives_s * SECOND)
+            return {machine.world.request(asked).code for _ in range(6)}
+
+        for operation in ("status", "verify", "logout"):
+            assert codes(operation, 3600) == {""}
+        machine.world.set_clock(now + 7200 * SECOND)
+        for operation in ("status", "verify", "logout"):
+            assert codes(operation, 3600) == {"EXPIRED_USER_TOKEN"}
+            assert codes(operation, 9000) == {""}
 
 
 def test_any_sequence_is_answered_as_the_model_answers_it() -> None:

@@ -4,9 +4,10 @@ import asyncio
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ _STATE = re.compile(r'"([a-z-]+)";r=(\d+);t=(\d+)')
 
 
 class _Clock:
-    """Replaces the `time` module where the service reads the time for tokens and cached denials."""
+    """Replaces the `time` module in every module of the service that may judge by it."""
 
     def __init__(self) -> None:
         self.now_us = time.time_ns() // 1000
@@ -57,6 +58,34 @@ class _Clock:
         return self.now_us / SECOND
 
     monotonic = perf_counter = time
+
+    def time_ns(self) -> int:
+        return self.now_us * 1000
+
+    monotonic_ns = time_ns
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+_OF_THE_MACHINE = (
+    "service.background",
+    "service.log_writer",
+    "service.logs",
+    "service.process",
+    "service.store.embedded",
+)
+"""Processes, files and other servers: what is there waits by the clock of the machine."""
+
+
+def _judging_modules() -> Iterator[str]:
+    """Yield the modules of the service, as they are loaded, that read the time and may judge a request by it.
+
+    They are found, not listed: code that moves to another module takes its clock along.
+    """
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("service.") and not name.startswith(_OF_THE_MACHINE) and vars(module).get("time") is time:
+            yield name
 
 
 class _Redis:
@@ -107,9 +136,7 @@ class World:
         self.set_clock(time.time_ns() // SECOND * 1000)
         library = build(partial(_by_our_clock, planted=planted))
         self._patches: list[Any] = [
-            mock.patch("service.web.api.authentication.time", self._clock),
-            mock.patch("service.web.app_keys.time", self._clock),
-            mock.patch("service.store.admissions.batcher.time", self._clock),
+            *(mock.patch(f"{name}.time", self._clock) for name in _judging_modules()),
             mock.patch.multiple(LIBRARY, name=library.name, text=library.text, functions=library.functions),
             mock.patch("service.store.sessions.expiry_sweep.EVERY_S", 1e6),  # it sweeps when the machine says so
         ]
@@ -118,7 +145,6 @@ class World:
         self._runner = asyncio.Runner()
         app = make_app(_settings(Rules({})), RedisAccess.by_url(f"unix://{self.redis.path}", TlsFiles(), timeout_s=10))
         self._runtime = app[RUNTIME]
-        self._runtime.sweeper._clock_ms = self._runtime.actions._clock_ms = lambda: self._clock.now_us // 1000
         self.run(self._open(app))
 
     async def _open(self, app: web.Application) -> None:

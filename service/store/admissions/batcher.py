@@ -268,7 +268,7 @@ class _NodeQueue:
         return batch
 
     async def _trip(self, batch: Sequence[_Waiting]) -> None:
-        until = self.loop.time() + self.pipeline.timeout_s
+        until, asked_at = self.loop.time() + self.pipeline.timeout_s, self._admissions.denials.now()
         if min([waiting.until for waiting in batch]) < until - MOMENT_S:
             self._watch(batch)
         try:
@@ -291,7 +291,7 @@ class _NodeQueue:
         for asked, commands in calls:
             at += len(commands)
             try:
-                self._deliver(asked, replies[at - 1])
+                self._deliver(asked, replies[at - 1], asked_at)
             except Exception as error:  # an answer that the function does not give
                 log.error("an answer of redis was not understood", exc_info=error)
                 _fail(asked, error)
@@ -316,7 +316,7 @@ class _NodeQueue:
         rest = [one for one in batch if one.until > now + MOMENT_S] if late else batch
         self._watching = self.loop.call_at(min(one.until for one in rest), self._watch, rest) if rest else None
 
-    def _deliver(self, asked: Sequence[_Waiting], reply: Any) -> None:
+    def _deliver(self, asked: Sequence[_Waiting], reply: Any, asked_at: float) -> None:
         if isinstance(reply, Exception):
             try:
                 if self._admissions.send_again(asked, reply, self.pipeline):
@@ -334,7 +334,6 @@ class _NodeQueue:
                 if decided.session is not None and len(asked) <= SMALL_BATCH:
                     self._admissions.forecast.learn(waiting.question, decided.session)
                 if decided.may_be_full:
-                    asked_at = waiting.until - self.pipeline.timeout_s  # the loop's clock is that of the denial cache
                     self._admissions.denials.remember(waiting.question, decided, asked_at)
             elif isinstance(decided, LacksKeys) and self._admissions.send_whole(waiting, decided, self.pipeline):
                 continue

@@ -67,6 +67,10 @@ class DenialCache:
         self._forgotten_at = float("-inf")
         """When something was last forgotten: an earlier question may be about the limit as it was."""
 
+    def now(self) -> float:
+        """Return the time by the cache's clock."""
+        return self._clock()
+
     def find(self, question: Question) -> Admission | None:
         """Return the cached denial of this question, if it still applies; None: ask Redis."""
         refusals = self._tenants.get(question.terms.tenant)
