@@ -306,6 +306,7 @@ def cpu_s(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", [1, 4])
 def test_ten_thousand_tenants_cost_at_most_three_seconds_of_cpu_at_the_start(start: Start, workers: int) -> None:
     """The start and the seconds after it: the background tasks' first rounds are over all tenants."""
