@@ -20,6 +20,7 @@ from service.core.limits import Limit, Per
 from service.core.tokens.claims import Identity
 from service.store.admissions.batcher import Admissions, SessionRules
 from service.store.connection.client import RedisAccess, TlsFiles
+from service.store.keyspace import NAMES
 
 STEPS = (1_000, 100_000, 1_000_000)
 ACTIVE = 1_000
@@ -115,6 +116,12 @@ def _fill(port: int, count: int) -> None:
         asyncio.run(_ask(port, [Question(terms, "10.0.0.1", "r", user) for user in users]))
 
 
+def _wait_until_adopted(port: int) -> None:
+    """Wait until the first start has looked through all keys for what an earlier version kept. No later one does."""
+    while not redis.Redis(port=port).exists(NAMES.adopted):
+        time.sleep(0.1)
+
+
 def measure(folder: Path, port: int, most: int) -> Growth:
     """Ask about as many active users among more and more known ones, each in a Redis of its own, interleaved."""
     windows = [(entries, _windows(port, entries)) for entries in (1, 10, 30, 100)]
@@ -130,7 +137,10 @@ def measure(folder: Path, port: int, most: int) -> Growth:
             active = random.Random(step).sample(range(step), ACTIVE)
             raws = [asking("/auth/status", names(number + 1, number)[0]) for number in active]
             command = rollcall(folder, f"growth{step}", own, limits={"status": HUGE, "admin": HUGE})
-            places[step] = (pid, Row("growth", command, partial(_one_of, raws)), (_memory(own) - empty) / step)
+            row = Row("growth", command, partial(_one_of, raws))
+            places[step] = (pid, row, (_memory(own) - empty) / step)
+            with running(row):
+                _wait_until_adopted(own)
         pages = []
         for step, (_, row, _) in places.items():
             with running(row) as server:
