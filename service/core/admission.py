@@ -134,7 +134,7 @@ class Admission:
         """Whether a limit refuses the request."""
         if self.may_be_full:
             for limit_state in self.limit_states:
-                if limit_state.over and not limit_state.limit.shadow:
+                if limit_state.refuses:
                     return True
         return False
 
