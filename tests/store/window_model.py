@@ -61,7 +61,7 @@ class Windows:
         args: list[str | int] = []
         for one in limits:
             terms = Terms("acme", "some", (one,))
-            encode(keys_of("acme"), [[Question(terms, self.subject, "r")] * times], "0 0", keys, args)
+            encode(keys_of("acme"), [[Question(terms, self.subject, "r")] * times], "0 0", "", keys, args)
         pipe = self.client.pipeline(transaction=False)
         self._set_clock(pipe, now_us)
         if self.ends_us > now_us:  # what is written of a window may leave the end of its key as it is

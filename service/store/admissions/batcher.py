@@ -177,14 +177,12 @@ class Admissions:
                     asking |= waiting.asking
                     reading = reading or waiting.reading
         settings = f"{self.rules.seen_every_ms} {self.rules.logout_grace_ms}"
-        function = "admit"
-        if reading:
-            function, settings = "admit_reading", f"{settings} {reading}"
         for of, groups in call:
             with_indexes, with_rules = self._keys_to_send(groups)
             questions = [[waiting.question for waiting in asked] for asked in groups]
-            encode(of, questions, settings, keys, args, with_indexes, with_rules)
-        commands: list[Command] = [("FCALL", LIBRARY.functions[function], len(keys), *keys, *args)]
+            encode(of, questions, settings, reading, keys, args, with_indexes, with_rules)
+        function = LIBRARY.functions["admit_reading" if reading else "admit"]
+        commands: list[Command] = [("FCALL", function, len(keys), *keys, *args)]
         if asking:
             commands.insert(0, ("ASKING",))
         if loads:

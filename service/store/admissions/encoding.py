@@ -25,6 +25,7 @@ def encode(
     of: TenantKeys,
     groups: Sequence[Sequence[Question]],
     settings: str,
+    why_not: str,
     keys: list[str],
     args: list[str | int],
     with_indexes: bool = True,
@@ -35,20 +36,19 @@ def encode(
     Args:
         of: the tenant's keys.
         groups: at least one; none of them is empty.
-        settings: `seen_every` and `logout_grace` in ms, and where Redis takes no writes the kind of error that says
-            why, with spaces between them.
+        settings: `seen_every` and `logout_grace` in ms, with a space between them.
+        why_not: the kind of error that says why Redis takes no writes; empty: it takes them.
         keys: gets the keys.
         args: gets the arguments.
         with_indexes: send the keys of the tenant's indexes. Without them a question that changes a record is answered
             by `LacksKeys`.
         with_rules: the same for the rules of users, which are only read where the tenant has rules of that kind.
     """
-    seen_every_ms, grace_ms, *why_not = settings.split(" ")
     with_indexes = with_indexes and any(group[0].terms.knows_users for group in groups)
     keys.append(of.rules)
     if with_indexes:
         keys += of.shared
-    begins = " ".join((seen_every_ms, grace_ms, f"{with_indexes:d}{with_rules:d}", *why_not))
+    begins = f"{settings} {with_indexes:d}{with_rules:d} {why_not}".rstrip()
     own, own_rules = of.user(""), of.user_rules("")
     first = "T"
     for group in groups:
