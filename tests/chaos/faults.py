@@ -21,6 +21,7 @@ import redis
 
 from service.store.embedded.server import find_server
 from service.store.keyspace import keys_of
+from tests.chaos.steady_load import in_background
 from tests.kit import Service, config, credentials, needs, wait_for
 
 TIMEOUT_S = 0.25
@@ -164,13 +165,8 @@ class Load:
 
     @contextmanager
     def on(self, service: Service, clients: int = CLIENTS) -> Iterator["Load"]:
-        thread = threading.Thread(target=lambda: asyncio.run(self._run(service.port, clients)))
-        thread.start()
-        try:
+        with in_background(lambda: self._run(service.port, clients), self.stop):
             yield self
-        finally:
-            self.stop.set()
-            thread.join()
 
     async def _run(self, port: int, clients: int) -> None:
         async with aiohttp.ClientSession(

@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,18 @@ RATE = 500
 """Requests a second, all of them writes: nine logouts to one suspension by an operator."""
 TIMEOUT_S = 0.25
 """`redis.timeout`, as shipped."""
+
+
+@contextmanager
+def in_background(run: Callable[[], Coroutine[Any, Any, None]], stop: threading.Event) -> Iterator[None]:
+    """Run a load in a thread and a loop of its own; at the end `stop` is set, and its last answers are awaited."""
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @dataclass(slots=True)
@@ -53,13 +65,8 @@ class SteadyLoad:
 
     @contextmanager
     def on(self) -> Iterator["SteadyLoad"]:
-        thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        thread.start()
-        try:
+        with in_background(self._run, self.stop):
             yield self
-        finally:
-            self.stop.set()
-            thread.join()
 
     async def _run(self) -> None:
         connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=10)
